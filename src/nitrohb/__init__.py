@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nitrohb answers the boot heartbeat of AWS Nitro Enclaves, real or emulated.
+
+:func:`serve_heartbeat` is the parent's side, :func:`send_heartbeat` the enclave's. The public names
+are loaded when they are first used, so that ``import nitrohb`` costs nothing, and the console
+script can listen before it loads the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .addresses import (
+        CID_ANY,
+        Address,
+        HybridAddress,
+        InheritedSocket,
+        UnixAddress,
+        VsockAddress,
+        parse_address,
+    )
+    from .client import answer_heartbeat, send_heartbeat
+    from .errors import (
+        AddressError,
+        ConnectError,
+        ListenError,
+        NitrohbError,
+        PeerClosedError,
+        PeerError,
+        PeerTimeoutError,
+        UnusableAddressError,
+        UsageError,
+        WrongByteError,
+    )
+    from .events import (
+        Connected,
+        Disconnected,
+        Done,
+        Event,
+        Heartbeat,
+        Listening,
+        Rejected,
+        RejectReason,
+    )
+    from .listeners import Listen, Listener, open_listeners
+    from .protocol import HEARTBEAT, HEARTBEAT_PORT, PARENT_CID
+    from .server import HeartbeatServer, serve_heartbeat
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "serve_heartbeat",
+    "HeartbeatServer",
+    "Listen",
+    "Listener",
+    "open_listeners",
+    "send_heartbeat",
+    "answer_heartbeat",
+    "Address",
+    "VsockAddress",
+    "UnixAddress",
+    "HybridAddress",
+    "InheritedSocket",
+    "parse_address",
+    "CID_ANY",
+    "Event",
+    "Listening",
+    "Connected",
+    "Heartbeat",
+    "Rejected",
+    "RejectReason",
+    "Disconnected",
+    "Done",
+    "NitrohbError",
+    "UsageError",
+    "AddressError",
+    "PeerError",
+    "PeerClosedError",
+    "WrongByteError",
+    "PeerTimeoutError",
+    "UnusableAddressError",
+    "ListenError",
+    "ConnectError",
+    "HEARTBEAT",
+    "HEARTBEAT_PORT",
+    "PARENT_CID",
+]
+
+_MODULES = {
+    "server": ("serve_heartbeat", "HeartbeatServer"),
+    "listeners": ("Listen", "Listener", "open_listeners"),
+    "client": ("send_heartbeat", "answer_heartbeat"),
+    "addresses": (
+        "Address",
+        "VsockAddress",
+        "UnixAddress",
+        "HybridAddress",
+        "InheritedSocket",
+        "parse_address",
+        "CID_ANY",
+    ),
+    "protocol": ("HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID"),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOME.get(name, 'events')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

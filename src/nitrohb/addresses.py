@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses: what they are, how they are written, and how what is written is read.
+
+=====================  =========================================================================
+``vsock::9000``        AF_VSOCK, port 9000 of every local CID (systemd's spelling)
+``vsock:3:9000``       AF_VSOCK, port 9000 of CID 3
+``unix:/run/x.sock``   a Unix socket
+``hybrid:/vm4:9000``   a VM whose vsock is a Unix socket on the host (Firecracker, Cloud
+                       Hypervisor, vhost-device-vsock with ``uds-path=/vm4``): the VM's
+                       connections to port 9000 arrive at the Unix socket ``/vm4_9000``
+``fd:3``               an inherited socket that is already listening (socket activation)
+=====================  =========================================================================
+
+Reading and writing are exact inverses: ``str(parse_address(text)) == text`` for every text that is
+accepted, so each address has one spelling, and a log can be searched for it.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from .errors import AddressError
+
+__all__ = [
+    "CID_ANY",
+    "PORT_ANY",
+    "Address",
+    "HybridAddress",
+    "InheritedSocket",
+    "UnixAddress",
+    "VsockAddress",
+    "parse_address",
+    "parse_number",
+]
+
+CID_ANY: Final = 0xFFFFFFFF
+"""VMADDR_CID_ANY of linux/vm_sockets.h: listen on every local CID. Written as nothing."""
+
+PORT_ANY: Final = 0xFFFFFFFF
+"""VMADDR_PORT_ANY of linux/vm_sockets.h: bind(2) to it picks a free port."""
+
+_CID_MAX: Final = CID_ANY - 1
+# Python cuts a larger port to 32 bits without a word, so that the range must be checked here.
+_PORT_MAX: Final = 0xFFFFFFFF
+_FD_MAX: Final = 0x7FFFFFFF
+_UNIX_PATH_MAX: Final = 107  # sun_path of unix(7) has 108 bytes, the last of them a NUL
+
+_EXPECTED: Final = (
+    "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT or fd:N, for example vsock::9000"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VsockAddress:
+    """An AF_VSOCK address.
+
+    Args:
+        cid: Context identifier, 0 to 2**32 - 2, or :data:`CID_ANY`.
+        port: Port, 0 to 2**32 - 1.
+
+    Raises:
+        AddressError: A number is out of its range.
+    """
+
+    cid: int
+    port: int
+
+    def __post_init__(self) -> None:
+        if self.cid != CID_ANY:
+            _check_range("CID", self.cid, _CID_MAX)
+        _check_range("port", self.port, _PORT_MAX)
+
+    def __str__(self) -> str:
+        return f"vsock:{'' if self.cid == CID_ANY else self.cid}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket in the file system.
+
+    Args:
+        path: Its path, at most 107 bytes; a relative one counts from the current directory.
+
+    Raises:
+        AddressError: The path is empty, too long, or has a control character in it.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        _check_path(self.path, self.path)
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class HybridAddress:
+    """A port of a VM whose vsock is a Unix socket on the host ("hybrid vsock").
+
+    When the guest connects to a port, the VMM connects to a Unix socket that has the VM's path,
+    an underscore and the decimal port for its name. There is no preamble. (Source: Firecracker's
+    docs/vsock.md, which Cloud Hypervisor and vhost-device-vsock follow.)
+
+    Args:
+        vm_path: The VM's own socket path, as the VMM is told it.
+        port: The vsock port to which the guest connects, 0 to 2**32 - 1.
+
+    Raises:
+        AddressError: The number is out of its range, or the path cannot be one.
+    """
+
+    vm_path: str
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_range("port", self.port, _PORT_MAX)
+        _check_path(self.vm_path, self.path)
+
+    @property
+    def path(self) -> str:
+        """The path of the Unix socket on which to listen."""
+        return f"{self.vm_path}_{self.port}"
+
+    def __str__(self) -> str:
+        return f"hybrid:{self.vm_path}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedSocket:
+    """A listening socket that this process got from its parent, as with socket activation.
+
+    Args:
+        fd: The number of its file descriptor, 0 to 2**31 - 1.
+
+    Raises:
+        AddressError: The number is out of its range.
+    """
+
+    fd: int
+
+    def __post_init__(self) -> None:
+        _check_range("file descriptor", self.fd, _FD_MAX)
+
+    def __str__(self) -> str:
+        return f"fd:{self.fd}"
+
+
+Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket
+
+
+def parse_address(text: str) -> Address:
+    """Read an address.
+
+    Args:
+        text: The address as it is written, say ``"vsock::9000"``.
+
+    Returns:
+        The address; ``str()`` of it is ``text`` again.
+
+    Raises:
+        AddressError: The text is no address; the message quotes it and says what was expected.
+    """
+    scheme, colon, rest = text.partition(":")
+    parse = _PARSERS.get(scheme)
+    if not colon or parse is None:
+        raise AddressError(f"{text!r} is not an address: {_EXPECTED}")
+    try:
+        return parse(rest)
+    except AddressError as error:
+        raise AddressError(f"{text!r} is not an address: {error}") from None
+
+
+def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:
+    """Read a decimal number from 0 to ``highest``, in its one spelling.
+
+    Args:
+        what: How a message should call the number.
+        text: ASCII digits, without a sign, a space or a leading zero.
+        highest: The largest number that is accepted.
+
+    Raises:
+        AddressError: The text is not such a number.
+    """
+    decimal = text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")
+    if not decimal or len(text) > len(str(highest)) or int(text) > highest:
+        _bad_number(what, text, highest)
+    return int(text)
+
+
+def _parse_vsock(rest: str) -> VsockAddress:
+    cid, colon, port = rest.partition(":")
+    if not colon:
+        raise AddressError(
+            f"expected vsock:[CID]:PORT; for port {rest} of every CID write vsock::{rest}"
+        )
+    return VsockAddress(
+        CID_ANY if cid == "" else parse_number("CID", cid, _CID_MAX),
+        parse_number("port", port, _PORT_MAX),
+    )
+
+
+def _parse_hybrid(rest: str) -> HybridAddress:
+    path, colon, port = rest.rpartition(":")
+    if not colon:
+        raise AddressError("expected hybrid:PATH:PORT, for example hybrid:/tmp/vm4.vsock:9000")
+    return HybridAddress(path, parse_number("port", port, _PORT_MAX))
+
+
+def _parse_fd(rest: str) -> InheritedSocket:
+    return InheritedSocket(parse_number("file descriptor", rest, _FD_MAX))
+
+
+_PARSERS: Final[dict[str, Callable[[str], Address]]] = {
+    "vsock": _parse_vsock,
+    "unix": UnixAddress,
+    "hybrid": _parse_hybrid,
+    "fd": _parse_fd,
+}
+
+
+def _check_range(what: str, number: int, highest: int) -> None:
+    if not 0 <= number <= highest:
+        _bad_number(what, str(number), highest)
+
+
+def _bad_number(what: str, text: str, highest: int) -> NoReturn:
+    raise AddressError(f"expected a {what} from 0 to {highest} in decimal, got {text!r}")
+
+
+def _check_path(written: str, path: str) -> None:
+    if not written:
+        raise AddressError("expected a path, got none")
+    if written.startswith("@"):
+        raise AddressError(
+            "expected a path in the file system: an abstract socket (@) has no owner or mode to"
+            f" guard it; a file of that name is written ./{written}"
+        )
+    if any(char < " " or "\x7f" <= char <= "\x9f" for char in written):
+        raise AddressError("expected a path without control characters")
+    try:
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise AddressError("expected a path that the file system can encode") from None
+    if size > _UNIX_PATH_MAX:
+        raise AddressError(
+            f"expected a path of at most {_UNIX_PATH_MAX} bytes, got {size} ({path!r}):"
+            " use a shorter directory"
+        )

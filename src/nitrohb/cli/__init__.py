@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console script ``nitrohb``: parse, call, print, exit code."""
+
+import sys
+from collections.abc import Sequence
+
+from ..errors import NitrohbError, UsageError
+from . import exits
+from .console import Console
+from .parser import parse
+from .stop import Stop, Stopped
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the console script.
+
+    Args:
+        argv: Its arguments, without its name. Default: those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 on SIGINT, 143 on SIGTERM.
+
+    Raises:
+        SystemExit: After ``--help`` and ``--version``, and for arguments that cannot be parsed.
+    """
+    args = parse(sys.argv[1:] if argv is None else argv)
+    console = Console()
+    status = exits.DONE
+    with Stop() as stop:
+        try:
+            status = args.command(args, console, stop)
+        except* NitrohbError as group:
+            status = _report(group, console)
+        except* Stopped:
+            status = stop.exit_code()
+    console.close()
+    return status
+
+
+def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:
+    """Say in words what went wrong, and return the exit code for it."""
+    status = exits.FAILED
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            status = _report(error, console)
+        else:
+            console.say(f"nitrohb: {error}")
+            status = exits.USAGE if isinstance(error, UsageError) else exits.FAILED
+    return status

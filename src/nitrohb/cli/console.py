@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the console script prints: lines on stdout and stderr, and a status line on a terminal.
+
+A heartbeat is never lost for want of somebody to read about it: when stdout or stderr cannot be
+written to any more, printing there ends, and the command goes on.
+"""
+
+import os
+import sys
+from typing import Final, TextIO
+
+__all__ = ["Console"]
+
+_CLEAR_LINE: Final = "\r\x1b[K"
+
+
+class Console:
+    """The script's stdout and stderr.
+
+    Attributes:
+        is_terminal: Whether somebody watches: stderr is a terminal.
+    """
+
+    def __init__(self) -> None:
+        self._out: TextIO | None = sys.stdout
+        self._err: TextIO | None = sys.stderr
+        self._status = ""
+        self.is_terminal = _is_terminal(self._err)
+
+    def print(self, line: str) -> None:
+        """Print a line to stdout."""
+        self._without_status()
+        if self._out is not None and (problem := _write(self._out, f"{line}\n")):
+            _silence(self._out)
+            self._out = None
+            self.say(f"nitrohb: stdout: {problem}; going on without printing events")
+        self._show_status()
+
+    def say(self, line: str) -> None:
+        """Print a line to stderr, for a person."""
+        self._without_status()
+        self._write_err(f"{line}\n")
+        self._show_status()
+
+    def status(self, text: str) -> None:
+        """Show a status line under everything else; only on a terminal. Empty: take it away."""
+        if self.is_terminal:
+            self._without_status()
+            self._status = text
+            self._show_status()
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        self.status("")
+
+    def _without_status(self) -> None:
+        if self._status:
+            self._write_err(_CLEAR_LINE)
+
+    def _show_status(self) -> None:
+        if self._status:
+            self._write_err(self._status)
+
+    def _write_err(self, text: str) -> None:
+        if self._err is not None and _write(self._err, text):
+            _silence(self._err)
+            self._err = None
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _write(stream: TextIO, text: str) -> str:
+    """Write at once, in the file system's encoding (paths stay exact). Return what went wrong."""
+    try:
+        stream.flush()
+        stream.buffer.write(os.fsencode(text))
+        stream.buffer.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _silence(stream: TextIO) -> None:
+    """Send a stream nowhere, so that the interpreter does not fail to flush it when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb demo``: both sides of a boot in one process."""
+
+import argparse
+import os
+import tempfile
+from functools import partial
+
+from ..addresses import UnixAddress
+from . import exits
+from .console import Console
+from .stop import Stop
+
+__all__ = ["demo"]
+
+
+def demo(_args: argparse.Namespace, console: Console, stop: Stop) -> int:
+    """Show a heartbeat, from both sides, on a Unix socket that exists only meanwhile."""
+    import trio
+
+    from ..client import send_heartbeat
+    from ..events import Event
+    from ..protocol import HEARTBEAT
+    from ..server import serve_heartbeat
+    from .report import to_text
+
+    def parent(event: Event) -> None:
+        console.print(f"parent   {to_text(event)}")
+
+    async def boot(address: UnixAddress) -> int:
+        byte = f"0x{HEARTBEAT[0]:02X}"
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_heartbeat, address, on_event=parent))
+            console.print(f"enclave  boots: its init connects and sends {byte}")
+            seconds = await send_heartbeat(address)
+            console.print(f"enclave  got {byte} back after {seconds * 1000:.1f} ms: it goes on to")
+            console.print("enclave  start its application; without an answer it would now be dead")
+        return exits.DONE
+
+    with tempfile.TemporaryDirectory(prefix="nitrohb-") as directory:
+        address = UnixAddress(os.path.join(directory, "demo.sock"))
+        status = stop.run(partial(boot, address))
+    if status == exits.DONE:
+        console.print("That was a whole boot. For a real enclave: nitrohb serve (see --help)")
+    return status

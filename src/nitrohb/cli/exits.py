@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exit codes. After a signal it is 128 and the signal's number, as a shell gives it."""
+
+from typing import Final
+
+__all__ = ["DONE", "FAILED", "TIMED_OUT", "USAGE"]
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+TIMED_OUT: Final = 124  # as timeout(1) has it

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: what can be written, and what is said about what cannot."""
+
+import argparse
+import grp
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn, TypeVar
+
+from .. import __version__
+from ..addresses import Address, parse_address, parse_number
+from ..errors import AddressError
+from . import exits
+from .console import Console
+from .demo import demo
+from .send import send
+from .serve import serve
+from .stop import Stop
+
+__all__ = ["build_parser", "parse"]
+
+T = TypeVar("T")
+
+Command = Callable[[argparse.Namespace, Console, Stop], int]
+
+_ADDRESSES: Final = """\
+addresses:
+  vsock::9000            AF_VSOCK port 9000, on every local CID
+  vsock:3:9000           AF_VSOCK port 9000 of CID 3
+  unix:/run/x.sock       a Unix socket
+  hybrid:/tmp/vm4:9000   port 9000 of a VM whose vsock is the Unix socket /tmp/vm4
+                         (Firecracker, Cloud Hypervisor, vhost-device-vsock)
+"""
+
+_INHERITED: Final = """\
+  fd:3                   an inherited socket that is already listening
+"""
+
+_EXIT_CODES: Final = """\
+exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 130 on SIGINT, 143 on SIGTERM
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where to read more in another."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+AddParser = Callable[..., _Parser]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; ``command`` of the result is the function to call.
+
+    Options without a command are those of ``serve``.
+
+    Raises:
+        SystemExit: It asks for help or for the version, or it is wrong.
+    """
+    argv = list(argv)
+    own = ("-h", "--help", "--version")
+    if not argv or (argv[0].startswith("-") and argv[0] not in own):
+        argv.insert(0, "serve")
+    return build_parser().parse_args(argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, as argparse has it."""
+    parser = _Parser(
+        prog="nitrohb",
+        description="Answer the boot heartbeat of AWS Nitro Enclaves, real or emulated.",
+        epilog="examples:\n"
+        "  nitrohb demo               see a heartbeat answered, on any machine\n"
+        "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
+        "  nitrohb serve --help       all about serving\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for add_command in (_add_serve, _add_send, _add_demo):
+        add_command(commands.add_parser)
+    return parser
+
+
+def _add_serve(add: AddParser) -> None:
+    parser = _add(
+        add,
+        "serve",
+        serve,
+        "listen, answer enclaves' heartbeats, and report",
+        "examples:\n"
+        "  nitrohb serve                             one enclave, on vsock::9000\n"
+        "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
+        "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
+        f"{_ADDRESSES}{_INHERITED}\n{_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "-l",
+        "--listen",
+        metavar="ADDR",
+        type=_address,
+        action="append",
+        help="where to listen (default: vsock::9000); may be repeated",
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="go on after a heartbeat (default: answer one per address, then end)",
+    )
+    parser.add_argument(
+        "--allow-cid",
+        metavar="CID",
+        dest="allow_cids",
+        type=_cid,
+        action="append",
+        help="answer this CID only; may be repeated (default: any; not for Unix sockets)",
+    )
+    parser.add_argument(
+        "--any-byte",
+        action="store_true",
+        help="echo whatever byte comes, as QEMU's device does (default: only 0xB7)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=math.inf,
+        help="end with exit code 124 after this time (default: wait for ever)",
+    )
+    parser.add_argument(
+        "--handshake-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=5.0,
+        help="how long one connection may stay silent (default: 5)",
+    )
+    parser.add_argument(
+        "--socket-mode",
+        metavar="MODE",
+        type=_mode,
+        default=0o600,
+        help="permissions of socket files, in octal (default: 600)",
+    )
+    parser.add_argument(
+        "--socket-group",
+        metavar="GROUP",
+        type=_group,
+        help="group of socket files, by name or number (default: your own)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="how events are printed to stdout, one a line (default: text)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no events")
+
+
+def _add_send(add: AddParser) -> None:
+    parser = _add(
+        add,
+        "send",
+        send,
+        "send a heartbeat and await its echo, as an enclave's init does",
+        "examples:\n"
+        "  nitrohb send                      from an enclave to its parent, vsock:3:9000\n"
+        "  nitrohb send unix:/run/x.sock     to a server on this machine\n\n"
+        f"{_ADDRESSES}\n{_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "address",
+        metavar="ADDR",
+        nargs="?",
+        type=_address,
+        help="where to connect to (default: vsock:3:9000)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=5.0,
+        help="end with exit code 124 after this time (default: 5)",
+    )
+
+
+def _add_demo(add: AddParser) -> None:
+    _add(
+        add,
+        "demo",
+        demo,
+        "show both sides of a boot in one process, on a temporary Unix socket",
+        f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
+    )
+
+
+def _add(add: AddParser, name: str, command: Command, summary: str, more: str) -> _Parser:
+    parser = add(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _address(text: str) -> Address:
+    return _checked(parse_address, text)
+
+
+def _cid(text: str) -> int:
+    return _checked(lambda cid: parse_number("CID", cid), text)
+
+
+def _checked(parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+    return seconds
+
+
+def _mode(text: str) -> int:
+    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:
+        raise argparse.ArgumentTypeError(f"expected an octal mode from 0 to 777, got {text!r}")
+    return int(text, 8)
+
+
+def _group(text: str) -> int:
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        pass
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected the name or number of a group, got {text!r}")

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events for people and programs: a line each, and what they add up to in the end."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..addresses import Address
+from ..events import Connected, Disconnected, Done, Event, Heartbeat, Listening, Rejected
+from ..events import RejectReason as Why
+from ..protocol import HEARTBEAT
+
+__all__ = ["Reporter", "to_json", "to_text"]
+
+_EXPECTED: Final = f"0x{HEARTBEAT[0]:02X}"
+
+
+def to_json(event: Event) -> str:
+    """An event as one line of JSON."""
+    return json.dumps(event.to_json())
+
+
+def to_text(event: Event) -> str:
+    """An event as one line for a person: the time (UTC), what, where, who, and more."""
+    words = [f"{event.time:%H:%M:%S}.{event.time.microsecond // 1000:03}Z", f"{event.name:<12}"]
+    words.append(str(event.address))
+    if event.cid is not None:
+        words.append(f"cid {event.cid}")
+    if more := _more(event):
+        words.append(f"({more})")
+    return " ".join(words)
+
+
+def _more(event: Event) -> str:
+    match event:
+        case Heartbeat():
+            echo = "echoed" if event.echoed else "gone before its echo"
+            return (
+                f"{echo} {_duration(event.echo_seconds)} after it connected,"
+                f" {_duration(event.listening_seconds)} after we began to listen"
+            )
+        case Rejected():
+            return _why(event)
+        case Disconnected():
+            return "without a byte"
+        case Listening() | Connected() | Done():
+            return ""
+
+
+def _why(event: Rejected) -> str:
+    match event.reason:
+        case Why.CID:
+            return "not an allowed CID"
+        case Why.WRONG_BYTE:
+            return f"sent 0x{event.byte or 0:02X}, not {_EXPECTED}"
+        case Why.TIMEOUT:
+            return "sent nothing in time"
+        case Why.ANSWERED:
+            return "this address has answered another"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+class Reporter:
+    """Prints events as they come, and remembers what became of the connections.
+
+    Args:
+        print_line: Prints a line.
+        line: Makes a line of an event; None prints nothing.
+    """
+
+    def __init__(
+        self, print_line: Callable[[str], None], line: Callable[[Event], str] | None
+    ) -> None:
+        self._print = print_line
+        self._line = line
+        self._seen: dict[Address, Counter[str]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take an event, as ``on_event``."""
+        if self._line is not None:
+            self._print(self._line(event))
+        seen = self._seen.setdefault(event.address, Counter())
+        match event:
+            case Heartbeat():
+                seen["heartbeat"] += 1
+            case Rejected(reason=Why.CID):
+                seen[f"came from CID {event.cid}, which is not allowed"] += 1
+            case Rejected(reason=Why.WRONG_BYTE):
+                seen[f"sent 0x{event.byte or 0:02X} instead of {_EXPECTED}"] += 1
+            case Rejected(reason=Why.TIMEOUT):
+                seen["sent nothing"] += 1
+            case Disconnected():
+                seen["closed without a byte"] += 1
+            case _:
+                pass
+
+    def unheard(self) -> Iterable[tuple[Address, str]]:
+        """The addresses without a heartbeat, each with what was seen there instead."""
+        for address, seen in self._seen.items():
+            if "heartbeat" not in seen:
+                yield address, "; ".join(f"{n} {what}" for what, n in seen.most_common())

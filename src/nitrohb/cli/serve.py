@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb serve``: listen first, load later, answer, report."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from ..addresses import CID_ANY, Address, VsockAddress
+from ..listeners import Listener, open_listeners, require_cids
+from ..protocol import HEARTBEAT_PORT, PARENT_CID
+from . import exits
+from .console import Console
+from .stop import Stop
+
+__all__ = ["serve"]
+
+
+def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
+    """Listen, answer, and report, until every address is answered or the time is up."""
+    addresses: list[Address] = args.listen or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
+    if args.allow_cids is not None:
+        require_cids(addresses)
+    with ExitStack() as closing:
+        # An enclave that boots while Python still loads trio must find the port open: so listen
+        # with what is loaded already, and import the rest afterwards.
+        listeners = open_listeners(
+            addresses, socket_mode=args.socket_mode, socket_group=args.socket_group
+        )
+        for listener in listeners:
+            closing.callback(listener.close)
+        return _answer(listeners, args, console, stop)
+
+
+def _answer(
+    listeners: Sequence[Listener], args: argparse.Namespace, console: Console, stop: Stop
+) -> int:
+    import trio
+
+    from ..server import serve_heartbeat
+    from .report import Reporter, to_json, to_text
+    from .waiting import show_waiting
+
+    line = None if args.quiet else to_json if args.format == "json" else to_text
+    reporter = Reporter(console.print, line)
+
+    async def run() -> int:
+        with trio.move_on_after(args.timeout) as deadline:
+            async with trio.open_nursery() as nursery:
+                if console.is_terminal:
+                    nursery.start_soon(show_waiting, console, listeners)
+                await serve_heartbeat(
+                    *listeners,
+                    once=not args.keep,
+                    allow_cids=args.allow_cids,
+                    any_byte=args.any_byte,
+                    handshake_timeout=args.handshake_timeout,
+                    on_event=reporter,
+                )
+                nursery.cancel_scope.cancel()
+        if not deadline.cancelled_caught:
+            return exits.DONE
+        for address, seen in reporter.unheard():
+            console.say(_explain(address, seen, args.timeout))
+        return exits.TIMED_OUT
+
+    return stop.run(run)
+
+
+def _explain(address: Address, seen: str, timeout: float) -> str:
+    """Say why there was no heartbeat at an address, as far as that can be known from here."""
+    outcome = f"nitrohb: no heartbeat on {address} within {timeout:g} s: "
+    if seen:
+        return f"{outcome}of the connections that came, {seen}"
+    return (
+        f"{outcome}nobody connected\n"
+        "Does the enclave run, and do its connections arrive at this address? (nitrohb send"
+        f" {_as_seen_from_outside(address)} on its side tries it out.)"
+    )
+
+
+def _as_seen_from_outside(address: Address) -> str:
+    if isinstance(address, VsockAddress) and address.cid == CID_ANY:
+        return f"vsock:{PARENT_CID}:{address.port}"
+    return str(address)

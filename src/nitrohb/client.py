@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The heartbeat on connections of one's own, under trio or asyncio.
+
+:func:`send_heartbeat` is the enclave's side, as its init speaks it. :func:`answer_heartbeat` is the
+parent's side, on a stream that somebody else has accepted and goes on to use.
+"""
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import ByteStream
+
+from . import wire
+from .addresses import CID_ANY, Address, InheritedSocket, VsockAddress, parse_address
+from .errors import PeerTimeoutError, UsageError
+from .protocol import HEARTBEAT_PORT, PARENT_CID, EnclaveHandshake, Latch, ParentHandshake
+from .remedies import connect_error
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["answer_heartbeat", "send_heartbeat"]
+
+_Receive = Callable[[int], Awaitable[bytes | bytearray]]
+_Send = Callable[[bytes], Awaitable[None]]
+_Errors = tuple[type[Exception], ...]
+
+DEFAULT_PARENT: Final = VsockAddress(PARENT_CID, HEARTBEAT_PORT)
+
+
+async def send_heartbeat(
+    address: str | Address = DEFAULT_PARENT, *, timeout: float | None = 5.0
+) -> float:
+    """Send a heartbeat as an enclave's init does, and wait for its echo.
+
+    Connect, write 0xB7, read one byte, close. (Source: init.c in
+    aws-nitro-enclaves-sdk-bootstrap, which connects to CID 3, port 9000.) It runs under trio and
+    under asyncio.
+
+    Args:
+        address: The parent's address: ``vsock:CID:PORT``, ``unix:PATH`` or ``hybrid:PATH:PORT``.
+            Default: ``vsock:3:9000``.
+        timeout: Seconds that it may take in all. None: as long as it takes, as for init itself,
+            though the kernel gives up an AF_VSOCK connect after 2 s.
+
+    Returns:
+        The seconds that it took, from the connect to the echo.
+
+    Raises:
+        AddressError: The address is malformed.
+        UsageError: The address is not one to connect to.
+        ConnectError: There is no connection to be had; says why, and what helps.
+        PeerClosedError: The connection was closed without an echo.
+        WrongByteError: Another byte came back.
+        PeerTimeoutError: The time is up.
+
+    **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
+    cancellation closes the connection, and leaves nothing behind.
+    """
+    target = _connectable(address)
+    started = anyio.current_time()
+    try:
+        with anyio.fail_after(timeout):
+            await _beat(target)
+    except TimeoutError:
+        raise PeerTimeoutError(f"{target} did not answer within {timeout:g} s") from None
+    return anyio.current_time() - started
+
+
+async def answer_heartbeat(
+    stream: "ByteStream | trio.abc.Stream", *, any_byte: bool = False
+) -> bool:
+    """Answer the heartbeat on a stream that the caller owns, and leave the stream open.
+
+    It reads exactly one byte and writes at most one, so that the stream can go on to carry
+    something else, as some launchers want it.
+
+    Args:
+        stream: A byte stream of anyio (under trio or asyncio) or of trio.
+        any_byte: Echo whatever the byte is, as QEMU's device does.
+
+    Returns:
+        Whether the echo could be sent. False: the peer had hung up by then; its byte counts all
+        the same.
+
+    Raises:
+        PeerClosedError: The stream ended without a byte.
+        WrongByteError: The byte is not the heartbeat. It has not been answered.
+
+    **Checkpoints.** It always executes a checkpoint. There is no time limit but the caller's cancel
+    scope. After a cancellation the byte may have been read and not been answered.
+    """
+    receive, send, gone = _methods(stream)
+    handshake = ParentHandshake(Latch(any_byte=any_byte))
+    try:
+        handshake.receive(await receive(1))
+    except gone:
+        handshake.receive(b"")
+    handshake.check("the peer")
+    try:
+        await send(handshake.reply)
+    except gone:
+        return False
+    return True
+
+
+def _connectable(address: str | Address) -> wire.SocketAddress:
+    target = parse_address(address) if isinstance(address, str) else address
+    if isinstance(target, InheritedSocket):
+        raise UsageError(f"{target} is a listening socket: name an address to connect to")
+    if isinstance(target, VsockAddress) and target.cid == CID_ANY:
+        raise UsageError(
+            f"{target} names no machine to connect to:"
+            f" write vsock:{PARENT_CID}:{target.port} for an enclave's parent"
+        )
+    return target
+
+
+async def _beat(address: wire.SocketAddress) -> None:
+    handshake = EnclaveHandshake()
+    with await _connect(address) as conn:
+        await wire.send(conn, handshake.opening, anyio.wait_writable)
+        handshake.receive(await wire.receive(conn, anyio.wait_readable))
+    handshake.check(str(address))
+
+
+async def _connect(address: wire.SocketAddress) -> socket.socket:
+    await anyio.lowlevel.checkpoint()
+    try:
+        sock = wire.new_socket(address)
+    except OSError as error:
+        raise connect_error(address, error.errno or 0) from error
+    try:
+        if number := await _try_connect(sock, address):
+            raise connect_error(address, number)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _try_connect(sock: socket.socket, address: wire.SocketAddress) -> int:
+    """Connect, and return 0 or the errno."""
+    sock.setblocking(False)
+    number = sock.connect_ex(wire.sockaddr(address))
+    if number == errno.EINPROGRESS:
+        await anyio.wait_writable(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return number
+
+
+def _methods(stream: "ByteStream | trio.abc.Stream") -> tuple[_Receive, _Send, _Errors]:
+    """How a stream is read and written, and what it raises when the peer has gone."""
+    if isinstance(stream, ByteStream):
+        return stream.receive, stream.send, (anyio.EndOfStream, anyio.BrokenResourceError)
+    import trio  # whoever has a trio stream has loaded it; an asyncio program need not
+
+    return stream.receive_some, stream.send_all, (trio.BrokenResourceError,)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a heartbeat server reports, as it happens.
+
+Every connection is reported by one :class:`Connected`, and then by exactly one of
+:class:`Heartbeat`, :class:`Rejected` and :class:`Disconnected` (by none, if the server itself is
+cancelled in between). An address is reported by one :class:`Listening` and, when it is one-shot
+and has been answered, by one :class:`Done` after the last of its connections.
+
+In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as it is
+written) and ``cid`` (a number or null), and then its own fields. Names never change their meaning.
+"""
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from .addresses import Address, VsockAddress
+
+__all__ = [
+    "Connected",
+    "Disconnected",
+    "Done",
+    "Event",
+    "Heartbeat",
+    "Listening",
+    "Rejected",
+    "RejectReason",
+]
+
+JsonValue = str | int | float | bool | None
+
+
+class RejectReason(StrEnum):
+    """Why a connection was closed unanswered."""
+
+    CID = "cid"  # the allow-list does not have its CID; nothing was read from it
+    WRONG_BYTE = "wrong-byte"  # its first byte is not the heartbeat
+    TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
+    ANSWERED = "answered"  # this one-shot address has answered another connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    """What every event has.
+
+    Attributes:
+        address: The listen address that it concerns.
+        time: When it happened, in UTC.
+    """
+
+    name: ClassVar[str]
+
+    address: Address
+    time: datetime
+
+    @property
+    def cid(self) -> int | None:
+        """The CID of the peer; None where there is no peer, or a peer without one."""
+        return None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The event as a JSON object: the common fields first, then its own."""
+        common: dict[str, JsonValue] = {
+            "event": self.name,
+            "time": format_time(self.time),
+            "address": str(self.address),
+            "cid": self.cid,
+        }
+        own = [field.name for field in fields(self) if field.name not in ("address", "time")]
+        return common | {name: _plain(getattr(self, name)) for name in own}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening(_Event):
+    """The address accepts connections from now on."""
+
+    name = "listening"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PeerEvent(_Event):
+    """An event of one connection.
+
+    Attributes:
+        peer: The other side; None on a Unix socket, whose peers have no address.
+    """
+
+    peer: VsockAddress | None
+
+    @property
+    def cid(self) -> int | None:
+        """The CID of the peer; None on a Unix socket."""
+        return None if self.peer is None else self.peer.cid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected(_PeerEvent):
+    """A connection was accepted."""
+
+    name = "connected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat(_PeerEvent):
+    """An enclave's heartbeat came. ``time`` is when its byte was received.
+
+    Attributes:
+        listening_seconds: Seconds from the moment at which the address began to listen.
+        echo_seconds: Seconds from accepting the connection to the end of the echo.
+        echoed: Whether the echo could be sent. False: the enclave had hung up by then.
+    """
+
+    name = "heartbeat"
+
+    listening_seconds: float
+    echo_seconds: float
+    echoed: bool
+
+    @property
+    def received_at(self) -> datetime:
+        """When the byte was received, in UTC (the same as ``time``)."""
+        return self.time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(_PeerEvent):
+    """A connection was closed unanswered, by us.
+
+    Attributes:
+        reason: Why.
+        byte: The byte that was refused, 0 to 255; None if none was looked at.
+    """
+
+    name = "rejected"
+
+    reason: RejectReason
+    byte: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected(_PeerEvent):
+    """A peer went away before it sent a byte."""
+
+    name = "disconnected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done(_Event):
+    """A one-shot address has answered its heartbeat, and is closed."""
+
+    name = "done"
+
+
+Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Done
+
+
+def utc_now() -> datetime:
+    """The time of day, in UTC."""
+    return datetime.now(UTC)
+
+
+def format_time(time: datetime) -> str:
+    """A time in UTC in the spelling of RFC 3339, to the microsecond."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _plain(value: object) -> JsonValue:
+    if isinstance(value, VsockAddress):
+        return str(value)
+    assert value is None or isinstance(value, str | int | float)
+    return value

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening sockets: opened all or none, and closed without a trace. Plain ``socket``, no trio."""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from .addresses import (
+    PORT_ANY,
+    Address,
+    HybridAddress,
+    InheritedSocket,
+    UnixAddress,
+    VsockAddress,
+    parse_address,
+)
+from .errors import UsageError
+from .events import utc_now
+from .remedies import listen_error
+from .wire import AF_VSOCK, new_socket, sockaddr
+
+__all__ = ["Listener", "Listen", "open_listeners"]
+
+_BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
+
+_LOCK_ATTEMPTS: Final = 100
+_LOCK_PAUSE: Final = 0.01  # seconds
+
+
+class Listener:
+    """One listening socket that is ours to close.
+
+    Attributes:
+        address: Where it listens.
+        sock: The socket itself, not blocking.
+        time: When it began to listen, as far as we know, in UTC.
+    """
+
+    def __init__(self, address: Address, sock: socket.socket, *, path: str | None = None) -> None:
+        sock.setblocking(False)
+        self.address = address
+        self.sock = sock
+        self.time = utc_now()
+        self._opened = time.monotonic()
+        self._path = path
+        self._file = None if path is None else _identity(path)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began to listen."""
+        return time.monotonic() - self._opened
+
+    @property
+    def has_cids(self) -> bool:
+        """Whether its peers have CIDs: they do on AF_VSOCK, and not on a Unix socket."""
+        return self.sock.family == AF_VSOCK
+
+    def accept(self) -> tuple[socket.socket, VsockAddress | None]:
+        """Accept one connection, without blocking.
+
+        Returns:
+            A socket that does not block, and the peer's address if it has one.
+
+        Raises:
+            OSError: As accept(2) does; BlockingIOError if nobody waits.
+        """
+        conn, name = self.sock.accept()
+        conn.setblocking(False)
+        return conn, VsockAddress(*name) if self.has_cids else None
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket file if it is still ours. May be repeated."""
+        if self._path is not None and _identity(self._path) == self._file:
+            os.unlink(self._path)
+        self._path = None
+        self.sock.close()
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+Target = Address | socket.socket | Listener
+Listen = str | Target
+"""What can be listened on: an address, written or parsed, or what is listening already."""
+
+
+def open_listeners(
+    listen: Iterable[Listen], *, socket_mode: int = 0o600, socket_group: int | None = None
+) -> list[Listener]:
+    """Listen on all of some addresses, or on none.
+
+    A socket file that a killed predecessor left behind is replaced. One on which somebody listens
+    is never touched, nor is a file that is no socket.
+
+    Sockets and listeners that are handed in are closed if this fails, as are those that it opened:
+    they are ours from the call on.
+
+    Args:
+        listen: Addresses, sockets that are already listening, or listeners.
+        socket_mode: Permission bits of the socket files that are created.
+        socket_group: Numeric group of the socket files that are created; None leaves it alone.
+
+    Returns:
+        The listeners, in the order of ``listen``. Every one accepts connections already.
+
+    Raises:
+        AddressError: A text is no address.
+        UsageError: An address is named twice, or leaves its port open.
+        ListenError: An address cannot be listened on; says why, and what helps.
+    """
+    targets = list(listen)
+    with take_over(targets) as opened:
+        listeners: list[Listener] = []
+        for target in resolve(targets):
+            listener = _open(target, socket_mode, socket_group)
+            opened.callback(listener.close)
+            listeners.append(listener)
+        opened.pop_all()
+    return listeners
+
+
+def take_over(targets: Iterable[Listen]) -> ExitStack:
+    """Make the sockets and listeners among some targets ours: leaving the stack closes them."""
+    stack = ExitStack()
+    for target in targets:
+        if isinstance(target, socket.socket | Listener):
+            stack.callback(target.close)
+    return stack
+
+
+def resolve(targets: Iterable[Listen]) -> list[Target]:
+    """Parse those targets that are text, and refuse one that is named twice.
+
+    Raises:
+        AddressError: A text is no address.
+        UsageError: An address is named twice.
+    """
+    resolved = [parse_address(t) if isinstance(t, str) else t for t in targets]
+    _check_distinct(resolved)
+    return resolved
+
+
+def require_cids(targets: Iterable[Target]) -> None:
+    """Refuse targets whose peers are known to have no CID, for which an allow-list is asked.
+
+    Of an inherited socket that is known only once it has been opened as a listener.
+
+    Raises:
+        UsageError: A target is a Unix socket.
+    """
+    for target in targets:
+        address = target.address if isinstance(target, Listener) else target
+        lacking = isinstance(address, UnixAddress | HybridAddress)
+        if lacking or (isinstance(target, Listener) and not target.has_cids):
+            raise UsageError(
+                f"{address} is a Unix socket, whose peers have no CID:"
+                " a list of allowed CIDs works on vsock addresses only"
+            )
+
+
+def _check_distinct(targets: list[Target]) -> None:
+    seen = set[object]()
+    for target in targets:
+        key = target.address if isinstance(target, Listener) else target
+        if key in seen:
+            raise UsageError(f"{key} is named twice: an address can be listened on once")
+        seen.add(key)
+
+
+def _open(target: Target, mode: int, group: int | None) -> Listener:
+    if isinstance(target, Listener):
+        return target
+    address = InheritedSocket(target.fileno()) if isinstance(target, socket.socket) else target
+    try:
+        match target:
+            case VsockAddress():
+                return Listener(target, _open_vsock(target))
+            case UnixAddress() | HybridAddress():
+                return Listener(target, _open_unix(target, mode, group), path=target.path)
+            case InheritedSocket():
+                return Listener(target, _adopt(target.fd))
+            case socket.socket():
+                return Listener(address, _checked(target))
+    except OSError as error:
+        raise listen_error(address, error.errno or 0) from error
+
+
+def _open_vsock(address: VsockAddress) -> socket.socket:
+    if address.port == PORT_ANY:
+        raise UsageError(
+            f"{address} leaves the port to the kernel, and no enclave could know which one it is:"
+            " name a port (enclaves use 9000)"
+        )
+    with ExitStack() as undo:
+        sock = undo.enter_context(new_socket(address))
+        sock.bind(sockaddr(address))
+        sock.listen(_BACKLOG)
+        undo.pop_all()
+    return sock
+
+
+def _open_unix(address: UnixAddress | HybridAddress, mode: int, group: int | None) -> socket.socket:
+    path = address.path
+    with ExitStack() as undo:
+        sock = undo.enter_context(new_socket(address))
+        # On Linux bind(2) gives the file the mode of the unbound socket, less the umask, so that
+        # there is no moment at which anybody else may connect.
+        os.fchmod(sock.fileno(), 0o600)
+        _bind_unix(sock, path)
+        undo.callback(os.unlink, path)
+        if mode != 0o600 or group is not None:
+            _share(path, mode, group)
+        sock.listen(_BACKLOG)
+        undo.pop_all()
+    return sock
+
+
+def _share(path: str, mode: int, group: int | None) -> None:
+    """Give our new socket file another mode and group, even if its name is swapped meanwhile."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.EEXIST, "another file has taken the name")
+        pinned = f"/proc/self/fd/{fd}"
+        if group is not None:
+            os.chown(pinned, -1, group)
+        os.chmod(pinned, mode)
+    finally:
+        os.close(fd)
+
+
+def _bind_unix(sock: socket.socket, path: str) -> None:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        with _locked(os.path.dirname(path) or "."):
+            _remove_dead_socket(path)
+            sock.bind(path)
+
+
+def _remove_dead_socket(path: str) -> None:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(errno.EEXIST, "not a socket")
+    # A datagram socket asks without being noticed: EPROTOTYPE says that a stream socket is bound
+    # there, whether it listens yet or not, and no connection is made that a server would have to
+    # handle. ECONNREFUSED says that the socket behind the file is gone.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+    raise OSError(errno.EADDRINUSE, "somebody listens there")
+
+
+@contextmanager
+def _locked(directory: str) -> Generator[None]:
+    """Keep another nitrohb from removing our new socket for the dead one that it saw before.
+
+    The lock is on the directory, so that it leaves no file behind. Whoever may read the directory
+    could hold it for ever: hence the bounded wait.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+            else:
+                break
+        else:
+            raise OSError(errno.EWOULDBLOCK, "the directory stays locked")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _adopt(fd: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    try:
+        return _checked(sock)
+    except OSError:
+        sock.detach()  # whatever it is, it is not what we were promised: leave it as it was
+        raise
+
+
+def _checked(sock: socket.socket) -> socket.socket:
+    if sock.type != socket.SOCK_STREAM:
+        raise OSError(errno.EPROTOTYPE, "not a stream socket")
+    if sock.family not in (AF_VSOCK, socket.AF_UNIX):
+        raise OSError(errno.EAFNOSUPPORT, "neither AF_VSOCK nor AF_UNIX")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise OSError(errno.EINVAL, "not listening")
+    sock.set_inheritable(False)
+    return sock
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a system error means for an address, and what a person can do about it.
+
+This is the one place that looks at an error number for people's sake. The facts about AF_VSOCK
+were measured on Linux 6.1; those about Unix sockets are in unix(7).
+"""
+
+import errno
+import os
+from typing import Final, NamedTuple
+
+from .addresses import Address, HybridAddress, InheritedSocket, UnixAddress, VsockAddress
+from .errors import ConnectError, ListenError
+
+__all__ = ["NO_AF_VSOCK", "connect_error", "listen_error"]
+
+NO_AF_VSOCK: Final = -1
+"""Stands where an errno does when Python itself was built without ``socket.AF_VSOCK``."""
+
+
+class _Advice(NamedTuple):
+    reason: str
+    remedy: str
+
+
+_LOOPBACK_CID: Final = 1  # VMADDR_CID_LOCAL of linux/vm_sockets.h
+
+_ANY: Final = {
+    errno.EMFILE: _Advice("this process has too many open files", "Raise its limit (ulimit -n)."),
+    errno.ENFILE: _Advice("the system has too many open files", "Raise the sysctl fs.file-max."),
+}
+
+_VSOCK: Final = _ANY | {
+    NO_AF_VSOCK: _Advice(
+        "this Python was built without AF_VSOCK",
+        "Use another Python (a distribution's own has it), or a unix: or hybrid: address.",
+    ),
+    errno.EAFNOSUPPORT: _Advice(
+        "this kernel has no AF_VSOCK",
+        "Load its module (modprobe vsock), or use a unix: or hybrid: address.",
+    ),
+    errno.EPERM: _Advice(
+        "AF_VSOCK is not permitted here; in a container its seccomp profile is the likely cause"
+        " (Docker's default profile blocks it)",
+        "Allow AF_VSOCK in that profile, or pass a listening socket in (socket activation, fd:N).",
+    ),
+}
+
+_VSOCK_LISTEN: Final = _VSOCK | {
+    errno.EADDRNOTAVAIL: _Advice(
+        "CID {cid} is not a CID of this machine",
+        "Name the local CID, or write vsock::{port} to listen on every one.",
+    ),
+    errno.EADDRINUSE: _Advice(
+        "port {port} is taken; a listener on any CID takes a port for all of them",
+        "Stop the other listener: another nitrohb, or nitro-cli or QEMU -M nitro in the middle of a"
+        " launch, which frees the port when the launch is over.",
+    ),
+    errno.EACCES: _Advice(
+        "ports below 1024 need a privilege",
+        "Use a port from 1024 up (enclaves use 9000), or grant CAP_NET_BIND_SERVICE.",
+    ),
+}
+
+_LOOPBACK_MISSING: Final = _Advice(
+    "CID 1 is the loopback, and this kernel has not loaded it",
+    "Load its module (modprobe vsock_loopback), or write vsock::{port}.",
+)
+
+_VSOCK_CONNECT: Final = _VSOCK | {
+    errno.ECONNRESET: _Advice(
+        "CID {cid} has no listener on port {port}",
+        "Start the listener first: nitrohb serve -l vsock::{port} on the machine with that CID.",
+    ),
+    errno.ENODEV: _Advice(
+        "CID {cid} cannot be reached from here",
+        "Check the CID (an enclave sees its parent as 3), and that the vsock transport is loaded.",
+    ),
+    errno.ETIMEDOUT: _Advice(
+        "CID {cid} does not answer",
+        "Check the CID (an enclave sees its parent as 3), and that the machine is running.",
+    ),
+}
+
+_UNIX: Final = _ANY | {
+    errno.ENOENT: _Advice("{directory} does not exist", "Create it first: mkdir -p {directory}"),
+    errno.ENOTDIR: _Advice("{directory} is not a directory", "Choose another path."),
+    errno.EACCES: _Advice(
+        "its socket file may not be created or replaced there",
+        "Choose a directory in which you may write, or change its owner or mode.",
+    ),
+    errno.EROFS: _Advice(
+        "{directory} is on a read-only file system", "Choose a directory in which you may write."
+    ),
+    errno.EADDRINUSE: _Advice(
+        "another process listens there",
+        "Stop it, or choose another path. (Its socket file was left alone.)",
+    ),
+    errno.EEXIST: _Advice(
+        "{path} exists and is not a socket",
+        "Move it away, or choose another path: nitrohb removes nothing but dead sockets.",
+    ),
+    errno.EWOULDBLOCK: _Advice(
+        "another process has locked {directory}, in which a dead socket is to be replaced",
+        "Try again, or remove {path} yourself if nobody listens there.",
+    ),
+}
+
+_UNIX_CONNECT: Final = _UNIX | {
+    errno.ENOENT: _Advice(
+        "{path} does not exist", "Start the listener first: nitrohb serve -l {address}"
+    ),
+    errno.ECONNREFUSED: _Advice(
+        "nobody listens there", "Start the listener first: nitrohb serve -l {address}"
+    ),
+    errno.EACCES: _Advice(
+        "its socket file may not be used by this user",
+        "Run as its owner, or start the listener with --socket-mode and --socket-group.",
+    ),
+    errno.EPROTOTYPE: _Advice(
+        "it is not a stream socket", "Name the socket of a heartbeat server."
+    ),
+    errno.EAGAIN: _Advice(
+        "too many connections wait there already", "See why its server does not accept them."
+    ),
+}
+
+_INHERITED: Final = _ANY | {
+    errno.EBADF: _Advice(
+        "this process has no open descriptor {fd}",
+        "Pass a listening socket in under that number; systemd's socket activation begins at fd:3.",
+    ),
+    errno.ENOTSOCK: _Advice("it is not a socket", "Pass a listening socket in under that number."),
+    errno.EINVAL: _Advice(
+        "it is a socket that does not listen", "Pass a socket on which listen() has been called."
+    ),
+    errno.EPROTOTYPE: _Advice("it is not a stream socket", "Pass a SOCK_STREAM socket."),
+    errno.EAFNOSUPPORT: _Advice(
+        "it is neither an AF_VSOCK nor a Unix socket", "Pass a socket of one of these families."
+    ),
+}
+
+
+def listen_error(address: Address, number: int) -> ListenError:
+    """Say why an address cannot be listened on, and what helps.
+
+    Args:
+        address: The address.
+        number: The errno, or :data:`NO_AF_VSOCK`.
+    """
+    match address:
+        case VsockAddress(cid=1) if number == errno.EADDRNOTAVAIL:
+            table = {number: _LOOPBACK_MISSING}
+        case VsockAddress():
+            table = _VSOCK_LISTEN
+        case InheritedSocket():
+            table = _INHERITED
+        case _:
+            table = _UNIX
+    return ListenError(str(address), _real(number), *_advise(table, address, number))
+
+
+def connect_error(address: Address, number: int) -> ConnectError:
+    """Say why an address cannot be connected to, and what helps.
+
+    Args:
+        address: The address.
+        number: The errno, or :data:`NO_AF_VSOCK`.
+    """
+    table = _VSOCK_CONNECT if isinstance(address, VsockAddress) else _UNIX_CONNECT
+    return ConnectError(str(address), _real(number), *_advise(table, address, number))
+
+
+def _real(number: int) -> int | None:
+    return None if number == NO_AF_VSOCK else number
+
+
+def _advise(table: dict[int, _Advice], address: Address, number: int) -> _Advice:
+    if number not in table:
+        name = errno.errorcode.get(number, "unknown")
+        return _Advice(f"{os.strerror(number)} ({name})", "Nothing more is known about this error.")
+    facts = _facts(address)
+    reason, remedy = (text.format_map(facts) for text in table[number])
+    name = "" if number == NO_AF_VSOCK else f" ({errno.errorcode[number]})"
+    return _Advice(reason + name, remedy)
+
+
+def _facts(address: Address) -> dict[str, object]:
+    facts: dict[str, object] = {"address": address}
+    match address:
+        case VsockAddress(cid, port):
+            return facts | {"cid": cid, "port": port}
+        case UnixAddress() | HybridAddress():
+            directory = os.path.dirname(address.path) or "."
+            return facts | {"path": address.path, "directory": directory}
+        case InheritedSocket(fd):
+            return facts | {"fd": fd}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets as both sides use them: made for an address, read and written without blocking.
+
+The caller brings its event loop's way to wait, ``trio.lowlevel.wait_readable`` or
+``anyio.wait_readable``. A broken connection is no error here: it has come to its end.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from .addresses import HybridAddress, UnixAddress, VsockAddress
+from .remedies import NO_AF_VSOCK
+
+__all__ = ["AF_VSOCK", "Wait", "new_socket", "receive", "send", "sockaddr"]
+
+AF_VSOCK: Final[int | None] = getattr(socket, "AF_VSOCK", None)
+"""``socket.AF_VSOCK``, or None where Python was built without it."""
+
+SocketAddress = VsockAddress | UnixAddress | HybridAddress
+
+Wait = Callable[[socket.socket], Awaitable[object]]
+
+# One byte is all that counts. The rest of what a peer has sent at once is taken off the socket
+# with it, because a Unix socket that is closed with data unread resets its peer.
+_READ_SIZE: Final = 4096
+
+
+def new_socket(address: SocketAddress) -> socket.socket:
+    """Make a stream socket of an address's family.
+
+    Raises:
+        OSError: As socket(2) does; with ``NO_AF_VSOCK`` for an errno if Python lacks AF_VSOCK.
+    """
+    if not isinstance(address, VsockAddress):
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if AF_VSOCK is None:
+        raise OSError(NO_AF_VSOCK, "no AF_VSOCK")
+    return socket.socket(AF_VSOCK, socket.SOCK_STREAM)
+
+
+def sockaddr(address: SocketAddress) -> tuple[int, int] | str:
+    """An address as bind() and connect() want it."""
+    return (address.cid, address.port) if isinstance(address, VsockAddress) else address.path
+
+
+async def receive(conn: socket.socket, wait_readable: Wait) -> bytes:
+    """Read what has come, waiting for it if need be; ``b""`` is the end of the connection."""
+    while True:
+        try:
+            return conn.recv(_READ_SIZE)
+        except BlockingIOError:
+            await wait_readable(conn)
+        except OSError:
+            return b""
+
+
+async def send(conn: socket.socket, byte: bytes, wait_writable: Wait) -> bool:
+    """Send one byte, waiting for room if need be; False if the connection has come to its end."""
+    while True:
+        try:
+            conn.send(byte)
+        except BlockingIOError:
+            await wait_writable(conn)
+        except OSError:
+            return False
+        else:
+            return True

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test is under: no descriptor leaks, and no AF_VSOCK connects outside a test kernel."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests.uml import launcher
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def refuse_vsock_connects(event: str, args: tuple[object, ...]) -> None:
+    """Keep tests from talking to whatever machine may be behind this one's AF_VSOCK."""
+    if event == "socket.connect" and isinstance(args[0], socket.socket):
+        if args[0].family == getattr(socket, "AF_VSOCK", None) and not launcher.inside():
+            raise RuntimeError("tests connect by AF_VSOCK only inside a kernel that they booted")
+
+
+sys.addaudithook(refuse_vsock_connects)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if launcher.inside():
+        return
+    for item in items:
+        if item.get_closest_marker("vsock"):
+            item.add_marker(pytest.mark.skip(reason=launcher.MISSING))
+
+
+def open_descriptors() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # it is the one that listed the directory
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_leaks() -> Iterator[None]:
+    before = open_descriptors()
+    yield
+    leaked = {fd: what for fd, what in open_descriptors().items() if before.get(fd) != what}
+    assert not leaked, f"left open: {leaked}"
