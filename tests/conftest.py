@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test is under: no descriptor leaks, and no AF_VSOCK connects outside a test kernel."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -18,9 +19,11 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def refuse_vsock_connects(event: str, args: tuple[object, ...]) -> None:
     """Keep tests from talking to whatever machine may be behind this one's AF_VSOCK."""
-    if event == "socket.connect" and isinstance(args[0], socket.socket):
-        if args[0].family == getattr(socket, "AF_VSOCK", None) and not launcher.inside():
-            raise RuntimeError("tests connect by AF_VSOCK only inside a kernel that they booted")
+    if event != "socket.connect" or launcher.inside():
+        return
+    (sock, *_) = args
+    if isinstance(sock, socket.socket) and sock.family == getattr(socket, "AF_VSOCK", None):
+        raise RuntimeError("tests connect by AF_VSOCK only inside a kernel that they booted")
 
 
 sys.addaudithook(refuse_vsock_connects)
@@ -37,10 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def open_descriptors() -> dict[int, str]:
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # the one that listed the directory
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            pass  # it is the one that listed the directory
     return found
 
 

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import Final, Self
 
 from .addresses import (
     PORT_ANY,
@@ -81,7 +81,7 @@ class Listener:
         self._path = None
         self.sock.close()
 
-    def __enter__(self) -> "Listener":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ from ..errors import NitrohbError, UsageError
 from . import exits
 from .console import Console
 from .parser import parse
-from .stop import Stop, Stopped
+from .stop import Stop
 
 __all__ = ["main"]
 
@@ -33,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = args.command(args, console, stop)
         except* NitrohbError as group:
             status = _report(group, console)
-        except* Stopped:
-            status = stop.exit_code()
     console.close()
     return status
 

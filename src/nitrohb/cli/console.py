@@ -5,6 +5,7 @@ A heartbeat is never lost for want of somebody to read about it: when stdout or 
 written to any more, printing there ends, and the command goes on.
 """
 
+import errno
 import os
 import sys
 from typing import Final, TextIO
@@ -12,6 +13,9 @@ from typing import Final, TextIO
 __all__ = ["Console"]
 
 _CLEAR_LINE: Final = "\r\x1b[K"
+
+# A status that wraps could not be cleared as one line: so the terminal must not wrap it (DECAWM).
+_CUT_OFF: Final = "\x1b[?7l{}\x1b[?7h"
 
 
 class Console:
@@ -24,15 +28,15 @@ class Console:
     def __init__(self) -> None:
         self._out: TextIO | None = sys.stdout
         self._err: TextIO | None = sys.stderr
+        self._prints = True
         self._status = ""
         self.is_terminal = _is_terminal(self._err)
 
     def print(self, line: str) -> None:
         """Print a line to stdout."""
         self._without_status()
-        if self._out is not None and (problem := _write(self._out, f"{line}\n")):
-            _silence(self._out)
-            self._out = None
+        if self._prints and (problem := _write(self._out, f"{line}\n")):
+            self._prints = False
             self.say(f"nitrohb: stdout: {problem}; going on without printing events")
         self._show_status()
 
@@ -59,11 +63,10 @@ class Console:
 
     def _show_status(self) -> None:
         if self._status:
-            self._write_err(self._status)
+            self._write_err(_CUT_OFF.format(self._status))
 
     def _write_err(self, text: str) -> None:
-        if self._err is not None and _write(self._err, text):
-            _silence(self._err)
+        if _write(self._err, text):
             self._err = None
 
 
@@ -71,13 +74,20 @@ def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _write(stream: TextIO, text: str) -> str:
-    """Write at once, in the file system's encoding (paths stay exact). Return what went wrong."""
+def _write(stream: TextIO | None, text: str) -> str:
+    """Write at once, in the file system's encoding (paths stay exact).
+
+    Returns:
+        What went wrong, if anything. The stream then goes nowhere.
+    """
+    if stream is None:  # it was closed before Python started
+        return os.strerror(errno.EBADF)
     try:
         stream.flush()
         stream.buffer.write(os.fsencode(text))
         stream.buffer.flush()
     except OSError as error:
+        _silence(stream)
         return error.strerror or str(error)
     return ""
 

@@ -15,6 +15,9 @@ __all__ = ["Reporter", "to_json", "to_text"]
 
 _EXPECTED: Final = f"0x{HEARTBEAT[0]:02X}"
 
+_HEARD: Final = "sent a heartbeat"
+_PENDING: Final = "had sent nothing yet"
+
 
 def to_json(event: Event) -> str:
     """An event as one line of JSON."""
@@ -85,21 +88,33 @@ class Reporter:
             self._print(self._line(event))
         seen = self._seen.setdefault(event.address, Counter())
         match event:
-            case Heartbeat():
-                seen["heartbeat"] += 1
-            case Rejected(reason=Why.CID):
-                seen[f"came from CID {event.cid}, which is not allowed"] += 1
-            case Rejected(reason=Why.WRONG_BYTE):
-                seen[f"sent 0x{event.byte or 0:02X} instead of {_EXPECTED}"] += 1
-            case Rejected(reason=Why.TIMEOUT):
-                seen["sent nothing"] += 1
-            case Disconnected():
-                seen["closed without a byte"] += 1
-            case _:
+            case Connected():
+                seen[_PENDING] += 1
+            case Heartbeat() | Rejected() | Disconnected():
+                seen[_PENDING] -= 1
+                seen[_outcome(event)] += 1
+            case Listening() | Done():
                 pass
 
     def unheard(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
         for address, seen in self._seen.items():
-            if "heartbeat" not in seen:
-                yield address, "; ".join(f"{n} {what}" for what, n in seen.most_common())
+            if _HEARD not in seen:
+                yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
+
+
+def _outcome(event: Heartbeat | Rejected | Disconnected) -> str:
+    """What became of a connection, to be counted."""
+    match event:
+        case Heartbeat():
+            return _HEARD
+        case Rejected(reason=Why.CID):
+            return f"came from CID {event.cid}, which is not allowed"
+        case Rejected(reason=Why.WRONG_BYTE):
+            return f"sent 0x{event.byte or 0:02X} instead of {_EXPECTED}"
+        case Rejected(reason=Why.TIMEOUT):
+            return "sent nothing"
+        case Rejected(reason=Why.ANSWERED):
+            return "came too late"
+        case Disconnected():
+            return "closed without a byte"

@@ -5,7 +5,14 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from ..addresses import CID_ANY, Address, VsockAddress
+from ..addresses import (
+    CID_ANY,
+    Address,
+    HybridAddress,
+    InheritedSocket,
+    UnixAddress,
+    VsockAddress,
+)
 from ..listeners import Listener, open_listeners, require_cids
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from . import exits
@@ -59,7 +66,9 @@ def _answer(
                 nursery.cancel_scope.cancel()
         if not deadline.cancelled_caught:
             return exits.DONE
-        for address, seen in reporter.unheard():
+        if not (unheard := list(reporter.unheard())):  # only with --keep
+            console.say(f"nitrohb: the time is up, after {args.timeout:g} s")
+        for address, seen in unheard:
             console.say(_explain(address, seen, args.timeout))
         return exits.TIMED_OUT
 
@@ -73,12 +82,16 @@ def _explain(address: Address, seen: str, timeout: float) -> str:
         return f"{outcome}of the connections that came, {seen}"
     return (
         f"{outcome}nobody connected\n"
-        "Does the enclave run, and do its connections arrive at this address? (nitrohb send"
-        f" {_as_seen_from_outside(address)} on its side tries it out.)"
+        f"Does the enclave run, and do its connections arrive here?{_how_to_try(address)}"
     )
 
 
-def _as_seen_from_outside(address: Address) -> str:
-    if isinstance(address, VsockAddress) and address.cid == CID_ANY:
-        return f"vsock:{PARENT_CID}:{address.port}"
-    return str(address)
+def _how_to_try(address: Address) -> str:
+    match address:
+        case VsockAddress(cid, port):
+            parent = VsockAddress(PARENT_CID if cid == CID_ANY else cid, port)
+            return f" To try it out, inside the enclave: nitrohb send {parent}"
+        case UnixAddress() | HybridAddress():
+            return f" To try this side, on this machine: nitrohb send {address}"
+        case InheritedSocket():
+            return ""  # whoever passed it in knows where it listens

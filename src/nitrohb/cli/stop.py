@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGINT and SIGTERM: end the command cleanly, at whatever point it has reached.
 
-Before trio runs, the signal is raised as an exception where the program stands. While trio runs
-that could hit its internals, so that the signal cancels the command's cancel scope instead.
+A signal raises nothing where the program happens to stand: that could be between the making of a
+socket file and the note to remove it, or in a callback whose exceptions are lost. It cancels the
+command's cancel scope, or is remembered until there is one. What comes before that, to listen and
+to load trio, is soon over.
 """
 
 import signal
@@ -10,13 +12,9 @@ from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any, Self
 
-__all__ = ["Stop", "Stopped"]
+__all__ = ["Stop"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is no error
-    """A signal has asked us to stop."""
 
 
 class Stop:
@@ -28,7 +26,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._react: Callable[[], object] | None = None
+        self._cancel: Callable[[], object] | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -38,37 +36,35 @@ class Stop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for number, before in self._before.items():
+            # Once stopped, the process is on its way out, and another signal must not replace its
+            # exit code by a traceback.
+            signal.signal(number, before if self.signal is None else signal.SIG_IGN)
 
     def run(self, command: Callable[[], Awaitable[int]]) -> int:
-        """Run an async command under trio until it returns its exit code or a signal cancels it."""
+        """Run an async command under trio until it returns its exit code or a signal cancels it.
+
+        Returns:
+            The command's exit code; after a signal 128 and its number, as a shell gives it.
+        """
         import trio  # here, because the caller may have begun to listen before this is loaded
 
         async def cancellable() -> int:
             token = trio.lowlevel.current_trio_token()
             with trio.CancelScope() as scope:
-                self._react = lambda: token.run_sync_soon(scope.cancel)
-                if self.signal is not None:  # it came after trio.run() and before this
+                self._cancel = lambda: token.run_sync_soon(scope.cancel)
+                if self.signal is not None:  # it came before this
                     scope.cancel()
-                return await command()
-            self._react = _remember_only
-            return self.exit_code()
+                try:
+                    return await command()
+                finally:
+                    self._cancel = None
+            return 128 + (self.signal or 0)
 
-        self._react = _remember_only
         return trio.run(cancellable)
-
-    def exit_code(self) -> int:
-        """The exit code of a command that the signal has ended, as a shell gives it."""
-        return 128 + (self.signal or 0)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
-        if self._react is None:
-            raise Stopped
-        self._react()
-
-
-def _remember_only() -> None:
-    """React to a signal by nothing more than remembering it."""
+        if self._cancel is not None:
+            self._cancel()

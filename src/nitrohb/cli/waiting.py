@@ -16,5 +16,5 @@ async def show_waiting(console: Console, listeners: Sequence[Listener]) -> None:
     where = ", ".join(str(listener.address) for listener in listeners)
     while True:
         age = int(min(listener.age for listener in listeners))
-        console.status(f"waiting for a heartbeat on {where} ... {age // 60}:{age % 60:02}")
+        console.status(f"{age // 60}:{age % 60:02} waiting for a heartbeat on {where}")
         await trio.sleep(1)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several tests need: clients, peers with CIDs, servers that report what they do."""
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from nitrohb import Event, Listener, UnixAddress, VsockAddress, open_listeners, serve_heartbeat
+
+B7 = b"\xb7"
+
+
+class Client:
+    """An enclave as a plain socket, driven step by step from inside a trio run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.connect(str(path))
+        except OSError:
+            self.sock.close()
+            raise
+        self.sock.setblocking(False)
+        self.got = b""
+        self.ended = False
+
+    def send(self, data: bytes) -> None:
+        """Send, whether or not anybody still listens, as far as the buffer goes."""
+        with contextlib.suppress(OSError):
+            self.sock.send(data)
+
+    def half_close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def look(self) -> tuple[bytes, bool]:
+        """Take what has come: all bytes so far, and whether the server has closed."""
+        while not self.ended:
+            try:
+                data = self.sock.recv(4096)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            self.got += data
+            self.ended = not data
+        return self.got, self.ended
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PeersWithCids(Listener):
+    """A listener whose peers have CIDs, taken from ``cids`` in the order of their connects.
+
+    Everything else about it is real: the socket, its queue, the connections.
+    """
+
+    def __init__(self, path: Path, cid: int = 3) -> None:
+        (real,) = open_listeners([UnixAddress(str(path))])
+        super().__init__(VsockAddress(cid, 9000), real.sock, path=str(path))
+        self.path = path
+        self.cids: deque[int] = deque()
+
+    @property
+    def has_cids(self) -> bool:
+        return True
+
+    def accept(self) -> tuple[socket.socket, VsockAddress | None]:
+        conn, _ = self.sock.accept()
+        conn.setblocking(False)
+        return conn, VsockAddress(self.cids.popleft(), 1024)
+
+    def connect(self, cid: int) -> Client:
+        self.cids.append(cid)
+        return Client(self.path)
+
+
+@asynccontextmanager
+async def serving(*listen: Any, **options: Any) -> AsyncGenerator[list[Event]]:
+    """Run a server in the background; yields the list that its events go to."""
+    events: list[Event] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_heartbeat, *listen, on_event=events.append, **options))
+        yield events
+        nursery.cancel_scope.cancel()
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event.name for event in events]
+
+
+settled = wait_all_tasks_blocked

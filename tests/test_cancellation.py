@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut at every step that a scenario takes, nothing is left behind."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from nitrohb import send_heartbeat, serve_heartbeat
+from tests.conftest import open_descriptors
+from tests.support import B7, Client, settled
+
+Scenario = Callable[[Path], Awaitable[None]]
+
+
+class CutAt(trio.abc.Instrument):
+    """Cancels a scope just before the n-th step of any task."""
+
+    def __init__(self, step: int) -> None:
+        self.scope = trio.CancelScope()
+        self.step = step
+        self.steps = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        if self.steps == self.step:
+            self.scope.cancel()
+
+    @property
+    def was_too_late(self) -> bool:
+        return not self.scope.cancelled_caught
+
+
+async def serve_two_addresses(directory: Path) -> None:
+    """A boot with everything in it: silence, a wrong byte, an early close, two heartbeats."""
+    paths = [directory / "a", directory / "b"]
+    with ExitStack() as clients:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_heartbeat, *(f"unix:{path}" for path in paths)))
+            silent, wrong, gone, *enclaves = (
+                clients.enter_context(Client(path)) for path in [paths[0]] * 3 + paths
+            )
+            await settled()
+            wrong.send(b"\x00")
+            gone.close()
+            await settled()
+            for enclave in enclaves:
+                enclave.send(B7)
+                await settled()
+        assert [client.look() for client in enclaves] == [(B7, True)] * 2
+        assert silent.look() == (b"", True)
+
+
+async def let_a_deadline_pass(directory: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_heartbeat, f"unix:{directory}/hb", once=False)
+        await nursery.start(serve)
+        with Client(directory / "hb") as client:
+            await trio.sleep(6)
+            assert client.look() == (b"", True)
+        nursery.cancel_scope.cancel()
+
+
+async def send_and_be_answered(directory: Path) -> None:
+    address = f"unix:{directory}/hb"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_heartbeat, address)
+        await send_heartbeat(address)
+
+
+@pytest.mark.parametrize(
+    "scenario", [serve_two_addresses, let_a_deadline_pass, send_and_be_answered]
+)
+def test_nothing_is_left_behind_wherever_it_is_cut(scenario: Scenario, tmp_path: Path) -> None:
+    async def cuttable(cut: CutAt) -> None:
+        with cut.scope:
+            await scenario(tmp_path)
+
+    before = open_descriptors()
+    for step in range(1, 1000):
+        cut = CutAt(step)
+        trio.run(cuttable, cut, clock=MockClock(autojump_threshold=0), instruments=[cut])
+        assert open_descriptors() == before, f"cut at step {step}"
+        assert not list(tmp_path.iterdir()), f"cut at step {step}"
+        if cut.was_too_late:
+            break
+    assert cut.was_too_late
+    assert step > 10  # it did take steps, and each of them was cut

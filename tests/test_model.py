@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real server, step by step beside a small model of what it has to do.
+
+Hypothesis drives the models in a thread; each of their steps runs in the trio loop of the server,
+whose clock moves only when a rule moves it.
+"""
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from trio.testing import MockClock
+
+from nitrohb import HeartbeatServer, serve_heartbeat
+from tests.support import B7, Client, settled
+
+DEADLINE = 5.0
+
+
+class Machine(RuleBasedStateMachine):
+    """What both models share: a real server on a Unix socket, and clients by number."""
+
+    clock: MockClock
+    nursery: trio.Nursery
+    any_byte: bool
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "hb"
+        self.real: dict[int, Client] = {}
+        self.numbers = itertools.count()
+        self.now = 0.0
+        self.done = False  # the model: it has answered, and is gone
+        self.waiting: dict[int, float] = {}  # the model: who is connected, oldest first, since when
+        self.echoes: dict[int, bytes] = {}  # the model: what a client was sent
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        trio.from_thread.run(self.nursery.start, self._serve)
+
+    async def _serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        with self.scope:
+            await serve_heartbeat(
+                f"unix:{self.path}", any_byte=self.any_byte, task_status=task_status
+            )
+        self.ended.set()
+
+    def do(self, step: Any, *args: Any) -> Any:
+        """Do something in the server's loop, and let the server come to rest."""
+
+        async def then_settle() -> Any:
+            result = step(*args)
+            await settled()
+            return result
+
+        return trio.from_thread.run(then_settle)
+
+    def answer(self, number: int, byte: bytes) -> None:
+        self.echoes[number] = byte
+        self.done = True
+        self.waiting.clear()
+
+    @invariant()
+    def every_client_sees_what_the_model_says(self) -> None:
+        for number, client in self.real.items():
+            got, ended = self.do(client.look)
+            assert got == self.echoes.get(number, b"")
+            assert ended == (number not in self.waiting)
+
+    @precondition(lambda self: self.done)
+    @rule()
+    def nobody_listens_any_more(self) -> None:
+        with pytest.raises(FileNotFoundError):
+            Client(self.path)
+        assert self.ended.is_set()
+
+    @precondition(lambda self: not self.done)
+    @rule(target=clients)
+    def client_connects(self) -> int:
+        number = next(self.numbers)
+        self.real[number] = self.do(Client, self.path)
+        self.waiting[number] = self.now
+        return number
+
+    @rule(number=clients)
+    def client_closes_its_half(self, number: int) -> None:
+        self.do(self.real[number].half_close)
+        self.waiting.pop(number, None)
+
+    @rule(number=consumes(clients))
+    def client_goes(self, number: int) -> None:
+        self.do(self.real.pop(number).close)
+        self.waiting.pop(number, None)
+
+    def teardown(self) -> None:
+        self.do(self.scope.cancel)
+        trio.from_thread.run(self.ended.wait)
+        for client in self.real.values():
+            client.close()
+        assert not self.path.exists()
+        self.directory.cleanup()
+
+
+class SeedDevice(Machine):
+    """QEMU's device: one client at a time, its first byte echoed whatever it is, and done.
+
+    The server deliberately does not keep the others waiting while one is silent. So here only the
+    client whose turn it is ever speaks, while everybody may come and go: then both must agree.
+    """
+
+    any_byte = True
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.binary(min_size=1, max_size=3))
+    def its_turn_and_it_speaks(self, data: bytes) -> None:
+        number = next(iter(self.waiting))
+        self.do(self.real[number].send, data)
+        self.answer(number, data[:1])
+
+
+class Strict(Machine):
+    """Our own rules: anybody may speak, 0xB7 alone is answered, a silent client is closed."""
+
+    any_byte = False
+
+    @rule(number=Machine.clients, data=st.just(B7) | st.binary(min_size=1, max_size=3))
+    def client_speaks(self, number: int, data: bytes) -> None:
+        self.do(self.real[number].send, data)
+        if number in self.waiting and data[:1] == B7:
+            self.answer(number, B7)
+        self.waiting.pop(number, None)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.5, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.do(self.clock.jump, seconds)
+        self.now += seconds
+        self.waiting = {n: t for n, t in self.waiting.items() if self.now - t < DEADLINE}
+
+
+@pytest.mark.parametrize("model", [SeedDevice, Strict])
+def test_the_server_does_what_the_model_says(model: type[Machine]) -> None:
+    clock = MockClock()
+
+    async def beside() -> None:
+        async with trio.open_nursery() as nursery:
+            # Made here, because Hypothesis makes the machine itself, without arguments.
+            machine: Any = type(model.__name__, (model,), {"clock": clock, "nursery": nursery})
+            await trio.to_thread.run_sync(
+                lambda: run_state_machine_as_test(machine, settings=settings(deadline=None))
+            )
+
+    trio.run(beside, clock=clock)
