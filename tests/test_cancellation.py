@@ -60,7 +60,7 @@ async def let_a_deadline_pass(directory: Path) -> None:
         serve = partial(serve_heartbeat, f"unix:{directory}/hb", once=False)
         await nursery.start(serve)
         with Client(directory / "hb") as client:
-            await trio.sleep(6)
+            await trio.sleep(6)  # the handshake takes 5
             assert client.look() == (b"", True)
         nursery.cancel_scope.cancel()
 

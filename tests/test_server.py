@@ -171,6 +171,24 @@ async def test_a_megabyte_after_the_byte_changes_nothing(path: Path) -> None:
             assert client.look() == (B7, True)
 
 
+async def test_a_client_that_sent_more_than_its_byte_sees_an_end_and_no_reset(path: Path) -> None:
+    async with serving(f"unix:{path}"):
+        with Client(path) as client:
+            client.send(B7 + b"\r\n")
+            await settled()
+            assert [client.sock.recv(1), client.sock.recv(1)] == [B7, b""]
+
+
+async def test_an_answered_address_is_closed_while_another_still_waits(tmp_path: Path) -> None:
+    async with serving(f"unix:{tmp_path}/a", f"unix:{tmp_path}/b") as events:
+        with Client(tmp_path / "a") as client:
+            client.send(B7)
+            await settled()
+        assert isinstance(events[-1], Done)
+        assert str(events[-1].address) == f"unix:{tmp_path}/a"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
+
+
 async def test_a_heartbeat_whose_echo_fails_still_counts(path: Path) -> None:
     async with serving(f"unix:{path}") as events:
         with Client(path) as client:
@@ -192,6 +210,7 @@ async def test_a_silent_client_is_closed_at_its_deadline_and_delays_nobody(
             assert enclave.look() == (B7, True)
             assert silent.look() == (b"", False)
             await trio.sleep(0.25)
+            await settled()
             assert silent.look() == (b"", True)
     (refusal,) = [event for event in events if isinstance(event, Rejected)]
     assert (refusal.reason, refusal.byte) == (RejectReason.TIMEOUT, None)

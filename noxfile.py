@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What proves nitrohb. ``nox`` runs what any machine can; ``nox -l`` lists the rest."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tests.uml import launcher
+
+nox.needs_version = ">=2025.5"
+nox.options.sessions = ["lint", "typing", "tests", "coverage"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+# Each kernel has its own tests: a module that is not loaded is an error that a user can meet.
+KERNELS = {
+    "tests/vsock/test_vsock.py": launcher.LOOPBACK,
+    "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
+    "tests/vsock/test_without_vsock.py": (),
+}
+
+
+def pythons() -> list[str]:
+    """Every Python that this machine has, of those that nitrohb supports."""
+    if shutil.which("pyenv"):  # whose python3.x are stubs, unless it is told which ones to serve
+        found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True)
+        os.environ.setdefault("PYENV_VERSION", ":".join([*found.stdout.split(), "system"]))
+    return [version for version in VERSIONS if works(f"python{version}")]
+
+
+def works(python: str) -> bool:
+    if not shutil.which(python):
+        return False
+    return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the wheel of nitrohb, as a user would, and some groups of what its tests need."""
+    dependencies = nox.project.dependency_groups(PROJECT, *groups)
+    session.install(*dependencies)
+    session.install("--force-reinstall", "--no-deps", ".")
+    session.install(".")
+
+
+def coverage_data(session: nox.Session) -> dict[str, str]:
+    """Where a session's own coverage goes: whatever an earlier run left there is removed."""
+    directory = Path(session.virtualenv.location).parent / "coverage" / session.name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return {"COVERAGE_FILE": str(directory.resolve() / "data")}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types with mypy and pyright."""
+    install(session, "typing")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(python=pythons() or False)
+def tests(session: nox.Session) -> None:
+    """Run the tests on each Python, against the built wheel."""
+    install(session, "tests")
+    env = coverage_data(session)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Demand that the tests so far have taken every branch of the source."""
+    session.install(*nox.project.dependency_groups(PROJECT, "tests"))
+    data = Path(session.virtualenv.location).parent / "coverage"
+    env = {"COVERAGE_FILE": str(data.resolve() / "combined")}
+    session.run("coverage", "combine", "--keep", *sorted(map(str, data.glob("*/"))), env=env)
+    session.run("coverage", "report", env=env)
+
+
+@nox.session
+def vsock(session: nox.Session) -> None:
+    """Run the tests that need a real AF_VSOCK, each group inside a kernel of its own."""
+    if launcher.find_kernel() is None:
+        session.error(launcher.MISSING)
+    install(session, "tests")
+    env = coverage_data(session) | {
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
+        "NITROHB_ENCLAVE": compile_enclave(session),
+    }
+    for tests, modules in KERNELS.items():
+        pytest = ["python", "-m", "coverage", "run", "-m", "pytest", "-p", "no:cacheprovider"]
+        session.run("python", *in_uml(modules, env), *pytest, tests, *session.posargs)
+
+
+def in_uml(modules: Sequence[str], env: dict[str, str]) -> list[str]:
+    """The arguments for Python that run a command in a kernel with some modules."""
+    variables = [f"--env={name}={value}" for name, value in env.items()]
+    return ["-m", "tests.uml.launcher", f"--modules={','.join(modules)}", *variables, "--"]
+
+
+def compile_enclave(session: nox.Session) -> str:
+    """Compile the client that does what an enclave's init does."""
+    if shutil.which("cc") is None:
+        session.error(
+            "this needs a C compiler: apt-get install --no-install-recommends gcc libc6-dev"
+        )
+    program = Path(session.virtualenv.location) / "enclave"
+    source = "tests/vsock/enclave.c"
+    session.run(
+        "cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), source, external=True
+    )
+    return str(program.resolve())
