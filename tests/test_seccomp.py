@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's seccomp profile that blocks AF_VSOCK, as Docker's default does: a real filter."""
+
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# linux/filter.h, linux/seccomp.h, linux/prctl.h
+LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
+ALLOW, FAIL_WITH_EPERM = 0x7FFF0000, 0x00050000 | 1
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, MODE_FILTER = 38, 22, 2
+SOCKET = {"x86_64": 41, "aarch64": 198}  # the number of socket(2)
+AF_VSOCK = 40
+NUMBER, FIRST_ARGUMENT = 0, 16  # offsets in struct seccomp_data, the arguments little-endian
+
+NITROHB = [sys.executable, "-m", "nitrohb"]
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def block_af_vsock() -> None:
+    """Let socket(AF_VSOCK, ...) fail with EPERM in this process and its children."""
+    code = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (LOAD_WORD, 0, 0, NUMBER),
+            (JUMP_EQUAL, 0, 3, SOCKET[os.uname().machine]),
+            (LOAD_WORD, 0, 0, FIRST_ARGUMENT),
+            (JUMP_EQUAL, 0, 1, AF_VSOCK),
+            (RETURN, 0, 0, FAIL_WITH_EPERM),
+            (RETURN, 0, 0, ALLOW),
+        )
+    )
+    program = Program(len(code) // 8, code)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for call in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, MODE_FILTER, ctypes.byref(program), 0, 0),
+    ):
+        if libc.prctl(*call) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+pytestmark = pytest.mark.skipif(
+    os.uname().machine not in SOCKET, reason="the number of socket(2) is not known for this machine"
+)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="this Python has no AF_VSOCK")
+@pytest.mark.parametrize("command", ["serve", "send"])
+def test_a_profile_that_blocks_af_vsock_is_named(command: str) -> None:
+    done = subprocess.run(
+        [*NITROHB, command], preexec_fn=block_af_vsock, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "AF_VSOCK is not permitted here" in done.stderr
+    assert "seccomp" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_socket_that_is_passed_in_avoids_it(tmp_path: Path) -> None:
+    path = tmp_path / "hb"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        fd = sock.fileno()
+        server = subprocess.Popen(
+            [*NITROHB, "-l", f"fd:{fd}", "--quiet"], pass_fds=[fd], preexec_fn=block_af_vsock
+        )
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"\xb7")
+        assert client.recv(1) == b"\xb7"
+    assert server.wait() == 0

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nitrohb in a kernel without AF_VSOCK."""
+
+import errno
+import subprocess
+import sys
+
+import anyio
+import pytest
+
+from nitrohb import ConnectError, ListenError, open_listeners, send_heartbeat
+
+pytestmark = pytest.mark.vsock
+
+
+def test_listening_names_the_module() -> None:
+    with pytest.raises(ListenError, match="this kernel has no AF_VSOCK") as no:
+        open_listeners(["vsock::9000"])
+    assert no.value.errno == errno.EAFNOSUPPORT
+    assert "modprobe vsock" in no.value.remedy
+
+
+def test_connecting_names_the_module() -> None:
+    with pytest.raises(ConnectError, match="this kernel has no AF_VSOCK") as no:
+        anyio.run(send_heartbeat, backend="trio")
+    assert no.value.errno == errno.EAFNOSUPPORT
+
+
+@pytest.mark.parametrize("command", ["serve", "send"])
+def test_the_script_says_so_too(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nitrohb", command], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "modprobe vsock" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
