@@ -7,7 +7,6 @@ import socket
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -57,28 +56,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="this Python has no AF_VSOCK")
-@pytest.mark.parametrize("command", ["serve", "send"])
-def test_a_profile_that_blocks_af_vsock_is_named(command: str) -> None:
-    done = subprocess.run(
-        [*NITROHB, command], preexec_fn=block_af_vsock, capture_output=True, text=True
-    )
+def test_a_profile_that_blocks_af_vsock_is_named() -> None:
+    done = subprocess.run(NITROHB, preexec_fn=block_af_vsock, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert "AF_VSOCK is not permitted here" in done.stderr
     assert "seccomp" in done.stderr
     assert len(done.stderr.splitlines()) == 2
-
-
-def test_a_socket_that_is_passed_in_avoids_it(tmp_path: Path) -> None:
-    path = tmp_path / "hb"
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-        sock.listen()
-        fd = sock.fileno()
-        server = subprocess.Popen(
-            [*NITROHB, "-l", f"fd:{fd}", "--quiet"], pass_fds=[fd], preexec_fn=block_af_vsock
-        )
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
-        client.sendall(b"\xb7")
-        assert client.recv(1) == b"\xb7"
-    assert server.wait() == 0

@@ -34,6 +34,7 @@ from nitrohb import (
     serve_heartbeat,
 )
 from tests.support import B7, names
+from tests.test_seccomp import block_af_vsock
 
 pytestmark = pytest.mark.vsock
 
@@ -251,7 +252,10 @@ def test_the_script_from_listening_to_done(enclave: Callable[..., int]) -> None:
     assert isinstance(parse_address(events[3]["peer"]), VsockAddress)
 
 
-def test_the_script_on_an_inherited_socket(enclave: Callable[..., int]) -> None:
+@pytest.mark.parametrize("profile", [None, block_af_vsock])
+def test_the_script_on_an_inherited_socket(
+    enclave: Callable[..., int], profile: Callable[[], None] | None
+) -> None:
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as sock:
         sock.bind((socket.VMADDR_CID_ANY, 9000))
         sock.listen()
@@ -259,6 +263,7 @@ def test_the_script_on_an_inherited_socket(enclave: Callable[..., int]) -> None:
         server = subprocess.Popen(
             [*NITROHB, "-l", f"fd:{fd}", "--allow-cid", str(LOCAL), "--format", "json"],
             pass_fds=[fd],
+            preexec_fn=profile,
             stdout=subprocess.PIPE,
         )
     assert enclave() == ECHOED

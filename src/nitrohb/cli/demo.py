@@ -7,6 +7,7 @@ import tempfile
 from functools import partial
 
 from ..addresses import UnixAddress
+from ..errors import NitrohbError
 from . import exits
 from .console import Console
 from .stop import Stop
@@ -33,13 +34,23 @@ def demo(_args: argparse.Namespace, console: Console, stop: Stop) -> int:
             await nursery.start(partial(serve_heartbeat, address, on_event=parent))
             console.print(f"enclave  boots: its init connects and sends {byte}")
             seconds = await send_heartbeat(address)
-            console.print(f"enclave  got {byte} back after {seconds * 1000:.1f} ms: it goes on to")
-            console.print("enclave  start its application; without an answer it would now be dead")
+        console.print(f"enclave  got {byte} back after {seconds * 1000:.1f} ms: it goes on to")
+        console.print("enclave  start its application; without an answer it would now be dead")
         return exits.DONE
 
-    with tempfile.TemporaryDirectory(prefix="nitrohb-") as directory:
+    with _temporary_directory() as directory:
         address = UnixAddress(os.path.join(directory, "demo.sock"))
         status = stop.run(partial(boot, address))
     if status == exits.DONE:
         console.print("That was a whole boot. For a real enclave: nitrohb serve (see --help)")
     return status
+
+
+def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="nitrohb-")
+    except OSError as error:
+        raise NitrohbError(
+            f"the demo finds no place for its socket: {error.strerror}\n"
+            "Name a directory in which you may write: TMPDIR=DIR nitrohb demo"
+        ) from error

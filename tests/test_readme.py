@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README does what it says: its examples run, and print what it shows."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sybil import Document, Example
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+SET_UP = ".venv/bin/"  # the two commands that set everything up: CI runs those themselves
+
+
+def run_shell(example: Example) -> str:
+    """Run a block of shell commands; what it prints is compared with the text block after it."""
+    if SET_UP in example.parsed:
+        return ""
+    shell = ["bash", "-euo", "pipefail", "-c", example.parsed]
+    output = subprocess.run(shell, check=True, capture_output=True, text=True, timeout=60).stdout
+    example.namespace["output"] = output
+    return ""
+
+
+def shape(text: str) -> str:
+    """A text without what differs from run to run: times, numbers, temporary names."""
+    text = re.sub(r"nitrohb-\w+", "nitrohb-NAME", text)
+    return re.sub(r"[\d.]+ m?s\b", "TIME", re.sub(r"\d[\d.:TZ-]*", "N", text)).strip()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = os.path.dirname(sys.executable)
+    monkeypatch.setenv("PATH", here, prepend=os.pathsep)
+
+
+def block(language: str, beginning: str) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    (found,) = [text for text in blocks if text.startswith(beginning)]
+    return str(found)
+
+
+def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
+    parsers = [PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)]
+    document = Document.parse(str(README), *parsers)
+    document.namespace["__name__"] = "readme"
+    examples = list(document.examples())
+    for example in examples:
+        example.evaluate()
+    assert len(examples) == 5
+    shown = block("text", "unix:enclave.sock answered")
+    assert shape(document.namespace["output"]) == shape(shown)
+    printed = capfd.readouterr().out
+    assert block("text", "cannot connect") in printed
+    assert printed.count("Heartbeat(") == 1
+
+
+def test_the_demo_prints_what_is_shown() -> None:
+    demo = subprocess.run(["nitrohb", "demo"], capture_output=True, text=True, check=True)
+    assert shape(demo.stdout) == shape(block("text", "parent "))
+
+
+def test_ci_runs_the_two_commands_word_for_word() -> None:
+    commands = [
+        line for line in README.read_text().splitlines() if line.startswith("python3 -m venv")
+    ]
+    assert len(commands) == 2
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert all(command in script for command in commands)
