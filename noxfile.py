@@ -18,6 +18,7 @@ nox.needs_version = ">=2025.5"
 nox.options.sessions = ["lint", "typing", "tests", "coverage"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+COVERAGE = Path(".nox/coverage-data").resolve()
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 # Each kernel has its own tests: a module that is not loaded is an error that a user can meet.
 KERNELS = {
@@ -43,18 +44,15 @@ def works(python: str) -> bool:
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the wheel of nitrohb, as a user would, and some groups of what its tests need."""
-    dependencies = nox.project.dependency_groups(PROJECT, *groups)
-    session.install(*dependencies)
-    session.install("--force-reinstall", "--no-deps", ".")
-    session.install(".")
+    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".")
 
 
 def coverage_data(session: nox.Session) -> dict[str, str]:
     """Where a session's own coverage goes: whatever an earlier run left there is removed."""
-    directory = Path(session.virtualenv.location).parent / "coverage" / session.name
+    directory = COVERAGE / session.name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    return {"COVERAGE_FILE": str(directory.resolve() / "data")}
+    return {"COVERAGE_FILE": str(directory / "coverage")}
 
 
 @nox.session
@@ -85,9 +83,8 @@ def tests(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Demand that the tests so far have taken every branch of the source."""
     session.install(*nox.project.dependency_groups(PROJECT, "tests"))
-    data = Path(session.virtualenv.location).parent / "coverage"
-    env = {"COVERAGE_FILE": str(data.resolve() / "combined")}
-    session.run("coverage", "combine", "--keep", *sorted(map(str, data.glob("*/"))), env=env)
+    env = {"COVERAGE_FILE": str(COVERAGE / "coverage")}
+    session.run("coverage", "combine", "--keep", *sorted(map(str, COVERAGE.glob("*/"))), env=env)
     session.run("coverage", "report", env=env)
 
 

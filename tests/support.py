@@ -2,6 +2,7 @@
 """What several tests need: clients, peers with CIDs, servers that report what they do."""
 
 import contextlib
+import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -102,6 +103,16 @@ async def serving(*listen: Any, **options: Any) -> AsyncGenerator[list[Event]]:
 
 def names(events: list[Event]) -> list[str]:
     return [event.name for event in events]
+
+
+def without_capability(*names: str) -> list[str]:
+    """What to put before a command so that it lacks some of root's capabilities.
+
+    The user stays the same, who can read the Python that runs here; another one may not.
+    """
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", *(f"--bounding-set=-{name}" for name in names), "--"]
 
 
 settled = wait_all_tasks_blocked

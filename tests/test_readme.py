@@ -46,8 +46,9 @@ def block(language: str, beginning: str) -> str:
 
 
 def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
-    parsers = [PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)]
-    document = Document.parse(str(README), *parsers)
+    document = Document.parse(
+        str(README), PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)
+    )
     document.namespace["__name__"] = "readme"
     examples = list(document.examples())
     for example in examples:
