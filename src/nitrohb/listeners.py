@@ -8,7 +8,7 @@ import socket
 import stat
 import time
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Self
 
 from .addresses import (
@@ -76,8 +76,8 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours. May be repeated."""
-        if self._path is not None and _identity(self._path) == self._file:
-            os.unlink(self._path)
+        if self._path is not None:
+            _remove_own(self._path, self._file)
         self._path = None
         self.sock.close()
 
@@ -158,7 +158,7 @@ def require_cids(targets: Iterable[Target]) -> None:
         UsageError: A target is a Unix socket.
     """
     for target in targets:
-        address = target.address if isinstance(target, Listener) else target
+        address = _address(target)
         lacking = isinstance(address, UnixAddress | HybridAddress)
         if lacking or (isinstance(target, Listener) and not target.has_cids):
             raise UsageError(
@@ -168,18 +168,27 @@ def require_cids(targets: Iterable[Target]) -> None:
 
 
 def _check_distinct(targets: list[Target]) -> None:
-    seen = set[object]()
-    for target in targets:
-        key = target.address if isinstance(target, Listener) else target
-        if key in seen:
-            raise UsageError(f"{key} is named twice: an address can be listened on once")
-        seen.add(key)
+    seen = set[Address]()
+    for address in map(_address, targets):
+        if address in seen:
+            raise UsageError(f"{address} is named twice: an address can be listened on once")
+        seen.add(address)
+
+
+def _address(target: Target) -> Address:
+    """Where a target listens, or is to listen; a socket that is handed in is its descriptor."""
+    match target:
+        case Listener():
+            return target.address
+        case socket.socket():
+            return InheritedSocket(target.fileno())
+        case _:
+            return target
 
 
 def _open(target: Target, mode: int, group: int | None) -> Listener:
     if isinstance(target, Listener):
         return target
-    address = InheritedSocket(target.fileno()) if isinstance(target, socket.socket) else target
     try:
         match target:
             case VsockAddress():
@@ -188,10 +197,10 @@ def _open(target: Target, mode: int, group: int | None) -> Listener:
                 return Listener(target, _open_unix(target, mode, group), path=target.path)
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
-            case socket.socket():
-                return Listener(address, _checked(target))
+            case _:
+                return Listener(_address(target), _checked(target))
     except OSError as error:
-        raise listen_error(address, error.errno or 0) from error
+        raise listen_error(_address(target), error.errno or 0) from error
 
 
 def _open_vsock(address: VsockAddress) -> socket.socket:
@@ -216,7 +225,7 @@ def _open_unix(address: UnixAddress | HybridAddress, mode: int, group: int | Non
         # there is no moment at which anybody else may connect.
         os.fchmod(sock.fileno(), 0o600)
         _bind_unix(sock, path)
-        undo.callback(os.unlink, path)
+        undo.callback(_remove_own, path, _identity(path))
         if mode != 0o600 or group is not None:
             _share(path, mode, group)
         sock.listen(_BACKLOG)
@@ -245,7 +254,8 @@ def _bind_unix(sock: socket.socket, path: str) -> None:
         if error.errno != errno.EADDRINUSE:
             raise
         with _locked(os.path.dirname(path) or "."):
-            _remove_dead_socket(path)
+            with suppress(FileNotFoundError):  # whoever it was has just removed it
+                _remove_dead_socket(path)
             sock.bind(path)
 
 
@@ -308,6 +318,17 @@ def _checked(sock: socket.socket) -> socket.socket:
         raise OSError(errno.EINVAL, "not listening")
     sock.set_inheritable(False)
     return sock
+
+
+def _remove_own(path: str, file: tuple[int, int] | None) -> None:
+    """Remove a socket file of ours, unless another file has taken its name.
+
+    One that cannot be removed, say because privileges were dropped since, stays behind as a dead
+    socket, which the next start replaces. That is no reason to leave the socket itself open.
+    """
+    with suppress(OSError):
+        if _identity(path) == file:
+            os.unlink(path)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -89,6 +89,10 @@ _UNIX: Final = _ANY | {
         "its socket file may not be created or replaced there",
         "Choose a directory in which you may write, or change its owner or mode.",
     ),
+    errno.EPERM: _Advice(
+        "its socket file may not be created there, or not be given that group",
+        "Choose a group of which you are a member, or a directory in which you may write.",
+    ),
     errno.EROFS: _Advice(
         "{directory} is on a read-only file system", "Choose a directory in which you may write."
     ),
@@ -136,7 +140,8 @@ _INHERITED: Final = _ANY | {
     ),
     errno.EPROTOTYPE: _Advice("it is not a stream socket", "Pass a SOCK_STREAM socket."),
     errno.EAFNOSUPPORT: _Advice(
-        "it is neither an AF_VSOCK nor a Unix socket", "Pass a socket of one of these families."
+        "it is neither a Unix socket nor an AF_VSOCK one that this Python knows",
+        "Pass a socket of one of these families.",
     ),
 }
 
@@ -149,7 +154,7 @@ def listen_error(address: Address, number: int) -> ListenError:
         number: The errno, or :data:`NO_AF_VSOCK`.
     """
     match address:
-        case VsockAddress(cid=1) if number == errno.EADDRNOTAVAIL:
+        case VsockAddress(cid) if (cid, number) == (_LOOPBACK_CID, errno.EADDRNOTAVAIL):
             table = {number: _LOOPBACK_MISSING}
         case VsockAddress():
             table = _VSOCK_LISTEN
@@ -193,5 +198,5 @@ def _facts(address: Address) -> dict[str, object]:
         case UnixAddress() | HybridAddress():
             directory = os.path.dirname(address.path) or "."
             return facts | {"path": address.path, "directory": directory}
-        case InheritedSocket(fd):
-            return facts | {"fd": fd}
+        case _:
+            return facts | {"fd": address.fd}

@@ -2,15 +2,19 @@
 """What the console script prints: lines on stdout and stderr, and a status line on a terminal.
 
 A heartbeat is never lost for want of somebody to read about it: when stdout or stderr cannot be
-written to any more, printing there ends, and the command goes on.
+written to any more, or nobody makes room in a full pipe, printing there ends, and the command goes
+on.
 """
 
 import errno
 import os
+import select
 import sys
 from typing import Final, TextIO
 
 __all__ = ["Console"]
+
+_PATIENCE: Final = 1.0  # seconds; all the while no enclave is answered
 
 _CLEAR_LINE: Final = "\r\x1b[K"
 
@@ -81,9 +85,11 @@ def _write(stream: TextIO | None, text: str) -> str:
         What went wrong, if anything. The stream then goes nowhere.
     """
     if stream is None:  # it was closed before Python started
-        return os.strerror(errno.EBADF)
+        return "it is closed"
     try:
         stream.flush()
+        if not select.select([], [stream], [], _PATIENCE)[1]:
+            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
         stream.buffer.write(os.fsencode(text))
         stream.buffer.flush()
     except OSError as error:

@@ -25,14 +25,14 @@ Command = Callable[[argparse.Namespace, Console, Stop], int]
 
 _ADDRESSES: Final = """\
 addresses:
-  vsock::9000            AF_VSOCK port 9000, on every local CID
   vsock:3:9000           AF_VSOCK port 9000 of CID 3
   unix:/run/x.sock       a Unix socket
   hybrid:/tmp/vm4:9000   port 9000 of a VM whose vsock is the Unix socket /tmp/vm4
                          (Firecracker, Cloud Hypervisor, vhost-device-vsock)
 """
 
-_INHERITED: Final = """\
+_TO_LISTEN: Final = """\
+  vsock::9000            AF_VSOCK port 9000, on every local CID
   fd:3                   an inherited socket that is already listening
 """
 
@@ -95,7 +95,7 @@ def _add_serve(add: AddParser) -> None:
         "  nitrohb serve                             one enclave, on vsock::9000\n"
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
-        f"{_ADDRESSES}{_INHERITED}\n{_EXIT_CODES}",
+        f"{_ADDRESSES}{_TO_LISTEN}\n{_EXIT_CODES}",
     )
     parser.add_argument(
         "-l",

@@ -108,13 +108,19 @@ def _outcome(event: Heartbeat | Rejected | Disconnected) -> str:
     match event:
         case Heartbeat():
             return _HEARD
-        case Rejected(reason=Why.CID):
-            return f"came from CID {event.cid}, which is not allowed"
-        case Rejected(reason=Why.WRONG_BYTE):
-            return f"sent 0x{event.byte or 0:02X} instead of {_EXPECTED}"
-        case Rejected(reason=Why.TIMEOUT):
-            return "sent nothing"
-        case Rejected(reason=Why.ANSWERED):
-            return "came too late"
         case Disconnected():
             return "closed without a byte"
+        case Rejected():
+            return _refusal(event)
+
+
+def _refusal(event: Rejected) -> str:
+    match event.reason:
+        case Why.CID:
+            return f"came from CID {event.cid}, which is not allowed"
+        case Why.WRONG_BYTE:
+            return f"sent 0x{event.byte or 0:02X} instead of {_EXPECTED}"
+        case Why.TIMEOUT:
+            return "sent nothing"
+        case Why.ANSWERED:
+            return "came too late"

@@ -4,7 +4,8 @@
 A signal raises nothing where the program happens to stand: that could be between the making of a
 socket file and the note to remove it, or in a callback whose exceptions are lost. It cancels the
 command's cancel scope, or is remembered until there is one. What comes before that, to listen and
-to load trio, is soon over.
+to load trio, is soon over. After the first signal the process is on its way out, and lets no other
+through: it must not replace the exit code by a traceback.
 """
 
 import signal
@@ -37,9 +38,7 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
-            # Once stopped, the process is on its way out, and another signal must not replace its
-            # exit code by a traceback.
-            signal.signal(number, before if self.signal is None else signal.SIG_IGN)
+            signal.signal(number, before)
 
     def run(self, command: Callable[[], Awaitable[int]]) -> int:
         """Run an async command under trio until it returns its exit code or a signal cancels it.
@@ -66,5 +65,6 @@ class Stop:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
         if self._cancel is not None:
             self._cancel()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of the console script, and plain sockets to talk to them. No wait is without bound."""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from nitrohb.cli import main
+
+PATIENCE = 30.0  # seconds: a slow machine may need some of them to start Python
+
+# A warning, say about a socket that was not closed, would show up on stderr.
+NITROHB = (sys.executable, "-W", "error", "-m", "nitrohb")
+
+HEARTBEAT = b"\xb7"
+
+
+class Script:
+    """A running nitrohb."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
+        self.popen = popen
+
+    def line(self) -> str:
+        """The next line of stdout."""
+        assert self.popen.stdout is not None
+        return read_until(self.popen.stdout.fileno(), lambda read: read.endswith(b"\n"))
+
+    def event(self) -> dict[str, Any]:
+        """The next line of stdout, as JSON."""
+        event: dict[str, Any] = json.loads(self.line())
+        return event
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for its end. Returns the exit code, and the rest of stdout and stderr."""
+        out, err = self.popen.communicate(timeout=PATIENCE)
+        return self.popen.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+@contextmanager
+def started(
+    *args: str,
+    command: tuple[str, ...] = NITROHB,
+    stdin: int | None = None,
+    stdout: int | None = subprocess.PIPE,
+    stderr: int | None = subprocess.PIPE,
+    pass_fds: tuple[int, ...] = (),
+    umask: int = -1,
+    env: dict[str, str] | None = None,
+) -> Generator[Script]:
+    """Start nitrohb; if it still runs in the end, kill it."""
+    with subprocess.Popen(
+        [*command, *args],
+        bufsize=0,  # line() looks at the pipe, so that nothing may hide in a buffer
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        umask=umask,
+        env=None if env is None else os.environ | env,
+    ) as popen:
+        try:
+            yield Script(popen)
+        finally:
+            popen.kill()
+
+
+def nitrohb(*args: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Run nitrohb to its end. Returns its exit code, stdout and stderr."""
+    with started(*args, env=env) as script:
+        return script.end()
+
+
+def nitrohb_here(*args: str) -> tuple[int, str, str]:
+    """Run nitrohb to its end in this process, whose stdout and stderr are files meanwhile."""
+    with open(os.memfd_create("out"), "w+") as out, open(os.memfd_create("err"), "w+") as err:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(args)
+        out.seek(0)
+        err.seek(0)
+        return code, out.read(), err.read()
+
+
+def redirected(how: str) -> tuple[str, ...]:
+    """The command, with redirections as a shell writes them."""
+    return ("sh", "-c", f'exec "$@" {how}', "sh", *NITROHB)
+
+
+def read_until(fd: int, enough: Callable[[bytes], bool]) -> str:
+    """Read bytes, until there are enough or it ends."""
+    read = b""
+    until = time.monotonic() + PATIENCE
+    while not enough(read):
+        readable, _, _ = select.select([fd], [], [], until - time.monotonic())
+        assert readable, f"waited in vain, after {read!r}"
+        try:
+            byte = os.read(fd, 1)
+        except OSError:  # EIO: how a terminal ends
+            byte = b""
+        if not byte:
+            break
+        read += byte
+    return read.decode()
+
+
+def wait_for_file(path: Path) -> None:
+    """Wait for a socket file, as soon as it is there."""
+    until = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < until, f"no {path}"
+        time.sleep(0.001)
+
+
+@contextmanager
+def connected(path: Path) -> Generator[socket.socket]:
+    """Be a client, as soon as somebody listens on a path."""
+    until = time.monotonic() + PATIENCE
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        while client.connect_ex(str(path)) != 0:
+            assert time.monotonic() < until, f"nobody listens on {path}"
+            time.sleep(0.001)
+        yield client
+
+
+def beat(path: Path, byte: bytes = HEARTBEAT) -> bytes:
+    """Send a byte as soon as somebody listens, and return what comes back; ``b""`` is the end."""
+    with connected(path) as client:
+        client.sendall(byte)
+        return client.recv(2)
+
+
+@contextmanager
+def listening(path: Path) -> Generator[socket.socket]:
+    """Be a server on a path. Its socket file stays."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(PATIENCE)
+        server.bind(str(path))
+        server.listen()
+        yield server

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pieces of the console script, where a process would need an AF_VSOCK or perfect timing."""
+
+import errno
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trio
+
+from nitrohb import (
+    CID_ANY,
+    Address,
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Heartbeat,
+    Listener,
+    Listening,
+    Rejected,
+    RejectReason,
+    VsockAddress,
+)
+from nitrohb.cli.report import Reporter, to_text
+from nitrohb.cli.stop import Stop
+
+from .process import connected, listening, nitrohb_here
+
+ANY = VsockAddress(CID_ANY, 9000)
+PEER = VsockAddress(16, 1234)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TIME = datetime(2025, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)
+
+
+def rejected(reason: RejectReason, byte: int | None = None) -> Rejected:
+    return Rejected(address=ANY, time=TIME, peer=PEER, reason=reason, byte=byte)
+
+
+def heartbeat(*, echoed: bool = True) -> Heartbeat:
+    return Heartbeat(
+        address=ANY,
+        time=TIME,
+        peer=PEER,
+        listening_seconds=75.04,
+        echo_seconds=0.0002,
+        echoed=echoed,
+    )
+
+
+CONNECTED = Connected(address=ANY, time=TIME, peer=PEER)
+DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (Listening(address=ANY, time=TIME), "listening    vsock::9000"),
+        (CONNECTED, "connected    vsock::9000 cid 16"),
+        (DISCONNECTED, "disconnected vsock::9000 cid 16 (without a byte)"),
+        (Done(address=ANY, time=TIME), "done         vsock::9000"),
+        (
+            heartbeat(),
+            "heartbeat    vsock::9000 cid 16"
+            " (echoed 0.2 ms after it connected, 75.0 s after we began to listen)",
+        ),
+        (
+            heartbeat(echoed=False),
+            "heartbeat    vsock::9000 cid 16"
+            " (gone before its echo 0.2 ms after it connected, 75.0 s after we began to listen)",
+        ),
+        (rejected(RejectReason.CID), "rejected     vsock::9000 cid 16 (not an allowed CID)"),
+        (
+            rejected(RejectReason.WRONG_BYTE, 0x0A),
+            "rejected     vsock::9000 cid 16 (sent 0x0A, not 0xB7)",
+        ),
+        (rejected(RejectReason.TIMEOUT), "rejected     vsock::9000 cid 16 (sent nothing in time)"),
+        (
+            rejected(RejectReason.ANSWERED),
+            "rejected     vsock::9000 cid 16 (this address has answered another)",
+        ),
+    ],
+)
+def test_text_of_an_event(event: Event, text: str) -> None:
+    assert to_text(event) == f"03:04:05.006Z {text}"
+
+
+@pytest.mark.parametrize(
+    ("events", "seen"),
+    [
+        ([], ""),
+        ([CONNECTED], "1 had sent nothing yet"),
+        ([CONNECTED, DISCONNECTED], "1 closed without a byte"),
+        (
+            [CONNECTED, rejected(RejectReason.CID)],
+            "1 came from CID 16, which is not allowed",
+        ),
+        (
+            [CONNECTED, CONNECTED, rejected(RejectReason.WRONG_BYTE, 0), DISCONNECTED],
+            "1 sent 0x00 instead of 0xB7; 1 closed without a byte",
+        ),
+        (
+            2 * [CONNECTED, rejected(RejectReason.TIMEOUT)] + [CONNECTED, DISCONNECTED],
+            "2 sent nothing; 1 closed without a byte",
+        ),
+    ],
+)
+def test_reporter_remembers_what_came_instead_of_a_heartbeat(
+    events: list[Event], seen: str
+) -> None:
+    report = Reporter(pytest.fail, None)
+    report(Listening(address=ANY, time=TIME))
+    for event in events:
+        report(event)
+    assert list(report.unheard()) == [(ANY, seen)]
+
+
+def test_address_with_a_heartbeat_is_not_unheard_whatever_else_came() -> None:
+    report = Reporter(pytest.fail, None)
+    events = (CONNECTED, CONNECTED, heartbeat(), rejected(RejectReason.ANSWERED))
+    for event in (Listening(address=ANY, time=TIME), *events):
+        report(event)
+    assert list(report.unheard()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "address", "advice"),
+    [
+        ([], ANY, "nitrohb send vsock:3:9000"),
+        (["-l", "vsock:5:9001"], VsockAddress(5, 9001), "nitrohb send vsock:5:9001"),
+    ],
+)
+def test_timeout_on_vsock_tells_what_to_try_inside_the_enclave(
+    args: list[str], address: Address, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_listeners(addresses: Sequence[Address], **_: object) -> list[Listener]:
+        assert addresses == [address]
+        sock = socket.socket(socket.AF_UNIX)  # in the place of an AF_VSOCK, which may be missing
+        sock.bind("")
+        sock.listen()
+        return [Listener(address, sock)]
+
+    monkeypatch.setattr("nitrohb.cli.serve.open_listeners", open_listeners)
+    code, out, err = nitrohb_here(*args, "--quiet", "--timeout", "0.05")
+    assert (code, out) == (124, "")
+    assert err == (
+        f"nitrohb: no heartbeat on {address} within 0.05 s: nobody connected\n"
+        "Does the enclave run, and do its connections arrive here?"
+        f" To try it out, inside the enclave: {advice}\n"
+    )
+
+
+def test_listening_socket_that_breaks_is_told_in_words(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Listener) -> NoReturn:
+        raise OSError(errno.ENOTSOCK, "broken")
+
+    monkeypatch.setattr(Listener, "accept", broken)
+    with listening(sock) as server, connected(sock):
+        fd = server.detach()  # nitrohb's from now on
+        result = nitrohb_here("-l", f"fd:{fd}", "--quiet")
+    assert result == (
+        1,
+        "",
+        f"nitrohb: cannot listen on fd:{fd}: it is not a socket (ENOTSOCK)\n"
+        "Pass a listening socket in under that number.\n",
+    )
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Leave the handlers of signals, and what is blocked, as they were."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # forgets one that is blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def no_answer() -> int:
+    await trio.sleep_forever()
+    raise AssertionError("unreachable")
+
+
+async def answer() -> int:
+    return 7
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_before_the_command_begins_cancels_it(number: int, status: int) -> None:
+    with Stop() as stop:
+        signal.raise_signal(number)
+        assert stop.run(no_answer) == status
+
+
+@pytest.mark.usefixtures("handlers")
+def test_first_signal_decides_and_another_does_no_harm() -> None:
+    async def interrupted() -> int:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return await no_answer()
+
+    with Stop() as stop:
+        assert stop.run(interrupted) == 143
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("handlers")
+def test_two_signals_at_once_are_one() -> None:
+    with Stop() as stop:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for number in SIGNALS:
+            signal.raise_signal(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        assert stop.run(no_answer) == 130
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signal_after_the_command_has_ended_does_no_harm() -> None:
+    with Stop() as stop:
+        assert stop.run(answer) == 7
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("handlers")
+def test_demo_that_is_interrupted_does_not_tell_of_a_whole_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(_: Address) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return await no_answer()
+
+    monkeypatch.setattr("nitrohb.client.send_heartbeat", interrupted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code, out, err = nitrohb_here("demo")
+    assert (code, err) == (130, "")
+    assert out.splitlines()[-1] == "enclave  boots: its init connects and sends 0xB7"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("handlers")
+def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not before
+        assert stop.run(answer) == 7
+    assert signal.getsignal(signal.SIGTERM) is before

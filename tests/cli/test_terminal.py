@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees who watches: the status line of a wait, and no rest of it."""
+
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .process import HEARTBEAT, Script, beat, read_until, started
+
+
+@contextmanager
+def on_terminal(*args: str, stdout: int | None = None) -> Generator[tuple[Script, int]]:
+    """Start nitrohb on a terminal, and have the end of it at which a person sits."""
+    ours, theirs = pty.openpty()
+    try:
+        with started(*args, stdout=stdout or theirs, stderr=theirs) as script:
+            os.close(theirs)
+            yield script, ours
+    finally:
+        os.close(ours)
+
+
+def on_screen(written: str) -> str:
+    """What of it stays on a terminal's screen, whose cursor is only ever moved by clearing a line.
+
+    The status line must not wrap: between its two marks, and only there, that is switched off.
+    """
+    left = re.sub(r"[^\n]*\r\x1b\[K", "", written.replace("\r\n", "\n"))
+    return re.sub(r"\x1b\[\?7l(.*)\x1b\[\?7h", r"\1", left)
+
+
+def watch(terminal: int, what: str) -> str:
+    """Wait until something has been written on a terminal, and return all that was."""
+    return read_until(terminal, lambda read: read.endswith(what.encode()))
+
+
+def rest(terminal: int) -> str:
+    """Everything that is written on a terminal until the script ends."""
+    return read_until(terminal, lambda read: False)
+
+
+def test_waiting_line_is_gone_when_the_wait_is_over(sock: Path) -> None:
+    with on_terminal("-l", f"unix:{sock}", stdout=subprocess.PIPE) as (script, terminal):
+        written = watch(terminal, f"on unix:{sock}\x1b[?7h")
+        assert on_screen(written) == f"0:00 waiting for a heartbeat on unix:{sock}"
+        written += watch(terminal, f"0:01 waiting for a heartbeat on unix:{sock}\x1b[?7h")
+        assert on_screen(written) == f"0:01 waiting for a heartbeat on unix:{sock}"
+        assert beat(sock) == HEARTBEAT
+        assert on_screen(written + rest(terminal)) == ""
+        code, out, _ = script.end()
+    assert (code, len(out.splitlines())) == (0, 4)
+    assert "waiting for" not in out
+    assert "\x1b" not in out
+
+
+def test_waiting_line_stays_below_the_events(sock: Path) -> None:
+    with on_terminal("-l", f"unix:{sock}", "--keep") as (script, terminal):
+        written = watch(terminal, f"waiting for a heartbeat on unix:{sock}\x1b[?7h")
+        assert beat(sock) == HEARTBEAT
+        written += watch(terminal, "began to listen)\r\n")
+        written += watch(terminal, "\x1b[?7h")
+        *events, waiting = on_screen(written).split("\n")
+        assert [event.split()[1] for event in events] == ["listening", "connected", "heartbeat"]
+        assert re.fullmatch(rf"\d+:\d\d waiting for a heartbeat on unix:{sock}", waiting)
+        script.popen.terminate()
+        assert on_screen(written + rest(terminal)) == "".join(f"{line}\n" for line in events)
+        assert script.end()[0] == 143
+
+
+def test_error_clears_the_waiting_line(sock: Path) -> None:
+    args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.3")
+    with on_terminal(*args, stdout=subprocess.PIPE) as (script, terminal):
+        first, second, end = on_screen(rest(terminal)).split("\n")
+        assert script.end()[:2] == (124, "")
+    assert first == f"nitrohb: no heartbeat on unix:{sock} within 0.3 s: nobody connected"
+    assert second.startswith("Does the enclave run")
+    assert end == ""

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line takes, and what it says about what it does not take."""
+
+import grp
+from pathlib import Path
+
+import pytest
+
+import nitrohb as library
+from nitrohb.cli.parser import parse
+
+from .process import nitrohb
+
+
+def test_version() -> None:
+    assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["", "serve", "send", "demo"])
+def test_help_has_an_example(command: str) -> None:
+    code, out, err = nitrohb(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    assert f"  nitrohb {command}" in out.partition("example")[2]
+
+
+def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
+    _, out, _ = nitrohb("send", "--help")
+    assert "vsock:3:9000 " in out
+    assert "vsock::9000" not in out
+    assert "fd:" not in out
+
+
+LONG = "/tmp/" + 103 * "x"
+
+
+@pytest.mark.parametrize(
+    ("args", "quoted"),
+    [
+        (["-l", "tcp:1:2"], "'tcp:1:2'"),
+        (["-l", ""], "''"),
+        (["-l", "vsock:9000"], "'vsock:9000'"),
+        (["-l", "vsock::4294967296"], "'4294967296'"),
+        (["-l", "vsock:x:9000"], "'vsock:x:9000'"),
+        (["-l", "unix:"], "'unix:'"),
+        (["-l", "unix:@x"], "'unix:@x'"),
+        (["-l", "unix:a\nb"], "'unix:a\\nb'"),
+        (["-l", f"unix:{LONG}"], f"at most 107 bytes, got 108 ('{LONG}')"),
+        (["-l", "hybrid:/vm4"], "'hybrid:/vm4'"),
+        (["-l", "fd:-1"], "'fd:-1'"),
+        (["--allow-cid", "4x"], "'4x'"),
+        (["--allow-cid", "-1"], "'-1'"),
+        (["--timeout", "soon"], "'soon'"),
+        (["--timeout", "0"], "'0'"),
+        (["--timeout", "nan"], "'nan'"),
+        (["--handshake-timeout", "inf"], "'inf'"),
+        (["--socket-mode", "0o600"], "'0o600'"),
+        (["--socket-mode", "1777"], "'1777'"),
+        (["--socket-group", "no such group"], "'no such group'"),
+        (["--format", "xml"], "'xml'"),
+        (["--lis", "vsock::9000"], "--lis vsock::9000"),
+        (["serve", "vsock::9000"], "vsock::9000"),
+        (["listen"], "'listen'"),
+        (["send", "nowhere"], "'nowhere'"),
+        (["send", "--timeout", "-1"], "'-1'"),
+    ],
+)
+def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
+    code, out, err = nitrohb(*args)
+    assert (code, out) == (2, "")
+    assert quoted in err
+    message, remedy = err.splitlines()
+    assert message.startswith("nitrohb")
+    assert remedy.startswith("Try: nitrohb ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["--allow-cid", "4", "-l", "unix:{sock}"],
+            "unix:{sock} is a Unix socket, whose peers have no CID:"
+            " a list of allowed CIDs works on vsock addresses only",
+        ),
+        (
+            ["-l", "unix:{sock}", "-l", "unix:{sock}"],
+            "unix:{sock} is named twice: an address can be listened on once",
+        ),
+        (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
+        (
+            ["send", "vsock::9000"],
+            "vsock::9000 names no machine to connect to:"
+            " write vsock:3:9000 for an enclave's parent",
+        ),
+    ],
+)
+def test_arguments_that_make_no_sense_together(args: list[str], message: str, sock: Path) -> None:
+    result = nitrohb(*(arg.format(sock=sock) for arg in args))
+    assert result == (2, "", f"nitrohb: {message.format(sock=sock)}\n")
+    assert not sock.exists()
+
+
+def test_groups_have_names_and_numbers() -> None:
+    group = grp.getgrall()[0]
+    assert parse(["--socket-group", group.gr_name]).socket_group == group.gr_gid
+    assert parse(["--socket-group", "987654321"]).socket_group == 987654321

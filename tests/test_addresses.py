@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses: read and written, and everything that is none."""
+
+import dataclasses
+import os
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import example, given
+
+from nitrohb.addresses import (
+    CID_ANY,
+    PORT_ANY,
+    Address,
+    HybridAddress,
+    InheritedSocket,
+    UnixAddress,
+    VsockAddress,
+    parse_address,
+    parse_number,
+)
+from nitrohb.errors import AddressError
+
+U32 = 2**32 - 1
+FD_MAX = 2**31 - 1
+PATH_MAX = 107  # bytes of a path in sun_path, unix(7)
+
+HUGE = "9" * 10_000  # int() itself refuses more than 4300 digits
+
+
+# --- strategies ---------------------------------------------------------------------------------
+
+ports = st.integers(0, U32)
+
+
+def is_path(path: str, size: int = PATH_MAX) -> bool:
+    """Whether a text can be the path of a socket, by another road than the one under test."""
+    control = any(ord(char) < 32 or 127 <= ord(char) < 160 for char in path)
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(encoded) <= size and not path.startswith("@") and not control
+
+
+def paths(size: int = PATH_MAX) -> st.SearchStrategy[str]:
+    likely = st.text("abz/._-: @é٣\u20ac", min_size=1, max_size=size)
+    return st.one_of(likely, st.text(max_size=size)).filter(lambda path: is_path(path, size))
+
+
+vsock_addresses = st.builds(VsockAddress, st.integers(0, U32), ports)
+unix_addresses = st.builds(UnixAddress, paths())
+hybrid_addresses = st.builds(HybridAddress, paths(PATH_MAX - 11), ports)
+inherited_sockets = st.builds(InheritedSocket, st.integers(0, FD_MAX))
+addresses = st.one_of(vsock_addresses, unix_addresses, hybrid_addresses, inherited_sockets)
+
+# Texts that are near to an address: right and wrong parts, put together right and wrong.
+scheme = st.sampled_from(["vsock", "unix", "hybrid", "fd", "VSOCK", "tcp", "", " vsock"])
+part = st.one_of(
+    st.sampled_from(["", "0", "3", "00", "-1", "+1", " 1", "1 ", "1_0", "0x10", "٣", "²"]),
+    st.sampled_from(["4294967295", "4294967296", "2147483647", "2147483648", "/x", "@x", "\0"]),
+    st.integers(0, 2**34).map(str),
+    st.text(max_size=5),
+)
+near_texts = st.tuples(scheme, st.lists(part, max_size=4)).map(
+    lambda parts: ":".join([parts[0], *parts[1]])
+)
+
+
+# --- exact inverses -----------------------------------------------------------------------------
+
+
+@given(addresses)
+def test_what_is_written_is_read_as_the_same(address: Address) -> None:
+    assert parse_address(str(address)) == address
+
+
+@given(st.one_of(near_texts, st.text()))
+@example("vsock::9000")
+@example("hybrid:/a:b:1")
+@example("unix:a:b")
+@example("unix: ")
+@example("fd:" + HUGE)
+@example("vsock:" + HUGE + ":" + HUGE)
+@example("unix:\ud800")
+@example("unix:\udc80")
+def test_what_is_read_is_written_as_the_same_and_nothing_else_is_raised(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except AddressError as error:
+        message = str(error)
+    else:
+        assert str(address) == text
+        return
+    assert repr(text) in message
+    assert "expected " in message
+
+
+@given(st.one_of(part, st.text()))
+def test_a_number_has_one_spelling(text: str) -> None:
+    try:
+        number = parse_number("CID", text)
+    except AddressError:
+        pass
+    else:
+        assert str(number) == text
+        assert 0 <= number < U32
+
+
+@given(st.integers(0, U32 - 1))
+def test_every_number_in_range_is_read(number: int) -> None:
+    assert parse_number("CID", str(number)) == number
+
+
+# --- the documented forms -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("vsock::9000", VsockAddress(CID_ANY, 9000)),
+        ("vsock:3:9000", VsockAddress(3, 9000)),
+        ("vsock:0:0", VsockAddress(0, 0)),
+        ("vsock:4294967294:4294967295", VsockAddress(U32 - 1, PORT_ANY)),
+        ("unix:/run/x.sock", UnixAddress("/run/x.sock")),
+        ("unix:x", UnixAddress("x")),
+        ("unix:./@x", UnixAddress("./@x")),
+        ("unix:/a b:c", UnixAddress("/a b:c")),
+        ("hybrid:/vm4:9000", HybridAddress("/vm4", 9000)),
+        ("hybrid:/vm:4:4294967295", HybridAddress("/vm:4", U32)),
+        ("fd:0", InheritedSocket(0)),
+        ("fd:2147483647", InheritedSocket(FD_MAX)),
+    ],
+)
+def test_forms(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+def test_a_hybrid_address_listens_beside_its_vm() -> None:
+    assert HybridAddress("/tmp/vm4.vsock", 9000).path == "/tmp/vm4.vsock_9000"
+
+
+def test_any_is_all_ones() -> None:
+    """As VMADDR_CID_ANY and VMADDR_PORT_ANY of linux/vm_sockets.h are."""
+    assert CID_ANY == PORT_ANY == 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("address", [VsockAddress(3, 1), UnixAddress("a"), InheritedSocket(3)])
+def test_addresses_are_values(address: Address) -> None:
+    assert hash(address) == hash(parse_address(str(address)))
+    name = dataclasses.fields(address)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(address, name, 4)
+
+
+# --- everything that is no address --------------------------------------------------------------
+
+FORMS = "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT or fd:N, for example vsock::9000"
+CID = "expected a CID from 0 to 4294967294 in decimal"
+PORT = "expected a port from 0 to 4294967295 in decimal"
+FD = "expected a file descriptor from 0 to 2147483647 in decimal"
+CONTROL = "expected a path without control characters"
+
+NO_NUMBERS = [
+    "", " ", "-1", "+1", "-0", "00", "01", " 1", "1 ", "1\n", "1_0", "0x1", "1.0", "1e3", "one",
+    "٣", "²", "\uff11", "\0", HUGE, "-" + HUGE,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=lambda number: ascii(number[:10]))
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("vsock::{}", PORT),
+        ("vsock:3:{}", PORT),
+        ("hybrid:/vm4:{}", PORT),
+        ("fd:{}", FD),
+        ("vsock:{}:9000", CID),
+    ],
+)
+def test_no_number(form: str, expected: str, number: str) -> None:
+    text = form.format(number)
+    if text == "vsock::9000":
+        return  # no CID at all is every CID
+    with pytest.raises(AddressError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"{text!r} is not an address: {expected}, got {number!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vsock::4294967296", f"{PORT}, got '4294967296'"),
+        ("vsock:4294967295:1", f"{CID}, got '4294967295'"),  # ANY is written as nothing
+        ("hybrid:/vm4:4294967296", f"{PORT}, got '4294967296'"),
+        ("fd:2147483648", f"{FD}, got '2147483648'"),
+        ("vsock:1:2:3", f"{PORT}, got '2:3'"),
+        (
+            "vsock:9000",
+            "expected vsock:[CID]:PORT; for port 9000 of every CID write vsock::9000",
+        ),
+        ("hybrid:/vm4", "expected hybrid:PATH:PORT, for example hybrid:/tmp/vm4.vsock:9000"),
+        ("hybrid::9000", "expected a path, got none"),
+        ("unix:", "expected a path, got none"),
+        ("unix:a\0b", CONTROL),
+        ("unix:a\nb", CONTROL),
+        ("unix:a\x1bb", CONTROL),
+        ("unix:a\x7fb", CONTROL),
+        ("unix:a\x80b", CONTROL),
+        ("unix:a\x9fb", CONTROL),
+        ("hybrid:a\nb:1", CONTROL),
+        ("unix:\ud800", "expected a path that the file system can encode"),
+    ],
+)
+def test_no_address(text: str, expected: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"{text!r} is not an address: {expected}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "9000", "vsock", "unix", ":", ":9000", "VSOCK::9000", " vsock::9000", "tcp:1:2", "/run/x"],
+)
+def test_no_scheme(text: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"{text!r} is not an address: {FORMS}"
+
+
+@pytest.mark.parametrize("text", ["unix:@x", "hybrid:@x:1"])
+def test_an_abstract_socket_is_refused_and_a_file_of_that_name_shown(text: str) -> None:
+    with pytest.raises(AddressError, match=r"an abstract socket \(@\) .* is written \./@x$"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("char", ["x", "é", "\u20ac", "\U0001f49a", "\udcff"])
+def test_a_path_is_measured_in_bytes(char: str) -> None:
+    size = len(os.fsencode(char))
+    fits = char * (PATH_MAX // size) + "x" * (PATH_MAX % size)
+    assert parse_address(f"unix:{fits}") == UnixAddress(fits)
+    with pytest.raises(AddressError, match="expected a path of at most 107 bytes, got 108 "):
+        UnixAddress(fits + "x")
+
+
+def test_a_hybrid_path_is_measured_with_its_port() -> None:
+    assert HybridAddress("x" * 102, 9000).path == "x" * 102 + "_9000"
+    with pytest.raises(AddressError, match=r"at most 107 bytes, got 108 .*xxx_9000"):
+        HybridAddress("x" * 103, 9000)
+    with pytest.raises(AddressError, match="at most 107 bytes, got 108 "):
+        HybridAddress("x" * 102, 10000)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "@a", "x" * 108, "\ud800"])
+def test_an_address_object_keeps_the_same_rules(path: str) -> None:
+    with pytest.raises(AddressError, match=r"^expected "):
+        UnixAddress(path)
+    with pytest.raises(AddressError, match=r"^expected "):
+        HybridAddress(path, 9000)
+
+
+@pytest.mark.parametrize("number", [-1, U32 + 1, -(2**64), 2**64])
+def test_numbers_out_of_range(number: int) -> None:
+    with pytest.raises(AddressError, match=f"^expected a CID from 0 .* got '{number}'$"):
+        VsockAddress(number, 9000)
+    with pytest.raises(AddressError, match=f"^expected a port from 0 .* got '{number}'$"):
+        VsockAddress(3, number)
+    with pytest.raises(AddressError, match=f"^expected a port from 0 .* got '{number}'$"):
+        HybridAddress("/vm4", number)
+    with pytest.raises(AddressError, match=f"^expected a file descriptor .* got '{number}'$"):
+        InheritedSocket(number)
+
+
+def test_numbers_at_their_limits() -> None:
+    assert VsockAddress(0, 0) != VsockAddress(U32, U32)
+    assert InheritedSocket(FD_MAX).fd == FD_MAX
+    with pytest.raises(AddressError):
+        InheritedSocket(FD_MAX + 1)
+    with pytest.raises(AddressError, match=r"got '4'$"):
+        parse_number("digit", "4", highest=3)
+    assert parse_number("digit", "3", highest=3) == 3

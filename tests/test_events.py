@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events, and the JSON forms that other people's programs rely on."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import get_args
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from nitrohb.addresses import (
+    CID_ANY,
+    Address,
+    HybridAddress,
+    InheritedSocket,
+    UnixAddress,
+    VsockAddress,
+)
+from nitrohb.events import (
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Heartbeat,
+    Listening,
+    Rejected,
+    RejectReason,
+    format_time,
+    utc_now,
+)
+
+TIME = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
+TIME_TEXT = "2026-03-04T05:06:07.000089Z"
+ANY = VsockAddress(CID_ANY, 9000)
+VM = UnixAddress("/tmp/vm4.sock")
+PEER = VsockAddress(16, 1234)
+
+EXAMPLES: list[tuple[Event, dict[str, object]]] = [
+    (
+        Listening(address=ANY, time=TIME),
+        {"event": "listening", "time": TIME_TEXT, "address": "vsock::9000", "cid": None},
+    ),
+    (
+        Connected(address=ANY, time=TIME, peer=PEER),
+        {
+            "event": "connected",
+            "time": TIME_TEXT,
+            "address": "vsock::9000",
+            "cid": 16,
+            "peer": "vsock:16:1234",
+        },
+    ),
+    (
+        Connected(address=VM, time=TIME, peer=None),
+        {
+            "event": "connected",
+            "time": TIME_TEXT,
+            "address": "unix:/tmp/vm4.sock",
+            "cid": None,
+            "peer": None,
+        },
+    ),
+    (
+        Heartbeat(
+            address=ANY,
+            time=TIME,
+            peer=PEER,
+            listening_seconds=1.5,
+            echo_seconds=0.25,
+            echoed=True,
+        ),
+        {
+            "event": "heartbeat",
+            "time": TIME_TEXT,
+            "address": "vsock::9000",
+            "cid": 16,
+            "peer": "vsock:16:1234",
+            "listening_seconds": 1.5,
+            "echo_seconds": 0.25,
+            "echoed": True,
+        },
+    ),
+    (
+        Rejected(address=ANY, time=TIME, peer=PEER, reason=RejectReason.WRONG_BYTE, byte=10),
+        {
+            "event": "rejected",
+            "time": TIME_TEXT,
+            "address": "vsock::9000",
+            "cid": 16,
+            "peer": "vsock:16:1234",
+            "reason": "wrong-byte",
+            "byte": 10,
+        },
+    ),
+    (
+        Rejected(
+            address=HybridAddress("/vm4", 9000), time=TIME, peer=None, reason=RejectReason.TIMEOUT
+        ),
+        {
+            "event": "rejected",
+            "time": TIME_TEXT,
+            "address": "hybrid:/vm4:9000",
+            "cid": None,
+            "peer": None,
+            "reason": "timeout",
+            "byte": None,
+        },
+    ),
+    (
+        Disconnected(address=InheritedSocket(3), time=TIME, peer=PEER),
+        {
+            "event": "disconnected",
+            "time": TIME_TEXT,
+            "address": "fd:3",
+            "cid": 16,
+            "peer": "vsock:16:1234",
+        },
+    ),
+    (
+        Done(address=ANY, time=TIME),
+        {"event": "done", "time": TIME_TEXT, "address": "vsock::9000", "cid": None},
+    ),
+]
+"""Every event as the documentation shows it. Whoever changes a name here breaks somebody."""
+
+
+@pytest.mark.parametrize(("event", "expected"), EXAMPLES)
+def test_json_form(event: Event, expected: dict[str, object]) -> None:
+    form = event.to_json()
+    assert form == expected
+    assert list(form) == list(expected), "the order is part of it: people read these lines"
+    assert json.dumps(form) == json.dumps(expected), "equal is not enough: True is not 1, nor 1.0"
+
+
+@pytest.mark.parametrize(("event", "expected"), EXAMPLES)
+def test_json_form_survives_json(event: Event, expected: dict[str, object]) -> None:
+    assert json.loads(json.dumps(event.to_json())) == expected
+
+
+def test_every_event_has_an_example() -> None:
+    assert {type(event) for event, _ in EXAMPLES} == set(get_args(Event))
+
+
+def test_reasons_are_spelled_as_documented() -> None:
+    assert [str(reason) for reason in RejectReason] == ["cid", "wrong-byte", "timeout", "answered"]
+
+
+@pytest.mark.parametrize(("event", "expected"), EXAMPLES)
+def test_cid(event: Event, expected: dict[str, object]) -> None:
+    assert event.cid == expected["cid"]
+
+
+@pytest.mark.parametrize(("event", "expected"), EXAMPLES)
+def test_events_are_immutable_values(event: Event, expected: dict[str, object]) -> None:
+    assert dataclasses.replace(event) == event
+    assert hash(dataclasses.replace(event)) == hash(event)
+    for field in dataclasses.fields(event):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(event, field.name, None)
+    assert event.to_json() == expected
+
+
+def test_a_heartbeat_was_received_when_its_byte_came() -> None:
+    beat = next(event for event, _ in EXAMPLES if isinstance(event, Heartbeat))
+    assert beat.received_at is beat.time is TIME
+
+
+events_addresses: st.SearchStrategy[Address] = st.one_of(
+    st.builds(VsockAddress, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
+    st.builds(UnixAddress, st.sampled_from(["x", "/a b", "/é", "/\udcff", '/"\\'])),
+)
+peers = st.none() | st.builds(VsockAddress, st.integers(0, 2**32 - 2), st.integers(0, 2**32 - 1))
+times = st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC))
+seconds = st.floats(0, 1e9)
+
+
+@given(
+    st.builds(
+        Heartbeat,
+        address=events_addresses,
+        time=times,
+        peer=peers,
+        listening_seconds=seconds,
+        echo_seconds=seconds,
+        echoed=st.booleans(),
+    )
+)
+def test_nothing_gets_lost_on_the_way_through_json(beat: Heartbeat) -> None:
+    form = json.loads(json.dumps(beat.to_json()))
+    assert form["address"] == str(beat.address)
+    assert datetime.fromisoformat(form["time"]) == beat.time
+    assert form["cid"] == (None if beat.peer is None else beat.peer.cid)
+    assert form["peer"] == (None if beat.peer is None else str(beat.peer))
+    assert (form["listening_seconds"], form["echo_seconds"], form["echoed"]) == (
+        beat.listening_seconds,
+        beat.echo_seconds,
+        beat.echoed,
+    )
+
+
+def test_a_time_elsewhere_is_written_in_utc_to_the_microsecond() -> None:
+    there = timezone(timedelta(hours=5, minutes=30))
+    assert format_time(datetime(2026, 1, 1, 2, 0, tzinfo=there)) == "2025-12-31T20:30:00.000000Z"
+
+
+def test_now_is_in_utc() -> None:
+    before = datetime.now(UTC)
+    now = utc_now()
+    assert now.tzinfo is UTC
+    assert before <= now <= datetime.now(UTC)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as a whole: what it exports, and that importing it costs nothing."""
+
+import importlib.metadata
+import importlib.resources
+import inspect
+import subprocess
+import sys
+import types
+import typing
+
+import pytest
+
+import nitrohb
+
+
+def in_fresh_python(code: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True
+    )
+    return run.stdout.strip()
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The packages that a statement loads, beside what a fresh interpreter has (say coverage)."""
+    code = f"import sys; old = {{*sys.modules}}; {statement}; print(*sys.modules.keys() - old)"
+    return {name.partition(".")[0] for name in in_fresh_python(code).split()}
+
+
+EVENT_LOOPS = {"trio", "anyio", "asyncio"}
+
+
+def test_import_loads_no_event_loop_and_no_argument_parser() -> None:
+    loaded = loaded_by("import nitrohb")
+    assert "nitrohb" in loaded
+    assert not loaded & {*EVENT_LOOPS, "argparse", "socket"}
+
+
+def test_listening_loads_no_event_loop() -> None:
+    """The console script listens before it loads the rest."""
+    loaded = loaded_by("from nitrohb import open_listeners")
+    assert "nitrohb" in loaded
+    assert not loaded & EVENT_LOOPS
+
+
+def test_a_name_is_looked_up_once() -> None:
+    code = (
+        "import nitrohb; before = 'HEARTBEAT' in vars(nitrohb); nitrohb.HEARTBEAT;"
+        "print(before, 'HEARTBEAT' in vars(nitrohb))"
+    )
+    assert in_fresh_python(code) == "False True"
+
+
+@pytest.mark.parametrize("name", nitrohb.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(nitrohb, name)
+    if isinstance(value, type | types.FunctionType):
+        assert value.__module__.startswith("nitrohb.")
+        assert value.__name__ == name
+        assert inspect.getdoc(value)
+    elif isinstance(value, types.UnionType):
+        assert len(typing.get_args(value)) > 1
+    else:
+        assert name.isupper(), "neither code nor a type nor a constant"
+
+
+def test_names_are_listed_once() -> None:
+    assert len(nitrohb.__all__) == len(set(nitrohb.__all__))
+
+
+def test_all_star() -> None:
+    code = "import nitrohb; from nitrohb import *; print(set(nitrohb.__all__) <= set(dir()))"
+    assert in_fresh_python(code) == "True"
+
+
+@pytest.mark.parametrize("name", ["serve", "trio", "_nothing", "Evicted"])
+def test_an_unknown_name(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"^module 'nitrohb' has no attribute '{name}'$"):
+        getattr(nitrohb, name)
+
+
+def test_dir_shows_what_has_not_been_loaded_yet() -> None:
+    code = "import nitrohb; print({*nitrohb.__all__, '__version__'} <= set(dir(nitrohb)))"
+    assert in_fresh_python(code) == "True"
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert nitrohb.__version__ == importlib.metadata.version("nitrohb")
+
+
+def test_type_checkers_may_trust_its_annotations() -> None:
+    assert importlib.resources.files("nitrohb").joinpath("py.typed").is_file()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person reads when an address cannot be used."""
+
+import copy
+import errno
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from nitrohb import remedies
+from nitrohb.addresses import (
+    CID_ANY,
+    Address,
+    HybridAddress,
+    InheritedSocket,
+    UnixAddress,
+    VsockAddress,
+)
+from nitrohb.errors import UnusableAddressError
+from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
+
+VSOCK: list[Address] = [VsockAddress(CID_ANY, 9000), VsockAddress(1, 9000), VsockAddress(3, 9000)]
+UNIX: list[Address] = [
+    UnixAddress("/run/{x}.sock"),
+    UnixAddress("x"),
+    HybridAddress("/tmp/vm4", 9000),
+]
+FD = InheritedSocket(3)
+
+Make = Callable[[Address, int], UnusableAddressError]
+
+ERRNOS = [NO_AF_VSOCK, 0, 9999, *errno.errorcode]
+
+
+@pytest.mark.parametrize("number", ERRNOS)
+@pytest.mark.parametrize("address", [*VSOCK, *UNIX, FD], ids=str)
+def test_listen_errors_say_two_things(address: Address, number: int) -> None:
+    check(listen_error(address, number), "cannot listen on", address, number)
+
+
+@pytest.mark.parametrize("number", ERRNOS)
+@pytest.mark.parametrize("address", [*VSOCK, *UNIX], ids=str)
+def test_connect_errors_say_two_things(address: Address, number: int) -> None:
+    check(connect_error(address, number), "cannot connect to", address, number)
+
+
+def check(error: UnusableAddressError, doing: str, address: Address, number: int) -> None:
+    """One line of what is wrong, one of what helps, whatever the error is."""
+    first, second = str(error).splitlines()
+    assert first == f"{doing} {address}: {error.reason}"
+    assert second == error.remedy
+    assert error.reason
+    assert error.remedy
+    assert error.address == str(address)
+    assert error.errno == (None if number == NO_AF_VSOCK else number)
+    if number in errno.errorcode:
+        assert error.reason.endswith(f" ({errno.errorcode[number]})")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            listen_error(VsockAddress(1, 9000), errno.EADDRNOTAVAIL),
+            "cannot listen on vsock:1:9000:"
+            " CID 1 is the loopback, and this kernel has not loaded it (EADDRNOTAVAIL)\n"
+            "Load its module (modprobe vsock_loopback), or write vsock::9000.",
+        ),
+        (
+            listen_error(VsockAddress(5, 9000), errno.EADDRNOTAVAIL),
+            "cannot listen on vsock:5:9000: CID 5 is not a CID of this machine (EADDRNOTAVAIL)\n"
+            "Name the local CID, or write vsock::9000 to listen on every one.",
+        ),
+        (
+            listen_error(UnixAddress("/run/{x}.sock"), errno.ENOENT),
+            "cannot listen on unix:/run/{x}.sock: /run does not exist (ENOENT)\n"
+            "Create it first: mkdir -p /run",
+        ),
+        (
+            listen_error(UnixAddress("x"), errno.EROFS),
+            "cannot listen on unix:x: . is on a read-only file system (EROFS)\n"
+            "Choose a directory in which you may write.",
+        ),
+        (
+            listen_error(HybridAddress("/tmp/vm4", 9000), errno.EEXIST),
+            "cannot listen on hybrid:/tmp/vm4:9000:"
+            " /tmp/vm4_9000 exists and is not a socket (EEXIST)\n"
+            "Move it away, or choose another path: nitrohb removes nothing but dead sockets.",
+        ),
+        (
+            listen_error(FD, errno.EBADF),
+            "cannot listen on fd:3: this process has no open descriptor 3 (EBADF)\n"
+            "Pass a listening socket in under that number;"
+            " systemd's socket activation begins at fd:3.",
+        ),
+        (
+            connect_error(VsockAddress(3, 9000), errno.ECONNRESET),
+            "cannot connect to vsock:3:9000: CID 3 has no listener on port 9000 (ECONNRESET)\n"
+            "Start the listener first: nitrohb serve -l vsock::9000 on the machine with that CID.",
+        ),
+        (
+            connect_error(HybridAddress("/tmp/vm4", 9000), errno.ENOENT),
+            "cannot connect to hybrid:/tmp/vm4:9000: /tmp/vm4_9000 does not exist (ENOENT)\n"
+            "Start the listener first: nitrohb serve -l hybrid:/tmp/vm4:9000",
+        ),
+        (
+            listen_error(VsockAddress(3, 9000), NO_AF_VSOCK),
+            "cannot listen on vsock:3:9000: this Python was built without AF_VSOCK\n"
+            "Use another Python (a distribution's own has it), or a unix: or hybrid: address.",
+        ),
+    ],
+    ids=lambda value: str(value).partition("\n")[0] if isinstance(value, Exception) else "",
+)
+def test_messages(error: UnusableAddressError, text: str) -> None:
+    assert str(error) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENXIO, "No such device or address (ENXIO)"),
+        (9999, "Unknown error 9999 (unknown)"),
+    ],
+)
+@pytest.mark.parametrize("address", [VSOCK[0], UNIX[0], FD], ids=str)
+def test_an_error_that_nobody_has_met_yet(address: Address, number: int, reason: str) -> None:
+    error = listen_error(address, number)
+    assert (error.errno, error.reason) == (number, reason)
+    assert error.remedy == "Nothing more is known about this error."
+
+
+def advised(make: Make, address: Address) -> set[str]:
+    """The errors for which there is more than the system's own text."""
+    return {
+        errno.errorcode.get(number, "no AF_VSOCK")
+        for number in ERRNOS
+        if "Nothing more is known" not in make(address, number).remedy
+    }
+
+
+def test_the_rows() -> None:
+    """Every case of the documentation has its advice."""
+    files = {"EMFILE", "ENFILE"}
+    vsock = files | {"no AF_VSOCK", "EAFNOSUPPORT", "EPERM"}
+    assert advised(listen_error, VSOCK[2]) == vsock | {"EADDRNOTAVAIL", "EADDRINUSE", "EACCES"}
+    assert advised(connect_error, VSOCK[2]) == vsock | {"ECONNRESET", "ENODEV", "ETIMEDOUT"}
+    unix = files | {"ENOENT", "ENOTDIR", "EACCES", "EPERM", "EROFS", "EADDRINUSE", "EEXIST"}
+    unix |= {"EAGAIN"}
+    assert advised(listen_error, UNIX[0]) == advised(listen_error, UNIX[2]) == unix
+    assert advised(connect_error, UNIX[0]) == unix | {"ECONNREFUSED", "EPROTOTYPE"}
+    inherited = {"EBADF", "ENOTSOCK", "EINVAL", "EPROTOTYPE", "EAFNOSUPPORT"}
+    assert advised(listen_error, FD) == files | inherited
+
+
+@pytest.mark.parametrize(
+    "error",
+    [listen_error(FD, errno.EBADF), connect_error(VSOCK[2], errno.ENODEV)],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_can_cross_a_process_boundary(error: UnusableAddressError) -> None:
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert (twin.address, twin.errno) == (error.address, error.errno)
+
+
+def test_no_af_vsock_is_no_errno() -> None:
+    assert NO_AF_VSOCK not in errno.errorcode
+    assert set(remedies.__all__) == {"NO_AF_VSOCK", "connect_error", "listen_error"}
