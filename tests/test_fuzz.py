@@ -61,7 +61,7 @@ class World:
     path: Path
     any_byte: bool
     once: bool
-    peers: dict[int, Peer] = field(default_factory=dict)
+    peers: dict[int, Peer] = field(default_factory=dict[int, Peer])
     answered: bool = False
 
     def is_heartbeat(self, byte: bytes) -> bool:

@@ -411,6 +411,18 @@ async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:
     assert not path.exists()
 
 
+async def test_a_socket_that_another_holder_shuts_down_ends_the_server(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(ListenError, match="has shut it down"), flatten_subgroups=True
+        ):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_heartbeat, sock.dup())
+                sock.shutdown(socket.SHUT_RDWR)
+
+
 class _Conn(socket.socket):
     """An accepted connection whose recv() or send() fails as scripted."""
 

@@ -4,6 +4,7 @@
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import time
@@ -73,6 +74,12 @@ class Listener:
         conn, name = self.sock.accept()
         conn.setblocking(False)
         return conn, VsockAddress(*name) if self.has_cids else None
+
+    def is_shut_down(self) -> bool:
+        """Whether another holder of an inherited socket has shut it down: nobody can connect."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours. May be repeated."""

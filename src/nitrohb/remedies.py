@@ -138,6 +138,9 @@ _INHERITED: Final = _ANY | {
     errno.EINVAL: _Advice(
         "it is a socket that does not listen", "Pass a socket on which listen() has been called."
     ),
+    errno.ESHUTDOWN: _Advice(
+        "another process that holds it has shut it down", "Pass a socket in that stays open."
+    ),
     errno.EPROTOTYPE: _Advice("it is not a stream socket", "Pass a SOCK_STREAM socket."),
     errno.EAFNOSUPPORT: _Advice(
         "it is neither a Unix socket nor an AF_VSOCK one that this Python knows",

@@ -229,8 +229,9 @@ class _Port:
             await trio.lowlevel.wait_readable(self.listener.sock)
             try:
                 return self.listener.accept()
-            except BlockingIOError:
-                pass  # its peer has given up meanwhile
+            except BlockingIOError as error:  # its peer has given up meanwhile, or ...
+                if self.listener.is_shut_down():
+                    raise listen_error(self.address, errno.ESHUTDOWN) from error
             except OSError as error:
                 if error.errno in _EXHAUSTION_ERRNOS:
                     await trio.sleep(_EXHAUSTION_PAUSE)

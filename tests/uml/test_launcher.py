@@ -22,7 +22,7 @@ import pytest
 from . import launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 LAUNCHER = Path(launcher.__file__)
 GUEST_INIT = LAUNCHER.with_name("guest_init.py")
@@ -117,7 +117,7 @@ def namespace_members(namespace: str) -> list[int]:
 
     Zombies do not count: they run nothing, and wait for the host's init, which may take its time.
     """
-    found = []
+    found: list[int] = []
     for pid, state, _ in processes():
         try:
             if state != "Z" and os.readlink(f"/proc/{pid}/ns/pid") == namespace:
@@ -162,8 +162,12 @@ class Guest:
         return list(self.work_parent.iterdir())
 
 
+def keep_signals(*_numbers: signal.Signals) -> None:
+    """Stands for what would make signals end this process, which pytest sees to itself."""
+
+
 @contextmanager
-def guest(command: list[str], *options: str) -> Iterator[Guest]:
+def guest(command: list[str], *options: str) -> Generator[Guest]:
     """Start the launcher as a script; with it ends, whatever happens, the guest."""
     # Not pytest's tmp_path, whose length would send the launcher elsewhere.
     with (
@@ -352,7 +356,7 @@ class TestRefusals:
     def test_of_unusable_arguments(
         self, arguments: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(launcher, "_exit_on_signals", lambda *_: None)  # pytest has its own
+        monkeypatch.setattr(launcher, "_exit_on_signals", keep_signals)
         with pytest.raises(SystemExit) as stop:
             launcher.main(arguments)
         assert stop.value.code == 2
