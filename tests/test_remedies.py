@@ -149,7 +149,7 @@ def test_the_rows() -> None:
     unix |= {"EAGAIN"}
     assert advised(listen_error, UNIX[0]) == advised(listen_error, UNIX[2]) == unix
     assert advised(connect_error, UNIX[0]) == unix | {"ECONNREFUSED", "EPROTOTYPE"}
-    inherited = {"EBADF", "ENOTSOCK", "EINVAL", "EPROTOTYPE", "EAFNOSUPPORT"}
+    inherited = {"EBADF", "ENOTSOCK", "EINVAL", "EPROTOTYPE", "EAFNOSUPPORT", "ESHUTDOWN"}
     assert advised(listen_error, FD) == files | inherited
 
 
