@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """serve_heartbeat() on real sockets, in virtual time."""
 
+import contextlib
 import errno
 import math
 import os
 import socket
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC
 from functools import partial
 from pathlib import Path
@@ -259,6 +259,18 @@ async def test_without_once_it_goes_on(path: Path) -> None:
     assert not path.exists()
 
 
+async def test_what_still_waits_when_the_server_is_cancelled_is_not_reported_as_late(
+    path: Path,
+) -> None:
+    with contextlib.ExitStack() as clients:
+        async with serving(f"unix:{path}", once=False) as events:
+            enclave, silent = (clients.enter_context(Client(path)) for _ in range(2))
+            enclave.send(B7)
+            await settled()
+        assert silent.look() == (b"", True)
+    assert sorted(names(events)) == ["connected", "connected", "heartbeat", "listening"]
+
+
 async def test_the_cid_of_the_peer_is_reported(path: Path) -> None:
     with PeersWithCids(path) as listener:
         async with serving(listener) as events:
@@ -463,7 +475,7 @@ class _Failing(Listener):
 @pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNRESET])
 async def test_a_broken_connection_is_one_without_a_byte(path: Path, number: int) -> None:
     async with serving(_Failing(path, recv_errno=number)) as events:
-        with closing(Client(path)):
+        with Client(path):
             await settled()
         assert names(events) == ["listening", "connected", "disconnected"]
 

@@ -263,7 +263,7 @@ class _Connection:
                 with trio.move_on_at(self._accepted + rules.handshake_timeout):
                     await self._shake_hands()
             except trio.Cancelled:
-                if self._port.heartbeat is not None:
+                if self._port.latch.answered:
                     self._reject(RejectReason.ANSWERED)
                 raise
             self._conclude()
