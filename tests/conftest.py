@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("vsock"):
             item.add_marker(pytest.mark.skip(reason=launcher.MISSING))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sigint_is_not_ignored() -> Iterator[None]:
+    """A shell starts its background jobs with SIGINT ignored, which nitrohb respects."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def open_descriptors() -> dict[int, str]:
