@@ -103,6 +103,13 @@ def vsock(session: nox.Session) -> None:
         session.run("python", *in_uml(modules, env), *pytest, tests, *session.posargs)
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
+    session.install(".")
+    session.run("python", "bench/run.py", *session.posargs)
+
+
 def in_uml(modules: Sequence[str], env: dict[str, str]) -> list[str]:
     """The arguments for Python that run a command in a kernel with some modules."""
     variables = [f"--env={name}={value}" for name, value in env.items()]

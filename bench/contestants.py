@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who takes part: nitrohb, as it is installed, and what people would use instead."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .processes import BenchError
+
+__all__ = ["ASYNCIO", "BLOCKING", "C", "NITROHB", "PEERS", "TRIO", "Peer", "Tools", "build"]
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_CC = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o")
+_CC_DEADLINE = 60.0  # seconds
+
+# More patience and room than by default, for the measurement that holds thousands of silent
+# connections open. Only what the installed nitrohb knows is asked of it.
+_PATIENT = (("--handshake-timeout", "600"), ("--max-pending", "100000"))
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The programs that a run needs.
+
+    Attributes:
+        epoll: The C server.
+        load: The C load client.
+        nitrohb: The installed console script.
+        patient: The console script's options for the measurement with silent connections.
+    """
+
+    epoll: str
+    load: str
+    nitrohb: str
+    patient: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server that takes part.
+
+    Attributes:
+        key: Its name in the results.
+        label: Its name for people.
+        argv: Makes its command line, of the tools and the path of its socket.
+        needs: The program without which it cannot take part.
+        held: How many silent connections it is asked to hold at most: 0 if one blocks all others.
+        client_closes: It never closes a connection of its own accord.
+        prints: It prints events, which somebody has to read.
+    """
+
+    key: str
+    label: str
+    argv: Callable[[Tools, str], Sequence[str]]
+    needs: str | None = None
+    held: int = 1_000_000
+    client_closes: bool = False
+    prints: bool = False
+
+    def command(self, tools: Tools, path: str, *, patient: bool = False) -> list[str]:
+        """Its command line."""
+        more = tools.patient if patient and self.key.startswith("nitrohb") else ()
+        return [*self.argv(tools, path), *more]
+
+
+def _python(name: str) -> Callable[[Tools, str], Sequence[str]]:
+    program = os.path.join(_HERE, "peers", f"{name}.py")
+    return lambda tools, path: (sys.executable, program, path)
+
+
+def _serve(*options: str) -> Callable[[Tools, str], Sequence[str]]:
+    return lambda tools, path: (tools.nitrohb, "serve", "--keep", *options, "-l", f"unix:{path}")
+
+
+C = Peer("c", "C, epoll", lambda tools, path: (tools.epoll, path))
+NITROHB = Peer("nitrohb", "nitrohb serve --keep --quiet", _serve("--quiet"))
+BLOCKING = Peer("blocking", "Python, blocking", _python("blocking"), held=0)
+TRIO = Peer("trio", "trio.serve_listeners", _python("trio_listeners"))
+ASYNCIO = Peer("asyncio", "asyncio.start_unix_server", _python("asyncio_streams"))
+
+PEERS = (
+    C,
+    Peer("c-eager", "C, epoll, reads at once", lambda tools, path: (tools.epoll, path, "eager")),
+    NITROHB,
+    Peer("nitrohb-json", "nitrohb … --format json", _serve("--format", "json"), prints=True),
+    BLOCKING,
+    TRIO,
+    ASYNCIO,
+    Peer(
+        "socat",
+        "socat …,fork EXEC:cat",
+        lambda tools, path: ("socat", f"UNIX-LISTEN:{path},fork", "EXEC:cat"),
+        needs="socat",
+        held=100,  # each is two processes
+        client_closes=True,
+    ),
+)
+"""In the order of the tables."""
+
+
+def build(directory: str) -> Tools:
+    """Compile the C programs into a directory, and find the console script."""
+    nitrohb = _find_script()
+    helped = _run(nitrohb, "serve", "--help")
+    patient = [word for option in _PATIENT if option[0] in helped for word in option]
+    return Tools(_compile("epoll", directory), _compile("load", directory), nitrohb, (*patient,))
+
+
+def _find_script() -> str:
+    """The console script beside this interpreter."""
+    script = shutil.which("nitrohb", path=sysconfig.get_path("scripts"))
+    if script is None:
+        raise BenchError("nitrohb is not installed beside this Python: pip install .")
+    return script
+
+
+def _compile(name: str, directory: str) -> str:
+    if shutil.which(_CC[0]) is None:
+        raise BenchError("no C compiler: apt-get install --no-install-recommends gcc libc6-dev")
+    program = os.path.join(directory, name)
+    _run(*_CC, program, os.path.join(_HERE, f"{name}.c"))
+    return program
+
+
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_CC_DEADLINE)
+    if done.returncode:
+        raise BenchError(f"{' '.join(argv)} failed:\n{done.stderr}")
+    return done.stdout

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round: every peer is started, measured in turns with the others, and stopped.
+
+Within a round the peers take turns at each kind of load, so that what is compared lies only a few
+seconds apart; every other round goes through them backwards.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from . import observe
+from .contestants import NITROHB, Peer, Tools
+from .processes import BenchError, Cores, Server, connect, time_command
+
+__all__ = ["PASS", "Bench", "Metrics", "Round"]
+
+Metrics = dict[str, float]
+Round = dict[str, Metrics]  # by the key of the peer
+
+PASS = "python -c pass"
+"""The key of the bare interpreter, whose ``ready_ms`` is its whole life."""
+
+_SLACK = 30.0  # seconds that a load client may take beyond its time
+_WARMUP = 200  # heartbeats before a measurement
+
+LOADS = {
+    "1": ("--connections", "1"),
+    "16": ("--connections", "16"),
+    "late": ("--delay-us", "200"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How to measure.
+
+    Attributes:
+        tools: The programs.
+        cores: Where they run.
+        directory: A temporary directory.
+        seconds: How long each load lasts.
+        idle: How many silent connections are held open in the measurement with such.
+    """
+
+    tools: Tools
+    cores: Cores
+    directory: str
+    seconds: float
+    idle: int
+
+    def round(self, peers: Sequence[Peer]) -> Round:
+        """Measure everything once."""
+        results: Round = {peer.key: {} for peer in peers}
+        results[PASS] = {"ready_ms": time_command(self.cores, [sys.executable, "-c", "pass"])}
+        with ExitStack() as closing:
+            servers: dict[Peer, Server] = {}
+            for peer in peers:
+                servers[peer] = closing.enter_context(self.start(peer))
+                results[peer.key] |= self._at_start(peer, servers[peer])
+            for load in LOADS:
+                for peer, server in servers.items():
+                    results[peer.key] |= self._under_load(peer, server, load)
+            for peer, server in servers.items():
+                results[peer.key]["exit_ms"] = server.stop()
+        for peer in peers:
+            if peer.held:
+                results[peer.key] |= self._with_idle(peer)
+        return results
+
+    def start(self, peer: Peer, *, patient: bool = False) -> Server:
+        """Start a peer on a socket of its own."""
+        path = self._path(peer)
+        if os.path.exists(path):
+            os.unlink(path)
+        argv = peer.command(self.tools, path, patient=patient)
+        return Server(self.cores, argv, path, f"{path}.log", drain=peer.prints)
+
+    def load(self, peer: Peer, server: Server, *options: str) -> Metrics:
+        """Run the load client against a peer.
+
+        Raises:
+            BenchError: An answer was wrong, or did not come.
+        """
+        argv = self._load(peer, ("--warmup", str(_WARMUP), *options))
+        limit = self.seconds + _SLACK
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit)
+        if done.returncode:
+            raise server.failure(f"{peer.label}: {' '.join(options)}: {done.stderr.strip()}")
+        result: Metrics = json.loads(done.stdout)
+        return result
+
+    def long_run(self, count: int) -> Metrics:
+        """So many heartbeats in a row, 16 at a time, and what is left of them in the server."""
+        with self.start(NITROHB) as server:
+            self.load(NITROHB, server, "--count", "10000")
+            before = self._left(server)
+            argv = self._load(NITROHB, ("--count", str(count), "--deadline", "3600", *LOADS["16"]))
+            done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=3600 + _SLACK)
+            if done.returncode:
+                raise server.failure("the long run had errors")
+            result: Metrics = json.loads(done.stdout)
+            after = self._left(server)
+        return result | {f"{key}_before": value for key, value in before.items()} | after
+
+    def at_rest(self, seconds: float) -> observe.Rest:
+        """What an idle nitrohb does."""
+        with self.start(NITROHB) as server:
+            self._beat(NITROHB)
+            log = os.path.join(self.directory, "strace.log")
+            return observe.watch_at_rest(server.pid, log, seconds)
+
+    def _at_start(self, peer: Peer, server: Server) -> Metrics:
+        self._beat(peer)
+        echo_ms = server.age_ms
+        memory = observe.memory(server.pid)
+        return {
+            "ready_ms": server.ready_ms,
+            "echo_ms": echo_ms,
+            "rss_mib": memory.rss / 1024,
+            "pss_mib": memory.pss / 1024,
+        }
+
+    def _beat(self, peer: Peer) -> None:
+        """Have one heartbeat answered: from then on everything is loaded."""
+        with connect(self._path(peer)) as sock:
+            sock.sendall(b"\xb7")
+            if sock.recv(1) != b"\xb7":
+                raise BenchError(f"{peer.label}: no echo")
+
+    def _under_load(self, peer: Peer, server: Server, load: str) -> Metrics:
+        cpu = observe.cpu_ns(server.pid)
+        result = self.load(peer, server, *LOADS[load], "--seconds", str(self.seconds))
+        cpu = observe.cpu_ns(server.pid) - cpu
+        metrics = {f"{name}_{load}": result[name] for name in ("p50_us", "p99_us", "rate")}
+        return metrics | {f"cpu_us_{load}": cpu / 1000 / (result["count"] + _WARMUP)}
+
+    def _with_idle(self, peer: Peer) -> Metrics:
+        """p50 with silent connections held open, without them just before, and their memory."""
+        held = min(self.idle, peer.held)
+        with self.start(peer, patient=True) as server:
+            bare = self.load(peer, server, "--seconds", str(self.seconds))
+            before = observe.memory(server.pid)
+            during, memory = self._hold(peer, server, held)
+        metrics = {"pending_kib": max(memory.pss - before.pss, 0.0) / held}
+        if held == self.idle:
+            metrics |= {"p50_us_bare": bare["p50_us"], "p50_us_idle": during["p50_us"]}
+        return metrics
+
+    def _hold(self, peer: Peer, server: Server, held: int) -> tuple[Metrics, observe.Memory]:
+        options = ("--idle", str(held), "--hold", "1", "--warmup", str(_WARMUP))
+        argv = self._load(peer, (*options, "--seconds", str(self.seconds)))
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as client:
+            try:
+                assert client.stdout is not None
+                client.stdout.readline()  # the client has a deadline of its own
+                memory = observe.memory(server.pid)
+                out, err = client.communicate(timeout=self.seconds + _SLACK)
+            finally:
+                client.kill()
+        if client.returncode:
+            raise server.failure(f"{peer.label}: with {held} idle: {err.strip()}")
+        result: Metrics = json.loads(out)
+        return result, memory
+
+    def _load(self, peer: Peer, options: Sequence[str]) -> list[str]:
+        closes = ("--client-closes", "1") if peer.client_closes else ()
+        return [self.tools.load, "--socket", self._path(peer), *closes, *options]
+
+    def _left(self, server: Server) -> Metrics:
+        memory, files = observe.memory(server.pid), observe.open_files(server.pid)
+        return {"rss_kib": memory.rss, "files": float(files)}
+
+    def _path(self, peer: Peer) -> str:
+        return os.path.join(self.directory, f"{peer.key}.sock")

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A heartbeat server on ``trio.serve_listeners``: ``trio_listeners.py PATH``."""
+
+import sys
+
+import trio
+
+
+async def answer(stream: trio.SocketStream) -> None:
+    """Answer one client; serve_listeners() closes the stream afterwards."""
+    try:
+        if await stream.receive_some(1) == b"\xb7":
+            await stream.send_all(b"\xb7")
+    except trio.BrokenResourceError:
+        pass  # this client has gone
+
+
+async def main() -> None:
+    """Answer for ever."""
+    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await sock.bind(sys.argv[1])
+    sock.listen()
+    await trio.serve_listeners(answer, [trio.SocketListener(sock)])
+
+
+if __name__ == "__main__":
+    trio.run(main)

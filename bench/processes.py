@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of the benchmark: pinned to a core, timed, never waited for without a deadline."""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+__all__ = ["BenchError", "Cores", "Server", "connect", "raise_file_limit", "time_command"]
+
+_DEADLINE = 20.0  # seconds; for anything that takes less than one on any sane machine
+_POLL_PAUSE = 0.0001  # seconds between two attempts to connect: the resolution of a start-up time
+_DRAIN_PAUSE = 0.005  # seconds between two reads of a server's output
+_PIPE_SIZE = 1 << 20  # bytes; what a server prints in between must fit, or it would have to wait
+
+
+class BenchError(Exception):
+    """A measurement could not be made. The message says which, and why."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which core runs the servers, and which one the clients and the benchmark itself."""
+
+    server: int
+    client: int
+
+    @classmethod
+    def pick(cls) -> Self:
+        """The first two cores that this process may use, or the same one twice."""
+        usable = sorted(os.sched_getaffinity(0))
+        return cls(server=usable[0], client=usable[1 % len(usable)])
+
+    def spawn(self, argv: Sequence[str], out: int, err: int) -> subprocess.Popen[bytes]:
+        """Start a process on the server's core, as the leader of a process group of its own."""
+        os.sched_setaffinity(0, {self.server})
+        try:
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0
+            )
+        finally:
+            os.sched_setaffinity(0, {self.client})
+
+
+class Server:
+    """A server process that listens on a Unix socket; a context manager that ends it.
+
+    Args:
+        cores: Where it runs.
+        argv: Its command line.
+        path: Its socket.
+        log: The file that gets its stderr.
+        drain: Read what it prints, as somebody would who wants to know it.
+
+    Attributes:
+        pid: Its process id, and that of its process group.
+        ready_ms: Milliseconds from exec to the first connection that it accepts.
+    """
+
+    def __init__(
+        self, cores: Cores, argv: Sequence[str], path: str, log: str, *, drain: bool = False
+    ) -> None:
+        self._path = path
+        self._log = log
+        self._drained = threading.Event()
+        with open(log, "wb") as errors:
+            self._start = time.monotonic()
+            out = subprocess.PIPE if drain else subprocess.DEVNULL
+            self._process = cores.spawn(argv, out, errors.fileno())
+        self.pid = self._process.pid
+        try:
+            if self._process.stdout is not None:
+                self._drain(self._process.stdout.fileno())
+            self._await_connection()
+        except BaseException:
+            self._end()
+            raise
+        self.ready_ms = self.age_ms
+
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds since exec."""
+        return (time.monotonic() - self._start) * 1000
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def stop(self) -> float:
+        """Send SIGTERM, and return the milliseconds until the process has exited."""
+        start = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        _await_exit(self._process.pid)
+        return (time.monotonic() - start) * 1000
+
+    def failure(self, what: str) -> BenchError:
+        """An error about this server, with the end of what it said."""
+        with open(self._log, errors="replace") as errors:
+            said = errors.read()[-2000:].strip()
+        return BenchError(f"{what}\n{said}" if said else what)
+
+    def _await_connection(self) -> None:
+        deadline = time.monotonic() + _DEADLINE
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise self.failure(f"the server ended with {self._process.returncode}")
+            try:
+                connect(self._path).close()
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(_POLL_PAUSE)
+            else:
+                return
+        raise self.failure(f"the server did not listen within {_DEADLINE:g} s")
+
+    def _drain(self, pipe: int) -> None:
+        _enlarge(pipe)
+        threading.Thread(target=_read_all, args=(pipe, self._drained), daemon=True).start()
+
+    def _end(self) -> None:
+        # Until it has been waited for, its process group cannot be anybody else's.
+        if self._process.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait(_DEADLINE)
+        if self._process.stdout is not None:
+            self._drained.wait(_DEADLINE)
+            self._process.stdout.close()
+
+
+def connect(path: str) -> socket.socket:
+    """Connect to a Unix socket."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(_DEADLINE)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def time_command(cores: Cores, argv: Sequence[str]) -> float:
+    """Run a command on the server's core; milliseconds from exec to its exit."""
+    start = time.monotonic()
+    process = cores.spawn(argv, subprocess.DEVNULL, subprocess.DEVNULL)
+    try:
+        _await_exit(process.pid)
+        return (time.monotonic() - start) * 1000
+    finally:
+        process.kill()
+        process.wait(_DEADLINE)
+
+
+def raise_file_limit() -> int:
+    """Allow this process and its children as many descriptors as may be; return how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _await_exit(pid: int) -> None:
+    """Wait for a child's exit without reaping it. Popen.wait(timeout) would sleep and miss it."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        if not waiting.poll(_DEADLINE * 1000):
+            raise BenchError(f"a process did not exit within {_DEADLINE:g} s")
+    finally:
+        os.close(pidfd)
+
+
+def _enlarge(pipe: int) -> None:
+    with suppress(PermissionError):  # beyond what this user may have: then it stays as it is
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+
+def _read_all(pipe: int, done: threading.Event) -> None:
+    try:
+        while os.read(pipe, _PIPE_SIZE):
+            time.sleep(_DRAIN_PAUSE)
+    finally:
+        done.set()

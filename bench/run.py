@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure nitrohb beside what people would use instead: a table, JSON, and a plot in SVG."""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import asdict
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from bench.contestants import PEERS, Peer, build
+from bench.measure import Bench, Metrics
+from bench.plot import draw
+from bench.processes import BenchError, Cores, raise_file_limit
+from bench.results import Results, machine_facts
+from bench.tables import text_report, write_section
+
+_SPARE_FILES = 100  # descriptors that a server needs beside its connections
+
+
+def main() -> int:
+    """Measure, or read what was measured; print it, and write the files."""
+    args = _parse()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _terminate)
+    try:
+        results = Results.load(args.render) if args.render else _measure(args)
+        print(text_report(results))
+        _write(results, args.output, args.docs)
+    except (BenchError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--rounds", type=int, default=9, help="how often all take turns (default: 9)")
+    add("--seconds", type=float, default=0.5, help="how long each load lasts (default: 0.5)")
+    add("--idle", type=int, default=5000, help="idle connections to hold (default: 5000)")
+    add("--quick", action="store_true", help="see that it works: 2 short rounds, 500 idle ones")
+    add("--long", type=int, default=0, metavar="N", help="also N heartbeats in a row")
+    add("--output", default="bench-results", metavar="DIR", help="for results.json and the plot")
+    add("--docs", metavar="PATH", help="a Markdown file to update; the plot goes beside it")
+    add("--render", metavar="JSON", help="measure nothing; show an earlier results.json")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.seconds, args.idle = 2, 0.1, 500
+    if args.rounds < 1 or args.idle < 1 or not 0 < args.seconds <= 60:
+        parser.error("--rounds, --idle and --seconds must be more than 0, --seconds at most 60")
+    return args
+
+
+def _terminate(number: int, _frame: object) -> None:
+    """End by an exception, so that every ``with`` ends its process."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _measure(args: argparse.Namespace) -> Results:
+    cores = Cores.pick()
+    idle = min(args.idle, raise_file_limit() - _SPARE_FILES)
+    peers = _who_takes_part()
+    os.sched_setaffinity(0, {cores.client})
+    settings: Metrics = {
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "idle": idle,
+        "cores": len({cores.server, cores.client}),
+    }
+    results = Results(machine_facts(), settings, [])
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        bench = Bench(build(directory), cores, directory, args.seconds, idle)
+        for number in range(args.rounds):
+            _say(f"round {number + 1} of {args.rounds}")
+            results.rounds.append(bench.round(peers[:: -1 if number % 2 else 1]))
+        _say("at rest")
+        results.rest = asdict(bench.at_rest(0.5 if args.quick else 3.0))
+        if args.long:
+            _say(f"{args.long} heartbeats in a row")
+            results.long_run = bench.long_run(args.long)
+    return results
+
+
+def _who_takes_part() -> list[Peer]:
+    for peer in PEERS:
+        if peer.needs and shutil.which(peer.needs) is None:
+            _say(f"{peer.label}: left out, because {peer.needs} is not installed")
+    return [peer for peer in PEERS if not peer.needs or shutil.which(peer.needs)]
+
+
+def _write(results: Results, directory: str, docs: str | None) -> None:
+    os.makedirs(directory, exist_ok=True)
+    results.save(os.path.join(directory, "results.json"))
+    plots = [os.path.join(directory, "performance.svg")]
+    if docs:
+        plots.append(os.path.join(os.path.dirname(docs), "performance.svg"))
+        write_section(docs, results, "performance.svg")
+    for path in plots:
+        with open(path, "w") as file:
+            file.write(draw(results))
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

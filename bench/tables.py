@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results for people: aligned text for a terminal, Markdown for the documentation."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from .contestants import NITROHB, PEERS
+from .measure import PASS
+from .results import Goal, Results, check_goals
+
+__all__ = ["text_report", "write_section"]
+
+BEGIN = "<!-- bench: begin -->"
+END = "<!-- bench: end -->"
+
+Rows = list[list[str]]  # the first is the head
+Format = Callable[[str, Rows], list[str]]
+
+
+def text_report(results: Results) -> str:
+    """Everything, for a terminal."""
+    return "\n".join(_report(results, _as_text))
+
+
+def write_section(path: str, results: Results, plot: str) -> None:
+    """Put the results into a Markdown file, between its two markers; a new file gets just them.
+
+    Args:
+        path: The file.
+        results: What to show.
+        plot: The address of the plot, as the file should have it.
+
+    Raises:
+        ValueError: The file has no markers.
+    """
+    before, after = "", "\n"
+    if os.path.exists(path):
+        with open(path) as file:
+            text = file.read()
+        if BEGIN not in text or END not in text:
+            raise ValueError(f"{path}: has no {BEGIN} and {END}")
+        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    image = f"![Ratios to the C epoll server]({plot})"
+    lines = [BEGIN, "", image, "", *_report(results, _as_markdown), END]
+    with open(path, "w") as file:
+        file.write(before + "\n".join(lines) + after)
+
+
+def _report(results: Results, form: Format) -> list[str]:
+    settings = results.settings
+    return [
+        *form("Latency and throughput", _speed(results)),
+        *form("Beside C, paired by round: median (least–most)", _beside_c(results)),
+        *form("Memory, start and end", _footprint(results)),
+        *form("Goals", [["goal", "figure", ""], *map(_goal, check_goals(results))]),
+        *form("Long run", _long_run(results)),
+        f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s per load. Server"
+        f" and client are pinned to {'different cores' if settings['cores'] > 1 else 'one core'}."
+        " Late: the byte comes 200 µs after the connection."
+        f" Idle: with {settings['idle']:g} silent connections held open. @16: 16 at a time."
+        " Socat never closes first, so its clients do.",
+        "; ".join(f"{name} {value}" for name, value in results.machine.items()) + ".",
+        "",
+    ]
+
+
+def _speed(results: Results) -> Rows:
+    head = ["", "p50 µs", "p99 µs", "beats/s", "p50 µs @16", "p99 µs @16", "beats/s @16"]
+    head += ["p50 µs late", "p99 µs late", "p50 µs idle", "CPU µs/beat @16"]
+    names = ["p50_us_1", "p99_us_1", "rate_1", "p50_us_16", "p99_us_16", "rate_16"]
+    names += ["p50_us_late", "p99_us_late", "p50_us_idle", "cpu_us_16"]
+    return [head, *_medians(results, names)]
+
+
+def _footprint(results: Results) -> Rows:
+    head = ["", "RSS MiB", "PSS MiB", "KiB/pending", "listening ms", "first echo ms", "exit ms"]
+    names = ("rss_mib", "pss_mib", "pending_kib", "ready_ms", "echo_ms", "exit_ms")
+    bare = [PASS, "", "", "", _number(results.medians(PASS)["ready_ms"]), "", ""]
+    return [head, *_medians(results, names), bare]
+
+
+def _beside_c(results: Results) -> Rows:
+    head = ["", "p50", "beats/s", "beats/s @16", "p50 late", "p50 idle"]
+    names = ("p50_us_1", "rate_1", "rate_16", "p50_us_late", "p50_us_idle")
+    rows = [head]
+    for key, label in _present(results):
+        ratios = [results.beside_c(key, name) for name in names]
+        rows.append([label, *(str(ratio) if ratio else "–" for ratio in ratios)])
+    return rows
+
+
+def _long_run(results: Results) -> Rows:
+    run = results.long_run
+    if not run:
+        return []
+    return [
+        [
+            "heartbeats",
+            "errors",
+            "beats/s",
+            "RSS KiB before",
+            "after",
+            "descriptors before",
+            "after",
+        ],
+        [
+            f"{run['count']:.0f}",
+            f"{run['errors']:.0f}",
+            _number(run["rate"]),
+            *(f"{run[name]:.0f}" for name in ("rss_kib_before", "rss_kib")),
+            *(f"{run[name]:.0f}" for name in ("files_before", "files")),
+        ],
+    ]
+
+
+def _goal(goal: Goal) -> list[str]:
+    verdict = {True: "met", False: "missed", None: "not measured"}
+    return [goal.text, goal.spread, verdict[goal.met]]
+
+
+def _medians(results: Results, names: Sequence[str]) -> Rows:
+    rows: Rows = []
+    for key, label in _present(results):
+        medians = results.medians(key)
+        rows.append([label, *(_number(medians.get(name)) for name in names)])
+    return rows
+
+
+def _present(results: Results) -> list[tuple[str, str]]:
+    return [(peer.key, peer.label) for peer in PEERS if peer.key in results.rounds[0]]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _as_text(title: str, rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [title, ""]
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return [*lines, ""]
+
+
+def _as_markdown(title: str, rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    head, *body = [[_emphasised(cell) for cell in row] for row in rows]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return [f"### {title}", "", *(f"| {' | '.join(row)} |" for row in (head, rule, *body)), ""]
+
+
+def _emphasised(cell: str) -> str:
+    return f"**{cell}**" if cell == NITROHB.label else cell
