@@ -43,6 +43,14 @@ def test_listening_loads_no_event_loop() -> None:
     assert not loaded & EVENT_LOOPS
 
 
+def test_the_script_loads_nothing_before_it_listens_that_can_wait() -> None:
+    loaded = loaded_by("import nitrohb.cli")
+    assert "argparse" in loaded
+    assert not loaded & {*EVENT_LOOPS, "json", "tempfile"}
+    code = "import sys, nitrohb.cli; print('nitrohb.events' in sys.modules)"
+    assert in_fresh_python(code) == "False"
+
+
 def test_a_name_is_looked_up_once() -> None:
     code = (
         "import nitrohb; before = 'HEARTBEAT' in vars(nitrohb); nitrohb.HEARTBEAT;"
@@ -73,7 +81,7 @@ def test_all_star() -> None:
     assert in_fresh_python(code) == "True"
 
 
-@pytest.mark.parametrize("name", ["serve", "trio", "_nothing", "Evicted"])
+@pytest.mark.parametrize("name", ["serve", "trio", "_nothing", "Vanished"])
 def test_an_unknown_name(name: str) -> None:
     with pytest.raises(AttributeError, match=f"^module 'nitrohb' has no attribute '{name}'$"):
         getattr(nitrohb, name)

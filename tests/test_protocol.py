@@ -400,6 +400,7 @@ PACKAGE = pathlib.Path(nitrohb.__file__).parent
 FLOORS = (
     "errors",
     "protocol",
+    "pending",
     "addresses",
     "remedies",
     "events",

@@ -353,6 +353,47 @@ async def test_a_listener_that_is_handed_in_has_listened_for_a_while(
     assert events[2].listening_seconds == 2.5
 
 
+async def test_it_goes_on_when_nobody_observes(path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_heartbeat, f"unix:{path}", once=False))
+        for _ in range(2):
+            with Client(path) as client:
+                client.send(B7)
+                await settled()
+                assert client.look() == (B7, True)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_crowd_is_answered_in_batches_that_let_others_have_their_turn(
+    tmp_path: Path,
+) -> None:
+    busy, quiet = (open_listeners([f"unix:{tmp_path}/{name}"])[0] for name in ("busy", "quiet"))
+    with contextlib.ExitStack() as clients:
+        crowd = [clients.enter_context(Client(tmp_path / "busy")) for _ in range(200)]
+        single = clients.enter_context(Client(tmp_path / "quiet"))
+        for client in [*crowd, single]:
+            client.send(B7)
+        async with serving(busy, quiet, once=False) as events:
+            await settled()
+            assert all(client.look() == (B7, True) for client in [*crowd, single])
+    order = [str(event.address) for event in events if isinstance(event, Heartbeat)]
+    assert len(order) == 201
+    assert order.index(f"unix:{tmp_path}/quiet") <= 64
+
+
+async def test_a_callback_that_fails_on_a_new_connection_leaves_nothing_open(path: Path) -> None:
+    def fail_on_connected(event: Event) -> None:
+        if event.name == "connected":
+            raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_heartbeat, f"unix:{path}", on_event=fail_on_connected)
+            await nursery.start(serve)
+            Client(path).close()
+    assert not path.exists()
+
+
 async def test_a_failing_callback_ends_the_server_and_closes_everything(path: Path) -> None:
     def fail_on_done(event: Event) -> None:
         if isinstance(event, Done):

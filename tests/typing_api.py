@@ -23,6 +23,7 @@ from nitrohb import (
     Disconnected,
     Done,
     Event,
+    Evicted,
     Heartbeat,
     HeartbeatServer,
     HybridAddress,
@@ -66,6 +67,7 @@ async def serving(nursery: trio.Nursery, sock: socket.socket, listener: Listener
         allow_cids={16, 17},
         any_byte=True,
         handshake_timeout=0.5,
+        max_pending=10,
         on_event=print,
     )
     server: HeartbeatServer = await nursery.start(partial(serve_heartbeat, "vsock::9000"))
@@ -121,7 +123,7 @@ def addresses(text: str) -> None:
 
 
 def events(event: Event) -> None:
-    assert_type(event, Listening | Connected | Heartbeat | Rejected | Disconnected | Done)
+    assert_type(event, Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done)
     assert_type(event.name, str)
     assert_type(event.address, Address)
     assert_type(event.time, datetime)
@@ -138,7 +140,7 @@ def events(event: Event) -> None:
             assert_type(event.peer, VsockAddress | None)
             assert_type(event.byte, int | None)
             assert_type(why(event.reason), str)
-        case Connected() | Disconnected():
+        case Connected() | Disconnected() | Evicted():
             assert_type(event.peer, VsockAddress | None)
         case Listening() | Done():
             pass

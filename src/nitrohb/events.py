@@ -2,9 +2,9 @@
 """What a heartbeat server reports, as it happens.
 
 Every connection is reported by one :class:`Connected`, and then by exactly one of
-:class:`Heartbeat`, :class:`Rejected` and :class:`Disconnected` (by none, if the server itself is
-cancelled in between). An address is reported by one :class:`Listening` and, when it is one-shot
-and has been answered, by one :class:`Done` after the last of its connections.
+:class:`Heartbeat`, :class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (by none, if the
+server itself is cancelled in between). An address is reported by one :class:`Listening` and, when
+it is one-shot and has been answered, by one :class:`Done` after the last of its connections.
 
 In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as it is
 written) and ``cid`` (a number or null), and then its own fields. Names never change their meaning.
@@ -22,6 +22,7 @@ __all__ = [
     "Disconnected",
     "Done",
     "Event",
+    "Evicted",
     "Heartbeat",
     "Listening",
     "Rejected",
@@ -146,13 +147,23 @@ class Disconnected(_PeerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evicted(_PeerEvent):
+    """A connection that had not spoken yet was closed, because there was no more room.
+
+    Its peer held more such connections than any other, and this was the oldest of them.
+    """
+
+    name = "evicted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done(_Event):
     """A one-shot address has answered its heartbeat, and is closed."""
 
     name = "done"
 
 
-Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Done
+Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done
 
 
 def utc_now() -> datetime:

@@ -7,9 +7,11 @@ import os
 import select
 import socket
 import stat
+import struct
 import time
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Final, Self
 
 from .addresses import (
@@ -22,13 +24,14 @@ from .addresses import (
     parse_address,
 )
 from .errors import UsageError
-from .events import utc_now
 from .remedies import listen_error
 from .wire import AF_VSOCK, new_socket, sockaddr
 
 __all__ = ["Listener", "Listen", "open_listeners"]
 
 _BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
+
+_UCRED: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 _LOCK_ATTEMPTS: Final = 100
 _LOCK_PAUSE: Final = 0.01  # seconds
@@ -47,7 +50,7 @@ class Listener:
         sock.setblocking(False)
         self.address = address
         self.sock = sock
-        self.time = utc_now()
+        self.time = datetime.now(UTC)
         self._opened = time.monotonic()
         self._path = path
         self._file = None if path is None else _identity(path)
@@ -74,6 +77,12 @@ class Listener:
         conn, name = self.sock.accept()
         conn.setblocking(False)
         return conn, VsockAddress(*name) if self.has_cids else None
+
+    def identify(self, conn: socket.socket) -> int:
+        """The process that made a connection to a Unix socket, by SO_PEERCRED of unix(7)."""
+        credentials = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid: int = _UCRED.unpack(credentials)[0]
+        return pid
 
     def is_shut_down(self) -> bool:
         """Whether another holder of an inherited socket has shut it down: nobody can connect."""

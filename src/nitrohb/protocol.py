@@ -65,7 +65,13 @@ HEARTBEAT_PORT: Final = 9000
 """The vsock port on which the parent listens (VSOCK_PORT in AWS's init.c)."""
 
 
-class Input(Enum):
+class _Hashed(Enum):
+    """An Enum whose members hash by identity: Enum's own, in Python, is half of a look-up here."""
+
+    __hash__ = object.__hash__
+
+
+class Input(_Hashed):
     """What the wire can say."""
 
     HEARTBEAT = "heartbeat"
@@ -73,7 +79,7 @@ class Input(Enum):
     END = "end of stream"
 
 
-class State(Enum):
+class State(_Hashed):
     """Where one connection stands. All but ``WAITING`` are final."""
 
     WAITING = "waiting"

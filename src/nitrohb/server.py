@@ -3,13 +3,19 @@
 
 ::
 
-    serve_heartbeat()                 opens every address, or none
+    serve_heartbeat()                     opens every address, or none
     └── nursery
-        ├── _Port.serve()             listener task of one address: accepts, until it is answered
+        ├── _Port.serve()                 listener task of one address
         │   └── nursery
-        │       ├── _Connection.handle()   one-shot handler task, with its own deadline
+        │       ├── _accept_forever()     answers who has spoken already, at once
+        │       ├── _Connection.handle()  one-shot handler task of who has not, with its deadline
         │       └── ...
         └── ...
+
+The byte is nearly always there when a connection is accepted. So it is read, checked and echoed
+right then, without a task, and only a connection that has nothing to say yet gets one. Those are
+counted per peer (:mod:`nitrohb.pending`): when there is no more room, the peer that holds the most
+loses its oldest.
 
 What a byte means is decided in :mod:`nitrohb.protocol`, and nowhere here.
 """
@@ -29,6 +35,7 @@ from .events import (
     Disconnected,
     Done,
     Event,
+    Evicted,
     Heartbeat,
     Listening,
     Rejected,
@@ -44,6 +51,7 @@ from .listeners import (
     resolve,
     take_over,
 )
+from .pending import Pending
 from .protocol import HEARTBEAT_PORT, Latch, ParentHandshake, State
 from .remedies import listen_error
 
@@ -55,7 +63,8 @@ DEFAULT_LISTEN: Final = VsockAddress(CID_ANY, HEARTBEAT_PORT)
 
 # What accept(2) can fail with. The first set concerns the one connection that it would have
 # returned: go on with the next. The second is exhaustion: it passes, so wait a little, as
-# trio.serve_listeners does. Anything else is about the listening socket itself, and fatal.
+# trio.serve_listeners does, unless somebody who waits can make room. Anything else is about the
+# listening socket itself, and fatal.
 _CONNECTION_ERRNOS: Final = {
     errno.EPERM,
     errno.ECONNABORTED,
@@ -75,6 +84,8 @@ _CONNECTION_ERRNOS: Final = {
 _EXHAUSTION_ERRNOS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _EXHAUSTION_PAUSE: Final = 0.1  # seconds
 
+_BATCH: Final = 64  # connections accepted between two checkpoints
+
 
 class HeartbeatServer:
     """A running server, as ``nursery.start(serve_heartbeat, ...)`` returns it.
@@ -93,6 +104,7 @@ async def serve_heartbeat(
     allow_cids: Collection[int] | None = None,
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
+    max_pending: int = 1024,
     on_event: OnEvent | None = None,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
 ) -> list[Heartbeat]:
@@ -114,6 +126,10 @@ async def serve_heartbeat(
             None allows all of them. Only for AF_VSOCK: a Unix socket's peer has no CID.
         any_byte: Echo whatever the first byte is, as QEMU's device does.
         handshake_timeout: Seconds that a connection may take from its acceptance to its echo.
+        max_pending: How many connections may wait for their byte, on all addresses together. When
+            one more comes, or descriptors or memory run out, the oldest connection of the peer
+            that holds the most is closed (:class:`Evicted`). A peer is known by its CID on AF_VSOCK
+            and by its process on a Unix socket.
         on_event: Called with every event, in order, in this task's thread. It must not block.
         task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` once *every*
             address accepts connections.
@@ -140,7 +156,7 @@ async def serve_heartbeat(
     exception group, as from any nursery.
     """
     with take_over(listen) as closing:
-        rules = _Rules(once, allow_cids, any_byte, handshake_timeout, on_event)
+        rules = _Rules(once, allow_cids, any_byte, handshake_timeout, max_pending, on_event)
         targets = resolve(listen or (DEFAULT_LISTEN,))
         rules.check_cids(targets)
         ages = [target.age if isinstance(target, Listener) else 0.0 for target in targets]
@@ -148,7 +164,8 @@ async def serve_heartbeat(
         for listener in listeners:
             closing.callback(listener.close)
         rules.check_cids(listeners)
-        ports = [_Port(*of, rules) for of in zip(listeners, ages, strict=True)]
+        waiting = _Waiting(max_pending)
+        ports = [_Port(*of, rules, waiting) for of in zip(listeners, ages, strict=True)]
         return await _serve(ports, rules, task_status)
 
 
@@ -172,17 +189,21 @@ class _Rules:
         allow_cids: Collection[int] | None,
         any_byte: bool,
         handshake_timeout: float,
+        max_pending: int,
         on_event: OnEvent | None,
     ) -> None:
         if not handshake_timeout > 0:  # not "<= 0", which NaN would pass
             raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
         if allow_cids is not None and not allow_cids:
             raise UsageError("allow_cids is empty, so nobody could be answered (None allows all)")
+        if max_pending < 1:
+            raise UsageError(f"max_pending must be at least 1, got {max_pending}")
         self.once = once
         self.allow_cids = None if allow_cids is None else frozenset(allow_cids)
         self.any_byte = any_byte
         self.handshake_timeout = handshake_timeout
         self.emit: OnEvent = on_event or (lambda event: None)
+        self.observed = on_event is not None
 
     def check_cids(self, targets: Iterable[Target]) -> None:
         if self.allow_cids is not None:
@@ -192,13 +213,39 @@ class _Rules:
         return self.allow_cids is None or (peer is not None and peer.cid in self.allow_cids)
 
 
+class _Waiting:
+    """Those who have connected and not spoken yet, on all addresses together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pending = Pending["_Connection"]()
+
+    def add(self, connection: "_Connection") -> None:
+        """Let a connection wait; somebody has to go if it is one too many."""
+        if len(self._pending) >= self._limit:
+            self.make_room()
+        self._pending.add(connection.whose, connection)
+
+    def remove(self, connection: "_Connection") -> None:
+        self._pending.remove(connection.whose, connection)
+
+    def make_room(self) -> bool:
+        """Evict one connection, if there is one, and say whether there was."""
+        if (victim := self._pending.victim()) is None:
+            return False
+        self.remove(victim)
+        victim.evict()
+        return True
+
+
 class _Port:
     """One listen address: its listener task, and what its connections have in common."""
 
-    def __init__(self, listener: Listener, age: float, rules: _Rules) -> None:
+    def __init__(self, listener: Listener, age: float, rules: _Rules, waiting: _Waiting) -> None:
         self.address = listener.address
         self.listener = listener
         self.rules = rules
+        self.waiting = waiting
         self.latch = Latch(once=rules.once, any_byte=rules.any_byte)
         self.since = trio.current_time() - age
         self.heartbeat: Heartbeat | None = None
@@ -212,35 +259,69 @@ class _Port:
         self.listener.close()
         self.rules.emit(Done(address=self.address, time=utc_now()))
 
-    def answered(self, heartbeat: Heartbeat) -> None:
+    def answered(self, connection: "_Connection") -> None:
         """Note that an enclave was answered. A one-shot address is done with that."""
-        self.heartbeat = heartbeat
-        self.rules.emit(heartbeat)
+        if self.rules.once or self.rules.observed:
+            self.heartbeat = connection.heartbeat()
+            self.rules.emit(self.heartbeat)
         if self.rules.once:
             self._handlers.cancel_scope.cancel()
 
     async def _accept_forever(self) -> None:
         while True:
-            connection = _Connection(self, *await self._accept())
-            self._handlers.start_soon(connection.handle, name=f"handler {self.address}")
-
-    async def _accept(self) -> tuple[socket.socket, VsockAddress | None]:
-        while True:
+            # This is a checkpoint even if somebody waits already: between two batches the other
+            # listeners, the handlers and a cancellation have their turn.
             await trio.lowlevel.wait_readable(self.listener.sock)
             try:
-                return self.listener.accept()
-            except BlockingIOError as error:  # its peer has given up meanwhile, or ...
-                if self.listener.is_shut_down():
-                    raise listen_error(self.address, errno.ESHUTDOWN) from error
+                self._accept_batch()
             except OSError as error:
-                if error.errno in _EXHAUSTION_ERRNOS:
-                    await trio.sleep(_EXHAUSTION_PAUSE)
-                elif error.errno not in _CONNECTION_ERRNOS:
+                if error.errno not in _EXHAUSTION_ERRNOS:
                     raise listen_error(self.address, error.errno or 0) from error
+                await trio.sleep(_EXHAUSTION_PAUSE)
+
+    def _accept_batch(self) -> None:
+        """Accept those who are there, at most a batch of them, and answer who has spoken."""
+        for number in range(_BATCH):
+            try:
+                conn, peer = self.listener.accept()
+            except BlockingIOError:
+                # Readable, and yet nobody: a peer has given up meanwhile, or the socket is dead.
+                if number == 0 and self.listener.is_shut_down():
+                    raise OSError(errno.ESHUTDOWN, "shut down") from None
+                return
+            except OSError as error:
+                self._survive(error)
+            else:
+                self._welcome(_Connection(self, conn, peer))
+            if self.latch.answered:
+                return
+
+    def _survive(self, error: OSError) -> None:
+        """Return if it makes sense to go on after an error of accept(); else raise it."""
+        if error.errno in _EXHAUSTION_ERRNOS and self.waiting.make_room():
+            return
+        if error.errno not in _CONNECTION_ERRNOS:
+            raise error
+
+    def _welcome(self, connection: "_Connection") -> None:
+        if not connection.is_over_at_once():
+            self.waiting.add(connection)
+            self._handlers.start_soon(connection.handle, name=f"handler {self.address}")
 
 
 class _Connection:
     """One connection, from its acceptance to the one event that tells how it ended."""
+
+    __slots__ = (
+        "_accepted",
+        "_conn",
+        "_echoed",
+        "_evicted",
+        "_handshake",
+        "_peer",
+        "_port",
+        "_received",
+    )
 
     def __init__(self, port: _Port, conn: socket.socket, peer: VsockAddress | None) -> None:
         self._port = port
@@ -250,34 +331,86 @@ class _Connection:
         self._handshake = ParentHandshake(port.latch)
         self._received = utc_now()
         self._echoed = False
+        self._evicted = False
+
+    @property
+    def whose(self) -> int:
+        """What tells its peer from others: the CID on AF_VSOCK, the process on a Unix socket."""
+        return self._port.listener.identify(self._conn) if self._peer is None else self._peer.cid
+
+    def is_over_at_once(self) -> bool:
+        """Report a new connection, answer it if it has spoken, and say whether that was all."""
+        try:
+            if not self._begin():
+                return False
+        except BaseException:
+            self._conn.close()
+            raise
+        self._conn.close()
+        return True
 
     async def handle(self) -> None:
-        """Be the one-shot handler task: report it, answer it, close it."""
-        rules = self._port.rules
+        """Be the one-shot handler task of a connection that had nothing to say at first."""
+        if self._evicted:
+            return
         with self._conn:
-            rules.emit(Connected(address=self._port.address, time=utc_now(), peer=self._peer))
-            if not rules.allow(self._peer):
-                self._reject(RejectReason.CID)
-                return
             try:
-                with trio.move_on_at(self._accepted + rules.handshake_timeout):
-                    await self._shake_hands()
+                limit = self._accepted + self._port.rules.handshake_timeout
+                with trio.move_on_at(limit) as deadline:
+                    await self._finish()
+                if deadline.cancelled_caught:
+                    self._conclude()
+            except trio.ClosedResourceError:
+                assert self._evicted
             except trio.Cancelled:
                 if self._port.latch.answered:
                     self._reject(RejectReason.ANSWERED)
                 raise
-            self._conclude()
+            finally:
+                if not self._evicted:
+                    self._port.waiting.remove(self)
 
-    async def _shake_hands(self) -> None:
-        self._handshake.receive(await wire.receive(self._conn, trio.lowlevel.wait_readable))
-        self._received = utc_now()
+    def evict(self) -> None:
+        """Close it at once, so that its descriptor is free; its handler task wakes and ends."""
+        self._evicted = True
+        trio.lowlevel.notify_closing(self._conn)
+        self._conn.close()
+        self._port.rules.emit(Evicted(address=self._port.address, time=utc_now(), peer=self._peer))
+
+    def _begin(self) -> bool:
+        rules = self._port.rules
+        if rules.observed:
+            rules.emit(Connected(address=self._port.address, time=utc_now(), peer=self._peer))
+        if rules.allow(self._peer):
+            return self._advance()
+        self._reject(RejectReason.CID)
+        return True
+
+    async def _finish(self) -> None:
+        while not self._advance():
+            if self._handshake.state is State.WAITING:
+                await trio.lowlevel.wait_readable(self._conn)
+            else:
+                await trio.lowlevel.wait_writable(self._conn)
+
+    def _advance(self) -> bool:
+        """Go as far as possible without waiting, and say whether that was the end."""
+        if self._handshake.state is State.WAITING:
+            if (data := wire.try_receive(self._conn)) is None:
+                return False
+            self._handshake.receive(data)
+            self._received = utc_now()
         if reply := self._handshake.reply:
-            self._echoed = await wire.send(self._conn, reply, trio.lowlevel.wait_writable)
+            if (sent := wire.try_send(self._conn, reply)) is None:
+                return False
+            self._echoed = sent
+        self._conclude()
+        return True
 
     def _conclude(self) -> None:
         match self._handshake.state:
             case State.HEARTBEAT:
-                self._port.answered(self._heartbeat())
+                self._port.answered(self)
             case State.WRONG_BYTE:
                 self._reject(RejectReason.WRONG_BYTE)
             case State.LATE:
@@ -288,7 +421,8 @@ class _Connection:
                 gone = Disconnected(address=self._port.address, time=utc_now(), peer=self._peer)
                 self._port.rules.emit(gone)
 
-    def _heartbeat(self) -> Heartbeat:
+    def heartbeat(self) -> Heartbeat:
+        """What to report when it has been answered."""
         now = trio.current_time()
         return Heartbeat(
             address=self._port.address,

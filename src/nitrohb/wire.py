@@ -12,7 +12,16 @@ from typing import Final
 from .addresses import HybridAddress, UnixAddress, VsockAddress
 from .remedies import NO_AF_VSOCK
 
-__all__ = ["AF_VSOCK", "Wait", "new_socket", "receive", "send", "sockaddr"]
+__all__ = [
+    "AF_VSOCK",
+    "Wait",
+    "new_socket",
+    "receive",
+    "send",
+    "sockaddr",
+    "try_receive",
+    "try_send",
+]
 
 AF_VSOCK: Final[int | None] = getattr(socket, "AF_VSOCK", None)
 """``socket.AF_VSOCK``, or None where Python was built without it."""
@@ -44,25 +53,36 @@ def sockaddr(address: SocketAddress) -> tuple[int, int] | str:
     return (address.cid, address.port) if isinstance(address, VsockAddress) else address.path
 
 
+def try_receive(conn: socket.socket) -> bytes | None:
+    """Read what has come: ``b""`` is the end of the connection, None is nothing yet."""
+    try:
+        return conn.recv(_READ_SIZE)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def try_send(conn: socket.socket, byte: bytes) -> bool | None:
+    """Send one byte: False is the end of the connection, None is no room yet."""
+    try:
+        conn.send(byte)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
+    return True
+
+
 async def receive(conn: socket.socket, wait_readable: Wait) -> bytes:
     """Read what has come, waiting for it if need be; ``b""`` is the end of the connection."""
-    while True:
-        try:
-            return conn.recv(_READ_SIZE)
-        except BlockingIOError:
-            await wait_readable(conn)
-        except OSError:
-            return b""
+    while (data := try_receive(conn)) is None:
+        await wait_readable(conn)
+    return data
 
 
 async def send(conn: socket.socket, byte: bytes, wait_writable: Wait) -> bool:
     """Send one byte, waiting for room if need be; False if the connection has come to its end."""
-    while True:
-        try:
-            conn.send(byte)
-        except BlockingIOError:
-            await wait_writable(conn)
-        except OSError:
-            return False
-        else:
-            return True
+    while (sent := try_send(conn, byte)) is None:
+        await wait_writable(conn)
+    return sent

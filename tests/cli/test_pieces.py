@@ -21,6 +21,7 @@ from nitrohb import (
     Disconnected,
     Done,
     Event,
+    Evicted,
     Heartbeat,
     Listener,
     Listening,
@@ -109,6 +110,7 @@ def test_text_of_an_event(event: Event, text: str) -> None:
             2 * [CONNECTED, rejected(RejectReason.TIMEOUT)] + [CONNECTED, DISCONNECTED],
             "2 sent nothing; 1 closed without a byte",
         ),
+        ([CONNECTED, Evicted(address=ANY, time=TIME, peer=PEER)], "1 had to make room"),
     ],
 )
 def test_reporter_remembers_what_came_instead_of_a_heartbeat(

@@ -207,6 +207,18 @@ def test_silent_client_is_closed_after_the_handshake_timeout(sock: Path) -> None
         assert script.end()[0] == 0
 
 
+def test_one_silent_client_too_many_evicts_the_oldest(sock: Path) -> None:
+    args = ("-l", f"unix:{sock}", "--max-pending", "2", "--timeout", "30")
+    with started(*args) as script:
+        with connected(sock) as oldest, connected(sock), connected(sock):
+            assert oldest.recv(1) == b""
+            lines = [script.line() for _ in range(5)]
+            assert "evicted" in lines[4]
+            assert "to make room, before it had sent anything" in lines[4]
+            assert beat(sock) == HEARTBEAT
+        assert script.end()[0] == 0
+
+
 def test_timeout_when_nobody_connected_tells_how_to_try(sock: Path) -> None:
     code, out, err = nitrohb("-l", f"unix:{sock}", "--timeout", "0.3", "--quiet")
     assert (code, out) == (124, "")

@@ -53,6 +53,8 @@ LONG = "/tmp/" + 103 * "x"
         (["--timeout", "0"], "'0'"),
         (["--timeout", "nan"], "'nan'"),
         (["--handshake-timeout", "inf"], "'inf'"),
+        (["--max-pending", "0"], "'0'"),
+        (["--max-pending", "many"], "'many'"),
         (["--socket-mode", "0o600"], "'0o600'"),
         (["--socket-mode", "1777"], "'1777'"),
         (["--socket-group", "no such group"], "'no such group'"),

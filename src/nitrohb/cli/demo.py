@@ -3,14 +3,17 @@
 
 import argparse
 import os
-import tempfile
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..addresses import UnixAddress
 from ..errors import NitrohbError
 from . import exits
 from .console import Console
 from .stop import Stop
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 __all__ = ["demo"]
 
@@ -46,9 +49,11 @@ def demo(_args: argparse.Namespace, console: Console, stop: Stop) -> int:
     return status
 
 
-def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
+def _temporary_directory() -> "TemporaryDirectory[str]":
+    from tempfile import TemporaryDirectory  # here, because serve would have to wait for it
+
     try:
-        return tempfile.TemporaryDirectory(prefix="nitrohb-")
+        return TemporaryDirectory(prefix="nitrohb-")
     except OSError as error:
         raise NitrohbError(
             f"the demo finds no place for its socket: {error.strerror}\n"

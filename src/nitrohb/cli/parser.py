@@ -138,6 +138,14 @@ def _add_serve(add: AddParser) -> None:
         help="how long one connection may stay silent (default: 5)",
     )
     parser.add_argument(
+        "--max-pending",
+        metavar="N",
+        type=_count,
+        default=1024,
+        help="how many connections may wait silently; one more evicts the oldest of the peer that"
+        " holds the most (default: 1024)",
+    )
+    parser.add_argument(
         "--socket-mode",
         metavar="MODE",
         type=_mode,
@@ -211,6 +219,13 @@ def _add(add: AddParser, name: str, command: Command, summary: str, more: str) -
 
 def _address(text: str) -> Address:
     return _checked(parse_address, text)
+
+
+def _count(text: str) -> int:
+    count = _checked(lambda number: parse_number("number", number), text)
+    if count == 0:
+        raise argparse.ArgumentTypeError("expected a number from 1 up, got '0'")
+    return count
 
 
 def _cid(text: str) -> int:

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..addresses import Address
-from ..events import Connected, Disconnected, Done, Event, Heartbeat, Listening, Rejected
+from ..events import (
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Evicted,
+    Heartbeat,
+    Listening,
+    Rejected,
+)
 from ..events import RejectReason as Why
 from ..protocol import HEARTBEAT
 
@@ -47,6 +56,8 @@ def _more(event: Event) -> str:
             return _why(event)
         case Disconnected():
             return "without a byte"
+        case Evicted():
+            return "to make room, before it had sent anything"
         case Listening() | Connected() | Done():
             return ""
 
@@ -90,7 +101,7 @@ class Reporter:
         match event:
             case Connected():
                 seen[_PENDING] += 1
-            case Heartbeat() | Rejected() | Disconnected():
+            case Heartbeat() | Rejected() | Disconnected() | Evicted():
                 seen[_PENDING] -= 1
                 seen[_outcome(event)] += 1
             case Listening() | Done():
@@ -103,13 +114,15 @@ class Reporter:
                 yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
 
 
-def _outcome(event: Heartbeat | Rejected | Disconnected) -> str:
+def _outcome(event: Heartbeat | Rejected | Disconnected | Evicted) -> str:
     """What became of a connection, to be counted."""
     match event:
         case Heartbeat():
             return _HEARD
         case Disconnected():
             return "closed without a byte"
+        case Evicted():
+            return "had to make room"
         case Rejected():
             return _refusal(event)
 

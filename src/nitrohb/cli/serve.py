@@ -2,6 +2,7 @@
 """``nitrohb serve``: listen first, load later, answer, report."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -49,6 +50,8 @@ def _answer(
 
     line = None if args.quiet else to_json if args.format == "json" else to_text
     reporter = Reporter(console.print, line)
+    # Events that are neither printed nor counted for what --timeout says need not be made.
+    observer = None if args.quiet and args.timeout == math.inf else reporter
 
     async def run() -> int:
         with trio.move_on_after(args.timeout) as deadline:
@@ -61,7 +64,8 @@ def _answer(
                     allow_cids=args.allow_cids,
                     any_byte=args.any_byte,
                     handshake_timeout=args.handshake_timeout,
-                    on_event=reporter,
+                    max_pending=args.max_pending,
+                    on_event=observer,
                 )
                 nursery.cancel_scope.cancel()
         if not deadline.cancelled_caught:
