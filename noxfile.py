@@ -84,7 +84,7 @@ def coverage(session: nox.Session) -> None:
     """Demand that the tests so far have taken every branch of the source."""
     session.install(*nox.project.dependency_groups(PROJECT, "tests"))
     env = {"COVERAGE_FILE": str(COVERAGE / "coverage")}
-    session.run("coverage", "combine", "--keep", *sorted(map(str, COVERAGE.glob("*/"))), env=env)
+    session.run("coverage", "combine", "--keep", *sorted(map(str, COVERAGE.glob("tests-*"))), env=env)
     session.run("coverage", "report", env=env)
 
 

@@ -2,6 +2,7 @@
 """Both sides of the heartbeat on connections of one's own, under trio and asyncio."""
 
 import errno
+import math
 import os
 import pathlib
 import select
@@ -742,3 +743,9 @@ print("trio" in sys.modules)
         [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True
     )
     assert run.stdout == "False\n"
+
+
+@pytest.mark.parametrize("timeout", [-1.0, math.nan])
+def test_a_timeout_that_makes_no_sense(timeout: float) -> None:
+    with pytest.raises(UsageError, match="timeout must be at least 0 s"):
+        anyio.run(partial(send_heartbeat, "unix:x", timeout=timeout), backend="trio")

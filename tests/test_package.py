@@ -44,11 +44,15 @@ def test_listening_loads_no_event_loop() -> None:
 
 
 def test_the_script_loads_nothing_before_it_listens_that_can_wait() -> None:
-    loaded = loaded_by("import nitrohb.cli")
+    loaded = loaded_by("import nitrohb.cli.parser")
     assert "argparse" in loaded
     assert not loaded & {*EVENT_LOOPS, "json", "tempfile"}
-    code = "import sys, nitrohb.cli; print('nitrohb.events' in sys.modules)"
+    code = "import sys, nitrohb.cli.parser; print('nitrohb.events' in sys.modules)"
     assert in_fresh_python(code) == "False"
+
+
+def test_the_script_handles_signals_before_it_loads_the_rest() -> None:
+    assert not loaded_by("import nitrohb.cli") & {*EVENT_LOOPS, "argparse", "socket"}
 
 
 def test_a_name_is_looked_up_once() -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Callable
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,29 @@ async def test_an_answered_address_is_closed_while_another_still_waits(tmp_path:
         assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
 
 
+async def test_the_handle_knows_every_address_in_order(tmp_path: Path) -> None:
+    addresses = [f"unix:{tmp_path}/b", f"hybrid:{tmp_path}/a:9000"]
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_heartbeat, *addresses)
+        assert [str(address) for address in server.addresses] == addresses
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_heartbeat_has_the_time_of_its_byte_not_of_its_connection(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(f"unix:{path}") as events:
+        with Client(path) as client:
+            await settled()
+            when = datetime(2026, 3, 4, tzinfo=UTC)
+            monkeypatch.setattr("nitrohb.server.utc_now", lambda: when)
+            client.send(B7)
+            await settled()
+    assert isinstance(events[2], Heartbeat)
+    assert events[2].received_at == when
+    assert events[1].time != when
+
+
 async def test_a_heartbeat_whose_echo_fails_still_counts(path: Path) -> None:
     async with serving(f"unix:{path}") as events:
         with Client(path) as client:
@@ -311,6 +334,9 @@ async def test_an_allow_list_on_a_unix_socket_is_a_usage_error(path: Path) -> No
     ("options", "complaint"),
     [
         ({"allow_cids": ()}, "allow_cids is empty"),
+        ({"allow_cids": {"16"}}, "expected CIDs from 0 to 4294967294, got '16'"),
+        ({"allow_cids": {-1}}, "got -1"),
+        ({"allow_cids": {2**32 - 1}}, "got 4294967295"),
         ({"handshake_timeout": 0}, "handshake_timeout must be more than 0 s, got 0"),
         ({"handshake_timeout": -1.5}, "got -1.5"),
         ({"handshake_timeout": math.nan}, "got nan"),
@@ -323,6 +349,12 @@ async def test_arguments_that_make_no_sense(
     with pytest.raises(UsageError, match=complaint):
         await serve_heartbeat(listener, **options)
     assert listener.sock.fileno() == -1
+
+
+@pytest.mark.parametrize("nonsense", [9000, None, b"vsock::9000", ("vsock", 9000)])
+async def test_what_is_nothing_to_listen_on(nonsense: Any) -> None:
+    with pytest.raises(UsageError, match="is nothing to listen on: expected an address"):
+        await serve_heartbeat(nonsense)
 
 
 async def test_a_socket_that_is_handed_in_is_closed_and_its_file_left_alone(path: Path) -> None:

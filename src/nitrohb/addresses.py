@@ -192,8 +192,9 @@ def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:
 def _parse_vsock(rest: str) -> VsockAddress:
     cid, colon, port = rest.partition(":")
     if not colon:
+        port = rest or "9000"
         raise AddressError(
-            f"expected vsock:[CID]:PORT; for port {rest} of every CID write vsock::{rest}"
+            f"expected vsock:[CID]:PORT; for port {port} of every CID write vsock::{port}"
         )
     return VsockAddress(
         CID_ANY if cid == "" else parse_number("CID", cid, _CID_MAX),

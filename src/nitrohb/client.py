@@ -52,7 +52,7 @@ async def send_heartbeat(
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: The address is not one to connect to.
+        UsageError: The address is not one to connect to, or the timeout is negative.
         ConnectError: There is no connection to be had; says why, and what helps.
         PeerClosedError: The connection was closed without an echo.
         WrongByteError: Another byte came back.
@@ -62,6 +62,8 @@ async def send_heartbeat(
     cancellation closes the connection, and leaves nothing behind.
     """
     target = _connectable(address)
+    if timeout is not None and not timeout >= 0:  # not "< 0", which NaN would pass
+        raise UsageError(f"timeout must be at least 0 s, got {timeout}")
     started = anyio.current_time()
     try:
         with anyio.fail_after(timeout):

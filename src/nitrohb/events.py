@@ -179,5 +179,7 @@ def format_time(time: datetime) -> str:
 def _plain(value: object) -> JsonValue:
     if isinstance(value, VsockAddress):
         return str(value)
-    assert value is None or isinstance(value, str | int | float)
+    if isinstance(value, float):  # seconds: to the microsecond, as times are
+        return round(value, 6)
+    assert value is None or isinstance(value, str | int)
     return value

@@ -160,9 +160,20 @@ def resolve(targets: Iterable[Listen]) -> list[Target]:
         AddressError: A text is no address.
         UsageError: An address is named twice.
     """
-    resolved = [parse_address(t) if isinstance(t, str) else t for t in targets]
+    resolved = [_resolve(target) for target in targets]
     _check_distinct(resolved)
     return resolved
+
+
+def _resolve(target: object) -> Target:
+    if isinstance(target, str):
+        return parse_address(target)
+    if isinstance(target, Target):
+        return target
+    raise UsageError(
+        f"{target!r} is nothing to listen on: expected an address, as text or as an object, a"
+        " socket that is listening, or a listener"
+    )
 
 
 def require_cids(targets: Iterable[Target]) -> None:

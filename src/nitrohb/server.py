@@ -196,6 +196,10 @@ class _Rules:
             raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
         if allow_cids is not None and not allow_cids:
             raise UsageError("allow_cids is empty, so nobody could be answered (None allows all)")
+        given: Collection[object] = allow_cids or ()  # whatever the caller's types say
+        for cid in given:
+            if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
+                raise UsageError(f"allow_cids: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
         if max_pending < 1:
             raise UsageError(f"max_pending must be at least 1, got {max_pending}")
         self.once = once
@@ -363,7 +367,7 @@ class _Connection:
             except trio.ClosedResourceError:
                 assert self._evicted
             except trio.Cancelled:
-                if self._port.latch.answered:
+                if self._port.latch.answered and self._handshake.state is State.WAITING:
                     self._reject(RejectReason.ANSWERED)
                 raise
             finally:

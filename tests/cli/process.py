@@ -45,6 +45,11 @@ class Script:
         return self.popen.returncode, (out or b"").decode(), (err or b"").decode()
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's own, without what would keep a loss of buffered output from being seen."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 @contextmanager
 def started(
     *args: str,
@@ -65,7 +70,7 @@ def started(
         stderr=stderr,
         pass_fds=pass_fds,
         umask=umask,
-        env=None if env is None else os.environ | env,
+        env=clean_environment() | (env or {}),
     ) as popen:
         try:
             yield Script(popen)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb serve``: answering, reporting, ending."""
 
+import contextlib
 import json
 import os
 import re
@@ -117,7 +118,9 @@ def test_each_of_two_addresses_is_answered_once(tmp_path: Path) -> None:
     assert not first.exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_keep_goes_on_until_a_signal(number: int, status: int, sock: Path) -> None:
     with started("-l", f"unix:{sock}", "--keep", "--format", "json") as script:
         assert [beat(sock) for _ in range(2)] == [HEARTBEAT, HEARTBEAT]
@@ -150,6 +153,24 @@ def test_signals_after_the_first_are_harmless(number: int, status: int, sock: Pa
             time.sleep(0.0005)
         assert script.end() == (status, "", "")
     assert not sock.exists()
+
+
+def test_output_that_is_lost_when_no_descriptor_is_left(sock: Path) -> None:
+    """Then there is none to be had for /dev/null either, and the heartbeats go on all the same."""
+    command = ("sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *NITROHB)
+    with started("-l", f"unix:{sock}", "--keep", command=command) as script:
+        assert "listening" in script.line()
+        assert script.popen.stdout is not None
+        with contextlib.ExitStack() as silent:
+            for _ in range(40):
+                silent.enter_context(connected(sock))
+            script.popen.stdout.close()
+            assert beat(sock) == HEARTBEAT
+            assert beat(sock) == HEARTBEAT
+        script.popen.terminate()
+        _, err = script.popen.communicate(timeout=PATIENCE)
+    assert script.popen.returncode == 143
+    assert err == b"nitrohb: stdout: Broken pipe; going on without printing events\n"
 
 
 def test_signal_that_was_ignored_from_the_start_stays_ignored(sock: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .process import HEARTBEAT, Script, beat, read_until, started
+from .process import HEARTBEAT, Script, beat, listening, read_until, started
 
 
 @contextmanager
@@ -69,6 +69,24 @@ def test_waiting_line_stays_below_the_events(sock: Path) -> None:
         script.popen.terminate()
         assert on_screen(written + rest(terminal)) == "".join(f"{line}\n" for line in events)
         assert script.end()[0] == 143
+
+
+def test_waiting_line_names_only_what_is_still_awaited(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    with on_terminal("-l", f"unix:{a}", "-l", f"unix:{b}") as (script, terminal):
+        watch(terminal, f"waiting for a heartbeat on unix:{a}, unix:{b}\x1b[?7h")
+        assert beat(a) == HEARTBEAT
+        watch(terminal, f"waiting for a heartbeat on unix:{b}\x1b[?7h")
+        assert beat(b) == HEARTBEAT
+        rest(terminal)
+        assert script.end()[0] == 0
+
+
+def test_send_shows_its_wait(sock: Path) -> None:
+    with listening(sock), on_terminal("send", f"unix:{sock}", "--timeout", "1.5") as (_, terminal):
+        written = watch(terminal, f"0:01 waiting for an answer from unix:{sock}\x1b[?7h")
+        end = on_screen(written + rest(terminal))
+    assert end == f"nitrohb: unix:{sock} did not answer within 1.5 s\n"
 
 
 def test_error_clears_the_waiting_line(sock: Path) -> None:

@@ -197,6 +197,16 @@ async def test_a_half_close_after_the_byte() -> None:
         assert await in_thread(partial(converse, talk)) == B7
 
 
+async def test_a_byte_whose_sender_has_gone_still_counts() -> None:
+    def talk(sock: socket.socket) -> None:
+        sock.sendall(B7)
+        sock.close()
+
+    async with serving() as events:
+        assert await in_thread(partial(converse, talk)) == b""
+    assert names(events) == ["listening", "connected", "heartbeat", "done"]
+
+
 async def test_two_hundred_thousand_bytes() -> None:
     async with serving():
         big = partial(converse, lambda sock: sock.sendall(B7 + bytes(199_999)))

@@ -3,12 +3,14 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import NitrohbError, UsageError
 from . import exits
-from .console import Console
-from .parser import parse
 from .stop import Stop
+
+if TYPE_CHECKING:
+    from .console import Console
 
 __all__ = ["main"]
 
@@ -20,24 +22,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments, without its name. Default: those of this process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 on SIGINT, 143 on SIGTERM.
+        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n.
+            Its handlers of SIGINT, SIGTERM and SIGHUP stay: it is meant to be the whole process.
 
     Raises:
         SystemExit: After ``--help`` and ``--version``, and for arguments that cannot be parsed.
     """
+    # Before anything else is loaded, and to the end of the process: a signal is never a traceback.
+    stop = Stop()
+    stop.install()
+    from .console import Console
+    from .parser import parse
+
     args = parse(sys.argv[1:] if argv is None else argv)
     console = Console()
     status = exits.DONE
-    with Stop() as stop:
-        try:
-            status = args.command(args, console, stop)
-        except* NitrohbError as group:
-            status = _report(group, console)
+    try:
+        status = args.command(args, console, stop)
+    except* NitrohbError as group:
+        status = _report(group, console)
     console.close()
     return status
 
 
-def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:
+def _report(group: BaseExceptionGroup[NitrohbError], console: "Console") -> int:
     """Say in words what went wrong, and return the exit code for it."""
     status = exits.FAILED
     for error in group.exceptions:

@@ -35,11 +35,13 @@ class Console:
         self._prints = True
         self._status = ""
         self.is_terminal = _is_terminal(self._err)
+        # Opened now, because there may be no descriptor left when it is needed.
+        self._nowhere = _open_nowhere()
 
     def print(self, line: str) -> None:
         """Print a line to stdout."""
         self._without_status()
-        if self._prints and (problem := _write(self._out, f"{line}\n")):
+        if self._prints and (problem := self._write(self._out, f"{line}\n")):
             self._prints = False
             self.say(f"nitrohb: stdout: {problem}; going on without printing events")
         self._show_status()
@@ -60,6 +62,9 @@ class Console:
     def close(self) -> None:
         """Leave the terminal tidy."""
         self.status("")
+        if self._nowhere is not None:
+            os.close(self._nowhere)
+            self._nowhere = None
 
     def _without_status(self) -> None:
         if self._status:
@@ -70,36 +75,40 @@ class Console:
             self._write_err(_CUT_OFF.format(self._status))
 
     def _write_err(self, text: str) -> None:
-        if _write(self._err, text):
+        if self._write(self._err, text):
             self._err = None
+
+    def _write(self, stream: TextIO | None, text: str) -> str:
+        """Write at once, and return what went wrong, if anything.
+
+        The stream then goes nowhere, so that the interpreter does not fail to flush it at its end.
+        """
+        if stream is None:  # it was closed before Python started
+            return "it is closed"
+        try:
+            _write(stream, text)
+        except OSError as error:
+            if self._nowhere is not None:
+                os.dup2(self._nowhere, stream.fileno())
+            return error.strerror or str(error)
+        return ""
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _write(stream: TextIO | None, text: str) -> str:
-    """Write at once, in the file system's encoding (paths stay exact).
-
-    Returns:
-        What went wrong, if anything. The stream then goes nowhere.
-    """
-    if stream is None:  # it was closed before Python started
-        return "it is closed"
+def _open_nowhere() -> int | None:
     try:
-        stream.flush()
-        if not select.select([], [stream], [], _PATIENCE)[1]:
-            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
-        stream.buffer.write(os.fsencode(text))
-        stream.buffer.flush()
-    except OSError as error:
-        _silence(stream)
-        return error.strerror or str(error)
-    return ""
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
-def _silence(stream: TextIO) -> None:
-    """Send a stream nowhere, so that the interpreter does not fail to flush it when it exits."""
-    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _write(stream: TextIO, text: str) -> None:
+    """Write in the file system's encoding: paths stay exact. Do not wait long for a reader."""
+    stream.flush()
+    if not select.select([], [stream], [], _PATIENCE)[1]:
+        raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+    stream.buffer.write(os.fsencode(text))
+    stream.buffer.flush()

@@ -37,7 +37,7 @@ _TO_LISTEN: Final = """\
 """
 
 _EXIT_CODES: Final = """\
-exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 130 on SIGINT, 143 on SIGTERM
+exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
 

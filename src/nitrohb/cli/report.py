@@ -92,6 +92,7 @@ class Reporter:
         self._print = print_line
         self._line = line
         self._seen: dict[Address, Counter[str]] = {}
+        self._done: set[Address] = set()
 
     def __call__(self, event: Event) -> None:
         """Take an event, as ``on_event``."""
@@ -104,8 +105,15 @@ class Reporter:
             case Heartbeat() | Rejected() | Disconnected() | Evicted():
                 seen[_PENDING] -= 1
                 seen[_outcome(event)] += 1
-            case Listening() | Done():
+            case Done():
+                self._done.add(event.address)
+            case Listening():
                 pass
+
+    def awaited(self) -> str:
+        """What is still waited for, in words."""
+        where = [str(address) for address in self._seen if address not in self._done]
+        return f"a heartbeat on {', '.join(where)}"
 
     def unheard(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""

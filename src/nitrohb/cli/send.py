@@ -14,14 +14,18 @@ __all__ = ["send"]
 def send(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     """Send one heartbeat, and say how it went."""
     from ..client import DEFAULT_PARENT, send_heartbeat
+    from .waiting import waiting
 
     address = args.address or DEFAULT_PARENT
 
     async def beat() -> int:
         try:
-            seconds = await send_heartbeat(address, timeout=args.timeout)
-        except PeerTimeoutError as error:
-            console.say(f"nitrohb: {error}")
+            async with waiting(console, lambda: f"an answer from {address}"):
+                seconds = await send_heartbeat(address, timeout=args.timeout)
+        except* PeerTimeoutError as late:
+            console.say(f"nitrohb: {late.exceptions[0]}")
+            seconds = None
+        if seconds is None:
             return exits.TIMED_OUT
         console.print(f"{address} answered in {seconds * 1000:.1f} ms")
         return exits.DONE

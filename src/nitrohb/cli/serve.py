@@ -46,18 +46,17 @@ def _answer(
 
     from ..server import serve_heartbeat
     from .report import Reporter, to_json, to_text
-    from .waiting import show_waiting
+    from .waiting import waiting
 
     line = None if args.quiet else to_json if args.format == "json" else to_text
     reporter = Reporter(console.print, line)
-    # Events that are neither printed nor counted for what --timeout says need not be made.
-    observer = None if args.quiet and args.timeout == math.inf else reporter
+    # Events that nobody sees, and that --timeout need not explain, are not even made.
+    unseen = args.quiet and args.timeout == math.inf and not console.is_terminal
+    observer = None if unseen else reporter
 
     async def run() -> int:
         with trio.move_on_after(args.timeout) as deadline:
-            async with trio.open_nursery() as nursery:
-                if console.is_terminal:
-                    nursery.start_soon(show_waiting, console, listeners)
+            async with waiting(console, reporter.awaited):
                 await serve_heartbeat(
                     *listeners,
                     once=not args.keep,
@@ -67,7 +66,6 @@ def _answer(
                     max_pending=args.max_pending,
                     on_event=observer,
                 )
-                nursery.cancel_scope.cancel()
         if not deadline.cancelled_caught:
             return exits.DONE
         if not (unheard := list(reporter.unheard())):  # only with --keep

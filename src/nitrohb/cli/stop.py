@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM: end the command cleanly, at whatever point it has reached.
+"""SIGINT, SIGTERM and SIGHUP: end the command cleanly, at whatever point it has reached.
 
 A signal raises nothing where the program happens to stand: that could be between the making of a
 socket file and the note to remove it, or in a callback whose exceptions are lost. It cancels the
@@ -9,13 +9,15 @@ through: it must not replace the exit code by a traceback.
 """
 
 import signal
-from collections.abc import Awaitable, Callable
-from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import FrameType
 
 __all__ = ["Stop"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -31,16 +33,20 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
+        self.install()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def run(self, command: Callable[[], Awaitable[int]]) -> int:
+    def install(self) -> None:
+        """Handle the signals from now on, to the end of the process if nobody leaves the block."""
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+
+    def run(self, command: "Callable[[], Awaitable[int]]") -> int:
         """Run an async command under trio until it returns its exit code or a signal cancels it.
 
         Returns:
@@ -62,7 +68,7 @@ class Stop:
 
         return trio.run(cancellable)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: "FrameType | None") -> None:
         if self.signal is None:
             self.signal = number
         signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
