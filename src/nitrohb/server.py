@@ -196,10 +196,8 @@ class _Rules:
             raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
         if allow_cids is not None and not allow_cids:
             raise UsageError("allow_cids is empty, so nobody could be answered (None allows all)")
-        given: Collection[object] = allow_cids or ()  # whatever the caller's types say
-        for cid in given:
-            if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
-                raise UsageError(f"allow_cids: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
+        for cid in allow_cids or ():
+            _check_cid(cid)
         if max_pending < 1:
             raise UsageError(f"max_pending must be at least 1, got {max_pending}")
         self.once = once
@@ -215,6 +213,11 @@ class _Rules:
 
     def allow(self, peer: VsockAddress | None) -> bool:
         return self.allow_cids is None or (peer is not None and peer.cid in self.allow_cids)
+
+
+def _check_cid(cid: object) -> None:
+    if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
+        raise UsageError(f"allow_cids: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
 
 
 class _Waiting:
