@@ -84,7 +84,8 @@ def coverage(session: nox.Session) -> None:
     """Demand that the tests so far have taken every branch of the source."""
     session.install(*nox.project.dependency_groups(PROJECT, "tests"))
     env = {"COVERAGE_FILE": str(COVERAGE / "coverage")}
-    session.run("coverage", "combine", "--keep", *sorted(map(str, COVERAGE.glob("tests-*"))), env=env)
+    data = sorted(map(str, COVERAGE.glob("tests-*")))
+    session.run("coverage", "combine", "--keep", *data, env=env)
     session.run("coverage", "report", env=env)
 
 
