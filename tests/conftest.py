@@ -39,12 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _sigint_is_not_ignored() -> Iterator[None]:
-    """A shell starts its background jobs with SIGINT ignored, which nitrohb respects."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_are_not_ignored() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, nohup's SIGHUP: nitrohb would respect that."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def open_descriptors() -> dict[int, str]:
