@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pieces of the console script, where a process would need an AF_VSOCK or perfect timing."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -29,6 +30,7 @@ from nitrohb import (
     RejectReason,
     VsockAddress,
 )
+from nitrohb.cli.console import Console
 from nitrohb.cli.report import Reporter, to_text
 from nitrohb.cli.stop import Stop
 
@@ -263,3 +265,26 @@ def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGTERM) is not before
         assert stop.run(answer) == 7
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_console_that_finds_no_descriptor_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with (
+        contextlib.suppress(OSError),  # what cannot be written is still in the buffer at its close
+        open("/dev/full", "w") as full,
+        open(os.memfd_create("err"), "w+") as err,
+    ):
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr("sys.stderr", err)
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(os, "open", none_left)
+            console = Console()
+        console.print("lost")
+        console.print("not even tried")
+        console.close()
+        err.seek(0)
+        problem = os.strerror(errno.ENOSPC)
+        said = f"nitrohb: stdout: {problem}; going on without printing events\n"
+        assert err.read() == said
