@@ -426,6 +426,20 @@ async def test_a_callback_that_fails_on_a_new_connection_leaves_nothing_open(pat
     assert not path.exists()
 
 
+async def test_a_callback_that_runs_out_of_descriptors_is_not_taken_for_accept(
+    path: Path,
+) -> None:
+    def fail_on_connected(event: Event) -> None:
+        if event.name == "connected":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_heartbeat, f"unix:{path}", on_event=fail_on_connected)
+            await nursery.start(serve)
+            Client(path).close()
+
+
 async def test_a_failing_callback_ends_the_server_and_closes_everything(path: Path) -> None:
     def fail_on_done(event: Event) -> None:
         if isinstance(event, Done):

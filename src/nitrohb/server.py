@@ -279,36 +279,39 @@ class _Port:
             # This is a checkpoint even if somebody waits already: between two batches the other
             # listeners, the handlers and a cancellation have their turn.
             await trio.lowlevel.wait_readable(self.listener.sock)
-            try:
-                self._accept_batch()
-            except OSError as error:
-                if error.errno not in _EXHAUSTION_ERRNOS:
-                    raise listen_error(self.address, error.errno or 0) from error
+            if not self._accept_batch():
                 await trio.sleep(_EXHAUSTION_PAUSE)
 
-    def _accept_batch(self) -> None:
-        """Accept those who are there, at most a batch of them, and answer who has spoken."""
+    def _accept_batch(self) -> bool:
+        """Accept those who are there, at most a batch of them, and answer who has spoken.
+
+        Returns:
+            False if there is no room for anybody more, and none can be made.
+        """
         for number in range(_BATCH):
             try:
                 conn, peer = self.listener.accept()
             except BlockingIOError:
                 # Readable, and yet nobody: a peer has given up meanwhile, or the socket is dead.
                 if number == 0 and self.listener.is_shut_down():
-                    raise OSError(errno.ESHUTDOWN, "shut down") from None
-                return
+                    raise listen_error(self.address, errno.ESHUTDOWN) from None
+                return True
             except OSError as error:
-                self._survive(error)
+                if not self._can_go_on(error):
+                    return False
             else:
                 self._welcome(_Connection(self, conn, peer))
             if self.latch.answered:
-                return
+                return True
+        return True
 
-    def _survive(self, error: OSError) -> None:
-        """Return if it makes sense to go on after an error of accept(); else raise it."""
-        if error.errno in _EXHAUSTION_ERRNOS and self.waiting.make_room():
-            return
+    def _can_go_on(self, error: OSError) -> bool:
+        """Whether to accept the next one after an error of accept(), if it is not fatal."""
+        if error.errno in _EXHAUSTION_ERRNOS:
+            return self.waiting.make_room()
         if error.errno not in _CONNECTION_ERRNOS:
-            raise error
+            raise listen_error(self.address, error.errno or 0) from error
+        return True
 
     def _welcome(self, connection: "_Connection") -> None:
         if not connection.is_over_at_once():
