@@ -74,17 +74,14 @@ class PeersWithCids(Listener):
     def __init__(self, path: Path, cid: int = 3) -> None:
         (real,) = open_listeners([UnixAddress(str(path))])
         super().__init__(VsockAddress(cid, 9000), real.sock, path=str(path))
+        self.has_cids = True
         self.path = path
         self.cids: deque[int] = deque()
 
-    @property
-    def has_cids(self) -> bool:
-        return True
-
-    def accept(self) -> tuple[socket.socket, VsockAddress | None]:
+    def accept(self) -> tuple[int, VsockAddress | None]:
         conn, _ = self.sock.accept()
         conn.setblocking(False)
-        return conn, VsockAddress(self.cids.popleft(), 1024)
+        return conn.detach(), VsockAddress(self.cids.popleft(), 1024)
 
     def connect(self, cid: int) -> Client:
         self.cids.append(cid)

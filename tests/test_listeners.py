@@ -98,10 +98,10 @@ def test_listen_and_accept(address: str | UnixAddress | HybridAddress) -> None:
             listener.accept()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect(str(listener.sock.getsockname()))
-            conn, peer = listener.accept()
-            with conn:
+            fd, peer = listener.accept()
+            with socket.socket(fileno=fd) as conn:
                 assert peer is None
-                assert not conn.getblocking()
+                assert not os.get_blocking(conn.fileno())
                 client.send(b"\xb7")
                 assert conn.recv(2) == b"\xb7"
     assert os.listdir() == []
@@ -753,11 +753,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
                 raise OSError(script.on_bind, os.strerror(script.on_bind))
             super().bind(str(address))
 
-        def accept(self) -> tuple[socket.socket, tuple[int, int]]:
-            conn, _ = super().accept()
-            return conn, (16, 1234)
+        def _accept(self) -> tuple[int, tuple[int, int]]:
+            accept: Callable[[], tuple[int, object]] = super()._accept  # type: ignore[misc]
+            fd, _ = accept()
+            return fd, (16, 1234)
 
-    # Not in the socket module itself, where accept() would find it.
     monkeypatch.setattr(wire, "socket", SimpleNamespace(socket=Scripted, SOCK_STREAM=1))
     monkeypatch.setattr(wire, "AF_VSOCK", AF_VSOCK)
     monkeypatch.setattr(listeners, "AF_VSOCK", AF_VSOCK)
@@ -772,10 +772,10 @@ def test_vsock(script: Script) -> None:
         assert not listener.sock.getblocking()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect("(3, 9000)")
-            conn, peer = listener.accept()
-            with conn:
+            fd, peer = listener.accept()
+            with socket.socket(fileno=fd) as conn:
                 assert peer == VsockAddress(16, 1234)
-                assert not conn.getblocking()
+                assert not os.get_blocking(conn.fileno())
     assert listener.sock.fileno() == -1
 
 

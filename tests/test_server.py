@@ -33,6 +33,7 @@ from nitrohb import (
     VsockAddress,
     open_listeners,
     serve_heartbeat,
+    wire,
 )
 from tests.support import B7, Client, PeersWithCids, names, serving, settled
 
@@ -463,7 +464,7 @@ class _Scripted(Listener):
         self.failures = list(failures)
         self.times: list[float] = []
 
-    def accept(self) -> tuple[socket.socket, VsockAddress | None]:
+    def accept(self) -> tuple[int, VsockAddress | None]:
         self.times.append(trio.current_time())
         if self.failures:
             number = self.failures.pop(0)
@@ -522,59 +523,43 @@ async def test_a_socket_that_another_holder_shuts_down_ends_the_server(path: Pat
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Conn(socket.socket):
-    """An accepted connection whose recv() or send() fails as scripted."""
+class _FailingIO:
+    """Stands in for ``os`` where connections are read and written: fails as scripted."""
 
-    recv_errno = 0
-    send_errno = 0
-    sends = 0
+    def __init__(self, *, read: int = 0, write: int = 0) -> None:
+        self._read_errno, self._write_errno = read, write
+        self.writes = 0
 
-    def recv(self, *args: Any) -> bytes:
-        if self.recv_errno:
-            raise OSError(self.recv_errno, os.strerror(self.recv_errno))
-        return super().recv(*args)
+    def read(self, fd: int, size: int) -> bytes:
+        if self._read_errno:
+            raise OSError(self._read_errno, os.strerror(self._read_errno))
+        return os.read(fd, size)
 
-    def send(self, *args: Any) -> int:
-        self.sends += 1
-        if self.send_errno:
-            raise OSError(self.send_errno, os.strerror(self.send_errno))
-        return super().send(*args)
-
-
-class _Failing(Listener):
-    """A real listener whose connections fail as scripted."""
-
-    def __init__(self, path: Path, **script: int) -> None:
-        (real,) = open_listeners([f"unix:{path}"])
-        super().__init__(real.address, real.sock, path=str(path))
-        self.script = script
-        self.conns: list[_Conn] = []
-
-    def accept(self) -> tuple[socket.socket, VsockAddress | None]:
-        real, peer = super().accept()
-        conn = _Conn(real.family, real.type, real.proto, real.detach())
-        conn.setblocking(False)
-        vars(conn).update(self.script)
-        self.conns.append(conn)
-        return conn, peer
+    def write(self, fd: int, data: bytes) -> int:
+        self.writes += 1
+        raise OSError(self._write_errno, os.strerror(self._write_errno))
 
 
 @pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNRESET])
-async def test_a_broken_connection_is_one_without_a_byte(path: Path, number: int) -> None:
-    async with serving(_Failing(path, recv_errno=number)) as events:
+async def test_a_broken_connection_is_one_without_a_byte(
+    path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "os", _FailingIO(read=number))
+    async with serving(f"unix:{path}") as events:
         with Client(path):
             await settled()
         assert names(events) == ["listening", "connected", "disconnected"]
 
 
 async def test_an_echo_that_finds_no_room_waits_until_the_deadline(
-    path: Path, autojump_clock: MockClock
+    path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listener = _Failing(path, send_errno=errno.EAGAIN)
+    scripted = _FailingIO(write=errno.EAGAIN)
+    monkeypatch.setattr(wire, "os", scripted)
     # The socket itself is writable, so that each wait ends at once: let the clock run on real
     # steps of the loop instead of on idleness.
     autojump_clock.rate = 1000
-    async with serving(listener) as events:
+    async with serving(f"unix:{path}") as events:
         with Client(path) as client:
             client.send(B7)
             while names(events)[-1] != "done":
@@ -584,4 +569,4 @@ async def test_an_echo_that_finds_no_room_waits_until_the_deadline(
     assert isinstance(beat, Heartbeat)
     assert not beat.echoed
     assert beat.echo_seconds >= 5
-    assert listener.conns[0].sends > 1
+    assert scripted.writes > 1

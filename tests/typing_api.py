@@ -102,7 +102,7 @@ def listening(sock: socket.socket) -> None:
         assert_type(listener.time, datetime)
         assert_type(listener.age, float)
         assert_type(listener.has_cids, bool)
-        assert_type(listener.accept(), tuple[socket.socket, VsockAddress | None])
+        assert_type(listener.accept(), tuple[int, VsockAddress | None])
         assert_type(listener.close(), None)
 
 

@@ -125,8 +125,8 @@ def _connectable(address: str | Address) -> wire.SocketAddress:
 async def _beat(address: wire.SocketAddress) -> None:
     handshake = EnclaveHandshake()
     with await _connect(address) as conn:
-        await wire.send(conn, handshake.opening, anyio.wait_writable)
-        handshake.receive(await wire.receive(conn, anyio.wait_readable))
+        await wire.send(conn.fileno(), handshake.opening, anyio.wait_writable)
+        handshake.receive(await wire.receive(conn.fileno(), anyio.wait_readable))
     handshake.check(str(address))
 
 

@@ -7,21 +7,23 @@
     └── nursery
         ├── _Port.serve()                 listener task of one address
         │   └── nursery
-        │       ├── _accept_forever()     answers who has spoken already, at once
+        │       ├── _accept_forever()     answers at once who has spoken, or does so in a moment
         │       ├── _Connection.handle()  one-shot handler task of who has not, with its deadline
         │       └── ...
         └── ...
 
-The byte is nearly always there when a connection is accepted. So it is read, checked and echoed
-right then, without a task, and only a connection that has nothing to say yet gets one. Those are
-counted per peer (:mod:`nitrohb.pending`): when there is no more room, the peer that holds the most
-loses its oldest.
+The byte is nearly always there when a connection is accepted, or a moment later. So it is read,
+checked and echoed right then, without a task, and only a connection that has nothing to say yet
+gets one. Those are counted per peer (:mod:`nitrohb.pending`): when there is no more room, the peer
+that holds the most loses its oldest. While nobody comes, there is not a single system call.
 
 What a byte means is decided in :mod:`nitrohb.protocol`, and nowhere here.
 """
 
 import errno
-import socket
+import os
+import select
+import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
@@ -84,7 +86,19 @@ _CONNECTION_ERRNOS: Final = {
 _EXHAUSTION_ERRNOS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _EXHAUSTION_PAUSE: Final = 0.1  # seconds
 
-_BATCH: Final = 64  # connections accepted between two checkpoints
+_BATCH: Final = 64  # connections accepted in one go
+
+# How long a listener task looks on before it goes to sleep, in nanoseconds. A guest's init sends
+# its byte some 200 us after it connects. With one CPU nobody can come while we look, and it is no
+# use to look for the bytes of more than a few who wait in silence. Measured beside a C epoll server
+# (bench/), without and with this: p50 1.9 and 0.95 times as long, from a late byte 1.9 and 1.25.
+_ALONE: Final = os.cpu_count() == 1
+_PEER_IS_NEAR: Final = 0 if _ALONE else 30_000
+_BYTE_IS_NEAR: Final = 0 if _ALONE else 300_000
+_CHECKPOINT: Final = 300_000  # a shorter one costs the late byte 1 us
+_FEW: Final = 4
+
+_WAITING: Final = State.WAITING  # see protocol.py
 
 
 class HeartbeatServer:
@@ -205,7 +219,8 @@ class _Rules:
         self.any_byte = any_byte
         self.handshake_timeout = handshake_timeout
         self.emit: OnEvent = on_event or (lambda event: None)
-        self.observed = on_event is not None
+        # What nobody learns of is not even made: neither the caller, from one shot, nor on_event.
+        self.reports = once or on_event is not None
 
     def check_cids(self, targets: Iterable[Target]) -> None:
         if self.allow_cids is not None:
@@ -227,20 +242,22 @@ class _Waiting:
         self._limit = limit
         self._pending = Pending["_Connection"]()
 
-    def add(self, connection: "_Connection") -> None:
-        """Let a connection wait; somebody has to go if it is one too many."""
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, whose: int, connection: "_Connection") -> None:
+        """Let a peer's connection wait; somebody has to go if it is one too many."""
         if len(self._pending) >= self._limit:
             self.make_room()
-        self._pending.add(connection.whose, connection)
+        self._pending.add(whose, connection)
 
-    def remove(self, connection: "_Connection") -> None:
-        self._pending.remove(connection.whose, connection)
+    def remove(self, whose: int, connection: "_Connection") -> None:
+        self._pending.remove(whose, connection)
 
     def make_room(self) -> bool:
         """Evict one connection, if there is one, and say whether there was."""
         if (victim := self._pending.victim()) is None:
             return False
-        self.remove(victim)
         victim.evict()
         return True
 
@@ -256,6 +273,9 @@ class _Port:
         self.latch = Latch(once=rules.once, any_byte=rules.any_byte)
         self.since = trio.current_time() - age
         self.heartbeat: Heartbeat | None = None
+        self._lookout = select.poll()
+        self._lookout.register(listener.sock, select.POLLIN)
+        self._newcomers: dict[int, _Connection] = {}  # by descriptor; few, see _FEW
         self._handlers: trio.Nursery
 
     async def serve(self) -> None:
@@ -268,19 +288,61 @@ class _Port:
 
     def answered(self, connection: "_Connection") -> None:
         """Note that an enclave was answered. A one-shot address is done with that."""
-        if self.rules.once or self.rules.observed:
+        if self.rules.reports:
             self.heartbeat = connection.heartbeat()
             self.rules.emit(self.heartbeat)
         if self.rules.once:
             self._handlers.cancel_scope.cancel()
 
+    def dismiss(self, fd: int) -> None:
+        """Stop waiting for a connection, whose descriptor is about to be closed."""
+        if self._newcomers.pop(fd, None) is not None:
+            self._lookout.unregister(fd)
+        trio.lowlevel.notify_closing(fd)  # its handler task, if it has one, wakes up and ends
+
     async def _accept_forever(self) -> None:
         while True:
-            # This is a checkpoint even if somebody waits already: between two batches the other
-            # listeners, the handlers and a cancellation have their turn.
             await trio.lowlevel.wait_readable(self.listener.sock)
-            if not self._accept_batch():
-                await trio.sleep(_EXHAUSTION_PAUSE)
+            try:
+                await self._stay_awake()
+            finally:
+                for connection in list(self._newcomers.values()):
+                    self._hand_over(connection)
+
+    async def _stay_awake(self) -> None:
+        """Take who is there, and then look on for a moment, instead of going to sleep at once.
+
+        An enclave sends its byte just after it connects, and another may connect just now; and to
+        fall asleep and wake up again takes longer than all the rest of a heartbeat. Now and then
+        there is a checkpoint, for the other listeners, the handlers and a cancellation.
+        """
+        now = time.monotonic_ns()
+        quiet, checkpoint = now, now + _CHECKPOINT
+        while now <= quiet:
+            if ready := self._lookout.poll(0):
+                if not self._attend(ready):
+                    await trio.sleep(_EXHAUSTION_PAUSE)
+                    return
+                quiet = time.monotonic_ns() + (_BYTE_IS_NEAR if self._newcomers else _PEER_IS_NEAR)
+            now = time.monotonic_ns()
+            if now >= checkpoint:
+                await trio.lowlevel.checkpoint()
+                now = time.monotonic_ns()
+                checkpoint = now + _CHECKPOINT
+
+    def _attend(self, ready: list[tuple[int, int]]) -> bool:
+        """Attend to whoever has something for us.
+
+        Returns:
+            False if there is no room for anybody more, and none can be made.
+        """
+        for fd, _ in ready:
+            if connection := self._newcomers.get(fd):
+                if not connection.advance():
+                    self._hand_over(connection)
+            elif not self._accept_batch():
+                return False
+        return True
 
     def _accept_batch(self) -> bool:
         """Accept those who are there, at most a batch of them, and answer who has spoken.
@@ -290,7 +352,7 @@ class _Port:
         """
         for number in range(_BATCH):
             try:
-                conn, peer = self.listener.accept()
+                fd, peer = self.listener.accept()
             except BlockingIOError:
                 # Readable, and yet nobody: a peer has given up meanwhile, or the socket is dead.
                 if number == 0 and self.listener.is_shut_down():
@@ -300,7 +362,7 @@ class _Port:
                 if not self._can_go_on(error):
                     return False
             else:
-                self._welcome(_Connection(self, conn, peer))
+                self._welcome(_Connection(self, fd, peer))
             if self.latch.answered:
                 return True
         return True
@@ -314,108 +376,138 @@ class _Port:
         return True
 
     def _welcome(self, connection: "_Connection") -> None:
-        if not connection.is_over_at_once():
-            self.waiting.add(connection)
-            self._handlers.start_soon(connection.handle, name=f"handler {self.address}")
+        if connection.begin():
+            return
+        self._newcomers[connection.fd] = connection
+        self._lookout.register(connection.fd, select.POLLIN)
+        if len(self.waiting) > _FEW:
+            self._hand_over(connection)
+
+    def _hand_over(self, connection: "_Connection") -> None:
+        """Leave a newcomer that is still silent to a handler task."""
+        del self._newcomers[connection.fd]
+        self._lookout.unregister(connection.fd)
+        self._handlers.start_soon(connection.handle, name=f"handler {self.address}")
 
 
 class _Connection:
-    """One connection, from its acceptance to the one event that tells how it ended."""
+    """One connection, from its acceptance to the one event that tells how it ended.
+
+    Attributes:
+        fd: Its descriptor; -1 when it is closed.
+    """
 
     __slots__ = (
         "_accepted",
-        "_conn",
+        "_deadline",
         "_echoed",
-        "_evicted",
         "_handshake",
         "_peer",
         "_port",
         "_received",
+        "_whose",
+        "fd",
     )
 
-    def __init__(self, port: _Port, conn: socket.socket, peer: VsockAddress | None) -> None:
+    def __init__(self, port: _Port, fd: int, peer: VsockAddress | None) -> None:
+        self.fd = fd
         self._port = port
-        self._conn = conn
         self._peer = peer
-        self._accepted = trio.current_time()
+        self._whose: int | None = None  # known while it waits
         self._handshake = ParentHandshake(port.latch)
-        self._received = utc_now()
         self._echoed = False
-        self._evicted = False
 
-    @property
-    def whose(self) -> int:
-        """What tells its peer from others: the CID on AF_VSOCK, the process on a Unix socket."""
-        return self._port.listener.identify(self._conn) if self._peer is None else self._peer.cid
-
-    def is_over_at_once(self) -> bool:
-        """Report a new connection, answer it if it has spoken, and say whether that was all."""
+    def begin(self) -> bool:
+        """Report it, answer it if it has spoken, else let it wait; say whether it is over."""
         try:
-            if not self._begin():
-                return False
+            return self._begin()
         except BaseException:
-            self._conn.close()
+            self._close()
             raise
-        self._conn.close()
+
+    def advance(self) -> bool:
+        """Go as far as possible without waiting, and say whether it is over."""
+        if self._handshake.state is _WAITING:
+            if (data := wire.try_receive(self.fd)) is None:
+                return False
+            self._handshake.receive(data)
+            if self._port.rules.reports:
+                self._received = utc_now()
+        if reply := self._handshake.reply:
+            if (sent := wire.try_send(self.fd, reply)) is None:
+                return False
+            self._echoed = sent
+        self._close()
+        self._conclude()
         return True
+
+    def evict(self) -> None:
+        """Close it to make room, unless it has spoken at the last moment and can be answered."""
+        if self.advance():
+            return
+        self._close()
+        if self._handshake.state is State.WAITING:
+            evicted = Evicted(address=self._port.address, time=utc_now(), peer=self._peer)
+            self._port.rules.emit(evicted)
+        else:
+            self._conclude()
 
     async def handle(self) -> None:
         """Be the one-shot handler task of a connection that had nothing to say at first."""
-        if self._evicted:
-            return
-        with self._conn:
-            try:
-                limit = self._accepted + self._port.rules.handshake_timeout
-                with trio.move_on_at(limit) as deadline:
-                    await self._finish()
-                if deadline.cancelled_caught:
-                    self._conclude()
-            except trio.ClosedResourceError:
-                assert self._evicted
-            except trio.Cancelled:
-                if self._port.latch.answered and self._handshake.state is State.WAITING:
-                    self._reject(RejectReason.ANSWERED)
-                raise
-            finally:
-                if not self._evicted:
-                    self._port.waiting.remove(self)
+        try:
+            with trio.move_on_at(self._deadline) as deadline:
+                await self._finish()
+            if deadline.cancelled_caught and self._close():
+                self._conclude()
+        except trio.ClosedResourceError:
+            assert self.fd < 0
+        except trio.Cancelled:
+            silent = self._handshake.state is State.WAITING
+            if self._close() and silent and self._port.latch.answered:
+                self._reject(RejectReason.ANSWERED)
+            raise
+        finally:
+            self._close()
 
-    def evict(self) -> None:
-        """Close it at once, so that its descriptor is free; its handler task wakes and ends."""
-        self._evicted = True
-        trio.lowlevel.notify_closing(self._conn)
-        self._conn.close()
-        self._port.rules.emit(Evicted(address=self._port.address, time=utc_now(), peer=self._peer))
+    def _close(self) -> bool:
+        """Close it, and forget it where it waits. False: that has been done before."""
+        if self.fd < 0:
+            return False
+        if self._whose is not None:
+            self._port.waiting.remove(self._whose, self)
+            self._port.dismiss(self.fd)
+        os.close(self.fd)
+        self.fd = -1
+        return True
 
     def _begin(self) -> bool:
         rules = self._port.rules
-        if rules.observed:
+        if rules.reports:
+            self._accepted = trio.current_time()
             rules.emit(Connected(address=self._port.address, time=utc_now(), peer=self._peer))
-        if rules.allow(self._peer):
-            return self._advance()
-        self._reject(RejectReason.CID)
-        return True
+        if not rules.allow(self._peer):
+            self._close()
+            self._reject(RejectReason.CID)
+            return True
+        if self.advance():
+            return True
+        self._deadline = trio.current_time() + rules.handshake_timeout
+        whose = self._identify()
+        self._port.waiting.add(whose, self)
+        self._whose = whose
+        return False
+
+    def _identify(self) -> int:
+        """What tells its peer from others: the CID on AF_VSOCK, the process on a Unix socket."""
+        return self._port.listener.identify(self.fd) if self._peer is None else self._peer.cid
 
     async def _finish(self) -> None:
-        while not self._advance():
+        # It may have been evicted just when this task was about to run.
+        while self.fd >= 0 and not self.advance():
             if self._handshake.state is State.WAITING:
-                await trio.lowlevel.wait_readable(self._conn)
+                await trio.lowlevel.wait_readable(self.fd)
             else:
-                await trio.lowlevel.wait_writable(self._conn)
-
-    def _advance(self) -> bool:
-        """Go as far as possible without waiting, and say whether that was the end."""
-        if self._handshake.state is State.WAITING:
-            if (data := wire.try_receive(self._conn)) is None:
-                return False
-            self._handshake.receive(data)
-            self._received = utc_now()
-        if reply := self._handshake.reply:
-            if (sent := wire.try_send(self._conn, reply)) is None:
-                return False
-            self._echoed = sent
-        self._conclude()
-        return True
+                await trio.lowlevel.wait_writable(self.fd)
 
     def _conclude(self) -> None:
         match self._handshake.state:

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that have nothing to say yet: looked at for a moment, waited for, evicted.
+
+A test is a task beside the server's, so it can act while the listener task looks on only at that
+task's checkpoints. Here it looks on for as long as a test needs.
+"""
+
+import errno
+import os
+import select
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from nitrohb import Connected, Disconnected, Event, Evicted, Heartbeat, Rejected, server, wire
+from tests.support import B7, Client, PeersWithCids, names, serving, settled
+
+FOR_EVER = 10**15  # nanoseconds
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hb"
+
+
+@pytest.fixture
+def looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent newcomer is looked at for ever, and not left to a handler task."""
+    monkeypatch.setattr(server, "_BYTE_IS_NEAR", FOR_EVER)
+    monkeypatch.setattr(server, "_CHECKPOINT", 0)
+
+
+class Poll:
+    """A poll object that never finds a closed descriptor among those that it looks at."""
+
+    def __init__(self) -> None:
+        self._real = select.poll()
+        self.register, self.unregister = self._real.register, self._real.unregister
+
+    def poll(self, timeout: int) -> list[tuple[int, int]]:
+        ready = self._real.poll(timeout)
+        assert not any(event & select.POLLNVAL for _, event in ready)
+        return ready
+
+
+@pytest.fixture(autouse=True)
+def _closed_descriptors_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the server go on until something is so; there are no idle tasks to wait for here."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await trio.lowlevel.checkpoint()
+    raise AssertionError("it does not come about")
+
+
+def handlers() -> int:
+    """How many handler tasks there are."""
+    (main,) = [task for task in _tasks() if task.name.startswith("listener")]
+    return sum(len(nursery.child_tasks) for nursery in main.child_nurseries)
+
+
+def _tasks() -> list[trio.lowlevel.Task]:
+    found = [root] if (root := trio.lowlevel.current_root_task()) else []
+    for task in found:
+        for nursery in task.child_nurseries:
+            found += nursery.child_tasks
+    return found
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_a_byte_a_moment_later_is_answered_without_a_task(path: Path) -> None:
+    async with serving(f"unix:{path}") as events:
+        with Client(path) as client:
+            await until(lambda: len(events) == 2)
+            assert handlers() == 0
+            client.send(B7)
+            await until(lambda: client.look() == (B7, True))
+            await settled()
+    assert names(events) == ["listening", "connected", "heartbeat", "done"]
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_more_than_a_few_newcomers_are_left_to_tasks(path: Path) -> None:
+    async with serving(f"unix:{path}", once=False) as events:
+        with ExitStack() as clients:
+            crowd = [clients.enter_context(Client(path)) for _ in range(6)]
+            await until(lambda: len(events) == 7)
+            assert handlers() == 2
+            for client in crowd:
+                client.send(B7)
+            await until(lambda: all(client.look() == (B7, True) for client in crowd))
+    assert names(events).count("heartbeat") == 6
+
+
+async def test_one_that_stays_silent_is_left_to_a_task(path: Path) -> None:
+    async with serving(f"unix:{path}"):
+        with Client(path) as client:
+            await settled()
+            assert handlers() == 1
+            client.send(B7)
+            await settled()
+            assert client.look() == (B7, True)
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_while_it_looks_on_another_is_answered(path: Path) -> None:
+    async with serving(f"unix:{path}", once=False) as events:
+        with Client(path), Client(path) as second:
+            await until(lambda: len(events) == 3)
+            with Client(path) as third:
+                third.send(B7)
+                await until(lambda: third.look() == (B7, True))
+            assert second.look() == (b"", False)
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_an_answer_while_another_is_looked_at_ends_both(path: Path) -> None:
+    async with serving(f"unix:{path}") as events:
+        with Client(path) as silent, Client(path) as enclave:
+            await until(lambda: len(events) == 3)
+            enclave.send(B7)
+            await until(lambda: silent.look() == (b"", True))
+            await settled()
+    assert names(events)[3:] == ["heartbeat", "rejected", "done"]
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_a_newcomer_that_is_looked_at_can_be_evicted(path: Path) -> None:
+    async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+        with Client(path) as first, Client(path) as second:
+            await until(lambda: first.look() == (b"", True))
+            second.send(B7)
+            await until(lambda: second.look() == (B7, True))
+            with Client(path) as third:  # its descriptor has the number of the evicted one
+                third.send(B7)
+                await until(lambda: third.look() == (B7, True))
+    assert names(events)[1:4] == ["connected", "connected", "evicted"]
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_a_callback_that_fails_while_it_looks_on_leaves_nothing_open(path: Path) -> None:
+    def on_event(event: Event) -> None:
+        if isinstance(event, Disconnected):
+            raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(server.serve_heartbeat, f"unix:{path}", on_event=on_event))
+            with Client(path), Client(path) as leaving:
+                await trio.lowlevel.checkpoint()
+                leaving.half_close()
+                await trio.sleep_forever()
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_an_echo_that_finds_no_room_is_left_to_a_task(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = False
+
+    def write(fd: int, data: bytes) -> int:
+        if not room:
+            raise BlockingIOError
+        return os.write(fd, data)
+
+    monkeypatch.setattr(wire, "os", SimpleNamespace(read=os.read, write=write))
+    async with serving(f"unix:{path}") as events:
+        with Client(path) as client:
+            await until(lambda: len(events) == 2)
+            client.send(B7)
+            await until(lambda: handlers() == 1)
+            room = True
+            await until(lambda: client.look() == (B7, True))
+            await settled()
+    assert names(events) == ["listening", "connected", "heartbeat", "done"]
+
+
+@pytest.mark.parametrize("attempt", range(10))  # trio runs two tasks that are due in any order
+async def test_at_its_deadline_it_is_evicted_or_late_not_both(
+    path: Path, mock_clock: MockClock, attempt: int
+) -> None:
+    async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+        with Client(path):
+            await settled()
+            mock_clock.jump(5)
+            with Client(path):
+                await settled()
+    assert len({"evicted", "rejected"} & {*names(events)}) == 1
+    assert len(events) == 4
+
+
+@pytest.mark.parametrize("attempt", range(10))
+async def test_who_has_spoken_at_the_last_moment_is_answered_not_evicted(
+    path: Path, attempt: int
+) -> None:
+    async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+        with Client(path) as first:
+            await settled()
+            first.send(B7)  # at the same time as another one comes
+            with Client(path) as second:
+                await settled()
+                assert first.look() == (B7, True)
+                assert second.look() == (b"", False)
+    assert Counter(names(events)) == {
+        "listening": 1,
+        "connected": 2,
+        "heartbeat": 1,
+    }
+
+
+async def test_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(fd: int, data: bytes) -> int:
+        raise BlockingIOError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(wire, "os", SimpleNamespace(read=os.read, write=write))
+    async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+        with Client(path) as first, Client(path):
+            first.send(B7)
+            await until(lambda: len(events) == 4)
+    (beat,) = [event for event in events if isinstance(event, Heartbeat)]
+    assert not beat.echoed
+    assert "evicted" not in names(events)
+
+
+Step = tuple[str, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["connect", "send", "junk", "leave", "settle", "yield"]), st.integers(0, 5)
+    ),
+    max_size=40,
+)
+
+
+@given(steps=STEPS, limit=st.integers(1, 3), few=st.integers(0, 3))
+@settings(max_examples=200)
+def test_every_connection_has_one_outcome(steps: list[Step], limit: int, few: int) -> None:
+    """Whatever comes in one and the same pass of the event loop: bytes, ends, evictions."""
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "_FEW", few)
+        trio.run(whatever_comes, Path(directory) / "hb", steps, limit, clock=MockClock())
+
+
+async def whatever_comes(path: Path, steps: list[Step], limit: int) -> None:
+    with PeersWithCids(path) as listener, ExitStack() as clients:
+        async with serving(listener, once=False, max_pending=limit) as events:
+            peers: list[Client] = []
+            for step, who in steps:
+                await take_step(step, who, peers, listener, clients)
+            for client in peers:
+                client.half_close()
+            await settled()
+            check_outcomes(events, len(peers))
+
+
+async def take_step(
+    step: str, who: int, peers: list[Client], listener: PeersWithCids, clients: ExitStack
+) -> None:
+    client = peers[who % len(peers)] if peers else None
+    match step:
+        case "connect":
+            peers.append(clients.enter_context(listener.connect(16 + who)))
+        case "settle":
+            await settled()
+        case "yield":
+            await trio.lowlevel.checkpoint()
+        case _ if client is None:
+            pass
+        case "send":
+            client.send(B7)
+        case "junk":
+            client.send(b"x")
+        case _:
+            client.half_close()
+
+
+def check_outcomes(events: list[Event], connections: int) -> None:
+    came = Counter(event.cid for event in events if isinstance(event, Connected))
+    outcomes = Heartbeat | Rejected | Disconnected | Evicted
+    assert came.total() == connections
+    assert came == Counter(event.cid for event in events if isinstance(event, outcomes))
