@@ -754,9 +754,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
             super().bind(str(address))
 
         def _accept(self) -> tuple[int, tuple[int, int]]:
-            accept: Callable[[], tuple[int, object]] = super()._accept  # type: ignore[misc]
-            fd, _ = accept()
-            return fd, (16, 1234)
+            with socket.socket(fileno=os.dup(self.fileno())) as plain:
+                return plain.accept()[0].detach(), (16, 1234)
 
     monkeypatch.setattr(wire, "socket", SimpleNamespace(socket=Scripted, SOCK_STREAM=1))
     monkeypatch.setattr(wire, "AF_VSOCK", AF_VSOCK)
