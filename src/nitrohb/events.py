@@ -13,7 +13,7 @@ written) and ``cid`` (a number or null), and then its own fields. Names never ch
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final, get_args
 
 from .addresses import Address, VsockAddress
 
@@ -68,8 +68,7 @@ class _Event:
             "address": str(self.address),
             "cid": self.cid,
         }
-        own = [field.name for field in fields(self) if field.name not in ("address", "time")]
-        return common | {name: _plain(getattr(self, name)) for name in own}
+        return common | {name: _plain(getattr(self, name)) for name in _OWN_FIELDS[type(self)]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +164,12 @@ class Done(_Event):
 
 Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done
 
+# The fields that not every event has.
+_OWN_FIELDS: Final = {
+    event: tuple(field.name for field in fields(event) if field.name not in ("address", "time"))
+    for event in get_args(Event)
+}
+
 
 def utc_now() -> datetime:
     """The time of day, in UTC."""
@@ -173,7 +178,7 @@ def utc_now() -> datetime:
 
 def format_time(time: datetime) -> str:
     """A time in UTC in the spelling of RFC 3339, to the microsecond."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _plain(value: object) -> JsonValue:

@@ -2,7 +2,7 @@
 """Events for people and programs: a line each, and what they add up to in the end."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -91,14 +91,14 @@ class Reporter:
     ) -> None:
         self._print = print_line
         self._line = line
-        self._seen: dict[Address, Counter[str]] = {}
+        self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
 
     def __call__(self, event: Event) -> None:
         """Take an event, as ``on_event``."""
         if self._line is not None:
             self._print(self._line(event))
-        seen = self._seen.setdefault(event.address, Counter())
+        seen = self._seen[event.address]
         match event:
             case Connected():
                 seen[_PENDING] += 1
