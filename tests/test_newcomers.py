@@ -59,12 +59,10 @@ def _closed_descriptors_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the server go on until something is so; there are no idle tasks to wait for here."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await trio.lowlevel.checkpoint()
-    raise AssertionError("it does not come about")
+    """Let the server go on until something is so; it may never be idle here."""
+    with trio.fail_after(60):
+        while not condition():
+            await trio.lowlevel.checkpoint()
 
 
 def handlers() -> int:
@@ -114,6 +112,27 @@ async def test_one_that_stays_silent_is_left_to_a_task(path: Path) -> None:
             client.send(B7)
             await settled()
             assert client.look() == (B7, True)
+
+
+async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline is kept there: nobody can put it off by keeping the listener task awake."""
+    now = 0
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic_ns=lambda: now))
+    monkeypatch.setattr(server, "_BYTE_IS_NEAR", 300)
+    monkeypatch.setattr(server, "_CHECKPOINT", 0)
+    async with serving(f"unix:{path}", once=False) as events:
+        with Client(path):
+            await until(lambda: len(events) == 2)
+            now += 150
+            with Client(path) as enclave:
+                enclave.send(B7)
+                await until(lambda: enclave.look() == (B7, True))
+            assert handlers() == 0
+            now += 150
+            await until(lambda: handlers() == 1)
+            now += FOR_EVER
 
 
 @pytest.mark.usefixtures("looks_on")

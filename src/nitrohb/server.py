@@ -21,6 +21,7 @@ What a byte means is decided in :mod:`nitrohb.protocol`, and nowhere here.
 """
 
 import errno
+import math
 import os
 import select
 import time
@@ -306,8 +307,7 @@ class _Port:
             try:
                 await self._stay_awake()
             finally:
-                for connection in list(self._newcomers.values()):
-                    self._hand_over(connection)
+                self._hand_over_since(math.inf)
 
     async def _stay_awake(self) -> None:
         """Take who is there, and then look on for a moment, instead of going to sleep at once.
@@ -326,6 +326,7 @@ class _Port:
                 quiet = time.monotonic_ns() + (_BYTE_IS_NEAR if self._newcomers else _PEER_IS_NEAR)
             now = time.monotonic_ns()
             if now >= checkpoint:
+                self._hand_over_since(now - _BYTE_IS_NEAR)
                 await trio.lowlevel.checkpoint()
                 now = time.monotonic_ns()
                 checkpoint = now + _CHECKPOINT
@@ -378,10 +379,17 @@ class _Port:
     def _welcome(self, connection: "_Connection") -> None:
         if connection.begin():
             return
+        connection.looked_at_since = time.monotonic_ns()
         self._newcomers[connection.fd] = connection
         self._lookout.register(connection.fd, select.POLLIN)
         if len(self.waiting) > _FEW:
             self._hand_over(connection)
+
+    def _hand_over_since(self, moment: float) -> None:
+        """Leave those to handler tasks that were newcomers at some moment and are silent still."""
+        for connection in list(self._newcomers.values()):
+            if connection.looked_at_since <= moment:
+                self._hand_over(connection)
 
     def _hand_over(self, connection: "_Connection") -> None:
         """Leave a newcomer that is still silent to a handler task."""
@@ -395,6 +403,7 @@ class _Connection:
 
     Attributes:
         fd: Its descriptor; -1 when it is closed.
+        looked_at_since: When it became a newcomer, in nanoseconds of the monotonic clock.
     """
 
     __slots__ = (
@@ -407,10 +416,12 @@ class _Connection:
         "_received",
         "_whose",
         "fd",
+        "looked_at_since",
     )
 
     def __init__(self, port: _Port, fd: int, peer: VsockAddress | None) -> None:
         self.fd = fd
+        self.looked_at_since = 0
         self._port = port
         self._peer = peer
         self._whose: int | None = None  # known while it waits
