@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses: read and written, and everything that is none."""
 
-import dataclasses
+import copy
 import os
+import pickle
 
 import hypothesis.strategies as st
 import pytest
@@ -146,12 +147,39 @@ def test_any_is_all_ones() -> None:
     assert CID_ANY == PORT_ANY == 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("address", [VsockAddress(3, 1), UnixAddress("a"), InheritedSocket(3)])
-def test_addresses_are_values(address: Address) -> None:
-    assert hash(address) == hash(parse_address(str(address)))
-    name = dataclasses.fields(address)[0].name
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(address, name, 4)
+VALUES = [
+    (VsockAddress(cid=3, port=1), "VsockAddress(cid=3, port=1)"),
+    (UnixAddress(path="a"), "UnixAddress(path='a')"),
+    (HybridAddress(vm_path="a", port=1), "HybridAddress(vm_path='a', port=1)"),
+    (InheritedSocket(fd=3), "InheritedSocket(fd=3)"),
+]
+
+
+@pytest.mark.parametrize(("address", "shown"), VALUES)
+def test_addresses_are_values(address: Address, shown: str) -> None:
+    assert repr(address) == shown
+    twins = (parse_address(str(address)), copy.copy(address), pickle.loads(pickle.dumps(address)))
+    for twin in twins:
+        assert twin == address
+        assert hash(twin) == hash(address)
+    assert [other for other, _ in VALUES if other == address] == [address]
+    assert address != str(address)
+
+
+@pytest.mark.parametrize("address", [address for address, _ in VALUES])
+def test_addresses_are_immutable(address: Address) -> None:
+    for name in (*address.__match_args__, "another"):
+        with pytest.raises(AttributeError):
+            setattr(address, name, 4)
+    for name in address.__match_args__:
+        with pytest.raises(AttributeError):
+            delattr(address, name)
+
+
+def test_addresses_of_one_kind_differ_by_every_field() -> None:
+    addresses = [HybridAddress("a", 1), HybridAddress("b", 1), HybridAddress("a", 2)]
+    assert len({*addresses}) == len(addresses)
+    assert VsockAddress(1, 2) != VsockAddress(2, 1)
 
 
 # --- everything that is no address --------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -128,6 +129,14 @@ def test_age_counts_from_the_listening(monkeypatch: pytest.MonkeyPatch) -> None:
         assert listener.age == 0.0
         now = 102.5
         assert listener.age == 2.5
+
+
+def test_time_is_when_it_began_to_listen() -> None:
+    before = datetime.now(UTC)
+    with listening("unix:a") as listener:
+        after = datetime.now(UTC)
+        assert before <= listener.time <= after
+        assert listener.time.tzinfo is UTC
 
 
 def test_closing_twice_is_closing_once() -> None:

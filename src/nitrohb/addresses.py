@@ -15,12 +15,16 @@ Reading and writing are exact inverses: ``str(parse_address(text)) == text`` for
 accepted, so each address has one spelling, and a log can be searched for it.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, NoReturn
 
 from .errors import AddressError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, NoReturn
 
 __all__ = [
     "CID_ANY",
@@ -51,8 +55,33 @@ _EXPECTED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class VsockAddress:
+class _Value:
+    """Compared, hashed and shown by its fields, as a frozen dataclass is.
+
+    The fields are read-only properties; ``__match_args__`` has their names in order.
+    """
+
+    __slots__ = ()
+    __match_args__ = ()
+
+    def _fields(self) -> dict[str, object]:
+        names: tuple[str, ...] = self.__match_args__
+        return {name: getattr(self, name) for name in names}
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _Value) and type(other) is type(self):
+            return self._fields() == other._fields()
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((*self._fields().values(),))
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={value!r}" for name, value in self._fields().items())
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+class VsockAddress(_Value):
     """An AF_VSOCK address.
 
     Args:
@@ -63,20 +92,31 @@ class VsockAddress:
         AddressError: A number is out of its range.
     """
 
-    cid: int
-    port: int
+    __slots__ = ("_cid", "_port")
+    __match_args__ = ("cid", "port")
 
-    def __post_init__(self) -> None:
-        if self.cid != CID_ANY:
-            _check_range("CID", self.cid, _CID_MAX)
-        _check_range("port", self.port, _PORT_MAX)
+    def __init__(self, cid: int, port: int) -> None:
+        if cid != CID_ANY:
+            _check_range("CID", cid, _CID_MAX)
+        _check_range("port", port, _PORT_MAX)
+        self._cid = cid
+        self._port = port
+
+    @property
+    def cid(self) -> int:
+        """The context identifier, or :data:`CID_ANY`."""
+        return self._cid
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self._port
 
     def __str__(self) -> str:
         return f"vsock:{'' if self.cid == CID_ANY else self.cid}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(_Value):
     """A Unix socket in the file system.
 
     Args:
@@ -86,17 +126,23 @@ class UnixAddress:
         AddressError: The path is empty, too long, or has a control character in it.
     """
 
-    path: str
+    __slots__ = ("_path",)
+    __match_args__ = ("path",)
 
-    def __post_init__(self) -> None:
-        _check_path(self.path, self.path)
+    def __init__(self, path: str) -> None:
+        _check_path(path, path)
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        """The path of the Unix socket."""
+        return self._path
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class HybridAddress:
+class HybridAddress(_Value):
     """A port of a VM whose vsock is a Unix socket on the host ("hybrid vsock").
 
     When the guest connects to a port, the VMM connects to a Unix socket that has the VM's path,
@@ -111,12 +157,24 @@ class HybridAddress:
         AddressError: The number is out of its range, or the path cannot be one.
     """
 
-    vm_path: str
-    port: int
+    __slots__ = ("_port", "_vm_path")
+    __match_args__ = ("vm_path", "port")
 
-    def __post_init__(self) -> None:
-        _check_range("port", self.port, _PORT_MAX)
-        _check_path(self.vm_path, self.path)
+    def __init__(self, vm_path: str, port: int) -> None:
+        _check_range("port", port, _PORT_MAX)
+        self._vm_path = vm_path
+        self._port = port
+        _check_path(vm_path, self.path)
+
+    @property
+    def vm_path(self) -> str:
+        """The VM's own socket path."""
+        return self._vm_path
+
+    @property
+    def port(self) -> int:
+        """The vsock port to which the guest connects."""
+        return self._port
 
     @property
     def path(self) -> str:
@@ -127,8 +185,7 @@ class HybridAddress:
         return f"hybrid:{self.vm_path}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class InheritedSocket:
+class InheritedSocket(_Value):
     """A listening socket that this process got from its parent, as with socket activation.
 
     Args:
@@ -138,10 +195,17 @@ class InheritedSocket:
         AddressError: The number is out of its range.
     """
 
-    fd: int
+    __slots__ = ("_fd",)
+    __match_args__ = ("fd",)
 
-    def __post_init__(self) -> None:
-        _check_range("file descriptor", self.fd, _FD_MAX)
+    def __init__(self, fd: int) -> None:
+        _check_range("file descriptor", fd, _FD_MAX)
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The number of the file descriptor."""
+        return self._fd
 
     def __str__(self) -> str:
         return f"fd:{self.fd}"

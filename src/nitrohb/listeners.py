@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Listening sockets: opened all or none, and closed without a trace. Plain ``socket``, no trio."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -9,10 +11,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
-from typing import Any, Final, Self
 
 from .addresses import (
     PORT_ANY,
@@ -26,6 +25,12 @@ from .addresses import (
 from .errors import UsageError
 from .remedies import listen_error
 from .wire import AF_VSOCK, new_socket, sockaddr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from datetime import datetime
+    from typing import Any, Final, Self
 
 __all__ = ["Listener", "Listen", "open_listeners"]
 
@@ -44,7 +49,6 @@ class Listener:
         address: Where it listens.
         sock: The socket itself, not blocking.
         has_cids: Whether its peers have CIDs: they do on AF_VSOCK, and not on a Unix socket.
-        time: When it began to listen, as far as we know, in UTC.
     """
 
     def __init__(self, address: Address, sock: socket.socket, *, path: str | None = None) -> None:
@@ -52,13 +56,20 @@ class Listener:
         self.address = address
         self.sock = sock
         self.has_cids = sock.family == AF_VSOCK
-        self.time = datetime.now(UTC)
         # What socket.accept() itself calls. The object that it makes of the descriptor costs the
         # server a quarter of its rate (bench/).
         self._accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
+        self._began = time.time()
         self._opened = time.monotonic()
         self._path = path
         self._file = None if path is None else _identity(path)
+
+    @property
+    def time(self) -> datetime:
+        """When it began to listen, as far as we know, in UTC."""
+        from datetime import UTC, datetime  # here, because listening need not wait for it (1 ms)
+
+        return datetime.fromtimestamp(self._began, UTC)
 
     @property
     def age(self) -> float:

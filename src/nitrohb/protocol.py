@@ -38,13 +38,16 @@ Sources: init.c in aws-nitro-enclaves-sdk-bootstrap (the enclave's side: CID 3, 
 done); enclave_ready in aws-nitro-enclaves-cli (the parent's side that insists on 0xB7).
 """
 
+from __future__ import annotations
+
 from enum import Enum
-from typing import TYPE_CHECKING, Final
 
 from .errors import PeerClosedError, WrongByteError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
+    from typing import Final
 
 __all__ = [
     "HEARTBEAT",

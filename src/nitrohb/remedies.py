@@ -5,41 +5,44 @@ This is the one place that looks at an error number for people's sake. The facts
 were measured on Linux 6.1; those about Unix sockets are in unix(7).
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import Final, NamedTuple
 
-from .addresses import Address, HybridAddress, InheritedSocket, UnixAddress, VsockAddress
+from .addresses import HybridAddress, InheritedSocket, UnixAddress, VsockAddress
 from .errors import ConnectError, ListenError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from .addresses import Address
+
+    _Advice = tuple[str, str]  # what is wrong, and what to do about it
 
 __all__ = ["NO_AF_VSOCK", "connect_error", "listen_error"]
 
 NO_AF_VSOCK: Final = -1
 """Stands where an errno does when Python itself was built without ``socket.AF_VSOCK``."""
 
-
-class _Advice(NamedTuple):
-    reason: str
-    remedy: str
-
-
 _LOOPBACK_CID: Final = 1  # VMADDR_CID_LOCAL of linux/vm_sockets.h
 
 _ANY: Final = {
-    errno.EMFILE: _Advice("this process has too many open files", "Raise its limit (ulimit -n)."),
-    errno.ENFILE: _Advice("the system has too many open files", "Raise the sysctl fs.file-max."),
+    errno.EMFILE: ("this process has too many open files", "Raise its limit (ulimit -n)."),
+    errno.ENFILE: ("the system has too many open files", "Raise the sysctl fs.file-max."),
 }
 
 _VSOCK: Final = _ANY | {
-    NO_AF_VSOCK: _Advice(
+    NO_AF_VSOCK: (
         "this Python was built without AF_VSOCK",
         "Use another Python (a distribution's own has it), or a unix: or hybrid: address.",
     ),
-    errno.EAFNOSUPPORT: _Advice(
+    errno.EAFNOSUPPORT: (
         "this kernel has no AF_VSOCK",
         "Load its module (modprobe vsock), or use a unix: or hybrid: address.",
     ),
-    errno.EPERM: _Advice(
+    errno.EPERM: (
         "AF_VSOCK is not permitted here; in a container its seccomp profile is the likely cause"
         " (Docker's default profile blocks it)",
         "Allow AF_VSOCK in that profile, or pass a listening socket in (socket activation, fd:N).",
@@ -47,102 +50,103 @@ _VSOCK: Final = _ANY | {
 }
 
 _VSOCK_LISTEN: Final = _VSOCK | {
-    errno.EADDRNOTAVAIL: _Advice(
+    errno.EADDRNOTAVAIL: (
         "CID {cid} is not a CID of this machine",
         "Name the local CID, or write vsock::{port} to listen on every one.",
     ),
-    errno.EADDRINUSE: _Advice(
+    errno.EADDRINUSE: (
         "port {port} is taken; a listener on any CID takes a port for all of them",
         "Stop the other listener: another nitrohb, or nitro-cli or QEMU -M nitro in the middle of a"
         " launch, which frees the port when the launch is over.",
     ),
-    errno.EACCES: _Advice(
+    errno.EACCES: (
         "ports below 1024 need a privilege",
         "Use a port from 1024 up (enclaves use 9000), or grant CAP_NET_BIND_SERVICE.",
     ),
 }
 
-_LOOPBACK_MISSING: Final = _Advice(
+_LOOPBACK_MISSING: Final = (
     "CID 1 is the loopback, and this kernel has not loaded it",
     "Load its module (modprobe vsock_loopback), or write vsock::{port}.",
 )
 
 _VSOCK_CONNECT: Final = _VSOCK | {
-    errno.ECONNRESET: _Advice(
+    errno.ECONNRESET: (
         "CID {cid} has no listener on port {port}",
         "Start the listener first: nitrohb serve -l vsock::{port} on the machine with that CID.",
     ),
-    errno.ENODEV: _Advice(
+    errno.ENODEV: (
         "CID {cid} cannot be reached from here",
         "Check the CID (an enclave sees its parent as 3), and that the vsock transport is loaded.",
     ),
-    errno.ETIMEDOUT: _Advice(
+    errno.ETIMEDOUT: (
         "CID {cid} does not answer",
         "Check the CID (an enclave sees its parent as 3), and that the machine is running.",
     ),
 }
 
 _UNIX: Final = _ANY | {
-    errno.ENOENT: _Advice("{directory} does not exist", "Create it first: mkdir -p {directory}"),
-    errno.ENOTDIR: _Advice("{directory} is not a directory", "Choose another path."),
-    errno.EACCES: _Advice(
+    errno.ENOENT: ("{directory} does not exist", "Create it first: mkdir -p {directory}"),
+    errno.ENOTDIR: ("{directory} is not a directory", "Choose another path."),
+    errno.EACCES: (
         "its socket file may not be created or replaced there",
         "Choose a directory in which you may write, or change its owner or mode.",
     ),
-    errno.EPERM: _Advice(
+    errno.EPERM: (
         "its socket file may not be created there, or not be given that group",
         "Choose a group of which you are a member, or a directory in which you may write.",
     ),
-    errno.EROFS: _Advice(
-        "{directory} is on a read-only file system", "Choose a directory in which you may write."
+    errno.EROFS: (
+        "{directory} is on a read-only file system",
+        "Choose a directory in which you may write.",
     ),
-    errno.EADDRINUSE: _Advice(
+    errno.EADDRINUSE: (
         "another process listens there",
         "Stop it, or choose another path. (Its socket file was left alone.)",
     ),
-    errno.EEXIST: _Advice(
+    errno.EEXIST: (
         "{path} exists and is not a socket",
         "Move it away, or choose another path: nitrohb removes nothing but dead sockets.",
     ),
-    errno.EWOULDBLOCK: _Advice(
+    errno.EWOULDBLOCK: (
         "another process has locked {directory}, in which a dead socket is to be replaced",
         "Try again, or remove {path} yourself if nobody listens there.",
     ),
 }
 
 _UNIX_CONNECT: Final = _UNIX | {
-    errno.ENOENT: _Advice(
-        "{path} does not exist", "Start the listener first: nitrohb serve -l {address}"
+    errno.ENOENT: ("{path} does not exist", "Start the listener first: nitrohb serve -l {address}"),
+    errno.ECONNREFUSED: (
+        "nobody listens there",
+        "Start the listener first: nitrohb serve -l {address}",
     ),
-    errno.ECONNREFUSED: _Advice(
-        "nobody listens there", "Start the listener first: nitrohb serve -l {address}"
-    ),
-    errno.EACCES: _Advice(
+    errno.EACCES: (
         "its socket file may not be used by this user",
         "Run as its owner, or start the listener with --socket-mode and --socket-group.",
     ),
-    errno.EPROTOTYPE: _Advice(
-        "it is not a stream socket", "Name the socket of a heartbeat server."
-    ),
-    errno.EAGAIN: _Advice(
-        "too many connections wait there already", "See why its server does not accept them."
+    errno.EPROTOTYPE: ("it is not a stream socket", "Name the socket of a heartbeat server."),
+    errno.EAGAIN: (
+        "too many connections wait there already",
+        "See why its server does not accept them.",
     ),
 }
 
 _INHERITED: Final = _ANY | {
-    errno.EBADF: _Advice(
+    errno.EBADF: (
         "this process has no open descriptor {fd}",
         "Pass a listening socket in under that number; systemd's socket activation begins at fd:3.",
     ),
-    errno.ENOTSOCK: _Advice("it is not a socket", "Pass a listening socket in under that number."),
-    errno.EINVAL: _Advice(
-        "it is a socket that does not listen", "Pass a socket on which listen() has been called."
+    errno.ENOTSOCK: ("it is not a socket", "Pass a listening socket in under that number."),
+    errno.EINVAL: (
+        "it is a socket that does not listen",
+        "Pass a socket on which listen() has been called.",
     ),
-    errno.ESHUTDOWN: _Advice(
-        "another process that holds it has shut it down", "Pass a socket in that stays open."
+    errno.ESHUTDOWN: (
+        "another process that holds it has shut it down",
+        "Pass a socket in that stays open.",
     ),
-    errno.EPROTOTYPE: _Advice("it is not a stream socket", "Pass a SOCK_STREAM socket."),
-    errno.EAFNOSUPPORT: _Advice(
+    errno.EPROTOTYPE: ("it is not a stream socket", "Pass a SOCK_STREAM socket."),
+    errno.EAFNOSUPPORT: (
         "it is neither a Unix socket nor an AF_VSOCK one that this Python knows",
         "Pass a socket of one of these families.",
     ),
@@ -158,7 +162,7 @@ def listen_error(address: Address, number: int) -> ListenError:
     """
     match address:
         case VsockAddress(cid) if (cid, number) == (_LOOPBACK_CID, errno.EADDRNOTAVAIL):
-            table = {number: _LOOPBACK_MISSING}
+            table: dict[int, _Advice] = {number: _LOOPBACK_MISSING}
         case VsockAddress():
             table = _VSOCK_LISTEN
         case InheritedSocket():
@@ -186,11 +190,11 @@ def _real(number: int) -> int | None:
 def _advise(table: dict[int, _Advice], address: Address, number: int) -> _Advice:
     if number not in table:
         name = errno.errorcode.get(number, "unknown")
-        return _Advice(f"{os.strerror(number)} ({name})", "Nothing more is known about this error.")
+        return (f"{os.strerror(number)} ({name})", "Nothing more is known about this error.")
     facts = _facts(address)
     reason, remedy = (text.format_map(facts) for text in table[number])
     name = "" if number == NO_AF_VSOCK else f" ({errno.errorcode[number]})"
-    return _Advice(reason + name, remedy)
+    return (reason + name, remedy)
 
 
 def _facts(address: Address) -> dict[str, object]:

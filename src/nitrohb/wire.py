@@ -6,17 +6,23 @@ its rate (bench/). The caller brings its event loop's way to wait, ``trio.lowlev
 or ``anyio.wait_readable``. A broken connection is no error: it has come to its end.
 """
 
+from __future__ import annotations
+
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Final
 
 from .addresses import HybridAddress, UnixAddress, VsockAddress
 from .remedies import NO_AF_VSOCK
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Final
+
+    Wait = Callable[[int], Awaitable[object]]
+
 __all__ = [
     "AF_VSOCK",
-    "Wait",
     "new_socket",
     "receive",
     "send",
@@ -29,8 +35,6 @@ AF_VSOCK: Final[int | None] = getattr(socket, "AF_VSOCK", None)
 """``socket.AF_VSOCK``, or None where Python was built without it."""
 
 SocketAddress = VsockAddress | UnixAddress | HybridAddress
-
-Wait = Callable[[int], Awaitable[object]]
 
 # One byte is all that counts. The rest of what a peer has sent at once is taken off the socket
 # with it, because a Unix socket that is closed with data unread resets its peer.

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console script ``nitrohb``: parse, call, print, exit code."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import NitrohbError, UsageError
 from . import exits
 from .stop import Stop
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .console import Console
 
 __all__ = ["main"]
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _report(group: BaseExceptionGroup[NitrohbError], console: "Console") -> int:
+def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:
     """Say in words what went wrong, and return the exit code for it."""
     status = exits.FAILED
     for error in group.exceptions:

@@ -6,11 +6,16 @@ written to any more, or nobody makes room in a full pipe, printing there ends, a
 on.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import select
 import sys
-from typing import Final, TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, TextIO
 
 __all__ = ["Console"]
 

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exit codes. After a signal it is 128 and the signal's number, as a shell gives it."""
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["DONE", "FAILED", "TIMED_OUT", "USAGE"]
 

@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: what can be written, and what is said about what cannot."""
 
+from __future__ import annotations
+
 import argparse
 import grp
 import math
-from collections.abc import Callable, Sequence
-from typing import Final, NoReturn, TypeVar
+from functools import partial
 
 from .. import __version__
-from ..addresses import Address, parse_address, parse_number
+from ..addresses import parse_address, parse_number
 from ..errors import AddressError
 from . import exits
-from .console import Console
-from .demo import demo
-from .send import send
-from .serve import serve
-from .stop import Stop
 
-__all__ = ["build_parser", "parse"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final, NoReturn, TypeVar
 
-T = TypeVar("T")
+    from ..addresses import Address
+    from .console import Console
+    from .stop import Stop
 
-Command = Callable[[argparse.Namespace, Console, Stop], int]
+    T = TypeVar("T")
+
+    Command = Callable[[argparse.Namespace, Console, Stop], int]
+
+__all__ = ["parse"]
 
 _ADDRESSES: Final = """\
 addresses:
@@ -41,14 +46,21 @@ exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
 
+# For each option that it adds, argparse makes a formatter, only to see that its metavar fits. One
+# that is not told the width of a line loads shutil, to ask for the terminal's: that takes 3 ms.
+_QUICK_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, width=80)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and where to read more in another."""
 
+    def format_help(self) -> str:
+        """The help, as wide as the terminal."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
-
-
-AddParser = Callable[..., _Parser]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -63,11 +75,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     own = ("-h", "--help", "--version")
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
-    return build_parser().parse_args(argv)
+    return _build_parser(argv[0]).parse_args(argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, as argparse has it."""
+def _build_parser(command: str) -> _Parser:
+    """The command line as argparse has it: of the commands only the given one, or all for help."""
     parser = _Parser(
         prog="nitrohb",
         description="Answer the boot heartbeat of AWS Nitro Enclaves, real or emulated.",
@@ -75,17 +87,21 @@ def build_parser() -> argparse.ArgumentParser:
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
         "  nitrohb serve --help       all about serving\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_QUICK_FORMATTER,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for add_command in (_add_serve, _add_send, _add_demo):
+    # Each brings its module with it, and no command has to wait for another's.
+    adders = {"serve": _add_serve, "send": _add_send, "demo": _add_demo}
+    for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
     return parser
 
 
-def _add_serve(add: AddParser) -> None:
+def _add_serve(add: Callable[..., _Parser]) -> None:
+    from .serve import serve
+
     parser = _add(
         add,
         "serve",
@@ -167,7 +183,9 @@ def _add_serve(add: AddParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print no events")
 
 
-def _add_send(add: AddParser) -> None:
+def _add_send(add: Callable[..., _Parser]) -> None:
+    from .send import send
+
     parser = _add(
         add,
         "send",
@@ -194,7 +212,9 @@ def _add_send(add: AddParser) -> None:
     )
 
 
-def _add_demo(add: AddParser) -> None:
+def _add_demo(add: Callable[..., _Parser]) -> None:
+    from .demo import demo
+
     _add(
         add,
         "demo",
@@ -204,13 +224,15 @@ def _add_demo(add: AddParser) -> None:
     )
 
 
-def _add(add: AddParser, name: str, command: Command, summary: str, more: str) -> _Parser:
+def _add(
+    add: Callable[..., _Parser], name: str, command: Command, summary: str, more: str
+) -> _Parser:
     parser = add(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_QUICK_FORMATTER,
         allow_abbrev=False,
     )
     parser.set_defaults(command=command)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb serve``: listen first, load later, answer, report."""
 
-import argparse
+from __future__ import annotations
+
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 
 from ..addresses import (
@@ -17,8 +17,14 @@ from ..addresses import (
 from ..listeners import Listener, open_listeners, require_cids
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from . import exits
-from .console import Console
-from .stop import Stop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from .console import Console
+    from .stop import Stop
 
 __all__ = ["serve"]
 

@@ -8,12 +8,15 @@ to load trio, is soon over. After the first signal the process is on its way out
 through: it must not replace the exit code by a traceback.
 """
 
-import signal
-from typing import TYPE_CHECKING, Any, Self
+from __future__ import annotations
 
+import signal
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import FrameType
+    from typing import Any, Self
 
 __all__ = ["Stop"]
 
@@ -46,7 +49,7 @@ class Stop:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
 
-    def run(self, command: "Callable[[], Awaitable[int]]") -> int:
+    def run(self, command: Callable[[], Awaitable[int]]) -> int:
         """Run an async command under trio until it returns its exit code or a signal cancels it.
 
         Returns:
@@ -68,7 +71,7 @@ class Stop:
 
         return trio.run(cancellable)
 
-    def _handle(self, number: int, _frame: "FrameType | None") -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
         signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
