@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import socket
 import stat
-import struct
+import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -36,7 +35,7 @@ __all__ = ["Listener", "Listen", "open_listeners"]
 
 _BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
 
-_UCRED: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
 
 _LOCK_ATTEMPTS: Final = 100
 _LOCK_PAUSE: Final = 0.01  # seconds
@@ -94,11 +93,10 @@ class Listener:
         """The process that made a connection to a Unix socket, by SO_PEERCRED of unix(7)."""
         conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         try:
-            credentials = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            credentials = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
         finally:
             conn.detach()
-        pid: int = _UCRED.unpack(credentials)[0]
-        return pid
+        return int.from_bytes(credentials[:4], sys.byteorder)
 
     def is_shut_down(self) -> bool:
         """Whether another holder of an inherited socket has shut it down: nobody can connect."""
@@ -327,6 +325,8 @@ def _locked(directory: str) -> Generator[None]:
     The lock is on the directory, so that it leaves no file behind. Whoever may read the directory
     could hold it for ever: hence the bounded wait.
     """
+    import fcntl  # here, because most of the time nobody has left a dead socket
+
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for _ in range(_LOCK_ATTEMPTS):

@@ -419,9 +419,10 @@ class _Connection:
         "looked_at_since",
     )
 
+    looked_at_since: int
+
     def __init__(self, port: _Port, fd: int, peer: VsockAddress | None) -> None:
         self.fd = fd
-        self.looked_at_since = 0
         self._port = port
         self._peer = peer
         self._whose: int | None = None  # known while it waits
@@ -430,11 +431,19 @@ class _Connection:
 
     def begin(self) -> bool:
         """Report it, answer it if it has spoken, else let it wait; say whether it is over."""
+        rules = self._port.rules
         try:
-            return self._begin()
+            if rules.reports:
+                self._accepted = trio.current_time()
+                rules.emit(Connected(address=self._port.address, time=utc_now(), peer=self._peer))
+            if rules.allow(self._peer):
+                return self.advance() or self._wait()
         except BaseException:
             self._close()
             raise
+        self._close()
+        self._reject(RejectReason.CID)
+        return True
 
     def advance(self) -> bool:
         """Go as far as possible without waiting, and say whether it is over."""
@@ -491,18 +500,9 @@ class _Connection:
         self.fd = -1
         return True
 
-    def _begin(self) -> bool:
-        rules = self._port.rules
-        if rules.reports:
-            self._accepted = trio.current_time()
-            rules.emit(Connected(address=self._port.address, time=utc_now(), peer=self._peer))
-        if not rules.allow(self._peer):
-            self._close()
-            self._reject(RejectReason.CID)
-            return True
-        if self.advance():
-            return True
-        self._deadline = trio.current_time() + rules.handshake_timeout
+    def _wait(self) -> bool:
+        """Let it wait for its byte: it is not over."""
+        self._deadline = trio.current_time() + self._port.rules.handshake_timeout
         whose = self._identify()
         self._port.waiting.add(whose, self)
         self._whose = whose
