@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list: each scenario makes its trouble, and sees the honest enclave answered meanwhile."""
+
+import errno
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.uml import launcher
+
+from .bed import Bed, limit
+from .clients import HEARTBEAT, connect
+from .faults import AcceptFaults
+from .processes import until
+
+PATIENT = ("--handshake-timeout", "1000")  # nobody is too late: who goes was evicted
+FEW = ("--max-pending", "20", *PATIENT)
+MEBIBYTE = 1 << 20
+
+# accept(2): "Linux accept() passes already-pending network errors on the new socket as an error
+# code from accept()", and those of its list of errors that are about one connection.
+OF_ONE_CONNECTION = (
+    *(errno.EPERM, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT),
+    *(errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH),
+    *(errno.ENOTCONN, errno.ECONNRESET, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN),
+)
+EXHAUSTION = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+FATAL = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT)
+
+
+def silent_connections(bed: Bed) -> None:
+    """10,000 connections that say nothing: the oldest have to go."""
+    number, room = bed.size(10_000, 100), bed.size(1024, 20)
+    bed.figures.load = f"{number} silent"
+    with (
+        bed.serving(*(() if bed.full else FEW)) as (server, enclave),
+        bed.flood("silent", (number,)) as flood,
+    ):
+        flood.reaches_its_goal()
+        enclave.beats(bed.size(300, 3))
+        gone = ("evicted",) if not bed.full else ("evicted", "timeout")
+        until(lambda: server.count(*gone) >= number - room, f"{number - room} have to go")
+
+
+def opens_and_closes(bed: Bed) -> None:
+    """A client that opens and closes as fast as it can."""
+    number = bed.size(50_000, 200)
+    with (
+        bed.serving() as (server, enclave),
+        bed.flood("churn", (number,)) as flood,
+    ):
+        flood.reaches_its_goal()
+        enclave.beats(bed.size(100, 3))
+        bed.figures.load = f"{flood.clients[0].goal}+ opened"
+        until(lambda: server.count("disconnected", "evicted") >= number, "all are reported")
+
+
+def wrong_bytes(bed: Bed) -> None:
+    """A client that sends one wrong byte a second (in short: as many, with less of a pause)."""
+    number = bed.size(30, 5)
+    bed.figures.load = f"{number} wrong bytes"
+    with (
+        bed.serving() as (server, enclave),
+        bed.flood("wrong", (number, bed.size(1, 0))) as flood,
+    ):
+        flood.reaches_its_goal()
+        enclave.beats(2)
+        until(lambda: server.count("wrong-byte") >= number, "every wrong byte is refused")
+
+
+def megabytes(bed: Bed) -> None:
+    """Clients that send megabytes: one after a heartbeat, one after a wrong byte."""
+    number, size = bed.size(1000, 3), bed.size(16, 2)
+    bed.figures.load = f"2 × {number} × {size} MiB"
+    with (
+        bed.serving() as (server, enclave),
+        bed.flood("megabytes", (number, HEARTBEAT[0], size), (number, 0, size)) as flood,
+    ):
+        flood.reaches_its_goal()
+        enclave.beats(2)
+        until(lambda: server.count("wrong-byte") >= number, "what is wrong is refused")
+
+
+def never_reads(bed: Bed) -> None:
+    """Heartbeats from a peer that never reads its echoes."""
+    number = bed.size(10_000, 50)
+    bed.figures.load = f"{number} deaf"
+    with (
+        bed.serving() as (server, enclave),
+        bed.flood("deaf", (number,)) as flood,
+    ):
+        flood.reaches_its_goal()
+        enclave.beats(bed.size(300, 3))
+        until(lambda: server.count("heartbeat") >= number, "deaf ones are answered")
+
+
+def few_descriptors(bed: Bed) -> None:
+    """RLIMIT_NOFILE = 64, of which a flood takes what it can get."""
+    number = bed.size(4000, 100)
+    bed.figures.load = f"{number} silent"
+    with (
+        bed.serving(*PATIENT, setup=limit(resource.RLIMIT_NOFILE, 64)) as (server, enclave),
+        bed.flood("silent", (number,)) as flood,
+    ):
+        flood.reaches_its_goal()
+        enclave.beats(bed.size(300, 3))
+        until(lambda: server.count("evicted") >= number - 64, "the oldest have to go")
+
+
+def little_memory(bed: Bed) -> None:
+    """64 MiB of memory: memory.max of a cgroup in our own kernel, elsewhere RLIMIT_DATA."""
+    number = bed.size(10_000, 100)
+    group = MemoryGroup(64 * MEBIBYTE) if launcher.inside() else None
+    setup = group.enter if group else limit(resource.RLIMIT_DATA, 64 * MEBIBYTE)
+    bed.figures.load = f"{number} silent, {'memory.max' if group else 'RLIMIT_DATA'}"
+    with (
+        bed.serving(setup=setup) as (server, enclave),
+        bed.flood("silent", (number,)) as flood,
+    ):
+        if group is not None:
+            assert group.has(server.popen.pid)
+        flood.reaches_its_goal()
+        enclave.beats(bed.size(300, 3))
+        until(lambda: server.count("connected") >= number, "all are seen")
+        if group is not None:
+            bed.figures.load += f", peak {group.peak() / MEBIBYTE:.0f} MiB"
+
+
+class MemoryGroup:
+    """A cgroup with a limit of memory, in a kernel that we booted: it goes with it."""
+
+    ROOT = Path("/run/cgroup")
+
+    def __init__(self, size: int) -> None:
+        if not self.ROOT.exists():
+            self.ROOT.mkdir()
+            command = ["mount", "-t", "cgroup2", "none", str(self.ROOT)]
+            assert os.spawnvp(os.P_WAIT, command[0], command) == 0
+            (self.ROOT / "cgroup.subtree_control").write_text("+memory")
+        self.path = self.ROOT / f"{time.monotonic_ns()}"
+        self.path.mkdir()
+        (self.path / "memory.max").write_text(str(size))
+
+    def enter(self) -> None:
+        (self.path / "cgroup.procs").write_text("0")  # this very process
+
+    def has(self, pid: int) -> bool:
+        return str(pid) in (self.path / "cgroup.procs").read_text().split()
+
+    def peak(self) -> int:
+        return int((self.path / "memory.peak").read_text())
+
+
+def stopped_and_continued(bed: Bed) -> None:
+    """SIGSTOP and SIGCONT, while a flood and the honest enclave wait to be accepted."""
+    rounds = bed.size(10, 2)
+    bed.figures.load = f"{rounds} stops"
+    with (
+        bed.serving(*FEW) as (server, enclave),
+        bed.flood("silent", (100,)) as flood,
+    ):
+        flood.reaches_its_goal()
+        for _ in range(rounds):
+            with stopped(server.popen.pid):
+                until(enclave.waits_for_its_echo, "the enclave has sent its byte")
+                with bed.flood("silent", (100,)) as another:
+                    another.reaches_its_goal()
+                    time.sleep(1.0 if bed.full else 0.0)
+            enclave.beats(2)
+
+
+def stopped_past_its_deadline(bed: Bed) -> None:
+    """An enclave speaks in time, while the server is stopped until too late: it is echoed."""
+    with bed.serving("--handshake-timeout", "5") as (server, enclave):
+        known = server.count("connected")
+        with connect(bed.client_address) as late:
+            until(lambda: server.count("connected") > known, "it is accepted")
+            enclave.beats(2)
+            deadline = time.monotonic() + 5
+            with stopped(server.popen.pid):
+                late.sendall(HEARTBEAT)
+                until(lambda: time.monotonic() > deadline, "its time is over")
+            assert late.recv(1) == HEARTBEAT
+        enclave.beats(2)
+
+
+@contextmanager
+def stopped(pid: int) -> Generator[None]:
+    """Stop a process for a while, whatever happens."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stat = Path(f"/proc/{pid}/stat")
+        until(lambda: stat.read_text("utf-8").rpartition(")")[2].split()[0] == "T", "it stops")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def failing_accepts(bed: Bed) -> None:
+    """accept(2) fails in all ways that pass: each several times, while an enclave waits."""
+    rounds = bed.size(10, 1)
+    numbers = OF_ONE_CONNECTION + EXHAUSTION
+    bed.figures.load = f"{3 * rounds} × {len(numbers)} errnos"
+    with AcceptFaults() as faults, bed.serving(*PATIENT, setup=faults.install) as (_, enclave):
+        for number in rounds * numbers:
+            faults.script(number, number, number)
+            enclave.beats(2)
+            until(faults.have_happened, "accept() has failed")
+
+
+def exhausted_accepts(bed: Bed) -> None:
+    """accept(2) fails for want of room, while silent ones wait: they have to make it."""
+    rounds = bed.size(10, 1)
+    bed.figures.load = f"{rounds} × {len(EXHAUSTION)} errnos"
+    with (
+        AcceptFaults() as faults,
+        bed.serving(*PATIENT, setup=faults.install) as (server, enclave),
+        bed.flood("silent", (rounds * len(EXHAUSTION) + 10,)) as flood,
+    ):
+        flood.reaches_its_goal()
+        for gone, number in enumerate(rounds * EXHAUSTION, 1):
+            faults.script(number)
+            until(lambda gone=gone: server.count("evicted") >= gone, "one makes room")
+            enclave.beats(1)
+
+
+def fatal_accepts(bed: Bed) -> None:
+    """accept(2) fails because of the listening socket itself: that ends the server, tidily."""
+    bed.figures.load = f"{len(FATAL)} errnos"
+    for number in FATAL:
+        with (
+            AcceptFaults() as faults,
+            bed.server(setup=faults.install) as server,
+        ):
+            faults.script(number)
+            with connect(bed.client_address):
+                assert server.ends() == 1
+            said = server.errors()
+            assert errno.errorcode[number] in said
+            assert "Traceback" not in said
+
+
+def stepping_clock(bed: Bed) -> None:
+    """The clock steps by a day, back by two, to 1970 and to 2037; only inside our own kernel."""
+    rounds = bed.size(20, 1)
+    day = 86_400.0
+    bed.figures.load = f"{4 * rounds} steps"
+    with (
+        bed.serving("--handshake-timeout", "3600") as (server, enclave),
+        bed.flood("silent", (20,)) as flood,
+        clock_set_right_again(),
+    ):
+        flood.reaches_its_goal()
+        for _ in range(rounds):
+            for moment in (time.time() + day, time.time() - 2 * day, day, 67 * 365 * day):
+                set_clock(moment)
+                enclave.beats(2)
+        assert server.count("timeout") == 0
+
+
+@contextmanager
+def clock_set_right_again() -> Generator[None]:
+    right = time.time() - time.monotonic()
+    try:
+        yield
+    finally:
+        set_clock(right + time.monotonic())
+
+
+def set_clock(moment: float) -> None:
+    """Set the clock of the kernel that we booted; never that of a machine."""
+    if not launcher.inside():
+        raise RuntimeError("the clock is set only inside User Mode Linux")
+    time.clock_settime(time.CLOCK_REALTIME, moment)
+
+
+SCENARIOS: tuple[Callable[[Bed], None], ...] = (
+    silent_connections,
+    opens_and_closes,
+    wrong_bytes,
+    megabytes,
+    few_descriptors,
+    failing_accepts,
+    exhausted_accepts,
+    fatal_accepts,
+    never_reads,
+    little_memory,
+    stopped_and_continued,
+    stopped_past_its_deadline,
+    stepping_clock,
+)
+INSIDE_ONLY = (stepping_clock,)
+"""What is done to a kernel, and so only to one that we booted."""
