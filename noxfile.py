@@ -23,6 +23,7 @@ VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 # Each kernel has its own tests: a module that is not loaded is an error that a user can meet.
 KERNELS = {
     "tests/vsock/test_vsock.py": launcher.LOOPBACK,
+    "tests/floods/test_vsock.py": launcher.LOOPBACK,
     "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
     "tests/vsock/test_without_vsock.py": (),
 }

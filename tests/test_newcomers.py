@@ -223,6 +223,21 @@ async def test_at_its_deadline_it_is_evicted_or_late_not_both(
 
 
 @pytest.mark.parametrize("attempt", range(10))
+async def test_who_has_spoken_before_its_deadline_is_answered_however_late_we_are(
+    path: Path, mock_clock: MockClock, attempt: int
+) -> None:
+    """As after a SIGSTOP, or when the machine was suspended."""
+    async with serving(f"unix:{path}") as events:
+        with Client(path) as client:
+            await settled()
+            client.send(B7)
+            mock_clock.jump(6)
+            await settled()
+            assert client.look() == (B7, True)
+    assert names(events) == ["listening", "connected", "heartbeat", "done"]
+
+
+@pytest.mark.parametrize("attempt", range(10))
 async def test_who_has_spoken_at_the_last_moment_is_answered_not_evicted(
     path: Path, attempt: int
 ) -> None:

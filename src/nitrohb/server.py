@@ -477,7 +477,8 @@ class _Connection:
         try:
             with trio.move_on_at(self._deadline) as deadline:
                 await self._finish()
-            if deadline.cancelled_caught and self._close():
+            if deadline.cancelled_caught and self.fd >= 0 and not self.advance():
+                self._close()
                 self._conclude()
         except trio.ClosedResourceError:
             assert self.fd < 0

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from tests.uml import launcher
 
 from .bed import Bed, Figures
-from .processes import handle_signals
 from .scenarios import INSIDE_ONLY, SCENARIOS
 
 HOURS = 3600.0
 MEMORY = "2G"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(kind: str, scenario: Callable[[Bed], None], full: bool) -> tuple[bool, Figures]:
@@ -75,12 +75,13 @@ def main(arguments: list[str]) -> int:
 
 
 def leave(number: int, _frame: object) -> None:
-    """End by an exception, which ends the children too."""
-    handle_signals()
+    """End by an exception, which ends the children too. A second signal ends it at once."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
     raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in SIGNALS:
         signal.signal(each, leave)
     sys.exit(main(sys.argv[1:]))

@@ -7,15 +7,16 @@ speaks for the honest enclave. It is answered because it speaks at once, so that
 wait among the silent ones.
 """
 
-import os
-import resource
 import signal
 import statistics
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from .processes import Client, Enclave, Server, until
+from .processes import Client, Enclave, Server, Under, until
+
+FREE = Under()
 
 
 @dataclass
@@ -63,15 +64,13 @@ class Bed:
         return full if self.full else short
 
     @contextmanager
-    def serving(
-        self, *options: str, setup: Callable[[], object] = lambda: None
-    ) -> Generator[tuple[Server, Enclave]]:
+    def serving(self, *options: str, under: Under = FREE) -> Generator[tuple[Server, Enclave]]:
         """A server, and the honest enclave that beats all the while.
 
         In the end, with the clients of the block gone, the server has no more descriptors open
         than in the beginning, every heartbeat was echoed, and SIGTERM ends it without a word.
         """
-        with self.server(*options, setup=setup) as server, Enclave(self.client_address) as enclave:
+        with self.server(*options, under=under) as server, Enclave(self.client_address) as enclave:
             enclave.beats(2)  # by then the server has opened all that it needs
             start = server.descriptors_at_rest()
             yield server, enclave
@@ -83,9 +82,9 @@ class Bed:
             assert (server.ends(), server.errors()) == (128 + signal.SIGTERM, "")
 
     @contextmanager
-    def server(self, *options: str, setup: Callable[[], object]) -> Generator[Server]:
+    def server(self, *options: str, under: Under) -> Generator[Server]:
         """A server that listens, once this begins."""
-        with Server(self.address, *options, setup=setup) as server:
+        with Server(self.address, *options, under=under) as server:
             until(lambda: server.count("listening"), "the server listens")
             yield server
 
@@ -112,7 +111,7 @@ class Flood:
     """Clients that run from the start of a ``with`` block to its end."""
 
     def __init__(self, role: str, address: str, clients: tuple[tuple[float, ...], ...]) -> None:
-        self._make = [lambda of=of: Client(role, address, *of) for of in clients]
+        self._make = [partial(Client, role, address, *numbers) for numbers in clients]
         self._stack = ExitStack()
 
     def __enter__(self) -> "Flood":
@@ -131,19 +130,6 @@ class Flood:
                 client.stop()
 
 
-def limit(which: int, value: int) -> Callable[[], None]:
-    """What a child does to limit itself."""
-
-    def setup() -> None:
-        resource.setrlimit(which, (value, value))
-
-    return setup
-
-
-def enough_descriptors(number: int) -> bool:
-    """Whether a process may have so many open here, with some to spare."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= number + 10
-
-
-def cpus() -> int:
-    return len(os.sched_getaffinity(0))
+def limit(which: str, value: int) -> Under:
+    """A limit of resources, by its name in prlimit(1)."""
+    return Under(("prlimit", f"--{which}={value}"))

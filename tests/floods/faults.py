@@ -14,9 +14,12 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from typing import Self
+
+from .processes import Under
 
 # linux/filter.h, linux/seccomp.h, linux/prctl.h, asm/unistd.h
 LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -58,16 +61,18 @@ def notify_of_accepts() -> int:
 
 
 class AcceptFaults:
-    """A supervisor, in a thread; ``install`` is for the child to call."""
+    """A supervisor, in a thread, of a process that is started ``under`` it."""
 
     def __init__(self) -> None:
         self._queue = deque[int]()
         self._ours, self._childs = socket.socketpair()
         self._thread = threading.Thread(target=self._supervise, daemon=True)
 
-    def install(self) -> None:
-        """Run in the child, before it becomes the server."""
-        socket.send_fds(self._childs, [b"!"], [notify_of_accepts()])
+    @property
+    def under(self) -> Under:
+        """This very file as a program, which takes the filter and becomes the server."""
+        fd = self._childs.fileno()
+        return Under((sys.executable, "-m", __name__, str(fd)), (fd,))
 
     def script(self, *errnos: int) -> None:
         """Let the next calls fail, one by one, with these."""
@@ -106,3 +111,14 @@ class AcceptFaults:
         self._childs.close()
         self._thread.join()
         self._ours.close()
+
+
+def main(fd: str, *command: str) -> None:
+    """Be filtered, tell the supervisor so, and become another program."""
+    with socket.socket(fileno=int(fd)) as supervisor:
+        socket.send_fds(supervisor, [b"!"], [notify_of_accepts()])
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -3,13 +3,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,20 +28,18 @@ def until(condition: Callable[[], object], what: str, patience: float = PATIENCE
         time.sleep(POLL)
 
 
-def handle_signals() -> None:
-    """What a child does first: a shell's background jobs ignore SIGINT, and it would inherit it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+@dataclass(frozen=True)
+class Under:
+    """What a server is under: a command that ends by becoming it, and what that inherits."""
+
+    command: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
 
 
 class Process:
     """A child. It is killed when its ``with`` block ends; its stdin ends with this process."""
 
-    def __init__(self, *command: str, setup: Callable[[], object] = lambda: None) -> None:
-        def prepare() -> None:
-            handle_signals()
-            setup()
-
+    def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         self._read = 0
@@ -51,7 +49,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=self._out,
                 stderr=self._err,
-                preexec_fn=prepare,
+                pass_fds=pass_fds,
             )
         except BaseException:
             self._out.close()
@@ -155,8 +153,9 @@ class Server(Process):
         counts: How many events of each name there were, and how many rejections of each reason.
     """
 
-    def __init__(self, address: str, *options: str, setup: Callable[[], object]) -> None:
-        super().__init__(*SERVER, "--listen", address, *options, setup=setup)
+    def __init__(self, address: str, *options: str, under: Under) -> None:
+        command = (*under.command, *SERVER, "--listen", address, *options)
+        super().__init__(*command, pass_fds=under.descriptors)
         self.counts = Counter[str]()
 
     def count(self, *names: str) -> int:
@@ -166,6 +165,10 @@ class Server(Process):
             self.counts[event.get("reason", "")] += 1
         assert self.popen.poll() is None, f"the server has ended:\n{self.errors()}"
         return sum(self.counts[name] for name in names)
+
+    def reports(self, number: int, name: str) -> None:
+        """Wait until there were so many events of a name."""
+        until(lambda: self.count(name) >= number, f"{number} {name}")
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.popen.pid}/fd"))

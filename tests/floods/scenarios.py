@@ -3,8 +3,8 @@
 
 import errno
 import os
-import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from tests.uml import launcher
 from .bed import Bed, limit
 from .clients import HEARTBEAT, connect
 from .faults import AcceptFaults
-from .processes import until
+from .processes import Under, until
 
 PATIENT = ("--handshake-timeout", "1000")  # nobody is too late: who goes was evicted
 FEW = ("--max-pending", "20", *PATIENT)
@@ -103,7 +103,7 @@ def few_descriptors(bed: Bed) -> None:
     number = bed.size(4000, 100)
     bed.figures.load = f"{number} silent"
     with (
-        bed.serving(*PATIENT, setup=limit(resource.RLIMIT_NOFILE, 64)) as (server, enclave),
+        bed.serving(*PATIENT, under=limit("nofile", 64)) as (server, enclave),
         bed.flood("silent", (number,)) as flood,
     ):
         flood.reaches_its_goal()
@@ -115,10 +115,10 @@ def little_memory(bed: Bed) -> None:
     """64 MiB of memory: memory.max of a cgroup in our own kernel, elsewhere RLIMIT_DATA."""
     number = bed.size(10_000, 100)
     group = MemoryGroup(64 * MEBIBYTE) if launcher.inside() else None
-    setup = group.enter if group else limit(resource.RLIMIT_DATA, 64 * MEBIBYTE)
+    under = group.under() if group else limit("data", 64 * MEBIBYTE)
     bed.figures.load = f"{number} silent, {'memory.max' if group else 'RLIMIT_DATA'}"
     with (
-        bed.serving(setup=setup) as (server, enclave),
+        bed.serving(under=under) as (server, enclave),
         bed.flood("silent", (number,)) as flood,
     ):
         if group is not None:
@@ -138,15 +138,15 @@ class MemoryGroup:
     def __init__(self, size: int) -> None:
         if not self.ROOT.exists():
             self.ROOT.mkdir()
-            command = ["mount", "-t", "cgroup2", "none", str(self.ROOT)]
-            assert os.spawnvp(os.P_WAIT, command[0], command) == 0
+            subprocess.run(["mount", "-t", "cgroup2", "none", str(self.ROOT)], check=True)
             (self.ROOT / "cgroup.subtree_control").write_text("+memory")
         self.path = self.ROOT / f"{time.monotonic_ns()}"
         self.path.mkdir()
         (self.path / "memory.max").write_text(str(size))
 
-    def enter(self) -> None:
-        (self.path / "cgroup.procs").write_text("0")  # this very process
+    def under(self) -> Under:
+        """Enter it, and become a server."""
+        return Under(("sh", "-c", 'echo 0 > "$0" && exec "$@"', str(self.path / "cgroup.procs")))
 
     def has(self, pid: int) -> bool:
         return str(pid) in (self.path / "cgroup.procs").read_text().split()
@@ -205,7 +205,7 @@ def failing_accepts(bed: Bed) -> None:
     rounds = bed.size(10, 1)
     numbers = OF_ONE_CONNECTION + EXHAUSTION
     bed.figures.load = f"{3 * rounds} × {len(numbers)} errnos"
-    with AcceptFaults() as faults, bed.serving(*PATIENT, setup=faults.install) as (_, enclave):
+    with AcceptFaults() as faults, bed.serving(*PATIENT, under=faults.under) as (_, enclave):
         for number in rounds * numbers:
             faults.script(number, number, number)
             enclave.beats(2)
@@ -215,16 +215,17 @@ def failing_accepts(bed: Bed) -> None:
 def exhausted_accepts(bed: Bed) -> None:
     """accept(2) fails for want of room, while silent ones wait: they have to make it."""
     rounds = bed.size(10, 1)
+    number = rounds * len(EXHAUSTION) + 10
     bed.figures.load = f"{rounds} × {len(EXHAUSTION)} errnos"
     with (
         AcceptFaults() as faults,
-        bed.serving(*PATIENT, setup=faults.install) as (server, enclave),
-        bed.flood("silent", (rounds * len(EXHAUSTION) + 10,)) as flood,
+        bed.serving(*PATIENT, under=faults.under) as (server, enclave),
+        bed.flood("silent", (number,)),
     ):
-        flood.reaches_its_goal()
+        until(lambda: server.descriptors() > number, "all are accepted")
         for gone, number in enumerate(rounds * EXHAUSTION, 1):
             faults.script(number)
-            until(lambda gone=gone: server.count("evicted") >= gone, "one makes room")
+            server.reports(gone, "evicted")
             enclave.beats(1)
 
 
@@ -234,7 +235,7 @@ def fatal_accepts(bed: Bed) -> None:
     for number in FATAL:
         with (
             AcceptFaults() as faults,
-            bed.server(setup=faults.install) as server,
+            bed.server(under=faults.under) as server,
         ):
             faults.script(number)
             with connect(bed.client_address):

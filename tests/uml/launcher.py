@@ -25,8 +25,8 @@ Exit status: the command's own, 128+n if signal n killed it, or one of
     124  the time was over
     125  the kernel died, or could not be started
 
-Needs Python 3.11, util-linux and Debian's package user-mode-linux. For an ordinary user the
-machine must allow unprivileged user namespaces.
+Needs Python 3.11, util-linux and Debian's package user-mode-linux; on a processor with AMX also a
+C compiler, see xstate.c. For an ordinary user the machine must allow unprivileged user namespaces.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 
 MISSING = (
     "these tests need a real AF_VSOCK, which User Mode Linux gives: install Debian's package with "
-    "`apt-get install --no-install-recommends user-mode-linux`, then run `nox -s vsock`"
+    "`apt-get install --no-install-recommends user-mode-linux gcc libc6-dev`, "
+    "then run `nox -s vsock`"
 )
 
 CANNOT_START = 97
@@ -71,6 +72,7 @@ _TIMEOUT = 300.0
 _MEM = "512M"
 _MODULE_DIRS = Path("/usr/lib/uml/modules")
 _INIT = Path(__file__).resolve().with_name("guest_init.py")
+_XSTATE = Path(__file__).resolve().with_name("xstate.c")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 # A shell stands between the namespace and the kernel, because a UML kernel that is itself pid 1
@@ -79,10 +81,10 @@ _SHELL = ("/bin/sh", "-c", 'ulimit -c 0; "$@"; exit $?', "sh")
 
 
 class KernelMissingError(RuntimeError):
-    """There is no UML kernel on this machine; the message is `MISSING`."""
+    """There is no UML kernel that runs on this machine; the message says what to do."""
 
-    def __init__(self) -> None:
-        super().__init__(MISSING)
+    def __init__(self, why: str = "") -> None:
+        super().__init__(": ".join(filter(None, (MISSING, why))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,11 @@ def find_kernel() -> Kernel | None:
     """Find the installed UML kernel and the vsock modules of the same release.
 
     Returns:
-        The kernel, or None if it, its modules or util-linux's programs are missing.
+        The kernel, or None if it, its modules or the programs that it takes are missing.
     """
     executable = shutil.which("linux.uml")
-    if executable is None or not (shutil.which("setpriv") and shutil.which("unshare")):
+    programs = ("setpriv", "unshare", *(["cc"] if _has_amx() else []))
+    if executable is None or not all(map(shutil.which, programs)):
         return None
     answer = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False)
     modules = _MODULE_DIRS / answer.stdout.strip() / "kernel/net/vmw_vsock"
@@ -187,7 +190,7 @@ def run(
         work = Path(name)
         _write_work(work, config)
         in_time = _boot(
-            _kernel_command(kernel, work, size),
+            _kernel_command(kernel, work, size, _preloaded(work) if _has_amx() else ()),
             {"PATH": os.defpath, "TMPDIR": str(_memory_directory(size, work))},
             work / "kernel.log",
             output or sys.stdout.buffer,
@@ -278,12 +281,32 @@ def _write_work(work: Path, config: Mapping[str, object]) -> None:
     (work / "init").chmod(0o700)
 
 
-def _kernel_command(kernel: Kernel, work: Path, size: int) -> list[str]:
+def _has_amx() -> bool:
+    """Tell whether the processor has more registers than the kernel knows how to keep."""
+    return " amx_tile " in Path("/proc/cpuinfo").read_text("ascii", "replace")
+
+
+def _preloaded(work: Path) -> tuple[str, ...]:
+    """Compile what lets the kernel run nevertheless, and say how to start it with that."""
+    library = work / "xstate.so"
+    compiled = subprocess.run(
+        ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, _XSTATE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if compiled.returncode != 0:
+        raise KernelMissingError(f"{_XSTATE.name}: {compiled.stderr.strip()}")
+    return ("env", f"LD_PRELOAD={library}")
+
+
+def _kernel_command(kernel: Kernel, work: Path, size: int, preloaded: Sequence[str]) -> list[str]:
     user_namespace = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     return [
         *("setpriv", "--pdeathsig", "KILL", "--"),
         *("unshare", *user_namespace, "--pid", "--fork", "--kill-child", "--"),
         *_SHELL,
+        *preloaded,
         str(kernel.executable),
         f"mem={size}",
         *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={work}/init"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -138,17 +139,22 @@ class Guest:
 
     def identify(self) -> None:
         """Find UML's main process, below unshare and the namespace's shell, once it is there."""
-        line = [self.launcher.pid]
 
         def descend() -> bool:
-            line.extend(children(line[-1])[:1])
-            return len(line) == 4
+            line = [self.launcher.pid]
+            while below := children(line[-1]):
+                line.append(below[0])
+            return len(line) >= 4 and self._is_main(line[3])
 
         assert eventually(descend)
-        self.main = line[-1]
-        self.namespace = os.readlink(f"/proc/{self.main}/ns/pid")
-        assert self.namespace != os.readlink("/proc/self/ns/pid")
         assert self.main in namespace_members(self.namespace)
+
+    def _is_main(self, pid: int) -> bool:
+        """Tell whether it has a namespace of its own, and is no part of a compiler."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            self.main, self.namespace = pid, os.readlink(f"/proc/{pid}/ns/pid")
+            return self.namespace != os.readlink("/proc/self/ns/pid")
+        return False
 
     def wait_until_ready(self) -> None:
         assert self.launcher.stdout is not None
