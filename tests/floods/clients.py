@@ -6,6 +6,7 @@
 It prints JSON lines: ``goal`` once it has done what it was asked for; the honest enclave prints
 ``sent`` when it has sent its byte, then ``wait`` (seconds from before connect() to the echo) or
 ``failed``. Then it goes on until its stdin ends, so that none outlives whoever started it.
+A server that lets it wait for too long lets it die of SIGALRM.
 """
 
 import errno
@@ -13,14 +14,14 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
 
 HEARTBEAT = b"\xb7"
-PATIENCE = 100  # seconds that one call may block
+PATIENCE = 100  # seconds that talking to the server may block
 BLOCK = bytes(1 << 20)
 
 
@@ -28,8 +29,7 @@ def connect(address: str) -> socket.socket:
     """Connect as init does: blocking, and only once; AF_VSOCK only in a kernel that we booted."""
     kind, _, rest = address.partition(":")
     if kind == "unix":
-        sock, target = socket.socket(socket.AF_UNIX), rest
-        return connected(sock, target)
+        return connected(socket.socket(socket.AF_UNIX), rest)
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         if "User Mode Linux" not in file.read():
             raise RuntimeError("AF_VSOCK is connected only inside User Mode Linux")
@@ -38,10 +38,10 @@ def connect(address: str) -> socket.socket:
 
 
 def connected(sock: socket.socket, target: str | tuple[int, int]) -> socket.socket:
-    limit = struct.pack("ll", PATIENCE, 0)  # settimeout() would make connect() not block at all
+    # No time-out of the socket, which would poll: then connect() would not wait for room in the
+    # queue of a Unix socket, and send() might wait for ever on AF_VSOCK.
+    signal.alarm(PATIENCE)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         sock.connect(target)
     except BaseException:
         sock.close()
@@ -55,6 +55,7 @@ def say(**line: object) -> None:
 
 def told_to_end(seconds: float = 0) -> bool:
     """Whether stdin has ended, within some seconds."""
+    signal.alarm(0)
     return bool(select.select([0], [], [], seconds)[0])
 
 
