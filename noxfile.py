@@ -96,12 +96,12 @@ def vsock(session: nox.Session) -> None:
     if launcher.find_kernel() is None:
         session.error(launcher.MISSING)
     install(session, "tests")
-    env = coverage_data(session) | {
+    env = {
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
         "NITROHB_ENCLAVE": compile_enclave(session),
     }
     for tests, modules in KERNELS.items():
-        pytest = ["python", "-m", "coverage", "run", "-m", "pytest", "-p", "no:cacheprovider"]
+        pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
         session.run("python", *in_uml(modules, env), *pytest, tests, *session.posargs)
 
 

@@ -46,7 +46,7 @@ class Peer:
     Attributes:
         key: Its name in the results.
         label: Its name for people.
-        argv: Makes its command line, of the tools and the path of its socket.
+        argv: Makes its command line, of the tools and the path of its socket, or ``vsock:PORT``.
         needs: The program without which it cannot take part.
         held: How many silent connections it is asked to hold at most: 0 if one blocks all others.
         client_closes: It never closes a connection of its own accord.
@@ -61,22 +61,33 @@ class Peer:
     client_closes: bool = False
     prints: bool = False
 
-    def command(self, tools: Tools, path: str, *, patient: bool = False) -> list[str]:
+    def command(self, tools: Tools, where: str, *, patient: bool = False) -> list[str]:
         """Its command line."""
         more = tools.patient if patient and self.key.startswith("nitrohb") else ()
-        return [*self.argv(tools, path), *more]
+        return [*self.argv(tools, where), *more]
 
 
 def _python(name: str) -> Callable[[Tools, str], Sequence[str]]:
     program = os.path.join(_HERE, "peers", f"{name}.py")
-    return lambda tools, path: (sys.executable, program, path)
+    return lambda tools, where: (sys.executable, program, where)
 
 
 def _serve(*options: str) -> Callable[[Tools, str], Sequence[str]]:
-    return lambda tools, path: (tools.nitrohb, "serve", "--keep", *options, "-l", f"unix:{path}")
+    def argv(tools: Tools, where: str) -> Sequence[str]:
+        port = where.removeprefix("vsock:")
+        listen = f"unix:{where}" if port == where else f"vsock::{port}"
+        return (tools.nitrohb, "serve", "--keep", *options, "--listen", listen)
+
+    return argv
 
 
-C = Peer("c", "C, epoll", lambda tools, path: (tools.epoll, path))
+def _socat(tools: Tools, where: str) -> Sequence[str]:
+    port = where.removeprefix("vsock:")
+    listen = f"UNIX-LISTEN:{where}" if port == where else f"VSOCK-LISTEN:{port}"
+    return ("socat", f"{listen},fork", "EXEC:cat")
+
+
+C = Peer("c", "C, epoll", lambda tools, where: (tools.epoll, where))
 NITROHB = Peer("nitrohb", "nitrohb serve --keep --quiet", _serve("--quiet"))
 BLOCKING = Peer("blocking", "Python, blocking", _python("blocking"), held=0)
 TRIO = Peer("trio", "trio.serve_listeners", _python("trio_listeners"))
@@ -84,7 +95,7 @@ ASYNCIO = Peer("asyncio", "asyncio.start_unix_server", _python("asyncio_streams"
 
 PEERS = (
     C,
-    Peer("c-eager", "C, epoll, reads at once", lambda tools, path: (tools.epoll, path, "eager")),
+    Peer("c-eager", "C, epoll, reads at once", lambda tools, where: (tools.epoll, where, "eager")),
     NITROHB,
     Peer("nitrohb-json", "nitrohb … --format json", _serve("--format", "json"), prints=True),
     BLOCKING,
@@ -93,7 +104,7 @@ PEERS = (
     Peer(
         "socat",
         "socat …,fork EXEC:cat",
-        lambda tools, path: ("socat", f"UNIX-LISTEN:{path},fork", "EXEC:cat"),
+        _socat,
         needs="socat",
         held=100,  # each is two processes
         client_closes=True,

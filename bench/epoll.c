@@ -4,6 +4,7 @@
  * clients, none of which can block another.
  *
  *     epoll PATH [eager]
+ *     epoll vsock:PORT [eager]    on any CID
  *
  * It is written as epoll(7) shows it: accept every connection that is there, register it, and read
  * when epoll says so. With "eager" it reads once right after accept() and registers only what has
@@ -12,11 +13,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include <linux/vm_sockets.h>
 
 enum { HEARTBEAT = 0xB7, BACKLOG = 1024, EVENTS = 256 };
 
@@ -26,20 +30,30 @@ static void fail(const char *what)
     _exit(1);
 }
 
-static int listen_at(const char *path)
+static int listen_on(const struct sockaddr *address, socklen_t size, const char *name)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-    if (strlen(path) >= sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
-        fail(path);
-    }
-    strcpy(address.sun_path, path);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0
-        || listen(fd, BACKLOG) < 0)
-        fail(path);
+    if (fd < 0 || bind(fd, address, size) < 0 || listen(fd, BACKLOG) < 0)
+        fail(name);
     return fd;
+}
+
+static int listen_at(const char *where)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    struct sockaddr_vm vm = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY};
+
+    if (strncmp(where, "vsock:", 6) == 0) {
+        vm.svm_port = (unsigned int)strtoul(where + 6, NULL, 10);
+        return listen_on((struct sockaddr *)&vm, sizeof vm, where);
+    }
+    if (strlen(where) >= sizeof un.sun_path) {
+        errno = ENAMETOOLONG;
+        fail(where);
+    }
+    strcpy(un.sun_path, where);
+    return listen_on((struct sockaddr *)&un, sizeof un, where);
 }
 
 /* Register a descriptor for one kind of event: there is something to read, or to accept. */

@@ -3,12 +3,14 @@
  * The load client of the benchmark: heartbeats over a Unix socket, every byte of them checked.
  *
  *     load --socket PATH [OPTION VALUE]...
+ *     load --socket vsock:PORT [OPTION VALUE]...   to CID 1, only inside User Mode Linux
  *
  *     --seconds S       stop after S seconds (default 1), or
  *     --count N         after N heartbeats, if that is sooner; without --seconds only then
  *     --warmup N        heartbeats before that, checked but not counted (default 0)
  *     --connections N   heartbeats at a time, 1 to 64 (default 1)
- *     --delay-us T      send the byte T us after the connection; spins meanwhile (default 0)
+ *     --delay-us T      send the byte T us after the connection (default 0); spins meanwhile, or
+ *                       sleeps where that would keep the server from the only processor
  *     --idle K          hold K silent connections open meanwhile (default 0)
  *     --hold 1          print {"held": K} once the server has them, and wait for the end of stdin
  *     --client-closes 1 do not expect the server to close after its echo: close first
@@ -33,6 +35,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/vm_sockets.h>
+
 enum { HEARTBEAT = 0xB7, MOST_SLOTS = 64, MOST_SAMPLES = 1 << 22, MOST_ERRORS = 10 };
 
 struct options {
@@ -48,7 +52,13 @@ struct slot {
 };
 
 static struct options opt = {.connections = 1, .deadline = 60};
-static struct sockaddr_un address = {.sun_family = AF_UNIX};
+static union {
+    struct sockaddr any;
+    struct sockaddr_un un;
+    struct sockaddr_vm vm;
+} address;
+static socklen_t address_size;
+static int alone; /* there is one processor for us and the server */
 static uint32_t *samples; /* ns */
 static long sampled, beats, errors;
 static int64_t stop_at; /* ns; 0: by count alone */
@@ -93,7 +103,7 @@ static void note(int64_t start)
 
 static int open_socket(void)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0)
         fail("socket");
@@ -102,7 +112,7 @@ static int open_socket(void)
 
 static void connect_to_server(int fd)
 {
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+    if (connect(fd, &address.any, address_size) < 0)
         fail("connect");
 }
 
@@ -124,6 +134,20 @@ static int is_echo(ssize_t size, const unsigned char *data)
     return 0;
 }
 
+/* Wait some microseconds; returns when they were over. */
+static int64_t wait_us(long us)
+{
+    int64_t time, end = now() + us * 1000;
+    struct timespec until = {end / 1000000000, end % 1000000000};
+
+    if (alone)
+        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+            ;
+    while ((time = now()) < end)
+        ;
+    return time;
+}
+
 /* One heartbeat, as an enclave's init does it: blocking, with nothing else to do. */
 static void beat(void)
 {
@@ -132,12 +156,8 @@ static void beat(void)
     int64_t start = now();
 
     connect_to_server(fd);
-    if (opt.delay_us > 0) {
-        int64_t send_at = now() + opt.delay_us * 1000;
-
-        while ((start = now()) < send_at)
-            ;
-    }
+    if (opt.delay_us > 0)
+        start = wait_us(opt.delay_us);
     send_byte(fd);
     if (is_echo(recv(fd, data, sizeof data, 0), data)) {
         note(start);
@@ -300,17 +320,52 @@ static void set_option(const char *name, const char *value)
     }
 }
 
+static int in_user_mode_linux(void)
+{
+    char line[256];
+    int found = 0;
+    FILE *file = fopen("/proc/cpuinfo", "r");
+
+    while (file && fgets(line, sizeof line, file))
+        found |= strstr(line, "User Mode Linux") != NULL;
+    if (file)
+        fclose(file);
+    return found;
+}
+
+static void set_address(const char *where)
+{
+    if (strncmp(where, "vsock:", 6) == 0) {
+        if (!in_user_mode_linux()) {
+            fprintf(stderr, "load: AF_VSOCK is connected only inside User Mode Linux\n");
+            exit(2);
+        }
+        address.vm.svm_family = AF_VSOCK;
+        address.vm.svm_cid = VMADDR_CID_LOCAL;
+        address.vm.svm_port = (unsigned int)strtoul(where + 6, NULL, 10);
+        address_size = sizeof address.vm;
+        return;
+    }
+    if (strlen(where) >= sizeof address.un.sun_path) {
+        fprintf(stderr, "load: too long: %s\n", where);
+        exit(2);
+    }
+    address.un.sun_family = AF_UNIX;
+    strcpy(address.un.sun_path, where);
+    address_size = sizeof address.un;
+}
+
 static void parse(int argc, char **argv)
 {
     for (int i = 1; i + 1 < argc; i += 2)
         set_option(argv[i], argv[i + 1]);
-    if (argc % 2 == 0 || !opt.socket || strlen(opt.socket) >= sizeof address.sun_path
-        || opt.connections < 1 || opt.connections > MOST_SLOTS
+    if (argc % 2 == 0 || !opt.socket || opt.connections < 1 || opt.connections > MOST_SLOTS
         || (opt.connections > 1 && opt.delay_us > 0)) {
         fprintf(stderr, "usage: load --socket PATH [OPTION VALUE]...\n");
         exit(2);
     }
-    strcpy(address.sun_path, opt.socket);
+    set_address(opt.socket);
+    alone = sysconf(_SC_NPROCESSORS_ONLN) == 1;
     if (opt.seconds <= 0 && opt.count <= 0)
         opt.seconds = 1;
 }

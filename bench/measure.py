@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from . import observe
-from .contestants import NITROHB, Peer, Tools
+from .contestants import NITROHB, PEERS, Peer, Tools
 from .processes import BenchError, Cores, Server, connect, time_command
 
 __all__ = ["PASS", "Bench", "Metrics", "Round"]
@@ -27,6 +27,7 @@ PASS = "python -c pass"
 
 _SLACK = 30.0  # seconds that a load client may take beyond its time
 _WARMUP = 200  # heartbeats before a measurement
+_FIRST_PORT = 9000
 
 LOADS = {
     "1": ("--connections", "1"),
@@ -45,6 +46,7 @@ class Bench:
         directory: A temporary directory.
         seconds: How long each load lasts.
         idle: How many silent connections are held open in the measurement with such.
+        vsock: Use AF_VSOCK, inside User Mode Linux, and not Unix sockets.
     """
 
     tools: Tools
@@ -52,6 +54,7 @@ class Bench:
     directory: str
     seconds: float
     idle: int
+    vsock: bool = False
 
     def round(self, peers: Sequence[Peer]) -> Round:
         """Measure everything once."""
@@ -74,11 +77,12 @@ class Bench:
 
     def start(self, peer: Peer, *, patient: bool = False) -> Server:
         """Start a peer on a socket of its own."""
-        path = self._path(peer)
-        if os.path.exists(path):
-            os.unlink(path)
-        argv = peer.command(self.tools, path, patient=patient)
-        return Server(self.cores, argv, path, f"{path}.log", drain=peer.prints)
+        where = self._where(peer)
+        if os.path.exists(where):
+            os.unlink(where)
+        argv = peer.command(self.tools, where, patient=patient)
+        log = os.path.join(self.directory, f"{peer.key}.log")
+        return Server(self.cores, argv, where, log, drain=peer.prints)
 
     def load(self, peer: Peer, server: Server, *options: str) -> Metrics:
         """Run the load client against a peer.
@@ -127,7 +131,7 @@ class Bench:
 
     def _beat(self, peer: Peer) -> None:
         """Have one heartbeat answered: from then on everything is loaded."""
-        with connect(self._path(peer)) as sock:
+        with connect(self._where(peer)) as sock:
             sock.sendall(b"\xb7")
             if sock.recv(1) != b"\xb7":
                 raise BenchError(f"{peer.label}: no echo")
@@ -171,11 +175,13 @@ class Bench:
 
     def _load(self, peer: Peer, options: Sequence[str]) -> list[str]:
         closes = ("--client-closes", "1") if peer.client_closes else ()
-        return [self.tools.load, "--socket", self._path(peer), *closes, *options]
+        return [self.tools.load, "--socket", self._where(peer), *closes, *options]
 
     def _left(self, server: Server) -> Metrics:
         memory, files = observe.memory(server.pid), observe.open_files(server.pid)
         return {"rss_kib": memory.rss, "files": float(files)}
 
-    def _path(self, peer: Peer) -> str:
+    def _where(self, peer: Peer) -> str:
+        if self.vsock:
+            return f"vsock:{_FIRST_PORT + PEERS.index(peer)}"
         return os.path.join(self.directory, f"{peer.key}.sock")

@@ -15,11 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from tests.uml import launcher
+
 __all__ = ["BenchError", "Cores", "Server", "connect", "raise_file_limit", "time_command"]
 
 _DEADLINE = 20.0  # seconds; for anything that takes less than one on any sane machine
 _POLL_PAUSE = 0.0001  # seconds between two attempts to connect: the resolution of a start-up time
 _DRAIN_PAUSE = 0.005  # seconds between two reads of a server's output
+_CID_LOCAL = 1  # vsock(7); socket has no name for it before Python 3.12
 _PIPE_SIZE = 1 << 20  # bytes; what a server prints in between must fit, or it would have to wait
 
 
@@ -52,12 +55,12 @@ class Cores:
 
 
 class Server:
-    """A server process that listens on a Unix socket; a context manager that ends it.
+    """A server process that listens; a context manager that ends it.
 
     Args:
         cores: Where it runs.
         argv: Its command line.
-        path: Its socket.
+        where: The path of its socket, or ``vsock:PORT``.
         log: The file that gets its stderr.
         drain: Read what it prints, as somebody would who wants to know it.
 
@@ -67,9 +70,9 @@ class Server:
     """
 
     def __init__(
-        self, cores: Cores, argv: Sequence[str], path: str, log: str, *, drain: bool = False
+        self, cores: Cores, argv: Sequence[str], where: str, log: str, *, drain: bool = False
     ) -> None:
-        self._path = path
+        self._where = where
         self._log = log
         self._drained = threading.Event()
         with open(log, "wb") as errors:
@@ -116,8 +119,8 @@ class Server:
             if self._process.poll() is not None:
                 raise self.failure(f"the server ended with {self._process.returncode}")
             try:
-                connect(self._path).close()
-            except (FileNotFoundError, ConnectionRefusedError):
+                connect(self._where).close()
+            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
                 time.sleep(_POLL_PAUSE)
             else:
                 return
@@ -137,12 +140,18 @@ class Server:
             self._process.stdout.close()
 
 
-def connect(path: str) -> socket.socket:
-    """Connect to a Unix socket."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def connect(where: str) -> socket.socket:
+    """Connect to a Unix socket, or to ``vsock:PORT`` of the loopback in a kernel of our own."""
+    family: int = socket.AF_UNIX
+    target: str | tuple[int, int] = where
+    if where.startswith("vsock:"):
+        if not launcher.inside():
+            raise BenchError("AF_VSOCK is connected only inside User Mode Linux")
+        family, target = socket.AF_VSOCK, (_CID_LOCAL, int(where.removeprefix("vsock:")))
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(_DEADLINE)
-        sock.connect(path)
+        sock.connect(target)
     except BaseException:
         sock.close()
         raise

@@ -71,6 +71,11 @@ class Results:
             json.dump(asdict(self) | derived, file, indent=1)
             file.write("\n")
 
+    @property
+    def over_vsock(self) -> bool:
+        """Whether it was AF_VSOCK inside User Mode Linux, and not Unix sockets."""
+        return bool(self.settings["vsock"])
+
     def medians(self, peer: str) -> Metrics:
         """The median of each measurement of a peer."""
         names = self.rounds[0].get(peer, {})

@@ -17,13 +17,17 @@ from bench.plot import draw
 from bench.processes import BenchError, Cores, raise_file_limit
 from bench.results import Results, machine_facts
 from bench.tables import text_report, write_section
+from tests.uml import launcher
 
 _SPARE_FILES = 100  # descriptors that a server needs beside its connections
+_GUEST = launcher.Options(timeout=3600.0, mem="2G")
 
 
 def main() -> int:
     """Measure, or read what was measured; print it, and write the files."""
     args = _parse()
+    if args.vsock and not launcher.inside():
+        return _run_inside()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _terminate)
     try:
@@ -43,6 +47,7 @@ def _parse() -> argparse.Namespace:
     add("--seconds", type=float, default=0.5, help="how long each load lasts (default: 0.5)")
     add("--idle", type=int, default=5000, help="idle connections to hold (default: 5000)")
     add("--quick", action="store_true", help="see that it works: 2 short rounds, 500 idle ones")
+    add("--vsock", action="store_true", help="over AF_VSOCK, inside User Mode Linux")
     add("--long", type=int, default=0, metavar="N", help="also N heartbeats in a row")
     add("--output", default="bench-results", metavar="DIR", help="for results.json and the plot")
     add("--docs", metavar="PATH", help="a Markdown file to update; the plot goes beside it")
@@ -53,6 +58,15 @@ def _parse() -> argparse.Namespace:
     if args.rounds < 1 or args.idle < 1 or not 0 < args.seconds <= 60:
         parser.error("--rounds, --idle and --seconds must be more than 0, --seconds at most 60")
     return args
+
+
+def _run_inside() -> int:
+    """Boot a kernel, and be this very program there."""
+    try:
+        return launcher.run([sys.executable, *sys.argv], **_GUEST)
+    except launcher.KernelMissingError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
 
 
 def _terminate(number: int, _frame: object) -> None:
@@ -71,10 +85,11 @@ def _measure(args: argparse.Namespace) -> Results:
         "seconds": args.seconds,
         "idle": idle,
         "cores": len({cores.server, cores.client}),
+        "vsock": args.vsock,
     }
     results = Results(machine_facts(), settings, [])
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        bench = Bench(build(directory), cores, directory, args.seconds, idle)
+        bench = Bench(build(directory), cores, directory, args.seconds, idle, args.vsock)
         for number in range(args.rounds):
             _say(f"round {number + 1} of {args.rounds}")
             results.rounds.append(bench.round(peers[:: -1 if number % 2 else 1]))
@@ -95,11 +110,13 @@ def _who_takes_part() -> list[Peer]:
 
 def _write(results: Results, directory: str, docs: str | None) -> None:
     os.makedirs(directory, exist_ok=True)
-    results.save(os.path.join(directory, "results.json"))
-    plots = [os.path.join(directory, "performance.svg")]
+    kind = "-vsock" if results.over_vsock else ""
+    results.save(os.path.join(directory, f"results{kind}.json"))
+    plot = f"performance{kind}.svg"
+    plots = [os.path.join(directory, plot)]
     if docs:
-        plots.append(os.path.join(os.path.dirname(docs), "performance.svg"))
-        write_section(docs, results, "performance.svg")
+        plots.append(os.path.join(os.path.dirname(docs), plot))
+        write_section(docs, results, plot)
     for path in plots:
         with open(path, "w") as file:
             file.write(draw(results))

@@ -10,9 +10,6 @@ from .results import Goal, Results, check_goals
 
 __all__ = ["text_report", "write_section"]
 
-BEGIN = "<!-- bench: begin -->"
-END = "<!-- bench: end -->"
-
 Rows = list[list[str]]  # the first is the head
 Format = Callable[[str, Rows], list[str]]
 
@@ -23,7 +20,7 @@ def text_report(results: Results) -> str:
 
 
 def write_section(path: str, results: Results, plot: str) -> None:
-    """Put the results into a Markdown file, between its two markers; a new file gets just them.
+    """Put the results into a Markdown file, between two markers; a new file gets just them.
 
     Args:
         path: The file.
@@ -33,15 +30,17 @@ def write_section(path: str, results: Results, plot: str) -> None:
     Raises:
         ValueError: The file has no markers.
     """
+    name = "bench-vsock" if results.over_vsock else "bench"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, after = "", "\n"
     if os.path.exists(path):
         with open(path) as file:
             text = file.read()
-        if BEGIN not in text or END not in text:
-            raise ValueError(f"{path}: has no {BEGIN} and {END}")
-        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+        if begin not in text or end not in text:
+            raise ValueError(f"{path}: has no {begin} and {end}")
+        before, after = text.partition(begin)[0], text.partition(end)[2]
     image = f"![Ratios to the C epoll server]({plot})"
-    lines = [BEGIN, "", image, "", *_report(results, _as_markdown), END]
+    lines = [begin, "", image, "", *_report(results, _as_markdown), end]
     with open(path, "w") as file:
         file.write(before + "\n".join(lines) + after)
 
@@ -52,11 +51,11 @@ def _report(results: Results, form: Format) -> list[str]:
         *form("Latency and throughput", _speed(results)),
         *form("Beside C, paired by round: median (least–most)", _beside_c(results)),
         *form("Memory, start and end", _footprint(results)),
-        *form("Goals", [["goal", "figure", ""], *map(_goal, check_goals(results))]),
+        *form("Goals", _goals(results)),
         *form("Long run", _long_run(results)),
-        f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s per load. Server"
-        f" and client are pinned to {'different cores' if settings['cores'] > 1 else 'one core'}."
-        " Late: the byte comes 200 µs after the connection."
+        f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s per load. "
+        + _how_placed(results)
+        + " Late: the byte comes 200 µs after the connection."
         f" Idle: with {settings['idle']:g} silent connections held open. @16: 16 at a time."
         " Socat never closes first, so its clients do.",
         "; ".join(f"{name} {value}" for name, value in results.machine.items()) + ".",
@@ -111,6 +110,19 @@ def _long_run(results: Results) -> Rows:
             *(f"{run[name]:.0f}" for name in ("files_before", "files")),
         ],
     ]
+
+
+def _how_placed(results: Results) -> str:
+    where = "AF_VSOCK over the loopback inside User Mode Linux. " if results.over_vsock else ""
+    if results.settings["cores"] > 1:
+        return f"{where}Server and client are pinned to different cores."
+    return f"{where}Server and client share the only core, so a late client sleeps."
+
+
+def _goals(results: Results) -> Rows:
+    if results.over_vsock:
+        return []
+    return [["goal", "figure", ""], *map(_goal, check_goals(results))]
 
 
 def _goal(goal: Goal) -> list[str]:

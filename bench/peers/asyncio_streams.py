@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A heartbeat server on asyncio's streams: ``asyncio_streams.py PATH``."""
+"""A heartbeat server on asyncio's streams: ``asyncio_streams.py PATH|vsock:PORT``."""
 
 import asyncio
+import socket
 import sys
 
 
@@ -19,7 +20,13 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def main() -> None:
     """Answer for ever."""
-    server = await asyncio.start_unix_server(answer, sys.argv[1])
+    where = sys.argv[1]
+    if where.startswith("vsock:"):
+        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        sock.bind((socket.VMADDR_CID_ANY, int(where.removeprefix("vsock:"))))
+        server = await asyncio.start_server(answer, sock=sock)
+    else:
+        server = await asyncio.start_unix_server(answer, where)
     async with server:
         await server.serve_forever()
 

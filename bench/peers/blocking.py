@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A heartbeat server in blocking Python, one client at a time: ``blocking.py PATH``."""
+"""A heartbeat server in blocking Python, one client at a time: ``blocking.py PATH|vsock:PORT``."""
 
 import socket
 import sys
 
 
+def listen(where: str) -> socket.socket:
+    """Listen on a Unix socket, or on a port of any CID."""
+    if where.startswith("vsock:"):
+        listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        listener.bind((socket.VMADDR_CID_ANY, int(where.removeprefix("vsock:"))))
+    else:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(where)
+    listener.listen()
+    return listener
+
+
 def main() -> None:
     """Answer for ever. A client that stays silent keeps all others waiting."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(sys.argv[1])
-        listener.listen()
+    with listen(sys.argv[1]) as listener:
         while True:
             connection, _ = listener.accept()
             with connection:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A heartbeat server on ``trio.serve_listeners``: ``trio_listeners.py PATH``."""
+"""A heartbeat server on ``trio.serve_listeners``: ``trio_listeners.py PATH|vsock:PORT``."""
 
 import sys
 
@@ -17,8 +17,13 @@ async def answer(stream: trio.SocketStream) -> None:
 
 async def main() -> None:
     """Answer for ever."""
-    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-    await sock.bind(sys.argv[1])
+    where = sys.argv[1]
+    if where.startswith("vsock:"):
+        sock = trio.socket.socket(trio.socket.AF_VSOCK, trio.socket.SOCK_STREAM)
+        await sock.bind((trio.socket.VMADDR_CID_ANY, int(where.removeprefix("vsock:"))))
+    else:
+        sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+        await sock.bind(where)
     sock.listen()
     await trio.serve_listeners(answer, [trio.SocketListener(sock)])
 

@@ -142,8 +142,9 @@ async def serve_heartbeat(
         any_byte: Echo whatever the first byte is, as QEMU's device does.
         handshake_timeout: Seconds that a connection may take from its acceptance to its echo.
         max_pending: How many connections may wait for their byte, on all addresses together. When
-            one more comes, or descriptors or memory run out, the oldest connection of the peer
-            that holds the most is closed (:class:`Evicted`). A peer is known by its CID on AF_VSOCK
+            one more comes, or accept(2) fails for want of descriptors or memory, the oldest
+            connection of the peer that holds the most is closed (:class:`Evicted`). Each takes
+            about 4 KiB. A peer is known by its CID on AF_VSOCK
             and by its process on a Unix socket.
         on_event: Called with every event, in order, in this task's thread. It must not block.
         task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` once *every*

@@ -77,7 +77,7 @@ class Bed:
             enclave.stop()
             until(lambda: server.descriptors() <= start, "all descriptors are closed again")
             self._note(server, enclave)
-            assert not enclave.failures
+            assert not enclave.failures, enclave.failures
             server.send(signal.SIGTERM)
             assert (server.ends(), server.errors()) == (128 + signal.SIGTERM, "")
 

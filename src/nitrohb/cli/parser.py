@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import grp
 import math
 from functools import partial
 
@@ -278,6 +277,8 @@ def _mode(text: str) -> int:
 
 
 def _group(text: str) -> int:
+    import grp  # here, because it is seldom asked for
+
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:

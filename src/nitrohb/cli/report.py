@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events for people and programs: a line each, and what they add up to in the end."""
+"""Events for people and programs: a line for each, and what they add up to in the end."""
 
 import json
 from collections import Counter, defaultdict
@@ -79,25 +79,20 @@ def _duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Prints events as they come, and remembers what became of the connections.
+    """Passes events on as they come, and remembers what became of the connections.
 
     Args:
-        print_line: Prints a line.
-        line: Makes a line of an event; None prints nothing.
+        show: Takes every event, to show it.
     """
 
-    def __init__(
-        self, print_line: Callable[[str], None], line: Callable[[Event], str] | None
-    ) -> None:
-        self._print = print_line
-        self._line = line
+    def __init__(self, show: Callable[[Event], object]) -> None:
+        self._show = show
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
 
     def __call__(self, event: Event) -> None:
         """Take an event, as ``on_event``."""
-        if self._line is not None:
-            self._print(self._line(event))
+        self._show(event)
         seen = self._seen[event.address]
         match event:
             case Connected():

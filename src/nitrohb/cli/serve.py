@@ -15,14 +15,14 @@ from ..addresses import (
     VsockAddress,
 )
 from ..listeners import Listener, open_listeners, require_cids
-from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from . import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from ..events import Event
     from .console import Console
     from .stop import Stop
 
@@ -31,7 +31,7 @@ __all__ = ["serve"]
 
 def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     """Listen, answer, and report, until every address is answered or the time is up."""
-    addresses: list[Address] = args.listen or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
+    addresses: list[Address] = args.listen or [_default()]
     if args.allow_cids is not None:
         require_cids(addresses)
     with ExitStack() as closing:
@@ -45,22 +45,29 @@ def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
         return _answer(listeners, args, console, stop)
 
 
+def _default() -> Address:
+    from ..protocol import HEARTBEAT_PORT  # here, for those who name where to listen
+
+    return VsockAddress(CID_ANY, HEARTBEAT_PORT)
+
+
 def _answer(
     listeners: Sequence[Listener], args: argparse.Namespace, console: Console, stop: Stop
 ) -> int:
     import trio
 
     from ..server import serve_heartbeat
+    from .printing import printing
     from .report import Reporter, to_json, to_text
     from .waiting import waiting
 
-    line = None if args.quiet else to_json if args.format == "json" else to_text
-    reporter = Reporter(console.print, line)
+    to_line = to_json if args.format == "json" else to_text
     # Events that nobody sees, and that --timeout need not explain, are not even made.
     unseen = args.quiet and args.timeout == math.inf and not console.is_terminal
-    observer = None if unseen else reporter
 
-    async def run() -> int:
+    async def answer(show: Callable[[Event], object]) -> Iterable[tuple[Address, str]] | None:
+        """Answer; on a time-out return what came instead of heartbeats, by address."""
+        reporter = Reporter((lambda event: None) if args.quiet else show)
         with trio.move_on_after(args.timeout) as deadline:
             async with waiting(console, reporter.awaited):
                 await serve_heartbeat(
@@ -70,17 +77,26 @@ def _answer(
                     any_byte=args.any_byte,
                     handshake_timeout=args.handshake_timeout,
                     max_pending=args.max_pending,
-                    on_event=observer,
+                    on_event=None if unseen else reporter,
                 )
-        if not deadline.cancelled_caught:
+        return reporter.unheard() if deadline.cancelled_caught else None
+
+    async def run() -> int:
+        async with printing(console.print, to_line) as show:
+            unheard = await answer(show)
+        if unheard is None:
             return exits.DONE
-        if not (unheard := list(reporter.unheard())):  # only with --keep
-            console.say(f"nitrohb: the time is up, after {args.timeout:g} s")
-        for address, seen in unheard:
-            console.say(_explain(address, seen, args.timeout))
+        _explain_all(list(unheard), args.timeout, console)
         return exits.TIMED_OUT
 
     return stop.run(run)
+
+
+def _explain_all(unheard: Sequence[tuple[Address, str]], timeout: float, console: Console) -> None:
+    if not unheard:  # only with --keep
+        console.say(f"nitrohb: the time is up, after {timeout:g} s")
+    for address, seen in unheard:
+        console.say(_explain(address, seen, timeout))
 
 
 def _explain(address: Address, seen: str, timeout: float) -> str:
@@ -95,6 +111,8 @@ def _explain(address: Address, seen: str, timeout: float) -> str:
 
 
 def _how_to_try(address: Address) -> str:
+    from ..protocol import PARENT_CID
+
     match address:
         case VsockAddress(cid, port):
             parent = VsockAddress(PARENT_CID if cid == CID_ANY else cid, port)
