@@ -83,7 +83,7 @@ def _serve(*options: str) -> Callable[[Tools, str], Sequence[str]]:
 
 def _socat(tools: Tools, where: str) -> Sequence[str]:
     port = where.removeprefix("vsock:")
-    listen = f"UNIX-LISTEN:{where}" if port == where else f"VSOCK-LISTEN:{port}"
+    listen = f"UNIX-LISTEN:{where}" if port == where else f"VSOCK-LISTEN:{port},backlog=64"
     return ("socat", f"{listen},fork", "EXEC:cat")
 
 

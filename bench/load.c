@@ -110,10 +110,20 @@ static int open_socket(void)
     return fd;
 }
 
-static void connect_to_server(int fd)
+/* Connect a socket, and return it. Where a Unix socket's queue is full, connect() waits. AF_VSOCK
+ * resets, and does not connect a socket twice: so try again with another. */
+static int connect_to_server(int fd)
 {
-    if (connect(fd, &address.any, address_size) < 0)
-        fail("connect");
+    static const struct timespec pause = {.tv_nsec = 1000000};
+
+    while (connect(fd, &address.any, address_size) < 0) {
+        if (errno != ECONNRESET)
+            fail("connect");
+        close(fd);
+        nanosleep(&pause, NULL);
+        fd = open_socket();
+    }
+    return fd;
 }
 
 static void send_byte(int fd)
@@ -155,7 +165,7 @@ static void beat(void)
     int fd = open_socket();
     int64_t start = now();
 
-    connect_to_server(fd);
+    fd = connect_to_server(fd);
     if (opt.delay_us > 0)
         start = wait_us(opt.delay_us);
     send_byte(fd);
@@ -170,10 +180,11 @@ static void beat(void)
 
 static void begin(struct slot *slot)
 {
-    slot->fd = open_socket();
+    int fd = open_socket();
+
     slot->echoed = 0;
     slot->start = now();
-    connect_to_server(slot->fd);
+    slot->fd = connect_to_server(fd);
     send_byte(slot->fd);
 }
 
