@@ -155,7 +155,13 @@ def test_every_event_has_an_example() -> None:
 
 
 def test_reasons_are_spelled_as_documented() -> None:
-    assert [str(reason) for reason in RejectReason] == ["cid", "wrong-byte", "timeout", "answered"]
+    assert [str(reason) for reason in RejectReason] == [
+        "cid",
+        "wrong-byte",
+        "timeout",
+        "answered",
+        "rearmed",
+    ]
 
 
 @pytest.mark.parametrize(("event", "expected"), EXAMPLES)

@@ -6,6 +6,7 @@ whose clock moves only when a rule moves it.
 """
 
 import itertools
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from hypothesis.stateful import (
 )
 from trio.testing import MockClock
 
-from nitrohb import HeartbeatServer, serve_heartbeat
+from nitrohb import Heartbeat, HeartbeatServer, UsageError, serve_heartbeat
 from tests.support import B7, Client, settled
 
 DEADLINE = 5.0
@@ -37,6 +38,7 @@ class Machine(RuleBasedStateMachine):
     clock: MockClock
     nursery: trio.Nursery
     any_byte: bool
+    once = True
     clients = Bundle("clients")
 
     def __init__(self) -> None:
@@ -51,12 +53,15 @@ class Machine(RuleBasedStateMachine):
         self.echoes: dict[int, bytes] = {}  # the model: what a client was sent
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
-        trio.from_thread.run(self.nursery.start, self._serve)
+        self.server: HeartbeatServer = trio.from_thread.run(self.nursery.start, self._serve)
 
     async def _serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
         with self.scope:
             await serve_heartbeat(
-                f"unix:{self.path}", any_byte=self.any_byte, task_status=task_status
+                f"unix:{self.path}",
+                once=self.once,
+                any_byte=self.any_byte,
+                task_status=task_status,
             )
         self.ended.set()
 
@@ -72,7 +77,21 @@ class Machine(RuleBasedStateMachine):
 
     def answer(self, number: int, byte: bytes) -> None:
         self.echoes[number] = byte
-        self.done = True
+        if self.once:
+            self.done = True
+            self.waiting.clear()
+
+    @rule()
+    def reset(self) -> None:
+        """What a reset of the machine means: whoever waits is abandoned, and the next one counts.
+
+        A device that is done is no more.
+        """
+        if self.done:
+            with pytest.raises(UsageError, match="is closed"):
+                self.do(self.server.rearm)
+            return
+        self.do(self.server.rearm)
         self.waiting.clear()
 
     @invariant()
@@ -152,7 +171,44 @@ class Strict(Machine):
         self.waiting = {n: t for n, t in self.waiting.items() if self.now - t < DEADLINE}
 
 
-@pytest.mark.parametrize("model", [SeedDevice, Strict])
+class Keep(Strict):
+    """The same, for ever; and each heartbeat can be claimed once, until the next reset."""
+
+    once = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unclaimed = 0
+
+    def answer(self, number: int, byte: bytes) -> None:
+        super().answer(number, byte)
+        self.unclaimed = min(self.unclaimed + 1, 16)
+
+    @rule()
+    def reset(self) -> None:
+        super().reset()
+        self.unclaimed = 0
+
+    @rule()
+    def somebody_claims(self) -> None:
+        assert trio.from_thread.run(self._claims) == (self.unclaimed > 0)
+        self.unclaimed = max(self.unclaimed - 1, 0)
+
+    async def _claims(self) -> bool:
+        """Claim one, if one is there; wait for none."""
+        claimed: list[Heartbeat] = []
+
+        async def claim() -> None:
+            claimed.append(await self.server.wait_heartbeat(max_age=math.inf))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(claim)
+            await settled()
+            nursery.cancel_scope.cancel()
+        return bool(claimed)
+
+
+@pytest.mark.parametrize("model", [SeedDevice, Strict, Keep])
 def test_the_server_does_what_the_model_says(model: type[Machine]) -> None:
     clock = MockClock()
 

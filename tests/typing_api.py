@@ -72,6 +72,13 @@ async def serving(nursery: trio.Nursery, sock: socket.socket, listener: Listener
     )
     server: HeartbeatServer = await nursery.start(partial(serve_heartbeat, "vsock::9000"))
     assert_type(server.addresses, tuple[Address, ...])
+    assert_type(await server.wait_heartbeat(), Heartbeat)
+    await server.wait_heartbeat(cid=16, address="vsock::9000", max_age=5)
+    await server.wait_heartbeat(address=VsockAddress(CID_ANY, HEARTBEAT_PORT))
+    await server.wait_heartbeat(16)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert_type(server.last_heartbeats(), list[Heartbeat])
+    assert_type(server.rearm(), None)
+    server.rearm("vsock::9000")
     await serve_heartbeat(9000)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await serve_heartbeat(allow_cids=16)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -150,7 +157,11 @@ def events(event: Event) -> None:
 
 def why(
     reason: Literal[
-        RejectReason.CID, RejectReason.WRONG_BYTE, RejectReason.TIMEOUT, RejectReason.ANSWERED
+        RejectReason.CID,
+        RejectReason.WRONG_BYTE,
+        RejectReason.TIMEOUT,
+        RejectReason.ANSWERED,
+        RejectReason.REARMED,
     ],
 ) -> str:
     """Take every reason that there is."""

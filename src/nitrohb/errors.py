@@ -10,6 +10,7 @@
     │   ├── PeerClosedError   ... it closed the connection when its byte was due
     │   ├── WrongByteError    ... it sent another byte
     │   └── PeerTimeoutError  ... it stayed silent for too long
+    ├── ServerEndedError      what is waited for cannot come any more
     └── UnusableAddressError  the machine does not let us use an address; says what helps
         ├── ListenError
         └── ConnectError
@@ -56,6 +57,28 @@ class WrongByteError(PeerError):
 
 class PeerTimeoutError(PeerError, TimeoutError):
     """The other side did not answer in time."""
+
+
+class ServerEndedError(NitrohbError):
+    """The server has ended, or has closed the one-shot address, that somebody waits for.
+
+    Attributes:
+        cid: The CID whose heartbeat was waited for, or None.
+        address: The listen address at which it was waited for, or None.
+    """
+
+    def __init__(self, cid: int | None, address: object) -> None:
+        super().__init__(cid, address)
+        self.cid = cid
+        self.address = address
+
+    def __str__(self) -> str:
+        sender = "" if self.cid is None else f" from CID {self.cid}"
+        where = "" if self.address is None else f" on {self.address}"
+        return (
+            f"no heartbeat{sender} can come{where} any more: nobody listens for one now\n"
+            "A one-shot address is closed when it has answered; once=False keeps it open."
+        )
 
 
 class UnusableAddressError(NitrohbError):

@@ -39,6 +39,7 @@ class RejectReason(StrEnum):
     WRONG_BYTE = "wrong-byte"  # its first byte is not the heartbeat
     TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
     ANSWERED = "answered"  # this one-shot address has answered another connection
+    REARMED = "rearmed"  # the address was rearmed while the connection waited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ of somebody else's flood. On AF_VSOCK, where the hypervisor sets the CID, a floo
 several peers.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 __all__ = ["Pending"]
@@ -25,6 +25,9 @@ class Pending(Generic[Connection]):
 
     def __len__(self) -> int:
         return self._size
+
+    def __iter__(self) -> Iterator[Connection]:
+        return (connection for held in self._by_peer.values() for connection in held)
 
     def add(self, peer: Hashable, connection: Connection) -> None:
         """Note a new connection."""

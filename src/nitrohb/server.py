@@ -25,13 +25,14 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import trio
 
 from . import wire
-from .addresses import CID_ANY, Address, VsockAddress
+from .addresses import CID_ANY, Address, VsockAddress, parse_address
+from .claims import Wanted
 from .errors import UsageError
 from .events import (
     Connected,
@@ -45,6 +46,7 @@ from .events import (
     RejectReason,
     utc_now,
 )
+from .handout import Handout
 from .listeners import (
     Listen,
     Listener,
@@ -109,8 +111,102 @@ class HeartbeatServer:
         addresses: Where it listens, in the order of the call.
     """
 
-    def __init__(self, addresses: tuple[Address, ...]) -> None:
-        self.addresses = addresses
+    def __init__(self, ports: "list[_Port]", rules: "_Rules", handout: Handout) -> None:
+        self.addresses = tuple(port.address for port in ports)
+        self._ports = ports
+        self._rules = rules
+        self._handout = handout
+
+    def last_heartbeats(self) -> list[Heartbeat]:
+        """The last heartbeat of each enclave, in the order in which they came. Claims nothing.
+
+        An enclave is known by the address that it came in on and, on AF_VSOCK, by its CID. The
+        1,024 that have sent a heartbeat last are remembered.
+        """
+        return self._handout.last()
+
+    async def wait_heartbeat(
+        self,
+        *,
+        cid: int | None = None,
+        address: Address | str | None = None,
+        max_age: float = 60.0,
+    ) -> Heartbeat:
+        """Claim a heartbeat: each is handed out once, asked for before or after it has come.
+
+        Of those that nobody has claimed yet the newest is returned, if it is young enough. Else it
+        waits for the next; whoever waits longest gets it. The last 16 of each enclave can be
+        claimed.
+
+        Args:
+            cid: Of the enclave with this CID. Default: of any.
+            address: That came in on this listen address, one of :attr:`addresses`. Default: any.
+                A Unix socket's peer has no CID: there the address tells enclaves apart.
+            max_age: Seconds since it came, at the most, so that it is not that of an earlier boot.
+
+        Returns:
+            The heartbeat.
+
+        Raises:
+            UsageError: The server does not listen on this address, or a CID is asked for where
+                there are none, or the arguments make no sense.
+            ServerEndedError: The server has ended, or has closed the address, and no such
+                heartbeat is left to claim.
+
+        Always a checkpoint; there is no time limit but the caller's cancel scope. A cancellation
+        claims nothing: the heartbeat is there for the next who asks.
+        """
+        return await self._handout.claim(self._wanted(cid, address, max_age))
+
+    def rearm(self, address: Address | str | None = None) -> None:
+        """Begin anew, as a device does when its machine is reset, and go on listening.
+
+        The address forgets that it has answered; a connection whose heartbeat has not been answered
+        yet is abandoned (:class:`Rejected`); what came in before can no longer be claimed.
+
+        Args:
+            address: One of :attr:`addresses`. Default: all of them.
+
+        Raises:
+            UsageError: The server does not listen on this address: not at all, or no longer. A
+                one-shot address closes when it has answered.
+        """
+        where = self._parse(address)
+        ports = [port for port in self._ports if where in (None, port.address)]
+        if closed := [port for port in ports if port.is_closed]:
+            raise UsageError(
+                f"{closed[0].address} cannot be rearmed: it is closed\n"
+                "A one-shot address is closed when it has answered; once=False keeps it open."
+            )
+        for port in ports:
+            self._handout.forget(port.address)
+            port.rearm()
+
+    def _wanted(self, cid: int | None, address: Address | str | None, max_age: float) -> Wanted:
+        if not max_age >= 0:  # not "< 0", which NaN would pass
+            raise UsageError(f"max_age must be at least 0 s, got {max_age}")
+        wanted = Wanted(cid, self._parse(address), max_age)
+        if cid is not None:
+            self._check_cid(cid, wanted.address)
+        return wanted
+
+    def _check_cid(self, cid: int, where: Address | None) -> None:
+        """Refuse to wait for an enclave that is never answered here."""
+        _check_cid("cid", cid)
+        listeners = [port.listener for port in self._ports if where in (None, port.address)]
+        if not any(listener.has_cids for listener in listeners):
+            raise UsageError(
+                f"the peers of {listeners[0].address} have no CID: ask by address instead"
+            )
+        if self._rules.allow_cids is not None and cid not in self._rules.allow_cids:
+            raise UsageError(f"CID {cid} is not among the allowed ones, so it is never answered")
+
+    def _parse(self, address: Address | str | None) -> Address | None:
+        where = parse_address(address) if isinstance(address, str) else address
+        if where is not None and where not in self.addresses:
+            known = ", ".join(map(str, self.addresses))
+            raise UsageError(f"the server does not listen on {where}, but on {known}")
+        return where
 
 
 async def serve_heartbeat(
@@ -173,6 +269,7 @@ async def serve_heartbeat(
     """
     with take_over(listen) as closing:
         rules = _Rules(once, allow_cids, any_byte, handshake_timeout, max_pending, on_event)
+        rules.reports |= task_status is not trio.TASK_STATUS_IGNORED  # to whoever waits for one
         targets = resolve(listen or (DEFAULT_LISTEN,))
         rules.check_cids(targets)
         ages = [target.age if isinstance(target, Listener) else 0.0 for target in targets]
@@ -181,19 +278,24 @@ async def serve_heartbeat(
             closing.callback(listener.close)
         rules.check_cids(listeners)
         waiting = _Waiting(max_pending)
-        ports = [_Port(*of, rules, waiting) for of in zip(listeners, ages, strict=True)]
-        return await _serve(ports, rules, task_status)
+        handout = Handout((listener.address, listener.has_cids) for listener in listeners)
+        ports = [_Port(*of, rules, waiting, handout) for of in zip(listeners, ages, strict=True)]
+        closing.callback(handout.close_all)
+        await _serve(ports, rules, task_status, HeartbeatServer(ports, rules, handout))
+    return [port.heartbeat for port in ports if port.heartbeat is not None]
 
 
 async def _serve(
-    ports: "list[_Port]", rules: "_Rules", task_status: trio.TaskStatus[HeartbeatServer]
-) -> list[Heartbeat]:
+    ports: "list[_Port]",
+    rules: "_Rules",
+    task_status: trio.TaskStatus[HeartbeatServer],
+    server: HeartbeatServer,
+) -> None:
     async with trio.open_nursery() as nursery:
         for port in ports:
             rules.emit(Listening(address=port.address, time=port.listener.time))
             nursery.start_soon(port.serve, name=f"listener {port.address}")
-        task_status.started(HeartbeatServer(tuple(port.address for port in ports)))
-    return [port.heartbeat for port in ports if port.heartbeat is not None]
+        task_status.started(server)
 
 
 class _Rules:
@@ -213,7 +315,7 @@ class _Rules:
         if allow_cids is not None and not allow_cids:
             raise UsageError("allow_cids is empty, so nobody could be answered (None allows all)")
         for cid in allow_cids or ():
-            _check_cid(cid)
+            _check_cid("allow_cids", cid)
         if max_pending < 1:
             raise UsageError(f"max_pending must be at least 1, got {max_pending}")
         self.once = once
@@ -232,9 +334,9 @@ class _Rules:
         return self.allow_cids is None or (peer is not None and peer.cid in self.allow_cids)
 
 
-def _check_cid(cid: object) -> None:
+def _check_cid(name: str, cid: object) -> None:
     if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
-        raise UsageError(f"allow_cids: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
+        raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
 
 
 class _Waiting:
@@ -243,6 +345,9 @@ class _Waiting:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._pending = Pending["_Connection"]()
+
+    def __iter__(self) -> "Iterator[_Connection]":
+        return iter(self._pending)
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -267,14 +372,18 @@ class _Waiting:
 class _Port:
     """One listen address: its listener task, and what its connections have in common."""
 
-    def __init__(self, listener: Listener, age: float, rules: _Rules, waiting: _Waiting) -> None:
+    def __init__(
+        self, listener: Listener, age: float, rules: _Rules, waiting: _Waiting, handout: Handout
+    ) -> None:
         self.address = listener.address
         self.listener = listener
         self.rules = rules
         self.waiting = waiting
+        self.is_closed = False
         self.latch = Latch(once=rules.once, any_byte=rules.any_byte)
         self.since = trio.current_time() - age
         self.heartbeat: Heartbeat | None = None
+        self._handout = handout
         self._lookout = select.poll()
         self._lookout.register(listener.sock, select.POLLIN)
         self._newcomers: dict[int, _Connection] = {}  # by descriptor; few, see _FEW
@@ -287,14 +396,23 @@ class _Port:
         # Only answered() ends that nursery without an exception.
         self.listener.close()
         self.rules.emit(Done(address=self.address, time=utc_now()))
+        self._handout.close(self.address)
 
     def answered(self, connection: "_Connection") -> None:
         """Note that an enclave was answered. A one-shot address is done with that."""
+        self.is_closed = self.rules.once
         if self.rules.reports:
             self.heartbeat = connection.heartbeat()
             self.rules.emit(self.heartbeat)
+            self._handout.arrive(self.heartbeat)
         if self.rules.once:
             self._handlers.cancel_scope.cancel()
+
+    def rearm(self) -> None:
+        """Forget what was answered, and abandon those who have not been."""
+        self.latch.reset()
+        for connection in [each for each in self.waiting if each.port is self]:
+            connection.abandon()
 
     def dismiss(self, fd: int) -> None:
         """Stop waiting for a connection, whose descriptor is about to be closed."""
@@ -403,6 +521,7 @@ class _Connection:
     """One connection, from its acceptance to the one event that tells how it ended.
 
     Attributes:
+        port: Where it came in.
         fd: Its descriptor; -1 when it is closed.
         looked_at_since: When it became a newcomer, in nanoseconds of the monotonic clock.
     """
@@ -413,18 +532,18 @@ class _Connection:
         "_echoed",
         "_handshake",
         "_peer",
-        "_port",
         "_received",
         "_whose",
         "fd",
         "looked_at_since",
+        "port",
     )
 
     looked_at_since: int
 
     def __init__(self, port: _Port, fd: int, peer: VsockAddress | None) -> None:
         self.fd = fd
-        self._port = port
+        self.port = port
         self._peer = peer
         self._whose: int | None = None  # known while it waits
         self._handshake = ParentHandshake(port.latch)
@@ -432,11 +551,11 @@ class _Connection:
 
     def begin(self) -> bool:
         """Report it, answer it if it has spoken, else let it wait; say whether it is over."""
-        rules = self._port.rules
+        rules = self.port.rules
         try:
             if rules.reports:
                 self._accepted = trio.current_time()
-                rules.emit(Connected(address=self._port.address, time=utc_now(), peer=self._peer))
+                rules.emit(Connected(address=self.port.address, time=utc_now(), peer=self._peer))
             if rules.allow(self._peer):
                 return self.advance() or self._wait()
         except BaseException:
@@ -452,7 +571,7 @@ class _Connection:
             if (data := wire.try_receive(self.fd)) is None:
                 return False
             self._handshake.receive(data)
-            if self._port.rules.reports:
+            if self.port.rules.reports:
                 self._received = utc_now()
         if reply := self._handshake.reply:
             if (sent := wire.try_send(self.fd, reply)) is None:
@@ -468,10 +587,15 @@ class _Connection:
             return
         self._close()
         if self._handshake.state is State.WAITING:
-            evicted = Evicted(address=self._port.address, time=utc_now(), peer=self._peer)
-            self._port.rules.emit(evicted)
+            evicted = Evicted(address=self.port.address, time=utc_now(), peer=self._peer)
+            self.port.rules.emit(evicted)
         else:
             self._conclude()
+
+    def abandon(self) -> None:
+        """Close it, whatever it may have said meanwhile, because its address begins anew."""
+        self._close()
+        self._reject(RejectReason.REARMED)
 
     async def handle(self) -> None:
         """Be the one-shot handler task of a connection that had nothing to say at first."""
@@ -485,7 +609,7 @@ class _Connection:
             assert self.fd < 0
         except trio.Cancelled:
             silent = self._handshake.state is State.WAITING
-            if self._close() and silent and self._port.latch.answered:
+            if self._close() and silent and self.port.latch.answered:
                 self._reject(RejectReason.ANSWERED)
             raise
         finally:
@@ -496,23 +620,23 @@ class _Connection:
         if self.fd < 0:
             return False
         if self._whose is not None:
-            self._port.waiting.remove(self._whose, self)
-            self._port.dismiss(self.fd)
+            self.port.waiting.remove(self._whose, self)
+            self.port.dismiss(self.fd)
         os.close(self.fd)
         self.fd = -1
         return True
 
     def _wait(self) -> bool:
         """Let it wait for its byte: it is not over."""
-        self._deadline = trio.current_time() + self._port.rules.handshake_timeout
+        self._deadline = trio.current_time() + self.port.rules.handshake_timeout
         whose = self._identify()
-        self._port.waiting.add(whose, self)
+        self.port.waiting.add(whose, self)
         self._whose = whose
         return False
 
     def _identify(self) -> int:
         """What tells its peer from others: the CID on AF_VSOCK, the process on a Unix socket."""
-        return self._port.listener.identify(self.fd) if self._peer is None else self._peer.cid
+        return self.port.listener.identify(self.fd) if self._peer is None else self._peer.cid
 
     async def _finish(self) -> None:
         # It may have been evicted just when this task was about to run.
@@ -525,7 +649,7 @@ class _Connection:
     def _conclude(self) -> None:
         match self._handshake.state:
             case State.HEARTBEAT:
-                self._port.answered(self)
+                self.port.answered(self)
             case State.WRONG_BYTE:
                 self._reject(RejectReason.WRONG_BYTE)
             case State.LATE:
@@ -533,27 +657,27 @@ class _Connection:
             case State.WAITING:
                 self._reject(RejectReason.TIMEOUT)
             case State.CLOSED:
-                gone = Disconnected(address=self._port.address, time=utc_now(), peer=self._peer)
-                self._port.rules.emit(gone)
+                gone = Disconnected(address=self.port.address, time=utc_now(), peer=self._peer)
+                self.port.rules.emit(gone)
 
     def heartbeat(self) -> Heartbeat:
         """What to report when it has been answered."""
         now = trio.current_time()
         return Heartbeat(
-            address=self._port.address,
+            address=self.port.address,
             time=self._received,
             peer=self._peer,
-            listening_seconds=now - self._port.since,
+            listening_seconds=now - self.port.since,
             echo_seconds=now - self._accepted,
             echoed=self._echoed,
         )
 
     def _reject(self, reason: RejectReason) -> None:
         rejected = Rejected(
-            address=self._port.address,
+            address=self.port.address,
             time=utc_now(),
             peer=self._peer,
             reason=reason,
             byte=self._handshake.byte,
         )
-        self._port.rules.emit(rejected)
+        self.port.rules.emit(rejected)

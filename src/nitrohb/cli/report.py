@@ -72,6 +72,8 @@ def _why(event: Rejected) -> str:
             return "sent nothing in time"
         case Why.ANSWERED:
             return "this address has answered another"
+        case Why.REARMED:
+            return "this address was rearmed"
 
 
 def _duration(seconds: float) -> str:
@@ -140,3 +142,5 @@ def _refusal(event: Rejected) -> str:
             return "sent nothing"
         case Why.ANSWERED:
             return "came too late"
+        case Why.REARMED:
+            return "came before the address was rearmed"

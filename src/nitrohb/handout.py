@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that wait for the heartbeats of a running server: :mod:`nitrohb.claims` under trio."""
+
+from collections.abc import Iterable
+
+import outcome
+import trio
+
+from .addresses import Address
+from .claims import Claims, Wanted
+from .errors import ServerEndedError
+from .events import Heartbeat
+
+__all__ = ["Handout"]
+
+
+class Handout:
+    """Hands each heartbeat to one task.
+
+    Args:
+        addresses: Where heartbeats may come from, and whether their senders have CIDs there.
+    """
+
+    def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
+        self._open = dict(addresses)
+        self._claims = Claims[trio.lowlevel.Task]()
+
+    def last(self) -> list[Heartbeat]:
+        """The last heartbeat of each enclave."""
+        return list(self._claims.last())
+
+    def arrive(self, beat: Heartbeat) -> None:
+        """Hand a heartbeat to whoever has waited longest for such a one, or keep it."""
+        task = self._claims.arrive(beat, trio.current_time())
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(beat))
+
+    def forget(self, address: Address) -> None:
+        """Let nobody claim what has come in on an address."""
+        self._claims.forget(address)
+
+    async def claim(self, wanted: Wanted) -> Heartbeat:
+        """Return a heartbeat that has come, or wait for one. A cancellation claims nothing.
+
+        Raises:
+            ServerEndedError: None can come any more.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        beat = self._claims.claim(wanted, trio.current_time())
+        if beat is None and self._may_come(wanted):
+            return await self._wait(wanted)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if beat is None:
+            raise ServerEndedError(wanted.cid, wanted.address)
+        return beat
+
+    def close(self, address: Address) -> None:
+        """No heartbeat comes in on this address any more: let nobody wait for one in vain."""
+        del self._open[address]
+        self._send_away()
+
+    def close_all(self) -> None:
+        """No heartbeat comes in any more."""
+        self._open.clear()
+        self._send_away()
+
+    def _send_away(self) -> None:
+        for task, wanted in list(self._claims.waiting()):
+            if not self._may_come(wanted):
+                self._claims.give_up(task)
+                error = ServerEndedError(wanted.cid, wanted.address)
+                trio.lowlevel.reschedule(task, outcome.Error(error))
+
+    async def _wait(self, wanted: Wanted) -> Heartbeat:
+        task = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            self._claims.give_up(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._claims.wait(task, wanted)
+        beat: Heartbeat = await trio.lowlevel.wait_task_rescheduled(give_up)
+        return beat
+
+    def _may_come(self, wanted: Wanted) -> bool:
+        return any(
+            wanted.matches(address, wanted.cid if has_cids else None)
+            for address, has_cids in self._open.items()
+        )

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each heartbeat is handed out once: the rules of claims.py beside a model that keeps a list."""
+
+import itertools
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from nitrohb import CID_ANY, Address, Heartbeat, UnixAddress, VsockAddress
+from nitrohb.claims import Claims, Wanted
+
+VSOCK = VsockAddress(CID_ANY, 9000)
+OTHER = VsockAddress(CID_ANY, 9001)
+UNIX = UnixAddress("/run/x.sock")
+ENCLAVES: list[tuple[Address, int | None]] = [(VSOCK, 16), (VSOCK, 17), (OTHER, 16), (UNIX, None)]
+
+
+def beat(address: Address = VSOCK, cid: int | None = 16) -> Heartbeat:
+    return Heartbeat(
+        address=address,
+        time=datetime(2025, 1, 2, tzinfo=UTC),
+        peer=None if cid is None else VsockAddress(cid, 1024),
+        listening_seconds=0.0,
+        echo_seconds=0.0,
+        echoed=True,
+    )
+
+
+@dataclass
+class Entry:
+    """What the model remembers of a heartbeat."""
+
+    beat: Heartbeat
+    when: float
+    claimed: bool = False
+
+
+wanted = st.builds(
+    Wanted,
+    cid=st.sampled_from([None, 16, 17, 99]),
+    address=st.sampled_from([None, VSOCK, OTHER, UNIX]),
+    max_age=st.sampled_from([0.0, 1.0, 60.0]),
+)
+
+
+class Rules(RuleBasedStateMachine):
+    """The model is a list of all heartbeats, in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claims = Claims[int](enclaves=3, heartbeats=2)
+        self.model: list[Entry] = []
+        self.waiters: dict[int, Wanted] = {}
+        self.numbers = itertools.count()
+        self.now = 0.0
+
+    def fits(self, entry: Entry, wanted: Wanted) -> bool:
+        return wanted.cid in (None, entry.beat.cid) and wanted.address in (
+            None,
+            entry.beat.address,
+        )
+
+    def of(self, entry: Entry) -> list[Entry]:
+        """All of an entry's enclave, newest first."""
+        key = (entry.beat.address, entry.beat.cid)
+        return [e for e in reversed(self.model) if (e.beat.address, e.beat.cid) == key]
+
+    def remembered(self) -> list[Entry]:
+        """The last of each enclave that is remembered, in the order in which they came."""
+        lasts = [entry for entry in self.model if self.of(entry)[0] is entry]
+        return lasts[-3:]
+
+    def claimable(self, wanted: Wanted) -> list[Entry]:
+        return [
+            entry
+            for last in self.remembered()
+            for entry in [e for e in self.of(last) if not e.claimed][:1]
+            if self.fits(entry, wanted) and self.now - entry.when <= wanted.max_age
+        ]
+
+    @rule(enclave=st.sampled_from(ENCLAVES))
+    def a_heartbeat_comes(self, enclave: tuple[Address, int | None]) -> None:
+        entry = Entry(beat(*enclave), self.now)
+        remembered = self.remembered()
+        if all((e.beat.address, e.beat.cid) != enclave for e in remembered):
+            for old in self.of(entry):  # the enclave had been forgotten, and all of it
+                old.claimed = True
+        self.model.append(entry)
+        winner = next((w for w, what in self.waiters.items() if self.fits(entry, what)), None)
+        assert self.claims.arrive(entry.beat, self.now) == winner
+        if winner is not None:
+            del self.waiters[winner]
+            entry.claimed = True
+        for too_many in [e for e in self.of(entry) if not e.claimed][2:]:
+            too_many.claimed = True
+
+    @rule(what=wanted)
+    def somebody_asks(self, what: Wanted) -> None:
+        found = self.claimable(what)
+        got = self.claims.claim(what, self.now)
+        if not found:
+            assert got is None
+            number = next(self.numbers)
+            self.waiters[number] = what
+            self.claims.wait(number, what)
+            return
+        newest = max(entry.when for entry in found)
+        (entry,) = [e for e in found if e.beat is got]
+        assert entry.when == newest
+        entry.claimed = True
+
+    @precondition(lambda self: self.waiters)
+    @rule(data=st.data())
+    def somebody_gives_up(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(list(self.waiters)))
+        self.claims.give_up(number)
+        del self.waiters[number]
+
+    @rule(address=st.sampled_from([VSOCK, OTHER, UNIX]))
+    def an_address_is_rearmed(self, address: Address) -> None:
+        self.claims.forget(address)
+        for entry in self.model:
+            entry.claimed |= entry.beat.address == address
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 59.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def the_last_ones_are_remembered(self) -> None:
+        assert list(self.claims.last()) == [entry.beat for entry in self.remembered()]
+
+    @invariant()
+    def they_wait_in_their_order(self) -> None:
+        assert list(self.claims.waiting()) == list(self.waiters.items())
+
+
+TestRules = Rules.TestCase
+
+
+@pytest.mark.parametrize("age", [60.0, 60.5])
+def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
+    claims = Claims[int]()
+    came = beat()
+    assert claims.arrive(came, 0.0) is None
+    assert claims.claim(Wanted(), age) is (came if age == 60.0 else None)
+    assert claims.claim(Wanted(max_age=100.0), age) is (None if age == 60.0 else came)
+
+
+def test_a_flood_of_one_enclave_costs_no_other_enclave_anything() -> None:
+    claims = Claims[int]()
+    claims.arrive(honest := beat(cid=17), 0.0)
+    for _ in range(10_000):
+        claims.arrive(beat(), 1.0)
+    assert claims.claim(Wanted(cid=17), 2.0) is honest
+    assert len(list(claims.last())) == 2

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for the heartbeats of a running server, and rearming it, in virtual time."""
+
+import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from nitrohb import (
+    Event,
+    Heartbeat,
+    HeartbeatServer,
+    Rejected,
+    RejectReason,
+    ServerEndedError,
+    UnixAddress,
+    UsageError,
+    VsockAddress,
+    serve_heartbeat,
+)
+from tests.support import B7, Client, PeersWithCids, names, settled
+
+
+@asynccontextmanager
+async def running(*listen: Any, **options: Any) -> AsyncGenerator[HeartbeatServer]:
+    """A server that keeps on, unless it is told otherwise."""
+    options = {"once": False} | options
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(partial(serve_heartbeat, *listen, **options))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hb"
+
+
+@pytest.fixture
+def vsock(tmp_path: Path) -> PeersWithCids:
+    return PeersWithCids(tmp_path / "vsock")
+
+
+async def beat(client: Client) -> None:
+    """Be an enclave that boots."""
+    with client:
+        client.send(B7)
+        await settled()
+        assert client.look() == (B7, True)
+
+
+class Asking:
+    """A task that waits for a heartbeat."""
+
+    def __init__(self, nursery: trio.Nursery, server: HeartbeatServer, **wanted: Any) -> None:
+        self.scope = trio.CancelScope()
+        self.got: Heartbeat | None = None
+        self.error: ServerEndedError | None = None
+        nursery.start_soon(partial(self._ask, server, **wanted))
+
+    async def _ask(self, server: HeartbeatServer, **wanted: Any) -> None:
+        with self.scope:
+            try:
+                self.got = await server.wait_heartbeat(**wanted)
+            except ServerEndedError as error:
+                self.error = error
+
+
+async def test_asked_before_the_byte(path: Path) -> None:
+    async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
+        asking = Asking(nursery, server)
+        await settled()
+        assert asking.got is None
+        await beat(Client(path))
+        assert asking.got in server.last_heartbeats()
+
+
+async def test_asked_after_the_byte_and_only_once(path: Path) -> None:
+    async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
+        await beat(Client(path))
+        (last,) = server.last_heartbeats()
+        assert await server.wait_heartbeat() is last
+        asking = Asking(nursery, server)
+        await settled()
+        assert asking.got is None
+        assert server.last_heartbeats() == [last]
+        await beat(Client(path))
+        assert asking.got not in (None, last)
+
+
+async def test_first_come_first_served_each_his_own(vsock: PeersWithCids) -> None:
+    async with running(vsock) as server, trio.open_nursery() as nursery:
+        wanted: list[dict[str, int]] = [{"cid": 17}, {}, {"cid": 16}, {"cid": 17}, {"cid": 16}]
+        asking: list[Asking] = []
+        for each in wanted:
+            asking.append(Asking(nursery, server, **each))
+            await settled()
+        for cid in (16, 16, 16, 17, 17):
+            await beat(vsock.connect(cid))
+        cids = [each.got.cid for each in asking if each.got is not None]
+        assert cids == [17, 16, 16, 17, 16]
+
+
+async def test_by_address(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    async with running(f"unix:{a}", f"unix:{b}") as server:
+        await beat(Client(a))
+        await beat(Client(b))
+        for_b = await server.wait_heartbeat(address=f"unix:{b}")
+        for_a = await server.wait_heartbeat(address=UnixAddress(str(a)))
+        assert (str(for_a.address), str(for_b.address)) == (f"unix:{a}", f"unix:{b}")
+        assert server.last_heartbeats() == [for_a, for_b]
+
+
+@pytest.mark.parametrize(("age", "fresh"), [(0.0, True), (60.0, True), (60.5, False)])
+async def test_what_is_too_old_is_not_that_of_this_boot(
+    path: Path, mock_clock: MockClock, age: float, fresh: bool
+) -> None:
+    async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
+        await beat(Client(path))
+        mock_clock.jump(age)
+        asking = Asking(nursery, server)
+        await settled()
+        assert (asking.got is not None) == fresh
+        asking.scope.cancel()
+        assert await server.wait_heartbeat(max_age=math.inf) if not fresh else asking.got
+
+
+async def test_a_cancelled_waiter_takes_nothing(path: Path) -> None:
+    async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
+        first = Asking(nursery, server)
+        await settled()
+        second = Asking(nursery, server)
+        await settled()
+        first.scope.cancel()
+        await beat(Client(path))
+        assert first.got is None
+        assert second.got is not None
+
+
+async def test_cancelled_in_the_moment_in_which_it_comes(path: Path) -> None:
+    """Whichever is first: the heartbeat goes to the waiter, or it is there for the next."""
+    for cancelled_first in (True, False):
+        async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
+            asking = Asking(nursery, server)
+            await settled()
+
+            if cancelled_first:
+                asking.scope.cancel()
+            with Client(path) as client:
+                client.send(B7)
+                await settled()
+            asking.scope.cancel()
+            if cancelled_first:
+                assert asking.got is None
+                assert await server.wait_heartbeat() in server.last_heartbeats()
+            else:
+                assert asking.got in server.last_heartbeats()
+
+
+async def test_already_cancelled_it_claims_nothing(path: Path) -> None:
+    async with running(f"unix:{path}") as server:
+        await beat(Client(path))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.wait_heartbeat()
+        assert scope.cancelled_caught
+        assert await server.wait_heartbeat() in server.last_heartbeats()
+
+
+async def test_it_is_always_a_checkpoint(path: Path) -> None:
+    async with running(f"unix:{path}") as server:
+        await beat(Client(path))
+        with trio.testing.assert_checkpoints():
+            await server.wait_heartbeat()
+
+
+async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> None:
+    async with running(f"unix:{path}", once=True) as server:
+        await beat(Client(path))
+        assert not path.exists()
+        assert (await server.wait_heartbeat()).echoed
+        with pytest.raises(ServerEndedError, match=r"^no heartbeat can come any more: nobody "):
+            await server.wait_heartbeat()
+
+
+async def test_nobody_waits_for_an_address_that_is_done(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    async with (
+        running(f"unix:{a}", f"unix:{b}", once=True) as server,
+        trio.open_nursery() as nursery,
+    ):
+        for_a = Asking(nursery, server, address=f"unix:{a}")
+        await settled()
+        late = Asking(nursery, server, address=f"unix:{a}")
+        for_any = Asking(nursery, server)
+        await settled()
+        await beat(Client(a))
+        assert for_a.got is not None
+        assert str(late.error).startswith(f"no heartbeat can come on unix:{a} any more")
+        assert (for_any.got, for_any.error) == (None, None)
+        await beat(Client(b))
+        assert for_any.got is not None
+
+
+async def test_nobody_waits_for_a_server_that_has_ended(vsock: PeersWithCids) -> None:
+    async with trio.open_nursery() as nursery:
+        async with running(vsock) as server:
+            asking = Asking(nursery, server, cid=16)
+            await settled()
+        await settled()
+        assert str(asking.error).startswith("no heartbeat from CID 16 can come any more")
+        assert asking.error is not None
+        assert (asking.error.cid, asking.error.address) == (16, None)
+
+
+async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, Heartbeat):
+            raise ZeroDivisionError
+
+    asking: list[Asking] = []
+    async with trio.open_nursery() as nursery:
+        with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+            async with running(f"unix:{path}", on_event=fail) as server:
+                asking.append(Asking(nursery, server))
+                await settled()
+                with Client(path) as client:
+                    client.send(B7)
+                    await settled()
+        await settled()
+        assert asking[0].error is not None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"address": "unix:/elsewhere"}, "does not listen on unix:/elsewhere, but on unix:"),
+        ({"address": "nonsense"}, "nonsense"),
+        ({"cid": 16}, "have no CID: ask by address instead"),
+        ({"cid": -1}, "cid: expected CIDs from 0 to"),
+        ({"max_age": -1.0}, "max_age must be at least 0 s, got -1.0"),
+        ({"max_age": math.nan}, "max_age must be at least 0 s, got nan"),
+    ],
+)
+async def test_what_makes_no_sense(path: Path, wanted: dict[str, Any], message: str) -> None:
+    async with running(f"unix:{path}") as server:
+        with pytest.raises(UsageError, match=message):
+            await server.wait_heartbeat(**wanted)
+
+
+async def test_a_cid_that_is_never_answered(vsock: PeersWithCids) -> None:
+    async with running(vsock, allow_cids={16}) as server:
+        with pytest.raises(UsageError, match="CID 17 is not among the allowed ones"):
+            await server.wait_heartbeat(cid=17)
+        await beat(vsock.connect(16))
+        assert (await server.wait_heartbeat(cid=16)).cid == 16
+
+
+async def test_a_cid_where_only_one_of_the_addresses_has_any(
+    path: Path, vsock: PeersWithCids
+) -> None:
+    async with running(f"unix:{path}", vsock) as server:
+        await beat(Client(path))
+        await beat(vsock.connect(16))
+        assert (await server.wait_heartbeat(cid=16)).address == VsockAddress(3, 9000)
+        with pytest.raises(UsageError, match="have no CID"):
+            await server.wait_heartbeat(cid=16, address=f"unix:{path}")
+
+
+async def test_rearmed_it_abandons_who_waits_and_answers_the_next(path: Path) -> None:
+    events: list[Event] = []
+    async with running(f"unix:{path}", once=True, on_event=events.append) as server:
+        with Client(path) as client:
+            await settled()
+            server.rearm()
+            await settled()
+            assert client.look() == (b"", True)
+        await beat(Client(path))
+        assert names(events) == [
+            *("listening", "connected", "rejected", "connected", "heartbeat", "done")
+        ]
+        assert isinstance(events[2], Rejected)
+        assert events[2].reason is RejectReason.REARMED
+
+
+async def test_rearmed_right_after_its_byte_came_it_is_abandoned_all_the_same(path: Path) -> None:
+    async with running(f"unix:{path}") as server:
+        with Client(path) as client:
+            await settled()
+            client.send(B7)
+            server.rearm(f"unix:{path}")
+            await settled()
+            assert client.look() == (b"", True)
+        assert server.last_heartbeats() == []
+
+
+async def test_rearmed_it_forgets_the_last_boot_of_that_address_only(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    async with running(f"unix:{a}", f"unix:{b}") as server, trio.open_nursery() as nursery:
+        await beat(Client(a))
+        await beat(Client(b))
+        with Client(b) as other:
+            await settled()
+            server.rearm(UnixAddress(str(a)))
+            asking = Asking(nursery, server, address=f"unix:{a}")
+            await settled()
+            assert asking.got is None
+            await beat(other)
+        assert (await server.wait_heartbeat(address=f"unix:{b}")).echoed
+        asking.scope.cancel()
+
+
+@pytest.mark.parametrize("where", [None, "unix:/elsewhere"])
+async def test_what_cannot_be_rearmed(path: Path, where: str | None) -> None:
+    async with running(f"unix:{path}", once=True) as server:
+        await beat(Client(path))
+        with pytest.raises(UsageError, match=r"is closed\n.*once=False|does not listen on"):
+            server.rearm(where)
+
+
+async def test_rearmed_by_the_very_heartbeat_it_is_too_late(path: Path) -> None:
+    servers: list[HeartbeatServer] = []
+    refused: list[UsageError] = []
+
+    def rearm(event: Event) -> None:
+        if isinstance(event, Heartbeat):
+            with pytest.raises(UsageError) as caught:
+                servers[0].rearm()
+            refused.append(caught.value)
+
+    async with running(f"unix:{path}", once=True, on_event=rearm) as server:
+        servers.append(server)
+        await beat(Client(path))
+    assert len(refused) == 1
+
+
+async def test_the_port_listens_all_the_while(path: Path) -> None:
+    """Those who are in the queue, and not accepted yet, are of the new boot."""
+    async with running(f"unix:{path}") as server:
+        clients = [Client(path) for _ in range(3)]
+        server.rearm()
+        for client in clients:
+            await beat(client)
