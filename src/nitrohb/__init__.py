@@ -48,12 +48,15 @@ if TYPE_CHECKING:
     from .listeners import Listen, Listener, open_listeners
     from .protocol import HEARTBEAT, HEARTBEAT_PORT, PARENT_CID
     from .server import HeartbeatServer, serve_heartbeat
+    from .thread import ThreadServer, serve_in_thread
 
 __version__ = "0.1.0"
 
 __all__ = [
     "serve_heartbeat",
     "HeartbeatServer",
+    "serve_in_thread",
+    "ThreadServer",
     "Listen",
     "Listener",
     "open_listeners",
@@ -94,6 +97,7 @@ __all__ = [
 _MODULES = {
     "server": ("serve_heartbeat", "HeartbeatServer"),
     "listeners": ("Listen", "Listener", "open_listeners"),
+    "thread": ("serve_in_thread", "ThreadServer"),
     "client": ("send_heartbeat", "answer_heartbeat"),
     "addresses": (
         "Address",

@@ -59,16 +59,17 @@ class Handout:
         del self._open[address]
         self._send_away()
 
-    def close_all(self) -> None:
-        """No heartbeat comes in any more."""
+    def end(self, _: object, failure: BaseException | None, __: object) -> None:
+        """No heartbeat comes in any more: the server has ended, or failed. As ``__exit__`` is."""
         self._open.clear()
-        self._send_away()
+        self._send_away(failure if isinstance(failure, Exception) else None)
 
-    def _send_away(self) -> None:
+    def _send_away(self, failure: Exception | None = None) -> None:
         for task, wanted in list(self._claims.waiting()):
             if not self._may_come(wanted):
                 self._claims.give_up(task)
                 error = ServerEndedError(wanted.cid, wanted.address)
+                error.__cause__ = failure
                 trio.lowlevel.reschedule(task, outcome.Error(error))
 
     async def _wait(self, wanted: Wanted) -> Heartbeat:

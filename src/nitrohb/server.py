@@ -280,7 +280,7 @@ async def serve_heartbeat(
         waiting = _Waiting(max_pending)
         handout = Handout((listener.address, listener.has_cids) for listener in listeners)
         ports = [_Port(*of, rules, waiting, handout) for of in zip(listeners, ages, strict=True)]
-        closing.callback(handout.close_all)
+        closing.push(handout.end)
         await _serve(ports, rules, task_status, HeartbeatServer(ports, rules, handout))
     return [port.heartbeat for port in ports if port.heartbeat is not None]
 

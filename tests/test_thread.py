@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server in a thread, from plain Python and from asyncio: real threads, and no deadlock."""
+
+import asyncio
+import math
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nitrohb import (
+    AddressError,
+    Event,
+    Heartbeat,
+    ListenError,
+    NitrohbError,
+    PeerTimeoutError,
+    ServerEndedError,
+    ThreadServer,
+    UnixAddress,
+    UsageError,
+    serve_in_thread,
+)
+from tests.support import B7
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hb"
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    before = threading.enumerate()
+    yield
+    assert threading.enumerate() == before
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def boot(path: Path) -> None:
+    """Be an enclave's init: blocking, with nothing else to do."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(B7)
+        assert sock.recv(2) == B7
+
+
+def test_it_listens_from_the_first_line_of_the_block_to_its_last(path: Path) -> None:
+    with serve_in_thread(f"unix:{path}") as server:
+        assert server.addresses == (UnixAddress(str(path)),)
+        boot(path)
+        beat = server.wait_heartbeat()
+        assert beat.echoed
+        assert server.last_heartbeats() == [beat]
+    assert not path.exists()
+
+
+def test_asked_before_or_after(path: Path, pool: ThreadPoolExecutor) -> None:
+    with serve_in_thread(f"unix:{path}", once=False) as server:
+        asking = [pool.submit(server.wait_heartbeat) for _ in range(3)]
+        for _ in asking:
+            boot(path)
+        beats = {id(each.result()) for each in asking}
+        assert len(beats) == 3
+
+
+def test_its_arguments_are_those_of_the_server(path: Path) -> None:
+    events: list[Event] = []
+    with serve_in_thread(f"unix:{path}", any_byte=True, on_event=events.append) as server:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.sendall(b"?")
+            assert sock.recv(2) == b"?"
+        server.wait_heartbeat(address=f"unix:{path}", max_age=10)
+    assert [event.name for event in events] == ["listening", "connected", "heartbeat", "done"]
+
+
+def test_nothing_comes_in_time(path: Path) -> None:
+    with serve_in_thread(f"unix:{path}", once=False) as server:
+        with pytest.raises(PeerTimeoutError, match=r"^no heartbeat came within 0 s$"):
+            server.wait_heartbeat(timeout=0)
+        with pytest.raises(TimeoutError, match=rf"^no heartbeat came on unix:{path} within 0 s$"):
+            server.wait_heartbeat(address=f"unix:{path}", timeout=0)
+        boot(path)
+        assert server.wait_heartbeat(timeout=60).echoed
+
+
+def test_rearmed_it_forgets(path: Path) -> None:
+    with serve_in_thread(f"unix:{path}", once=False) as server:
+        boot(path)
+        server.rearm()
+        boot(path)
+        server.rearm(f"unix:{path}")
+        with pytest.raises(PeerTimeoutError):
+            server.wait_heartbeat(timeout=0)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, math.nan])
+def test_a_timeout_that_makes_no_sense(path: Path, timeout: float) -> None:
+    with (
+        serve_in_thread(f"unix:{path}") as server,
+        pytest.raises(UsageError, match="timeout must be at least 0 s"),
+    ):
+        server.wait_heartbeat(timeout=timeout)
+
+
+def test_what_makes_no_sense_is_raised_to_who_asks(path: Path) -> None:
+    with serve_in_thread(f"unix:{path}") as server:
+        with pytest.raises(UsageError, match="have no CID"):
+            server.wait_heartbeat(cid=16)
+        with pytest.raises(UsageError, match="does not listen on"):
+            server.rearm("unix:/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("listen", "options", "error"),
+    [
+        ("unix:/nowhere/at/all", {}, ListenError),
+        ("nonsense", {}, AddressError),
+        ("unix:x", {"max_pending": 0}, UsageError),
+    ],
+)
+def test_it_cannot_be_entered(
+    listen: str, options: dict[str, Any], error: type[NitrohbError]
+) -> None:
+    with pytest.raises(error), serve_in_thread(listen, **options):
+        pytest.fail("it was entered")
+
+
+def test_an_exception_in_the_block_closes_everything(path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), serve_in_thread(f"unix:{path}"):
+        raise ZeroDivisionError
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_the_end_comes_during_a_wait(path: Path, pool: ThreadPoolExecutor, once: bool) -> None:
+    with serve_in_thread(f"unix:{path}", once=once) as server:
+        asking = pool.submit(server.wait_heartbeat)
+    with pytest.raises(ServerEndedError):
+        asking.result()
+
+
+def test_an_exception_in_the_block_comes_during_a_wait(
+    path: Path, pool: ThreadPoolExecutor
+) -> None:
+    def ask_and_fail() -> None:
+        with serve_in_thread(f"unix:{path}") as server:
+            asking.append(pool.submit(server.wait_heartbeat))
+            raise ZeroDivisionError
+
+    asking: list[Future[Heartbeat]] = []
+    with pytest.raises(ZeroDivisionError):
+        ask_and_fail()
+    with pytest.raises(ServerEndedError):
+        asking[0].result()
+
+
+def test_asked_after_the_end(path: Path) -> None:
+    with serve_in_thread(f"unix:{path}") as server:
+        pass
+    calls: list[Callable[[], object]] = [
+        server.wait_heartbeat,
+        server.last_heartbeats,
+        server.rearm,
+    ]
+    for call in calls:
+        with pytest.raises(ServerEndedError):
+            call()
+
+
+def test_a_failure_in_the_thread_is_raised_to_who_waits_and_by_the_block(
+    path: Path, pool: ThreadPoolExecutor
+) -> None:
+    def fail(event: Event) -> None:
+        if event.name == "connected":
+            raise ZeroDivisionError
+
+    asking: list[Future[Heartbeat]] = []
+    with (
+        pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
+        serve_in_thread(f"unix:{path}", on_event=fail) as server,
+    ):
+        asking.append(pool.submit(server.wait_heartbeat))
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            assert sock.recv(1) == b""
+        with pytest.raises(ServerEndedError):
+            asking[0].result()
+    assert not path.exists()
+
+
+def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolExecutor) -> None:
+    waits = threading.Event()
+
+    def fail(event: Event) -> None:
+        if event.name == "connected":
+            waits.wait()
+            raise ZeroDivisionError
+
+    with (
+        pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
+        serve_in_thread(f"unix:{path}", on_event=fail) as server,
+    ):
+        asking = pool.submit(server.wait_heartbeat)
+        with pytest.raises(PeerTimeoutError):
+            server.wait_heartbeat(timeout=0)  # it comes after the other, which waits by now
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            waits.set()
+            sock.recv(1)
+        error = asking.exception()
+        assert isinstance(error, ServerEndedError)
+        assert isinstance(error.__cause__, ExceptionGroup)
+
+
+def test_called_from_its_own_thread_it_refuses_instead_of_being_stuck(path: Path) -> None:
+    servers: list[ThreadServer] = []
+    ready = threading.Event()
+
+    def call(event: Event) -> None:
+        if event.name == "connected":
+            ready.wait()
+            servers[0].last_heartbeats()
+
+    with (
+        pytest.RaisesGroup(
+            pytest.RaisesExc(UsageError, match="own thread, from on_event"), flatten_subgroups=True
+        ),
+        serve_in_thread(f"unix:{path}", on_event=call) as server,
+    ):
+        servers.append(server)
+        ready.set()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            assert sock.recv(1) == b""
+
+
+def test_an_interrupted_wait_claims_nothing(path: Path, pool: ThreadPoolExecutor) -> None:
+    def wait() -> None:
+        pool.submit(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
+        server.wait_heartbeat()
+
+    pool.submit(int).result()  # its thread has been started, and so the interrupt hits nothing else
+    with serve_in_thread(f"unix:{path}", once=False) as server:
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        boot(path)
+        assert server.wait_heartbeat() in server.last_heartbeats()
+
+
+def test_from_asyncio(path: Path) -> None:
+    async def launch() -> Heartbeat:
+        with serve_in_thread(f"unix:{path}") as server:
+            waiting = asyncio.create_task(asyncio.to_thread(server.wait_heartbeat, timeout=60))
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(B7)
+            assert await reader.read(2) == B7
+            writer.close()
+            await writer.wait_closed()
+            return await waiting
+
+    assert asyncio.run(launch()).echoed
+
+
+def test_from_asyncio_cancelled(path: Path) -> None:
+    """The thread goes on waiting, until the block is left: that ends it."""
+
+    async def launch() -> None:
+        with serve_in_thread(f"unix:{path}") as server:
+            waiting = asyncio.create_task(asyncio.to_thread(server.wait_heartbeat))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(launch())
