@@ -53,12 +53,14 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     examples = list(document.examples())
     for example in examples:
         example.evaluate()
-    assert len(examples) == 5
+    assert len(examples) == 7
     shown = block("text", "unix:enclave.sock answered")
     assert shape(document.namespace["output"]) == shape(shown)
     printed = capfd.readouterr().out
     assert block("text", "cannot connect") in printed
     assert printed.count("Heartbeat(") == 1
+    booted = [line for line in printed.splitlines() if line.endswith(" has booted")]
+    assert sorted(booted) == block("text", "unix:one.sock has booted").splitlines()
 
 
 def test_the_demo_prints_what_is_shown() -> None:
