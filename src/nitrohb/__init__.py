@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .listeners import Listen, Listener, open_listeners
     from .protocol import HEARTBEAT, HEARTBEAT_PORT, PARENT_CID
     from .server import HeartbeatServer, serve_heartbeat
+    from .timeouts import boot_timeout
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "open_listeners",
     "send_heartbeat",
     "answer_heartbeat",
+    "boot_timeout",
     "Address",
     "VsockAddress",
     "UnixAddress",
@@ -93,6 +95,7 @@ _MODULES = {
     "server": ("serve_heartbeat", "HeartbeatServer"),
     "listeners": ("Listen", "Listener", "open_listeners"),
     "client": ("send_heartbeat", "answer_heartbeat"),
+    "timeouts": ("boot_timeout",),
     "addresses": (
         "Address",
         "VsockAddress",
