@@ -112,6 +112,13 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_EXIT_CODES}",
     )
+    _add_answering(
+        parser, "end with exit code 124 after this time (default: wait for ever)", "stdout"
+    )
+
+
+def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
+    """Add the options of every command that answers heartbeats."""
     parser.add_argument(
         "-l",
         "--listen",
@@ -140,10 +147,17 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
     )
     parser.add_argument(
         "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
+        metavar="SECONDS|auto",
+        type=_timeout,
         default=math.inf,
-        help="end with exit code 124 after this time (default: wait for ever)",
+        help=f"{timeout}; auto: as long as nitro-cli would",
+    )
+    parser.add_argument("--eif", metavar="PATH", help="for --timeout auto: the enclave's image")
+    parser.add_argument(
+        "--memory",
+        metavar="MIB",
+        type=_count,
+        help="for --timeout auto: the enclave's memory, as nitro-cli takes it",
     )
     parser.add_argument(
         "--handshake-timeout",
@@ -177,7 +191,7 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         "--format",
         choices=("text", "json"),
         default="text",
-        help="how events are printed to stdout, one a line (default: text)",
+        help=f"how events are printed to {output}, one a line (default: text)",
     )
     parser.add_argument("--quiet", action="store_true", help="print no events")
 
@@ -268,6 +282,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
     return seconds
+
+
+def _timeout(text: str) -> float | None:
+    return None if text == "auto" else _seconds(text)
 
 
 def _mode(text: str) -> int:
