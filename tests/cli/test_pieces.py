@@ -150,7 +150,7 @@ def test_timeout_on_vsock_tells_what_to_try_inside_the_enclave(
         sock.listen()
         return [Listener(address, sock)]
 
-    monkeypatch.setattr("nitrohb.cli.serve.open_listeners", open_listeners)
+    monkeypatch.setattr("nitrohb.cli.listening.open_listeners", open_listeners)
     code, out, err = nitrohb_here(*args, "--quiet", "--timeout", "0.05")
     assert (code, out) == (124, "")
     assert err == (

@@ -12,9 +12,11 @@ import errno
 import os
 import select
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from typing import Final, TextIO
 
 __all__ = ["Console"]
@@ -64,6 +66,20 @@ class Console:
             self._status = text
             self._show_status()
 
+    @contextmanager
+    def stderr(self) -> Generator[int | None]:
+        """Keep stderr as it is now, for another process: ours may have to go nowhere.
+
+        Returns:
+            A descriptor that is closed at the end of the block; None if there is no stderr.
+        """
+        fd = None if self._err is None else _duplicate(self._err)
+        try:
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
+
     def close(self) -> None:
         """Leave the terminal tidy."""
         self.status("")
@@ -106,6 +122,13 @@ def _is_terminal(stream: TextIO | None) -> bool:
 def _open_nowhere() -> int | None:
     try:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _duplicate(stream: TextIO) -> int | None:
+    try:
+        return os.dup(stream.fileno())
     except OSError:
         return None
 
