@@ -411,6 +411,7 @@ FLOORS = (
     "server",
     "client",
     "thread",
+    "timeouts",
     "cli",
     "__main__",
 )

@@ -13,14 +13,16 @@ from nitrohb import UsageError, boot_timeout
 GIB = 1024**3  # bytes
 GIB_IN_MIB = 1024
 
-sizes = st.integers(1, 2**50) | st.builds(
-    lambda steps, more: max(1, steps * 6 * GIB + more), st.integers(0, 1000), st.integers(-2, 2)
-)
-memories = st.integers(1, 2**30) | st.builds(
-    lambda steps, more: max(1, steps * 100 * GIB_IN_MIB + more),
-    st.integers(0, 1000),
-    st.integers(-2, 2),
-)
+
+def around(step: int) -> st.SearchStrategy[int]:
+    """Sizes that are a multiple of a step, or nearly so."""
+    return st.tuples(st.integers(0, 1000), st.integers(-2, 2)).map(
+        lambda of: max(1, of[0] * step + of[1])
+    )
+
+
+sizes = st.integers(1, 2**50) | around(6 * GIB)
+memories = st.integers(1, 2**30) | around(100 * GIB_IN_MIB)
 
 
 @given(eif_size=sizes, memory=memories)

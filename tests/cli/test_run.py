@@ -54,7 +54,8 @@ sys.stdin.readline()
 def running(sock: Path, *options: str, shell: str, **others: Any) -> AbstractContextManager[Script]:
     """Run a piece of shell whose stdin is a pipe, or what is said."""
     args = ("run", "-l", f"unix:{sock}", *options, "--", "sh", "-c", shell)
-    return started(*args, **{"stdin": subprocess.PIPE, **others})
+    others.setdefault("stdin", subprocess.PIPE)
+    return started(*args, **others)
 
 
 def events(err: str) -> list[str]:
@@ -414,8 +415,8 @@ for fd in map(int, os.listdir("/proc/self/fd")):
 def test_command_has_no_socket_of_ours(sock: Path, tmp_path: Path) -> None:
     with listening(tmp_path / "ready") as ready, open(os.devnull, "rb") as handed_on:
         fds = (ready.fileno(), handed_on.fileno())
-        args = ("run", "--keep", "--quiet", "-l", f"unix:{sock}", "-l", f"fd:{fds[0]}")
-        args += ("--", *PYTHON, DESCRIPTORS)
+        options = ("--keep", "--quiet", "-l", f"unix:{sock}", "-l", f"fd:{fds[0]}")
+        args = ("run", *options, "--", *PYTHON, DESCRIPTORS)
         with started(*args, stdin=subprocess.DEVNULL, pass_fds=fds) as script:
             code, out, err = script.end()
     assert (code, err) == (0, "")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import nitrohb as library
+from nitrohb.cli.limits import time_limit
 from nitrohb.cli.parser import parse
 
 from .process import nitrohb
@@ -16,7 +17,7 @@ def test_version() -> None:
     assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "serve", "send", "demo"])
+@pytest.mark.parametrize("command", ["", "serve", "run", "send", "demo"])
 def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -105,3 +106,63 @@ def test_groups_have_names_and_numbers() -> None:
     group = grp.getgrall()[0]
     assert parse(["--socket-group", group.gr_name]).socket_group == group.gr_gid
     assert parse(["--socket-group", "987654321"]).socket_group == 987654321
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--timeout", "auto"], "--timeout auto needs both --eif PATH and --memory MIB"),
+        (
+            ["--timeout", "auto", "--eif", "IMAGE"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["--timeout", "auto", "--memory", "64"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (["--memory", "64"], "--eif and --memory are of no use without --timeout auto"),
+        (
+            ["--timeout", "5", "--eif", "IMAGE"],
+            "--eif and --memory are of no use without --timeout auto",
+        ),
+        (
+            ["--timeout", "auto", "--memory", "64", "--eif", "NOWHERE"],
+            "--eif NOWHERE cannot be read: No such file or directory",
+        ),
+        (
+            ["--timeout", "auto", "--memory", "64", "--eif", "."],
+            "--eif . is no image: it must be a file, and not empty",
+        ),
+        (
+            ["--timeout", "auto", "--memory", "64", "--eif", "EMPTY"],
+            "--eif EMPTY is no image: it must be a file, and not empty",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_a_time_limit_that_cannot_be_reckoned(
+    command: str, args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("IMAGE").write_bytes(b"x")
+    Path("EMPTY").touch()
+    words = (command, "-l", "unix:s", *args, *(["--", "true"] if command == "run" else []))
+    assert nitrohb(*words) == (2, "", f"nitrohb: {message}\n")
+    assert not Path("s").exists()
+
+
+def test_a_time_limit_that_nitro_cli_would_have(tmp_path: Path) -> None:
+    image = tmp_path / "image.eif"
+    image.write_bytes(b"x")
+    for extent, memory, seconds in ((1, 64, 180.0), (6 * 1024**3 + 1, 64, 270.0)):
+        with image.open("r+b") as file:
+            file.truncate(extent)  # a sparse file
+        args = parse(["--timeout", "auto", "--eif", str(image), "--memory", str(memory)])
+        assert time_limit(args) == seconds
+
+
+@pytest.mark.parametrize("args", [["run"], ["run", "--"], ["run", "true"], ["run", "true", "--"]])
+def test_the_command_of_run_stands_after_two_dashes(args: list[str]) -> None:
+    code, out, err = nitrohb(*args)
+    assert (code, out) == (2, "")
+    assert "nitrohb run [options] -- CMD" in err

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import sys
+import time
 from contextlib import contextmanager
 
 TYPE_CHECKING = False
@@ -136,7 +137,12 @@ def _duplicate(stream: TextIO) -> int | None:
 def _write(stream: TextIO, text: str) -> None:
     """Write in the file system's encoding: paths stay exact. Do not wait long for a reader."""
     stream.flush()
-    if not select.select([], [stream], [], _PATIENCE)[1]:
-        raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
-    stream.buffer.write(os.fsencode(text))
-    stream.buffer.flush()
+    data = os.fsencode(text)
+    deadline = time.monotonic() + _PATIENCE
+    # A pipe that has room for something takes this much; a longer write could block for ever.
+    for start in range(0, len(data), select.PIPE_BUF):
+        left = max(deadline - time.monotonic(), 0)
+        if not select.select([], [stream], [], left)[1]:
+            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+        stream.buffer.write(data[start : start + select.PIPE_BUF])
+        stream.buffer.flush()
