@@ -12,14 +12,18 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nitrohb import Listener
+from nitrohb import Listener, open_listeners
 from nitrohb.cli.child import Child
 from nitrohb.cli.console import Console
+from nitrohb.cli.launch import Launch
+from nitrohb.cli.parser import parse
+from nitrohb.cli.stop import Stop
+from tests.support import Client
 
 from .process import nitrohb_here
 
 FOR_EVER = ("tail", "-f", "/dev/null")
-UNTIL_EOF = ("sh", "-c", 'cat <&"$END"; exit 3')
+UNTIL_EOF = ("sh", "-c", 'cat <"/proc/self/fd/$END"; exit 3')
 CONNECTS_AND_STAYS = (
     sys.executable,
     "-I",
@@ -74,6 +78,27 @@ async def test_command_is_told_to_end_when_nobody_waits_for_it_any_more() -> Non
     assert child.status == 143
 
 
+async def test_grace_is_counted_from_the_first_signal(autojump_clock: MockClock) -> None:
+    child = Child(10, no_words)
+    reader, writer = os.pipe()
+    ignorant = (
+        "sh",
+        "-c",
+        f'trap "" TERM INT; echo >/proc/self/fd/{writer}; exec tail -f /dev/null',
+    )
+    os.set_inheritable(writer, True)
+    with open(reader, "rb", buffering=0) as ready, open(writer, "wb"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, child, *ignorant)
+            await trio.to_thread.run_sync(ready.readline)
+            began = trio.current_time()
+            child.tell(signal.SIGTERM)
+            await trio.sleep(6)
+            child.tell(signal.SIGINT)
+    assert trio.current_time() == pytest.approx(began + 10)
+    assert child.status is None  # it did not end, it was killed
+
+
 async def test_command_that_may_not_be_signalled_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
@@ -97,6 +122,38 @@ async def test_command_that_may_not_be_signalled_is_waited_for(
         "nitrohb: cannot send SIGTERM to the command: Operation not permitted",
         "nitrohb: cannot send SIGKILL to the command: Operation not permitted",
     ]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_time_limit_is_for_the_first_heartbeat(
+    keep: bool, sock: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, end = os.pipe()
+    os.set_inheritable(ended, True)
+    monkeypatch.setenv("END", str(ended))
+    status: list[int] = []
+    args = parse(["run", "--quiet", *(["--keep"] if keep else []), "--", *UNTIL_EOF])
+    console = Console()
+    launch = Launch(open_listeners([f"unix:{sock}"]), 60, args, console)
+
+    async def run() -> None:
+        status.append(await launch.run(Stop()))
+
+    with open(ended, "rb"), open(end, "wb") as end_it:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(59)
+            with Client(sock) as client:
+                client.send(b"\xb7")
+                await wait_all_tasks_blocked()
+                assert client.look()[0] == b"\xb7"
+            mock_clock.jump(1000)
+            await wait_all_tasks_blocked()
+            assert not status
+            end_it.close()
+    console.close()
+    assert status == [3]
 
 
 def test_listening_socket_that_breaks_ends_the_command(
