@@ -414,8 +414,8 @@ for fd in map(int, os.listdir("/proc/self/fd")):
 def test_command_has_no_socket_of_ours(sock: Path, tmp_path: Path) -> None:
     with listening(tmp_path / "ready") as ready, open(os.devnull, "rb") as handed_on:
         fds = (ready.fileno(), handed_on.fileno())
-        args = ("run", "--keep", "--quiet", "-l", f"unix:{sock}", "-l", f"fd:{fds[0]}")
-        args += ("--", *PYTHON, DESCRIPTORS)
+        options = ("--keep", "--quiet", "-l", f"unix:{sock}", "-l", f"fd:{fds[0]}")
+        args = ("run", *options, "--", *PYTHON, DESCRIPTORS)
         with started(*args, stdin=subprocess.DEVNULL, pass_fds=fds) as script:
             code, out, err = script.end()
     assert (code, err) == (0, "")
