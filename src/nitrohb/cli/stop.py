@@ -73,9 +73,15 @@ class Stop:
         async def cancellable() -> int:
             token = trio.lowlevel.current_trio_token()
             with trio.CancelScope() as scope:
+
+                def deliver(number: int) -> None:
+                    if take is None:
+                        token.run_sync_soon(scope.cancel)
+                    else:
+                        token.run_sync_soon(take, number)
+
                 self._takes = take is not None
-                receive = take or (lambda number: scope.cancel())
-                self._deliver = lambda number: token.run_sync_soon(receive, number)
+                self._deliver = deliver
                 if self.signal is not None:  # it came before this
                     scope.cancel()
                 try:
