@@ -22,7 +22,7 @@ def run_shell(example: Example) -> str:
         return ""
     shell = ["bash", "-euo", "pipefail", "-c", example.parsed]
     output = subprocess.run(shell, check=True, capture_output=True, text=True, timeout=60).stdout
-    example.namespace["output"] = output
+    example.namespace.setdefault("outputs", []).append(output)
     return ""
 
 
@@ -39,10 +39,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", here, prepend=os.pathsep)
 
 
+def blocks(language: str, beginning: str) -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    return [text for text in found if text.startswith(beginning)]
+
+
 def block(language: str, beginning: str) -> str:
-    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
-    (found,) = [text for text in blocks if text.startswith(beginning)]
-    return str(found)
+    (found,) = blocks(language, beginning)
+    return found
 
 
 def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,9 +57,9 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     examples = list(document.examples())
     for example in examples:
         example.evaluate()
-    assert len(examples) == 5
-    shown = block("text", "unix:enclave.sock answered")
-    assert shape(document.namespace["output"]) == shape(shown)
+    assert len(examples) == 6
+    shown = blocks("text", "unix:enclave.sock answered")
+    assert list(map(shape, document.namespace["outputs"])) == list(map(shape, shown))
     printed = capfd.readouterr().out
     assert block("text", "cannot connect") in printed
     assert printed.count("Heartbeat(") == 1
