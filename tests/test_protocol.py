@@ -399,6 +399,7 @@ PACKAGE = pathlib.Path(nitrohb.__file__).parent
 
 FLOORS = (
     "errors",
+    "timeouts",
     "protocol",
     "pending",
     "addresses",
