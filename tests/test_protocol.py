@@ -399,6 +399,7 @@ PACKAGE = pathlib.Path(nitrohb.__file__).parent
 
 FLOORS = (
     "errors",
+    "timeouts",
     "protocol",
     "pending",
     "addresses",
@@ -411,7 +412,6 @@ FLOORS = (
     "server",
     "client",
     "thread",
-    "timeouts",
     "cli",
     "__main__",
 )

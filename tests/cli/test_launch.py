@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from tests.support import Client
 from .process import nitrohb_here
 
 FOR_EVER = ("tail", "-f", "/dev/null")
-UNTIL_EOF = ("sh", "-c", 'cat <"/proc/self/fd/$END"; exit 3')
+UNTIL_EOF = ("sh", "-c", 'cat "/dev/fd/$END"; exit 3')
 CONNECTS_AND_STAYS = (
     sys.executable,
     "-I",
@@ -51,18 +52,23 @@ async def test_command_that_is_told_to_end_before_its_start_is_not_started() -> 
     assert (child.status, child.refusal) == (None, None)
 
 
+def when_started(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
+    """Do something when a command runs, and just before it is known."""
+    open_process = trio.lowlevel.open_process
+
+    async def observed(*args: Any, **options: Any) -> trio.Process:
+        process = await open_process(*args, **options)
+        then()
+        return process
+
+    monkeypatch.setattr(trio.lowlevel, "open_process", observed)
+
+
 async def test_command_that_is_told_to_end_while_it_is_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     child = Child(1000, no_words)
-    open_process = trio.lowlevel.open_process
-
-    async def slowly(*args: Any, **options: Any) -> trio.Process:
-        process = await open_process(*args, **options)
-        child.tell(signal.SIGINT)
-        return process
-
-    monkeypatch.setattr(trio.lowlevel, "open_process", slowly)
+    when_started(monkeypatch, lambda: child.tell(signal.SIGINT))
     await run(child, *FOR_EVER)
     assert child.status == 130
 
@@ -78,18 +84,19 @@ async def test_command_is_told_to_end_when_nobody_waits_for_it_any_more() -> Non
     assert child.status == 143
 
 
-async def test_grace_is_counted_from_the_first_signal(autojump_clock: MockClock) -> None:
+async def test_grace_is_counted_from_the_first_signal(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     child = Child(10, no_words)
+    started = trio.Event()
+    when_started(monkeypatch, started.set)
     reader, writer = os.pipe()
-    ignorant = (
-        "sh",
-        "-c",
-        f'trap "" TERM INT; echo >/proc/self/fd/{writer}; exec tail -f /dev/null',
-    )
+    ignorant = ("sh", "-c", f'trap "" TERM INT; echo >/dev/fd/{writer}; exec tail -f /dev/null')
     os.set_inheritable(writer, True)
     with open(reader, "rb", buffering=0) as ready, open(writer, "wb"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, child, *ignorant)
+            await started.wait()
             await trio.to_thread.run_sync(ready.readline)
             began = trio.current_time()
             child.tell(signal.SIGTERM)
@@ -163,10 +170,10 @@ def test_listening_socket_that_breaks_ends_the_command(
         raise OSError(errno.ENOTSOCK, "broken")
 
     monkeypatch.setattr(Listener, "accept", broken)
-    result = nitrohb_here("run", "--quiet", "-l", f"unix:{sock}", "--", *CONNECTS_AND_STAYS)
-    code, out, err = result
+    options = ("--quiet", "-l", f"unix:{sock}")
+    code, out, err = nitrohb_here("run", *options, "--", *CONNECTS_AND_STAYS)
     assert (code, out) == (1, "")
-    assert err.startswith(f"nitrohb: cannot listen on unix:{sock}: Socket operation on non-socket")
+    assert err.startswith(f"nitrohb: cannot listen on unix:{sock}: ")
     assert not sock.exists()
     with pytest.raises(ChildProcessError):  # there is none left to wait for
         os.waitpid(-1, os.WNOHANG)

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,11 +50,12 @@ sys.stdin.readline()
 {BEAT}"""
 
 
-def running(sock: Path, *options: str, shell: str, **others: Any) -> AbstractContextManager[Script]:
-    """Run a piece of shell whose stdin is a pipe, or what is said."""
+def running(
+    sock: Path, *options: str, shell: str, command: tuple[str, ...] = NITROHB
+) -> AbstractContextManager[Script]:
+    """Run a piece of shell, whose stdin is a pipe."""
     args = ("run", "-l", f"unix:{sock}", *options, "--", "sh", "-c", shell)
-    others.setdefault("stdin", subprocess.PIPE)
-    return started(*args, **others)
+    return started(*args, command=command, stdin=subprocess.PIPE)
 
 
 def events(err: str) -> list[str]:

@@ -31,6 +31,7 @@ def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
     assert "fd:" not in out
 
 
+COMMAND = "the command stands after --, as in: nitrohb run [options] -- CMD ARG..."
 LONG = "/tmp/" + 103 * "x"
 
 
@@ -63,6 +64,11 @@ LONG = "/tmp/" + 103 * "x"
         (["--lis", "vsock::9000"], "--lis vsock::9000"),
         (["serve", "vsock::9000"], "vsock::9000"),
         (["listen"], "'listen'"),
+        (["--timeout", "automatic"], "'automatic'"),
+        (["--memory", "4G"], "'4G'"),
+        (["--memory", "0"], "'0'"),
+        (["run", "--kill-after", "0", "--", "true"], "'0'"),
+        (["run", "ls", "--sort", "time"], "--sort"),
         (["send", "nowhere"], "'nowhere'"),
         (["send", "--timeout", "-1"], "'-1'"),
     ],
@@ -88,6 +94,30 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
             ["-l", "unix:{sock}", "-l", "unix:{sock}"],
             "unix:{sock} is named twice: an address can be listened on once",
         ),
+        (
+            ["--timeout", "auto", "-l", "unix:{sock}"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["--timeout", "auto", "--eif", "x.eif", "-l", "unix:{sock}"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["run", "--timeout", "auto", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["--eif", "x.eif", "--timeout", "60", "-l", "unix:{sock}"],
+            "--eif and --memory are of no use without --timeout auto",
+        ),
+        (
+            ["run", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
+            "--eif and --memory are of no use without --timeout auto",
+        ),
+        (["run", "-l", "unix:{sock}"], COMMAND),
+        (["run", "-l", "unix:{sock}", "--"], COMMAND),
+        (["run", "-l", "unix:{sock}", "true"], COMMAND),
+        (["run", "-l", "unix:{sock}", "true", "--", "true"], COMMAND),
         (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
         (
             ["send", "vsock::9000"],
@@ -102,67 +132,42 @@ def test_arguments_that_make_no_sense_together(args: list[str], message: str, so
     assert not sock.exists()
 
 
+@pytest.mark.parametrize("command", [("serve",), ("run", "--", "true")])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("missing", "cannot be read: No such file or directory"),
+        (".", "is no image: it must be a file, and not empty"),
+        ("empty", "is no image: it must be a file, and not empty"),
+    ],
+)
+def test_image_that_cannot_be_read(
+    command: tuple[str, ...], name: str, problem: str, sock: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").touch()
+    eif = tmp_path / name
+    options = ("--timeout", "auto", "--eif", str(eif), "--memory", "64", "-l", f"unix:{sock}")
+    result = nitrohb(command[0], *options, *command[1:])
+    assert result == (2, "", f"nitrohb: --eif {eif} {problem}\n")
+    assert not sock.exists()
+
+
+def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
+    eif = tmp_path / "x.eif"
+    with eif.open("wb") as image:
+        image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
+    args = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
+    assert time_limit(args) == 270.0
+
+
+def test_options_of_the_command_that_run_starts_are_its_own() -> None:
+    args = parse(["run", "--keep", "--", "ls", "--keep", "--", "-l", "x"])
+    assert args.keep
+    assert args.listen is None
+    assert args.argv == ["ls", "--keep", "--", "-l", "x"]
+
+
 def test_groups_have_names_and_numbers() -> None:
     group = grp.getgrall()[0]
     assert parse(["--socket-group", group.gr_name]).socket_group == group.gr_gid
     assert parse(["--socket-group", "987654321"]).socket_group == 987654321
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--timeout", "auto"], "--timeout auto needs both --eif PATH and --memory MIB"),
-        (
-            ["--timeout", "auto", "--eif", "IMAGE"],
-            "--timeout auto needs both --eif PATH and --memory MIB",
-        ),
-        (
-            ["--timeout", "auto", "--memory", "64"],
-            "--timeout auto needs both --eif PATH and --memory MIB",
-        ),
-        (["--memory", "64"], "--eif and --memory are of no use without --timeout auto"),
-        (
-            ["--timeout", "5", "--eif", "IMAGE"],
-            "--eif and --memory are of no use without --timeout auto",
-        ),
-        (
-            ["--timeout", "auto", "--memory", "64", "--eif", "NOWHERE"],
-            "--eif NOWHERE cannot be read: No such file or directory",
-        ),
-        (
-            ["--timeout", "auto", "--memory", "64", "--eif", "."],
-            "--eif . is no image: it must be a file, and not empty",
-        ),
-        (
-            ["--timeout", "auto", "--memory", "64", "--eif", "EMPTY"],
-            "--eif EMPTY is no image: it must be a file, and not empty",
-        ),
-    ],
-)
-@pytest.mark.parametrize("command", ["serve", "run"])
-def test_a_time_limit_that_cannot_be_reckoned(
-    command: str, args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("IMAGE").write_bytes(b"x")
-    Path("EMPTY").touch()
-    words = (command, "-l", "unix:s", *args, *(["--", "true"] if command == "run" else []))
-    assert nitrohb(*words) == (2, "", f"nitrohb: {message}\n")
-    assert not Path("s").exists()
-
-
-def test_a_time_limit_that_nitro_cli_would_have(tmp_path: Path) -> None:
-    image = tmp_path / "image.eif"
-    image.write_bytes(b"x")
-    for extent, memory, seconds in ((1, 64, 180.0), (6 * 1024**3 + 1, 64, 270.0)):
-        with image.open("r+b") as file:
-            file.truncate(extent)  # a sparse file
-        args = parse(["--timeout", "auto", "--eif", str(image), "--memory", str(memory)])
-        assert time_limit(args) == seconds
-
-
-@pytest.mark.parametrize("args", [["run"], ["run", "--"], ["run", "true"], ["run", "true", "--"]])
-def test_the_command_of_run_stands_after_two_dashes(args: list[str]) -> None:
-    code, out, err = nitrohb(*args)
-    assert (code, out) == (2, "")
-    assert "nitrohb run [options] -- CMD" in err

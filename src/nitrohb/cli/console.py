@@ -71,7 +71,7 @@ class Console:
     def stderr(self) -> Generator[int | None]:
         """Keep stderr as it is now, for another process: ours may have to go nowhere.
 
-        Returns:
+        Yields:
             A descriptor that is closed at the end of the block; None if there is no stderr.
         """
         fd = None if self._err is None else _duplicate(self._err)

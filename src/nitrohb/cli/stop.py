@@ -74,11 +74,11 @@ class Stop:
             token = trio.lowlevel.current_trio_token()
             with trio.CancelScope() as scope:
 
-                def cancel(_: int) -> None:
-                    scope.cancel()
-
                 def deliver(number: int) -> None:
-                    token.run_sync_soon(take or cancel, number)
+                    if take is None:
+                        token.run_sync_soon(scope.cancel)
+                    else:
+                        token.run_sync_soon(take, number)
 
                 self._takes = take is not None
                 self._deliver = deliver
