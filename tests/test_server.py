@@ -570,3 +570,18 @@ async def test_an_echo_that_finds_no_room_waits_until_the_deadline(
     assert not beat.echoed
     assert beat.echo_seconds >= 5
     assert scripted.writes > 1
+
+
+async def test_what_nobody_learns_of_is_answered_all_the_same(path: Path) -> None:
+    """Without a callback, and with nobody who could wait for it, no event is even made."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_heartbeat, f"unix:{path}", once=False))
+        await settled()
+        for before in (True, False):
+            with Client(path) as client:
+                if not before:
+                    await settled()
+                client.send(B7)
+                await settled()
+                assert client.look() == (B7, True)
+        nursery.cancel_scope.cancel()

@@ -38,15 +38,22 @@ def connect(address: str) -> socket.socket:
 
 
 def connected(sock: socket.socket, target: str | tuple[int, int]) -> socket.socket:
-    # No time-out of the socket, which would poll: then connect() would not wait for room in the
-    # queue of a Unix socket, and send() might wait for ever on AF_VSOCK.
-    signal.alarm(PATIENCE)
     try:
         sock.connect(target)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def connect_in_time(address: str) -> socket.socket:
+    """Connect, and die if talking to the server takes too long.
+
+    That is no time-out of the socket, which would poll: then connect() would not wait for room in
+    the queue of a Unix socket, and send() might wait for ever on AF_VSOCK.
+    """
+    signal.alarm(PATIENCE)
+    return connect(address)
 
 
 def say(**line: object) -> None:
@@ -64,7 +71,7 @@ def honest(address: str, pause: float = 0.01) -> None:
     while not told_to_end(pause):
         start = time.monotonic()
         try:
-            with connect(address) as sock:
+            with connect_in_time(address) as sock:
                 sock.sendall(HEARTBEAT)
                 say(sent=True)
                 echo = sock.recv(1)
@@ -79,7 +86,7 @@ def honest(address: str, pause: float = 0.01) -> None:
 
 def boot(address: str) -> None:
     """Be init, once."""
-    with connect(address) as sock:
+    with connect_in_time(address) as sock:
         sock.sendall(HEARTBEAT)
         if sock.recv(1) != HEARTBEAT:
             sys.exit("no echo")
@@ -90,7 +97,7 @@ def hold(address: str, number: float, greeting: bytes) -> None:
     held: list[socket.socket] = []
     while len(held) < number and not told_to_end():
         try:
-            sock = connect(address)
+            sock = connect_in_time(address)
         except ConnectionResetError:  # AF_VSOCK's way to say that the queue is full
             continue
         held.append(sock)
@@ -114,7 +121,7 @@ def repeat(address: str, number: float, talk: Callable[[socket.socket], object])
     done = 0
     while not told_to_end():
         try:
-            with connect(address) as sock:
+            with connect_in_time(address) as sock:
                 talk(sock)
         except OSError:
             if not server_listens_on(address):
