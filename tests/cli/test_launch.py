@@ -163,6 +163,24 @@ async def test_time_limit_is_for_the_first_heartbeat(
     assert status == [3]
 
 
+async def test_heartbeat_at_the_very_end_of_the_command_counts_and_its_address_closes(
+    sock: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def speaks_and_ends(child: Child, *_: object) -> None:
+        with Client(sock) as client:
+            client.send(b"\xb7")
+        child.status = 5
+
+    monkeypatch.setattr(Child, "run", speaks_and_ends)
+    args = parse(["run", "-l", f"unix:{sock}", "--", *FOR_EVER])
+    console = Console()
+    launch = Launch(open_listeners([f"unix:{sock}"]), 60, args, console)
+    assert await launch.run(Stop()) == 5
+    console.close()
+    names = [line.split()[1] for line in capfd.readouterr().err.splitlines()]
+    assert names == ["listening", "connected", "heartbeat", "done"]
+
+
 def test_listening_socket_that_breaks_ends_the_command(
     sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ..events import Event, Heartbeat
+from ..events import Done, Event, Heartbeat
 from ..listeners import Listener
 from ..server import HeartbeatServer
 from . import exits
@@ -64,6 +64,7 @@ class Launch:
         self._child = Child(args.kill_after, console.say)
         self._clock = trio.CancelScope()
         self._timed_out = False
+        self._closing = 0  # addresses that have answered and are about to close
         self._show: Show
         self._reporter: Reporter
 
@@ -92,9 +93,15 @@ class Launch:
             await nursery.start(self._attend)
             self._show.print_all()  # before the command can print anything
             await self._child.run(self._args.argv, self._environment(), stderr)
-            for _ in range(_LOOKS):  # it may have sent its heartbeat just before its end
-                await trio.lowlevel.checkpoint()
+            await self._look_once_more()
             nursery.cancel_scope.cancel()
+
+    async def _look_once_more(self) -> None:
+        """Take what the command has sent just before its end, and let its address close."""
+        for _ in range(_LOOKS):
+            await trio.lowlevel.checkpoint()
+        while self._closing:
+            await trio.lowlevel.checkpoint()
 
     def _environment(self) -> dict[str, str]:
         addresses = (str(listener.address) for listener in self._listeners)
@@ -112,6 +119,8 @@ class Launch:
 
     def _on_event(self, event: Event) -> None:
         self._reporter(event)
+        if not self._args.keep:
+            self._closing += isinstance(event, Heartbeat) - isinstance(event, Done)
         if isinstance(event, Heartbeat) and not list(self._reporter.unheard()):
             self._clock.deadline = math.inf
 
