@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP interface to a running server: ``nitrohb serve --api``, the extra ``nitrohb[api]``.
+
+===============  ===========================================================================
+``address``      where it listens; nothing but the standard library
+``problems``     what went wrong, as application/problem+json
+``inputs``       what a client may ask, read from JSON
+``backend``      what is known of the heartbeat server, and asked of it
+``guard``        who may ask at all, and how much he may send
+``app``          the ASGI application: what is answered to whom
+``serving``      connections, served by Hypercorn
+===============  ===========================================================================
+
+Each imports only from those above it.
+"""

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the interface knows of the heartbeat server, from its events, and asks of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import trio
+
+from ..addresses import Address
+from ..events import Done, Event, Heartbeat, Listening
+from ..server import HeartbeatServer
+
+__all__ = ["Backend"]
+
+
+class Backend(trio.TaskStatus[HeartbeatServer]):
+    """Stands between a server and the HTTP interface to it.
+
+    It is the ``task_status`` and the ``on_event`` of :func:`serve_heartbeat`, so that it knows the
+    server as soon as it runs.
+
+    Args:
+        addresses: Where the server is to listen.
+        observers: Called with every event, in the server's task. They must not block.
+
+    Attributes:
+        server: The server; None as long as it has not started.
+    """
+
+    def __init__(
+        self, addresses: Iterable[Address], observers: Iterable[Callable[[Event], object]] = ()
+    ) -> None:
+        self.server: HeartbeatServer | None = None
+        self._listening = dict.fromkeys(addresses, False)
+        self._observers = tuple(observers)
+
+    def started(self, value: HeartbeatServer) -> None:
+        """Take the server, which has started."""
+        self.server = value
+
+    def on_event(self, event: Event) -> None:
+        """Take an event of the server."""
+        if isinstance(event, Listening | Done):
+            self._listening[event.address] = isinstance(event, Listening)
+        for observe in self._observers:
+            observe(event)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every address listens."""
+        return self.server is not None and all(self._listening.values())
+
+    def listeners(self) -> Iterator[tuple[Address, bool]]:
+        """Every address, and whether it listens."""
+        return iter(self._listening.items())
+
+    def last_heartbeats(self) -> list[Heartbeat]:
+        """The last heartbeat of each enclave."""
+        return [] if self.server is None else self.server.last_heartbeats()
