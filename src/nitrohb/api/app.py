@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from starlette.applications import Starlette
@@ -17,12 +17,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..addresses import CID_ANY, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
-from ..events import Heartbeat
 from ..server import HeartbeatServer
 from .backend import Backend
 from .guard import Guard
 from .inputs import Claim, parse_claim, parse_rearm
-from .problems import Problem, to_response
+from .problems import ProblemError, to_response
+
+if TYPE_CHECKING:
+    from ..events import Heartbeat
 
 __all__ = ["create_app"]
 
@@ -47,7 +49,7 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
             Route("/readyz", endpoints.readyz),
         ],
         exception_handlers={
-            Problem: _on_problem,
+            ProblemError: _on_problem,
             HTTPException: _on_http_exception,
             Exception: _on_bug,
         },
@@ -69,7 +71,7 @@ class _Endpoints:
         cid = _parse_cid(request.path_params["cid"])
         beats = [beat.to_json() for beat in self._backend.last_heartbeats() if beat.cid == cid]
         if not beats:
-            raise Problem(HTTPStatus.NOT_FOUND, f"no heartbeat of CID {cid} has been seen")
+            raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat of CID {cid} has been seen")
         return _json(beats)
 
     async def claims(self, request: Request) -> Response:
@@ -88,7 +90,7 @@ class _Endpoints:
         try:
             self._server().rearm(address)
         except UsageError as error:
-            raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
+            raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)) from None
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def readyz(self, _: Request) -> Response:
@@ -99,12 +101,12 @@ class _Endpoints:
         if not self._backend.is_ready:
             detail = "not every address listens"
             more = {"listeners": listeners}
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, more=more)
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, more=more)
         return _json({"listeners": listeners})
 
     def _server(self) -> HeartbeatServer:
         if self._backend.server is None:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
         return self._backend.server
 
 
@@ -116,12 +118,12 @@ async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
                 cid=claim.cid, address=claim.address, max_age=claim.max_age
             )
         except UsageError as error:
-            return to_response(Problem(HTTPStatus.BAD_REQUEST, str(error)))
+            return to_response(ProblemError(HTTPStatus.BAD_REQUEST, str(error)))
         except ServerEndedError as error:
-            return to_response(Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+            return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
         detail = f"no such heartbeat came within {claim.timeout:g} s"
-        return to_response(Problem(HTTPStatus.GATEWAY_TIMEOUT, detail))
+        return to_response(ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail))
     return _json(beat.to_json())
 
 
@@ -135,7 +137,7 @@ class _Nothing(Response):
     """The answer to a client that has gone away."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pass
+        """Send nothing."""
 
 
 async def _healthz(_: Request) -> Response:
@@ -146,7 +148,7 @@ def _parse_cid(text: str) -> int:
     try:
         return parse_number("CID", text, CID_ANY - 1)
     except AddressError as error:
-        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
+        raise ProblemError(HTTPStatus.NOT_FOUND, str(error)) from None
 
 
 def _json(value: object) -> Response:
@@ -155,7 +157,7 @@ def _json(value: object) -> Response:
 
 
 async def _on_problem(_: Request, problem: Exception) -> Response:
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, ProblemError)
     return to_response(problem)
 
 
@@ -166,10 +168,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         HTTPStatus.NOT_FOUND: "there is no such thing here: see /openapi.json",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
     }.get(HTTPStatus(error.status_code), error.detail)
-    return to_response(Problem(HTTPStatus(error.status_code), detail, headers=error.headers))
+    return to_response(ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     _log.error("%s %s", request.method, request.url.path, exc_info=error)
     detail = "a bug in nitrohb; its log, on stderr, says more"
-    return to_response(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+    return to_response(ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail))

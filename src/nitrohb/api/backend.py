@@ -37,6 +37,17 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         """Take the server, which has started."""
         self.server = value
 
+    def before(self, on_event: Callable[[Event], object] | None) -> Callable[[Event], object]:
+        """What takes the events of the server, and passes them on to another, if there is one."""
+        if on_event is None:
+            return self.on_event
+
+        def both(event: Event) -> None:
+            self.on_event(event)
+            on_event(event)
+
+        return both
+
     def on_event(self, event: Event) -> None:
         """Take an event of the server."""
         if isinstance(event, Listening | Done):

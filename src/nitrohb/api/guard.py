@@ -17,7 +17,7 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .problems import Problem, to_response
+from .problems import ProblemError, to_response
 
 __all__ = ["Guard"]
 
@@ -45,6 +45,7 @@ class Guard:
         self._is_host = is_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
@@ -52,7 +53,7 @@ class Guard:
         try:
             self._check(scope)
             body = await _read_body(receive)
-        except Problem as problem:
+        except ProblemError as problem:
             await _refuse(problem, scope, receive, answer)
             return
         if body is not None:
@@ -60,17 +61,17 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         if scope["http_version"] not in ("1.0", "1.1"):
-            raise Problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "speak HTTP/1.1 here")
+            raise ProblemError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "speak HTTP/1.1 here")
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._is_host is not None and not self._is_host(host):
-            raise Problem(
+            raise ProblemError(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"{host!r} is not a name of this server: use its IP address, or localhost",
             )
         ours = (None, f"http://{host}", f"https://{host}")
         if scope["method"] not in ("GET", "HEAD") and origin not in ours:
-            raise Problem(HTTPStatus.FORBIDDEN, f"a page of {origin!r} may not ask for this")
+            raise ProblemError(HTTPStatus.FORBIDDEN, f"a page of {origin!r} may not ask for this")
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -86,9 +87,9 @@ async def _read_body(receive: Receive) -> bytes | None:
                 break
         if len(body) > BODY_LIMIT:
             detail = f"a body may have {BODY_LIMIT} bytes, not more"
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         return bytes(body)
-    raise Problem(
+    raise ProblemError(
         HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {BODY_TIMEOUT:g} seconds"
     )
 
@@ -107,7 +108,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
     """Tell a client of a problem, while what it still sends is thrown away.
 
     Hypercorn would wait for ever for somebody to take it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
-from .problems import Problem
+from .problems import ProblemError
 
 __all__ = ["Claim", "LONGEST", "parse_claim", "parse_rearm"]
 
@@ -37,7 +37,7 @@ def parse_claim(body: bytes) -> Claim:
     """Read the body of ``POST /claims``.
 
     Raises:
-        Problem: 400; says what is wrong.
+        ProblemError: 400; says what is wrong.
     """
     fields = _parse(body, ("cid", "address", "timeout", "max_age"))
     if "cid" in fields:
@@ -56,7 +56,7 @@ def parse_rearm(body: bytes) -> str | None:
     """Read the body of ``POST /rearm``: the address that is meant, or None for all.
 
     Raises:
-        Problem: 400; says what is wrong.
+        ProblemError: 400; says what is wrong.
     """
     fields = _parse(body, ("address",))
     if "address" not in fields:
@@ -115,4 +115,4 @@ def _shown(value: object) -> str:
 
 
 def _refuse(detail: str) -> NoReturn:
-    raise Problem(HTTPStatus.BAD_REQUEST, detail) from None
+    raise ProblemError(HTTPStatus.BAD_REQUEST, detail) from None

@@ -8,12 +8,12 @@ from typing import Final
 
 from starlette.responses import Response
 
-__all__ = ["Problem", "to_response"]
+__all__ = ["ProblemError", "to_response"]
 
 MEDIA_TYPE: Final = "application/problem+json"
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """A request that cannot be answered as it was meant.
 
     Attributes:
@@ -38,7 +38,7 @@ class Problem(Exception):
         self.more = more or {}
 
 
-def to_response(problem: Problem) -> Response:
+def to_response(problem: ProblemError) -> Response:
     """The response that tells a client of a problem."""
     content = {
         "type": "about:blank",  # there is no more to the problem than its status says

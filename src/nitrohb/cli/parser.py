@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn, TypeVar
 
     from ..addresses import Address
+    from ..api.address import ApiAddress
     from .console import Console
     from .stop import Stop
 
@@ -180,6 +181,34 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         help="how events are printed to stdout, one a line (default: text)",
     )
     parser.add_argument("--quiet", action="store_true", help="print no events")
+    _add_api(parser)
+
+
+def _add_api(parser: _Parser) -> None:
+    parser.add_argument(
+        "--api",
+        metavar="ADDR",
+        type=_api,
+        help="offer an HTTP interface on unix:PATH or IP:PORT (needs the extra nitrohb[api])",
+    )
+    parser.add_argument(
+        "--api-mode",
+        metavar="MODE",
+        type=_mode,
+        default=0o600,
+        help="permissions of the socket file of --api, in octal (default: 600)",
+    )
+    parser.add_argument(
+        "--api-group",
+        metavar="GROUP",
+        type=_group,
+        help="group of the socket file of --api (default: your own)",
+    )
+    parser.add_argument(
+        "--api-allow-remote",
+        action="store_true",
+        help="let --api be an address that other machines reach: there are no passwords",
+    )
 
 
 def _add_send(add: Callable[..., _Parser]) -> None:
@@ -240,6 +269,12 @@ def _add(
 
 def _address(text: str) -> Address:
     return _checked(parse_address, text)
+
+
+def _api(text: str) -> ApiAddress:
+    from ..api.address import parse_api_address  # here, because it is seldom asked for
+
+    return _checked(parse_api_address, text)
 
 
 def _count(text: str) -> int:

@@ -21,7 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from ..api.backend import Backend
     from ..events import Event
     from .console import Console
     from .stop import Stop
@@ -34,6 +36,10 @@ def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     addresses: list[Address] = args.listen or [_default()]
     if args.allow_cids is not None:
         require_cids(addresses)
+    if args.api is not None:
+        from .api import check
+
+        check(args)
     with ExitStack() as closing:
         # An enclave that boots while Python still loads trio must find the port open: so listen
         # with what is loaded already, and import the rest afterwards.
@@ -42,7 +48,12 @@ def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
         )
         for listener in listeners:
             closing.callback(listener.close)
-        return _answer(listeners, args, console, stop)
+        api: Callable[[], AbstractAsyncContextManager[Backend]] | None = None
+        if args.api is not None:
+            from .api import open_api
+
+            api = open_api(args, [listener.address for listener in listeners], closing)
+        return _answer(listeners, api, args, console, stop)
 
 
 def _default() -> Address:
@@ -52,11 +63,17 @@ def _default() -> Address:
 
 
 def _answer(
-    listeners: Sequence[Listener], args: argparse.Namespace, console: Console, stop: Stop
+    listeners: Sequence[Listener],
+    api: Callable[[], AbstractAsyncContextManager[Backend]] | None,
+    args: argparse.Namespace,
+    console: Console,
+    stop: Stop,
 ) -> int:
+    from functools import partial
+
     import trio
 
-    from ..server import serve_heartbeat
+    from ..server import OnEvent, serve_heartbeat
     from .printing import printing
     from .report import Reporter, to_json, to_text
     from .waiting import waiting
@@ -65,20 +82,28 @@ def _answer(
     # Events that nobody sees, and that --timeout need not explain, are not even made.
     unseen = args.quiet and args.timeout == math.inf and not console.is_terminal
 
+    async def answer_heartbeats(on_event: OnEvent | None) -> None:
+        serve = partial(
+            serve_heartbeat,
+            *listeners,
+            once=not args.keep,
+            allow_cids=args.allow_cids,
+            any_byte=args.any_byte,
+            handshake_timeout=args.handshake_timeout,
+            max_pending=args.max_pending,
+        )
+        if api is None:
+            await serve(on_event=on_event)
+            return
+        async with api() as backend:
+            await serve(on_event=backend.before(on_event), task_status=backend)
+
     async def answer(show: Callable[[Event], object]) -> Iterable[tuple[Address, str]] | None:
         """Answer; on a time-out return what came instead of heartbeats, by address."""
         reporter = Reporter((lambda event: None) if args.quiet else show)
         with trio.move_on_after(args.timeout) as deadline:
             async with waiting(console, reporter.awaited):
-                await serve_heartbeat(
-                    *listeners,
-                    once=not args.keep,
-                    allow_cids=args.allow_cids,
-                    any_byte=args.any_byte,
-                    handshake_timeout=args.handshake_timeout,
-                    max_pending=args.max_pending,
-                    on_event=None if unseen else reporter,
-                )
+                await answer_heartbeats(None if unseen else reporter)
         return reporter.unheard() if deadline.cancelled_caught else None
 
     async def run() -> int:
