@@ -96,12 +96,15 @@ class _Stream:
         self._turnstile = turnstile
 
     async def receive_some(self, most: int) -> bytes:
+        """Receive something, in turn."""
         data = await self._stream.receive_some(most)
-        async with self._turnstile:
-            await trio.lowlevel.checkpoint()
+        if data:  # who goes away does not queue: what he waits for must not be given to him
+            async with self._turnstile:
+                await trio.lowlevel.checkpoint()
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
+        """Send everything, or close it if the client does not read."""
         with trio.move_on_after(SEND_TIMEOUT) as deadline:
             await self._stream.send_all(data)
         if deadline.cancelled_caught:
