@@ -53,7 +53,7 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     examples = list(document.examples())
     for example in examples:
         example.evaluate()
-    assert len(examples) == 5
+    assert len(examples) == 6
     shown = block("text", "unix:enclave.sock answered")
     assert shape(document.namespace["output"]) == shape(shown)
     printed = capfd.readouterr().out

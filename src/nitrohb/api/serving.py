@@ -75,7 +75,7 @@ class _Server:
         connection: Any = TCPServer(self._app, self._config, self._context, {}, stream)  # type: ignore[arg-type]
         try:
             await connection.run()
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug of one connection must not end the heartbeats
             _log.exception("a connection failed")
         finally:
             stream.close()

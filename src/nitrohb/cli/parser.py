@@ -93,7 +93,7 @@ def _build_parser(command: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     # Each brings its module with it, and no command has to wait for another's.
-    adders = {"serve": _add_serve, "send": _add_send, "demo": _add_demo}
+    adders = {"serve": _add_serve, "send": _add_send, "wait": _add_wait, "demo": _add_demo}
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
     return parser
@@ -237,6 +237,55 @@ def _add_send(add: Callable[..., _Parser]) -> None:
         type=_seconds,
         default=5.0,
         help="end with exit code 124 after this time (default: 5)",
+    )
+
+
+def _add_wait(add: Callable[..., _Parser]) -> None:
+    from .wait import wait
+
+    parser = _add(
+        add,
+        "wait",
+        wait,
+        "claim one enclave's heartbeat from a running serve --keep --api",
+        "examples:\n"
+        "  nitrohb wait --cid 16                         the enclave with that CID\n"
+        "  nitrohb wait --address unix:/run/vm4.sock     that which boots there\n\n"
+        f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--cid", metavar="CID", type=_cid, help="wait for the enclave with this CID")
+    which.add_argument(
+        "--address",
+        metavar="ADDR",
+        type=_address,
+        help="wait for a heartbeat on this listen address of the server",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="end with exit code 124 after this time (default: 60)",
+    )
+    parser.add_argument(
+        "--max-age",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="how long ago it may have come (default: 60)",
+    )
+    parser.add_argument(
+        "--api",
+        metavar="ADDR",
+        type=_api,
+        help="where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="how the heartbeat is printed to stdout (default: text)",
     )
 
 

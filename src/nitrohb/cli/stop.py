@@ -11,10 +11,11 @@ through: it must not replace the exit code by a traceback.
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from types import FrameType
     from typing import Any, Self
 
@@ -48,6 +49,20 @@ class Stop:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+
+    @contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
+        """While the block runs, let a signal call a function, wherever the program stands.
+
+        It is called at once if a signal has come already.
+        """
+        self._cancel = cancel
+        if self.signal is not None:
+            cancel()
+        try:
+            yield
+        finally:
+            self._cancel = None
 
     def run(self, command: Callable[[], Awaitable[int]]) -> int:
         """Run an async command under trio until it returns its exit code or a signal cancels it.
