@@ -302,3 +302,11 @@ async def test_every_response_has_the_headers_that_keep_browsers_from_being_used
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["cross-origin-resource-policy"] == "same-origin"
             assert headers["cache-control"] == "no-store"
+
+
+async def test_metrics(path: Path) -> None:
+    async with running(f"unix:{path}") as api:
+        await beat(Client(path))
+        answer = await api.client.get("/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert f'nitrohb_heartbeats_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body

@@ -5,6 +5,7 @@
 ``address``      where it listens; nothing but the standard library
 ``problems``     what went wrong, as application/problem+json
 ``inputs``       what a client may ask, read from JSON
+``metrics``      what the server has done so far, in figures
 ``backend``      what is known of the heartbeat server, and asked of it
 ``guard``        who may ask at all, and how much he may send
 ``app``          the ASGI application: what is answered to whom

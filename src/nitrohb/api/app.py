@@ -47,6 +47,7 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
             Route("/rearm", endpoints.rearm, methods=["POST"]),
             Route("/healthz", _healthz),
             Route("/readyz", endpoints.readyz),
+            Route("/metrics", endpoints.metrics),
         ],
         exception_handlers={
             ProblemError: _on_problem,
@@ -103,6 +104,10 @@ class _Endpoints:
             more = {"listeners": listeners}
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, more=more)
         return _json({"listeners": listeners})
+
+    async def metrics(self, _: Request) -> Response:
+        media_type = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(self._backend.metrics.write(), media_type=media_type)
 
     def _server(self) -> HeartbeatServer:
         if self._backend.server is None:

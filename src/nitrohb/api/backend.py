@@ -8,6 +8,7 @@ import trio
 from ..addresses import Address
 from ..events import Done, Event, Heartbeat, Listening
 from ..server import HeartbeatServer
+from .metrics import Metrics
 
 __all__ = ["Backend"]
 
@@ -20,18 +21,16 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
 
     Args:
         addresses: Where the server is to listen.
-        observers: Called with every event, in the server's task. They must not block.
 
     Attributes:
         server: The server; None as long as it has not started.
+        metrics: What it has done so far, in figures.
     """
 
-    def __init__(
-        self, addresses: Iterable[Address], observers: Iterable[Callable[[Event], object]] = ()
-    ) -> None:
+    def __init__(self, addresses: Iterable[Address]) -> None:
         self.server: HeartbeatServer | None = None
         self._listening = dict.fromkeys(addresses, False)
-        self._observers = tuple(observers)
+        self.metrics = Metrics()
 
     def started(self, value: HeartbeatServer) -> None:
         """Take the server, which has started."""
@@ -52,8 +51,7 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         """Take an event of the server."""
         if isinstance(event, Listening | Done):
             self._listening[event.address] = isinstance(event, Listening)
-        for observe in self._observers:
-            observe(event)
+        self.metrics.on_event(event)
 
     @property
     def is_ready(self) -> bool:
