@@ -24,6 +24,7 @@ class Exchange:
         body: What has come of the response's body.
         is_over: Whether the application has returned.
         reads: Whether the client takes what is sent to it.
+        pauses: Seconds that it takes for it.
     """
 
     def __init__(self, app: ASGIApp, method: str, path: str, headers: Headers) -> None:
@@ -48,6 +49,7 @@ class Exchange:
         self.body = b""
         self.is_over = False
         self.reads = True
+        self.pauses = 0.0
 
     async def run(self) -> None:
         await self._app(self._scope, self._from_client.receive, self._receive)
@@ -64,7 +66,7 @@ class Exchange:
     async def _receive(self, message: Message) -> None:
         if not self.reads:
             await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.pauses)
         if message["type"] == "http.response.start":
             self._start = dict(message)
         else:

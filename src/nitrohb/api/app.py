@@ -25,8 +25,11 @@ from .problems import ProblemError, to_response
 
 if TYPE_CHECKING:
     from ..events import Heartbeat
+from .stream import EventStream
 
 __all__ = ["create_app"]
+
+READERS: Final = 64
 
 _log: Final = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
             Route("/healthz", _healthz),
             Route("/readyz", endpoints.readyz),
             Route("/metrics", endpoints.metrics),
+            Route("/events", endpoints.events),
         ],
         exception_handlers={
             ProblemError: _on_problem,
@@ -64,6 +68,7 @@ class _Endpoints:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._readers = trio.Semaphore(READERS)
 
     async def heartbeats(self, _: Request) -> Response:
         return _json([beat.to_json() for beat in self._backend.last_heartbeats()])
@@ -104,6 +109,17 @@ class _Endpoints:
             more = {"listeners": listeners}
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, more=more)
         return _json({"listeners": listeners})
+
+    async def events(self, request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        try:
+            self._readers.acquire_nowait()
+        except trio.WouldBlock:
+            detail = f"{READERS} others read events already"
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
+        last_seen = request.headers.get("last-event-id", "")
+        return EventStream(self._backend.feed, last_seen, self._readers)
 
     async def metrics(self, _: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"

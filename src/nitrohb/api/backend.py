@@ -8,6 +8,7 @@ import trio
 from ..addresses import Address
 from ..events import Done, Event, Heartbeat, Listening
 from ..server import HeartbeatServer
+from .feed import Feed
 from .metrics import Metrics
 
 __all__ = ["Backend"]
@@ -25,12 +26,14 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
     Attributes:
         server: The server; None as long as it has not started.
         metrics: What it has done so far, in figures.
+        feed: What it does, as it happens.
     """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
         self.server: HeartbeatServer | None = None
         self._listening = dict.fromkeys(addresses, False)
         self.metrics = Metrics()
+        self.feed = Feed()
 
     def started(self, value: HeartbeatServer) -> None:
         """Take the server, which has started."""
@@ -52,6 +55,7 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         if isinstance(event, Listening | Done):
             self._listening[event.address] = isinstance(event, Listening)
         self.metrics.on_event(event)
+        self.feed.on_event(event)
 
     @property
     def is_ready(self) -> bool:
