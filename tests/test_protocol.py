@@ -406,8 +406,12 @@ FLOORS = (
     "events",
     "wire",
     "listeners",
+    "claims",
+    "handout",
     "server",
     "client",
+    "thread",
+    "api",
     "cli",
     "__main__",
 )

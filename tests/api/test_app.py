@@ -31,13 +31,13 @@ async def test_last_heartbeats_are_there_for_all_and_stay(vsock: PeersWithCids) 
         assert (await api.client.get("/heartbeats")).json() == []
         for cid in (16, 17, 16):
             await beat(vsock.connect(cid))
-        for _ in range(2):
-            answer = await api.client.get("/heartbeats")
+        answers = [await api.client.get("/heartbeats") for _ in range(2)]
+        for answer in answers:
             assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
             assert names(answer.json()) == [("heartbeat", 17), ("heartbeat", 16)]
         assert api.backend.server is not None
         last = api.backend.server.last_heartbeats()
-        assert answer.json() == [each.to_json() for each in last]
+        assert answers[0].json() == [each.to_json() for each in last]
         assert names((await api.client.get("/heartbeats/16")).json()) == [("heartbeat", 16)]
 
 
@@ -267,8 +267,8 @@ async def test_before_the_server_has_started() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "detail"),
     [
-        ("GET", "/nothing", 404, "see /openapi.json"),
-        ("GET", "/heartbeats/", 404, "'' instead"),
+        ("GET", "/nothing", 404, "no such thing"),
+        ("GET", "/heartbeats/", 404, "no such thing"),
         ("GET", "/claims", 405, "GET is not for /claims"),
         ("DELETE", "/heartbeats", 405, "DELETE is not for /heartbeats"),
     ],
@@ -276,7 +276,7 @@ async def test_before_the_server_has_started() -> None:
 async def test_what_is_not_there(method: str, path: str, status: int, detail: str) -> None:
     async with client_of(create_app(Backend([]))) as client:
         answer = await client.whole(client.begin(method, path))
-        assert answer.is_problem(status, detail if status == 405 else "")
+        assert answer.is_problem(status, detail)
         assert ("allow" in answer.headers) == (status == 405)
 
 
@@ -286,12 +286,13 @@ async def test_a_bug_is_told_of_on_both_sides(
     def fail(_: Backend) -> list[Heartbeat]:
         raise ZeroDivisionError
 
+    exchanges: list[Exchange] = []
     monkeypatch.setattr(Backend, "last_heartbeats", fail)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with client_of(create_app(Backend([]))) as client:
-            exchange = client.begin("GET", "/heartbeats")
+            exchanges.append(client.begin("GET", "/heartbeats"))
             await settled()
-    assert exchange.is_problem(500, "a bug in nitrohb")
+    assert exchanges[0].is_problem(500, "a bug in nitrohb")
     assert caplog.record_tuples == [("nitrohb.api.app", logging.ERROR, "GET /heartbeats")]
 
 

@@ -2,7 +2,6 @@
 """``nitrohb serve --api`` as a process, and clients of all kinds."""
 
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -23,7 +22,6 @@ from tests.cli.process import (
     beat,
     connected,
     nitrohb,
-    nitrohb_here,
     started,
 )
 
@@ -124,6 +122,8 @@ def test_over_tcp(host: str, sock: Path) -> None:
         taken = nitrohb("-l", f"unix:{sock}2", "--api", f"{host}:{port}")
         assert taken[0] == 1
         assert "another process listens on that port (EADDRINUSE)" in taken[2]
+        script.popen.terminate()
+        assert script.end()[0] == 143
 
 
 def test_one_shot_ends_with_its_heartbeat(sock: Path, api: Path) -> None:
@@ -148,17 +148,6 @@ def test_other_machines_are_let_in_on_demand(sock: Path) -> None:
     code, _, err = nitrohb(*args)
     assert code == 1
     assert "cannot listen on 192.0.2.1:9180: that is no address of this machine" in err
-
-
-def test_without_the_extra_it_says_how_to_get_it(
-    sock: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as missing:
-        missing.setattr(importlib.util, "find_spec", lambda name: None)
-        result = nitrohb_here("-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
-    message = "nitrohb: --api needs the extra api: pip install 'nitrohb[api]'\n"
-    assert result == (2, "", message)
-    assert not sock.exists()
 
 
 def test_who_goes_away_claims_nothing(sock: Path, api: Path) -> None:

@@ -149,8 +149,8 @@ async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    message = await receive()  # the guard has taken all else
+    assert message["type"] == "http.disconnect"
     scope.cancel()
 
 
@@ -186,7 +186,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Whatever Starlette itself has to say: 404, 405."""
     assert isinstance(error, HTTPException)
     detail = {
-        HTTPStatus.NOT_FOUND: "there is no such thing here: see /openapi.json",
+        HTTPStatus.NOT_FOUND: "there is no such thing here",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
     }.get(HTTPStatus(error.status_code), error.detail)
     return to_response(ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from .problems import ProblemError
 
@@ -68,16 +68,17 @@ def parse_rearm(body: bytes) -> str | None:
 
 def _parse(body: bytes, known: Iterable[str]) -> dict[str, Any]:
     try:
-        fields: object = json.loads(
+        fields: Any = json.loads(
             body.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
         _refuse(f"the body is not JSON: {error}")
     if not isinstance(fields, dict):
         _refuse("the body is not a JSON object")
-    if unknown := sorted(fields.keys() - {*known}):
+    named = cast("dict[str, Any]", fields)
+    if unknown := sorted(named.keys() - {*known}):
         _refuse(f"unknown field {unknown[0]!r}: expected {', '.join(known)}")
-    return fields
+    return named
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:

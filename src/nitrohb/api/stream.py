@@ -36,8 +36,9 @@ class EventStream(Response):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_all, send, nursery.cancel_scope)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                message = await receive()  # the guard has taken all else, but a body of nothing
+                if message["type"] != "http.disconnect":
+                    await receive()
                 nursery.cancel_scope.cancel()
         finally:
             self._readers.release()

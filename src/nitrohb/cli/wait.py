@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..addresses import UnixAddress, VsockAddress, parse_address
 from ..api.address import ApiAddress
@@ -84,7 +84,7 @@ def _ask(
             answer: Any = json.loads(response.read(_MOST))
             if not isinstance(answer, dict):
                 raise ValueError("it is no JSON object")
-            return response.status, answer
+            return response.status, cast("dict[str, Any]", answer)
 
 
 @contextmanager
