@@ -24,6 +24,7 @@ VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 KERNELS = {
     "tests/vsock/test_vsock.py": launcher.LOOPBACK,
     "tests/floods/test_vsock.py": launcher.LOOPBACK,
+    "tests/launches/test_vsock.py": launcher.LOOPBACK,
     "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
     "tests/vsock/test_without_vsock.py": (),
 }

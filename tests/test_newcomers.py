@@ -8,6 +8,8 @@ task's checkpoints. Here it looks on for as long as a test needs.
 import errno
 import os
 import select
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -328,3 +330,25 @@ def check_outcomes(events: list[Event], connections: int) -> None:
     outcomes = Heartbeat | Rejected | Disconnected | Evicted
     assert came.total() == connections
     assert came == Counter(event.cid for event in events if isinstance(event, outcomes))
+
+
+async def test_on_a_unix_socket_another_process_is_another_peer(path: Path) -> None:
+    """Its flood costs it its own connections, although ours is older than all of them."""
+    clients = Path(__file__).parent / "floods" / "clients.py"
+    flood = [sys.executable, "-IS", str(clients), "silent", f"unix:{path}", "20"]
+    async with serving(f"unix:{path}", max_pending=4) as events:
+        with Client(path) as ours:
+            await settled()
+            process = await trio.lowlevel.open_process(
+                flood, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            async with process.stdin, process.stdout:
+                assert b"goal" in await process.stdout.receive_some()
+                await settled()
+                ours.send(B7)
+                await settled()
+                assert ours.look() == (B7, True)
+            await process.wait()
+    assert names(events).count("evicted") >= 16

@@ -55,17 +55,17 @@ LISTENS = """
 import os, sys
 sys.path.insert(0, {path!r})
 
-class AtTrio:
-    "Is asked before any module is loaded, and ends it all before trio would be."
+class AtTheRest:
+    "Is asked before any module is loaded, and ends it all before what can wait would be."
 
     def find_spec(self, name, path=None, target=None):
-        if name == "trio":
+        if name in ("trio", "nitrohb.cli.launch"):
             print(os.path.exists({sock!r}), *sys.modules)
             sys.exit()
 
-sys.meta_path.insert(0, AtTrio())
+sys.meta_path.insert(0, AtTheRest())
 from nitrohb.cli import main
-main(["serve", "--keep", "--quiet", "-l", "unix:" + {sock!r}])
+main({args!r})
 """
 
 CAN_WAIT = {
@@ -75,16 +75,21 @@ CAN_WAIT = {
     "inspect",
     "json",
     "shutil",
+    "subprocess",
     "tempfile",
     "typing",
 }
 
 
-def test_the_script_loads_nothing_before_it_listens_that_can_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "rest"), [("serve", []), ("run", ["--", "true"])])
+def test_the_script_loads_nothing_before_it_listens_that_can_wait(
+    command: str, rest: list[str], tmp_path: Path
+) -> None:
     root, sock = str(Path(nitrohb.__file__).parents[1]), str(tmp_path / "s")
+    args = [command, "--keep", "--quiet", "-l", f"unix:{sock}", *rest]
     # Without site (-S), which may load modules for its own purposes, and coverage for others.
     run = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", LISTENS.format(path=root, sock=sock)],
+        [sys.executable, "-I", "-S", "-c", LISTENS.format(path=root, sock=sock, args=args)],
         check=True,
         capture_output=True,
         text=True,
@@ -94,7 +99,7 @@ def test_the_script_loads_nothing_before_it_listens_that_can_wait(tmp_path: Path
     assert {"nitrohb.listeners", "argparse", "socket"} <= {*loaded}
     assert not {*loaded} & (EVENT_LOOPS | CAN_WAIT)
     own = {name for name in loaded if name.startswith("nitrohb.")}
-    assert not own & {"nitrohb.events", "nitrohb.cli.send", "nitrohb.cli.demo"}
+    assert not own & {"nitrohb.events", "nitrohb.cli.send", "nitrohb.cli.demo", "nitrohb.timeouts"}
     assert not {name for name in own if "api" in name}
 
 

@@ -29,7 +29,7 @@ def run_shell(example: Example) -> str:
 def shape(text: str) -> str:
     """A text without what differs from run to run: times, numbers, temporary names."""
     text = re.sub(r"nitrohb-\w+", "nitrohb-NAME", text)
-    return re.sub(r"[\d.]+ m?s\b", "TIME", re.sub(r"\d[\d.:TZ-]*", "N", text)).strip()
+    return re.sub(r"[\d.]+ m?s\b", "TIME", re.sub(r"\d[\d.:TZ-]*(e-\d+)?", "N", text)).strip()
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +39,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", here, prepend=os.pathsep)
 
 
+def blocks(language: str, beginning: str) -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    return [text for text in found if text.startswith(beginning)]
+
+
 def block(language: str, beginning: str) -> str:
-    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
-    (found,) = [text for text in blocks if text.startswith(beginning)]
-    return str(found)
+    (found,) = blocks(language, beginning)
+    return found
 
 
 def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,12 +57,14 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     examples = list(document.examples())
     for example in examples:
         example.evaluate()
-    assert len(examples) == 6
-    shown = [block("text", f"unix:{begin} answered") for begin in ("enclave.sock", "vm2")]
-    assert [*map(shape, document.namespace["outputs"])] == [*map(shape, shown)]
+    assert len(examples) == 9
+    shown = blocks("text", "unix:enclave.sock answered") + blocks("text", "unix:vm2 answered")
+    assert list(map(shape, document.namespace["outputs"])) == list(map(shape, shown))
     printed = capfd.readouterr().out
     assert block("text", "cannot connect") in printed
     assert printed.count("Heartbeat(") == 1
+    booted = [line for line in printed.splitlines() if line.endswith(" has booted")]
+    assert sorted(booted) == block("text", "unix:one.sock has booted").splitlines()
 
 
 def test_the_demo_prints_what_is_shown() -> None:

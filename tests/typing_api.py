@@ -44,6 +44,7 @@ from nitrohb import (
     VsockAddress,
     WrongByteError,
     answer_heartbeat,
+    boot_timeout,
     open_listeners,
     parse_address,
     send_heartbeat,
@@ -97,6 +98,11 @@ async def sending(
     assert_type(await answer_heartbeat(socket_stream, any_byte=True), bool)
     assert_type(await answer_heartbeat(stream), bool)
     await answer_heartbeat(b"")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def timeouts() -> None:
+    assert_type(boot_timeout(1 << 30, 4096), float)
+    boot_timeout("x.eif", 4096)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def listening(sock: socket.socket) -> None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .protocol import HEARTBEAT, HEARTBEAT_PORT, PARENT_CID
     from .server import HeartbeatServer, serve_heartbeat
     from .thread import ThreadServer, serve_in_thread
+    from .timeouts import boot_timeout
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "open_listeners",
     "send_heartbeat",
     "answer_heartbeat",
+    "boot_timeout",
     "Address",
     "VsockAddress",
     "UnixAddress",
@@ -99,6 +101,7 @@ _MODULES = {
     "listeners": ("Listen", "Listener", "open_listeners"),
     "thread": ("serve_in_thread", "ThreadServer"),
     "client": ("send_heartbeat", "answer_heartbeat"),
+    "timeouts": ("boot_timeout",),
     "addresses": (
         "Address",
         "VsockAddress",

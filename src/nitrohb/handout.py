@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks that wait for the heartbeats of a running server: :mod:`nitrohb.claims` under trio."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-import outcome
 import trio
 
 from .addresses import Address
@@ -12,6 +11,31 @@ from .errors import ServerEndedError
 from .events import Heartbeat
 
 __all__ = ["Handout"]
+
+
+class _Waiter:
+    """A task that sleeps until it is handed something."""
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._got: Heartbeat | ServerEndedError | None = None
+
+    def hand(self, got: Heartbeat | ServerEndedError) -> None:
+        self._got = got
+        trio.lowlevel.reschedule(self._task)
+
+    async def sleep(self, give_up: Callable[["_Waiter"], None]) -> Heartbeat:
+        """Return or raise what is handed to it; if it is cancelled before that, it gives up."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            give_up(self)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if not isinstance(self._got, Heartbeat):
+            assert self._got is not None
+            raise self._got
+        return self._got
 
 
 class Handout:
@@ -23,7 +47,7 @@ class Handout:
 
     def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
         self._open = dict(addresses)
-        self._claims = Claims[trio.lowlevel.Task]()
+        self._claims = Claims[_Waiter]()
 
     def last(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave."""
@@ -31,9 +55,9 @@ class Handout:
 
     def arrive(self, beat: Heartbeat) -> None:
         """Hand a heartbeat to whoever has waited longest for such a one, or keep it."""
-        task = self._claims.arrive(beat, trio.current_time())
-        if task is not None:
-            trio.lowlevel.reschedule(task, outcome.Value(beat))
+        waiter = self._claims.arrive(beat, trio.current_time())
+        if waiter is not None:
+            waiter.hand(beat)
 
     def forget(self, address: Address) -> None:
         """Let nobody claim what has come in on an address."""
@@ -48,7 +72,9 @@ class Handout:
         await trio.lowlevel.checkpoint_if_cancelled()
         beat = self._claims.claim(wanted, trio.current_time())
         if beat is None and self._may_come(wanted):
-            return await self._wait(wanted)
+            waiter = _Waiter()
+            self._claims.wait(waiter, wanted)
+            return await waiter.sleep(self._claims.give_up)
         await trio.lowlevel.cancel_shielded_checkpoint()
         if beat is None:
             raise ServerEndedError(wanted.cid, wanted.address)
@@ -65,23 +91,12 @@ class Handout:
         self._send_away(failure if isinstance(failure, Exception) else None)
 
     def _send_away(self, failure: Exception | None = None) -> None:
-        for task, wanted in list(self._claims.waiting()):
+        for waiter, wanted in list(self._claims.waiting()):
             if not self._may_come(wanted):
-                self._claims.give_up(task)
+                self._claims.give_up(waiter)
                 error = ServerEndedError(wanted.cid, wanted.address)
                 error.__cause__ = failure
-                trio.lowlevel.reschedule(task, outcome.Error(error))
-
-    async def _wait(self, wanted: Wanted) -> Heartbeat:
-        task = trio.lowlevel.current_task()
-
-        def give_up(_: object) -> trio.lowlevel.Abort:
-            self._claims.give_up(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._claims.wait(task, wanted)
-        beat: Heartbeat = await trio.lowlevel.wait_task_rescheduled(give_up)
-        return beat
+                waiter.hand(error)
 
     def _may_come(self, wanted: Wanted) -> bool:
         return any(

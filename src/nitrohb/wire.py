@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sockets as both sides use them: made for an address, read and written without blocking.
 
-Connections are bare descriptors here: a socket object around each would cost the server a fifth of
-its rate (bench/). The caller brings its event loop's way to wait, ``trio.lowlevel.wait_readable``
-or ``anyio.wait_readable``. A broken connection is no error: it has come to its end.
+Connections are bare descriptors here: a socket object around each would cost the server a quarter
+of its rate (bench/). The caller brings its event loop's way to wait, ``wait_readable`` of
+``trio.lowlevel`` or of ``anyio``. A broken connection is no error: it has come to its end.
 """
 
 from __future__ import annotations

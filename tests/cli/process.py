@@ -34,6 +34,15 @@ class Script:
         assert self.popen.stdout is not None
         return read_until(self.popen.stdout.fileno(), lambda read: read.endswith(b"\n"))
 
+    def error_line(self) -> str:
+        """The next line of stderr."""
+        assert self.popen.stderr is not None
+        return read_until(self.popen.stderr.fileno(), lambda read: read.endswith(b"\n"))
+
+    def error_event(self) -> str:
+        """The name of the event in the next line of stderr, which is JSON."""
+        return str(json.loads(self.error_line())["event"])
+
     def event(self) -> dict[str, Any]:
         """The next line of stdout, as JSON."""
         event: dict[str, Any] = json.loads(self.line())

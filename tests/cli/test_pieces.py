@@ -5,6 +5,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+import select
 import signal
 import socket
 import tempfile
@@ -89,6 +90,10 @@ DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
             rejected(RejectReason.ANSWERED),
             "rejected     vsock::9000 cid 16 (this address has answered another)",
         ),
+        (
+            rejected(RejectReason.REARMED),
+            "rejected     vsock::9000 cid 16 (this address was rearmed)",
+        ),
     ],
 )
 def test_text_of_an_event(event: Event, text: str) -> None:
@@ -112,6 +117,10 @@ def test_text_of_an_event(event: Event, text: str) -> None:
         (
             2 * [CONNECTED, rejected(RejectReason.TIMEOUT)] + [CONNECTED, DISCONNECTED],
             "2 sent nothing; 1 closed without a byte",
+        ),
+        (
+            [CONNECTED, rejected(RejectReason.REARMED)],
+            "1 came before the address was rearmed",
         ),
         ([CONNECTED, Evicted(address=ANY, time=TIME, peer=PEER)], "1 had to make room"),
     ],
@@ -151,7 +160,7 @@ def test_timeout_on_vsock_tells_what_to_try_inside_the_enclave(
         sock.listen()
         return [Listener(address, sock)]
 
-    monkeypatch.setattr("nitrohb.cli.serve.open_listeners", open_listeners)
+    monkeypatch.setattr("nitrohb.cli.listening.open_listeners", open_listeners)
     code, out, err = nitrohb_here(*args, "--quiet", "--timeout", "0.05")
     assert (code, out) == (124, "")
     assert err == (
@@ -289,6 +298,28 @@ def test_console_that_finds_no_descriptor_to_spare(monkeypatch: pytest.MonkeyPat
         problem = os.strerror(errno.ENOSPC)
         said = f"nitrohb: stdout: {problem}; going on without printing events\n"
         assert err.read() == said
+
+
+def test_console_does_not_wait_for_ever_for_a_pipe_with_some_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write of more than there is room for would block, although the pipe is writable."""
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as out:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(select.PIPE_BUF))
+        os.set_blocking(writer, True)
+        pipe.read(select.PIPE_BUF)
+        with open(os.memfd_create("err"), "w+") as err:
+            monkeypatch.setattr("sys.stdout", out)
+            monkeypatch.setattr("sys.stderr", err)
+            console = Console()
+            console.print("line\n" * 10_000)
+            console.close()
+            err.seek(0)
+            assert err.read().startswith("nitrohb: stdout: nobody reads it; ")
 
 
 def find_nothing(_: str) -> None:

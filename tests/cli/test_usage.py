@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import nitrohb as library
+from nitrohb.cli.limits import time_limit
 from nitrohb.cli.parser import parse
 
 from .process import nitrohb
@@ -16,7 +17,7 @@ def test_version() -> None:
     assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "serve", "send", "wait", "demo"])
+@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo"])
 def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -30,6 +31,7 @@ def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
     assert "fd:" not in out
 
 
+COMMAND = "the command stands after --, as in: nitrohb run [options] -- CMD ARG..."
 LONG = "/tmp/" + 103 * "x"
 
 
@@ -62,6 +64,11 @@ LONG = "/tmp/" + 103 * "x"
         (["--lis", "vsock::9000"], "--lis vsock::9000"),
         (["serve", "vsock::9000"], "vsock::9000"),
         (["listen"], "'listen'"),
+        (["--timeout", "automatic"], "'automatic'"),
+        (["--memory", "4G"], "'4G'"),
+        (["--memory", "0"], "'0'"),
+        (["run", "--kill-after", "0", "--", "true"], "'0'"),
+        (["run", "ls", "--sort", "time"], "--sort"),
         (["send", "nowhere"], "'nowhere'"),
         (["send", "--timeout", "-1"], "'-1'"),
         (["wait"], "one of the arguments --cid --address is required"),
@@ -96,6 +103,30 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
             ["-l", "unix:{sock}", "-l", "unix:{sock}"],
             "unix:{sock} is named twice: an address can be listened on once",
         ),
+        (
+            ["--timeout", "auto", "-l", "unix:{sock}"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["--timeout", "auto", "--eif", "x.eif", "-l", "unix:{sock}"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["run", "--timeout", "auto", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
+            "--timeout auto needs both --eif PATH and --memory MIB",
+        ),
+        (
+            ["--eif", "x.eif", "--timeout", "60", "-l", "unix:{sock}"],
+            "--eif and --memory are of no use without --timeout auto",
+        ),
+        (
+            ["run", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
+            "--eif and --memory are of no use without --timeout auto",
+        ),
+        (["run", "-l", "unix:{sock}"], COMMAND),
+        (["run", "-l", "unix:{sock}", "--"], COMMAND),
+        (["run", "-l", "unix:{sock}", "true"], COMMAND),
+        (["run", "-l", "unix:{sock}", "true", "--", "true"], COMMAND),
         (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
         (
             ["send", "vsock::9000"],
@@ -108,6 +139,41 @@ def test_arguments_that_make_no_sense_together(args: list[str], message: str, so
     result = nitrohb(*(arg.format(sock=sock) for arg in args))
     assert result == (2, "", f"nitrohb: {message.format(sock=sock)}\n")
     assert not sock.exists()
+
+
+@pytest.mark.parametrize("command", [("serve",), ("run", "--", "true")])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("missing", "cannot be read: No such file or directory"),
+        (".", "is no image: it must be a file, and not empty"),
+        ("empty", "is no image: it must be a file, and not empty"),
+    ],
+)
+def test_image_that_cannot_be_read(
+    command: tuple[str, ...], name: str, problem: str, sock: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").touch()
+    eif = tmp_path / name
+    options = ("--timeout", "auto", "--eif", str(eif), "--memory", "64", "-l", f"unix:{sock}")
+    result = nitrohb(command[0], *options, *command[1:])
+    assert result == (2, "", f"nitrohb: --eif {eif} {problem}\n")
+    assert not sock.exists()
+
+
+def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
+    eif = tmp_path / "x.eif"
+    with eif.open("wb") as image:
+        image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
+    args = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
+    assert time_limit(args) == 270.0
+
+
+def test_options_of_the_command_that_run_starts_are_its_own() -> None:
+    args = parse(["run", "--keep", "--", "ls", "--keep", "--", "-l", "x"])
+    assert args.keep
+    assert args.listen is None
+    assert args.argv == ["ls", "--keep", "--", "-l", "x"]
 
 
 def test_groups_have_names_and_numbers() -> None:

@@ -77,6 +77,14 @@ def honest(address: str, pause: float = 0.01) -> None:
             say(failed=f"got {echo!r}")
 
 
+def boot(address: str) -> None:
+    """Be init, once."""
+    with connect(address) as sock:
+        sock.sendall(HEARTBEAT)
+        if sock.recv(1) != HEARTBEAT:
+            sys.exit("no echo")
+
+
 def hold(address: str, number: float, greeting: bytes) -> None:
     """Open many connections, send something on each, read nothing, close none."""
     held: list[socket.socket] = []
@@ -152,7 +160,7 @@ def main(role: str, address: str, *numbers: str) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     roles: dict[str, Callable[..., None]] = {
-        each.__name__: each for each in (honest, silent, deaf, churn, wrong, megabytes)
+        each.__name__: each for each in (boot, honest, silent, deaf, churn, wrong, megabytes)
     }
     roles[role](address, *map(float, numbers))
 

@@ -26,6 +26,7 @@ MEBIBYTE = 1 << 20
 OF_ONE_CONNECTION = (
     *(errno.EPERM, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT),
     *(errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH),
+    *(errno.ENOSR, errno.ESOCKTNOSUPPORT, errno.EPROTONOSUPPORT),
     *(errno.ENOTCONN, errno.ECONNRESET, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN),
 )
 EXHAUSTION = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -36,9 +36,8 @@ class EventStream(Response):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_all, send, nursery.cancel_scope)
-                message = await receive()  # the guard has taken all else, but a body of nothing
-                if message["type"] != "http.disconnect":
-                    await receive()
+                await receive()  # the body, which nobody wants
+                await receive()  # that the client is gone: there is nothing else to come
                 nursery.cancel_scope.cancel()
         finally:
             self._readers.release()

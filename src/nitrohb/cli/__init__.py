@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments, without its name. Default: those of this process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n.
+        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n; from
+            ``run`` that of its command, or 125 to 127.
             Its handlers of SIGINT, SIGTERM and SIGHUP stay: it is meant to be the whole process.
 
     Raises:

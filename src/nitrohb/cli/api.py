@@ -17,6 +17,8 @@ from ..remedies import tcp_listen_error
 if TYPE_CHECKING:
     from ..api.backend import Backend
 
+    Api = Callable[[], AbstractAsyncContextManager[Backend]]
+
 __all__ = ["check", "open_api"]
 
 _NEEDED: Final = ("starlette", "hypercorn", "prometheus_client")
@@ -39,9 +41,7 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def open_api(
-    args: argparse.Namespace, addresses: Sequence[Address], closing: ExitStack
-) -> "Callable[[], AbstractAsyncContextManager[Backend]]":
+def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: ExitStack) -> "Api":
     """Listen for clients of the interface.
 
     Args:

@@ -12,9 +12,12 @@ import errno
 import os
 import select
 import sys
+import time
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from typing import Final, TextIO
 
 __all__ = ["Console"]
@@ -64,6 +67,20 @@ class Console:
             self._status = text
             self._show_status()
 
+    @contextmanager
+    def stderr(self) -> Generator[int | None]:
+        """Keep stderr as it is now, for another process: ours may have to go nowhere.
+
+        Yields:
+            A descriptor that is closed at the end of the block; None if there is no stderr.
+        """
+        fd = None if self._err is None else _duplicate(self._err)
+        try:
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
+
     def close(self) -> None:
         """Leave the terminal tidy."""
         self.status("")
@@ -110,10 +127,22 @@ def _open_nowhere() -> int | None:
         return None
 
 
+def _duplicate(stream: TextIO) -> int | None:
+    try:
+        return os.dup(stream.fileno())
+    except OSError:
+        return None
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Write in the file system's encoding: paths stay exact. Do not wait long for a reader."""
     stream.flush()
-    if not select.select([], [stream], [], _PATIENCE)[1]:
-        raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
-    stream.buffer.write(os.fsencode(text))
-    stream.buffer.flush()
+    data = os.fsencode(text)
+    deadline = time.monotonic() + _PATIENCE
+    # A pipe that has room for something takes this much; a longer write could block for ever.
+    for start in range(0, len(data), select.PIPE_BUF):
+        left = max(deadline - time.monotonic(), 0)
+        if not select.select([], [stream], [], left)[1]:
+            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+        stream.buffer.write(data[start : start + select.PIPE_BUF])
+        stream.buffer.flush()

@@ -7,9 +7,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["DONE", "FAILED", "TIMED_OUT", "USAGE"]
+__all__ = ["DONE", "FAILED", "NOT_FOUND", "NOT_STARTED", "TIMED_OUT", "TOO_EARLY", "USAGE"]
 
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 TIMED_OUT: Final = 124  # as timeout(1) has it
+
+# Of `run`, whose command did not boot an enclave; the last two as env(1) has them.
+TOO_EARLY: Final = 125
+NOT_STARTED: Final = 126
+NOT_FOUND: Final = 127

@@ -45,6 +45,20 @@ _EXIT_CODES: Final = """\
 exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
+_RUN: Final = """\
+The command has our stdin, stdout and stderr, and in NITROHB_LISTEN the addresses, separated by
+spaces. Events go to stderr. SIGINT, SIGTERM and SIGHUP are passed on to it; a Ctrl-C on a terminal
+reaches it twice, once from there. It is ended by us, and never left behind, but if we are killed
+(SIGKILL) it goes on; what it started in turn is its own affair.
+
+exit codes: that of the command; 128 + n if signal n ended it; or
+  124  an address had no heartbeat in time: the command was ended
+  125  the command ended before its heartbeat (not with --keep)
+  126  the command cannot be started (127: there is none)
+    1  failed, say to listen: the command was not started, or was ended
+    2  usage
+"""
+
 
 # For each option that it adds, argparse makes a formatter, only to see that its metavar fits. One
 # that is not told the width of a line loads shutil, to ask for the terminal's: that takes 3 ms.
@@ -71,11 +85,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: It asks for help or for the version, or it is wrong.
     """
-    argv = list(argv)
+    argv, launched = _split(list(argv))
     own = ("-h", "--help", "--version")
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
-    return _build_parser(argv[0]).parse_args(argv)
+    return _build_parser(argv[0]).parse_args(argv, argparse.Namespace(argv=launched))
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Take off the command that ``run`` is to start: argparse must not look at its options."""
+    if argv[:1] != ["run"] or "--" not in argv:
+        return argv, []
+    end = argv.index("--")
+    return argv[:end], argv[end + 1 :]
 
 
 def _build_parser(command: str) -> _Parser:
@@ -86,6 +108,7 @@ def _build_parser(command: str) -> _Parser:
         epilog="examples:\n"
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
+        "  nitrohb run -- ./launch    start one by a command, once somebody listens for it\n"
         "  nitrohb serve --help       all about serving\n",
         formatter_class=_QUICK_FORMATTER,
         allow_abbrev=False,
@@ -93,7 +116,13 @@ def _build_parser(command: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     # Each brings its module with it, and no command has to wait for another's.
-    adders = {"serve": _add_serve, "send": _add_send, "wait": _add_wait, "demo": _add_demo}
+    adders = {
+        "serve": _add_serve,
+        "run": _add_run,
+        "send": _add_send,
+        "wait": _add_wait,
+        "demo": _add_demo,
+    }
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
     return parser
@@ -113,6 +142,45 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_EXIT_CODES}",
     )
+    _add_answering(
+        parser, "end with exit code 124 after this time (default: wait for ever)", "stdout"
+    )
+    _add_api(parser)
+
+
+def _add_run(add: Callable[..., _Parser]) -> None:
+    from .run import run
+
+    parser = _add(
+        add,
+        "run",
+        run,
+        "listen, then start a command, and answer and report its enclaves' heartbeats",
+        "examples:\n"
+        "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,... \n"
+        "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
+        "  nitrohb run --keep --format json -- ./launch-many 2> events\n\n"
+        f"{_RUN}\n{_ADDRESSES}{_TO_LISTEN}",
+    )
+    parser.usage = "nitrohb run [options] -- CMD [ARG ...]"
+    parser.add_argument("misplaced", nargs="*", help=argparse.SUPPRESS)
+    _add_answering(
+        parser,
+        "end the command, with exit code 124, if an address has had no heartbeat after this time"
+        " (default: wait for ever)",
+        "stderr",
+    )
+    parser.add_argument(
+        "--kill-after",
+        metavar="SECONDS",
+        type=_seconds,
+        default=10.0,
+        help="kill the command if it goes on this long after it was told to end (default: 10)",
+    )
+
+
+def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
+    """Add the options of every command that answers heartbeats."""
     parser.add_argument(
         "-l",
         "--listen",
@@ -124,7 +192,7 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="go on after a heartbeat (default: answer one per address, then end)",
+        help="go on answering after a heartbeat (default: one per address)",
     )
     parser.add_argument(
         "--allow-cid",
@@ -141,10 +209,17 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
     )
     parser.add_argument(
         "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
+        metavar="SECONDS|auto",
+        type=_timeout,
         default=math.inf,
-        help="end with exit code 124 after this time (default: wait for ever)",
+        help=f"{timeout}; auto: as long as nitro-cli would",
+    )
+    parser.add_argument("--eif", metavar="PATH", help="for --timeout auto: the enclave's image")
+    parser.add_argument(
+        "--memory",
+        metavar="MIB",
+        type=_count,
+        help="for --timeout auto: the enclave's memory, as nitro-cli takes it",
     )
     parser.add_argument(
         "--handshake-timeout",
@@ -178,10 +253,9 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         "--format",
         choices=("text", "json"),
         default="text",
-        help="how events are printed to stdout, one a line (default: text)",
+        help=f"how events are printed to {output}, one a line (default: text)",
     )
     parser.add_argument("--quiet", action="store_true", help="print no events")
-    _add_api(parser)
 
 
 def _add_api(parser: _Parser) -> None:
@@ -352,6 +426,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
     return seconds
+
+
+def _timeout(text: str) -> float | None:
+    return None if text == "auto" else _seconds(text)
 
 
 def _mode(text: str) -> int:

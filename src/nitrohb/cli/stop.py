@@ -6,6 +6,9 @@ socket file and the note to remove it, or in a callback whose exceptions are los
 command's cancel scope, or is remembered until there is one. What comes before that, to listen and
 to load trio, is soon over. After the first signal the process is on its way out, and lets no other
 through: it must not replace the exit code by a traceback.
+
+A command that has a process of its own to end takes the signals itself, all of them, and is not
+cancelled. Then they are not blocked either: what is blocked here stays blocked in a new process.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._cancel: Callable[[], object] | None = None
+        self._deliver: Callable[[int], object] | None = None
+        self._takes = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -56,39 +60,64 @@ class Stop:
 
         It is called at once if a signal has come already.
         """
-        self._cancel = cancel
+        self._deliver = lambda _: cancel()
         if self.signal is not None:
             cancel()
         try:
             yield
         finally:
-            self._cancel = None
+            self._deliver = None
 
-    def run(self, command: Callable[[], Awaitable[int]]) -> int:
+    def run(
+        self, command: Callable[[], Awaitable[int]], take: Callable[[int], object] | None = None
+    ) -> int:
         """Run an async command under trio until it returns its exit code or a signal cancels it.
 
+        Args:
+            command: The command.
+            take: Called in the command's event loop with the number of each signal that comes
+                while the command runs, which is then not cancelled. One that came before cancels
+                it at its first checkpoint. After the command no signal comes through any more.
+
         Returns:
-            The command's exit code; after a signal 128 and its number, as a shell gives it.
+            The command's exit code; if a signal cancelled it, 128 and its number, as a shell gives
+            it.
         """
         import trio  # here, because the caller may have begun to listen before this is loaded
 
         async def cancellable() -> int:
             token = trio.lowlevel.current_trio_token()
             with trio.CancelScope() as scope:
-                self._cancel = lambda: token.run_sync_soon(scope.cancel)
+
+                def deliver(number: int) -> None:
+                    if take is None:
+                        token.run_sync_soon(scope.cancel)
+                    else:
+                        token.run_sync_soon(take, number)
+
+                self._takes = take is not None
+                self._deliver = deliver
                 if self.signal is not None:  # it came before this
                     scope.cancel()
                 try:
                     return await command()
                 finally:
-                    self._cancel = None
+                    self._finish()
             return 128 + (self.signal or 0)
 
         return trio.run(cancellable)
 
+    def _finish(self) -> None:
+        if self._takes:
+            # Not blocked, as that would be for this thread only, and trio may have others by now.
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
+        self._deliver = None
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
-        if self._cancel is not None:
-            self._cancel()
+        if not self._takes:
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+        if self._deliver is not None:
+            self._deliver(number)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer and report, as the command line says."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import trio
+
+from ..events import Event
+from ..listeners import Listener
+from ..server import HeartbeatServer, OnEvent, serve_heartbeat
+from .printing import Show, printing
+from .report import Reporter, to_json, to_text
+
+__all__ = ["answer", "printing_events", "report_to"]
+
+
+async def answer(
+    listeners: Sequence[Listener],
+    args: argparse.Namespace,
+    on_event: OnEvent | None,
+    *,
+    task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve heartbeats on some listeners, whose owner this is from now on."""
+    await serve_heartbeat(
+        *listeners,
+        once=not args.keep,
+        allow_cids=args.allow_cids,
+        any_byte=args.any_byte,
+        handshake_timeout=args.handshake_timeout,
+        max_pending=args.max_pending,
+        on_event=on_event,
+        task_status=task_status,
+    )
+
+
+def printing_events(
+    print_lines: Callable[[str], None], args: argparse.Namespace
+) -> AbstractAsyncContextManager[Show]:
+    """Print events in the format that is asked for, while the block runs."""
+    return printing(print_lines, to_json if args.format == "json" else to_text)
+
+
+def report_to(show: Callable[[Event], object], args: argparse.Namespace) -> Reporter:
+    """What takes the events: it shows them, unless they are not wanted."""
+    return Reporter((lambda event: None) if args.quiet else show)

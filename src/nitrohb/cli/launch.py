@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command and its heartbeats: what comes first, and what becomes of the other.
+
+::
+
+    Launch.run()
+    └── nursery
+        ├── Launch._attend()     listens, answers; when the time is up, tells the command to end
+        └── Child.run()          in the nursery's own task: its end is the end of it all
+"""
+
+import argparse
+import errno
+import math
+import os
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ..events import Event, Heartbeat
+from ..listeners import Listener
+from ..server import HeartbeatServer
+from . import exits
+from .answering import answer, printing_events, report_to
+from .child import Child
+from .console import Console
+from .explaining import explain_end, explain_timeout
+from .stop import Stop
+
+if TYPE_CHECKING:
+    from .printing import Show
+    from .report import Reporter
+
+__all__ = ["Launch"]
+
+# How often the event loop must look around to see who had spoken by some moment: once to learn of
+# it, once to let the listener tasks take it.
+_LOOKS: Final = 2
+
+
+class Launch:
+    """One start of a command whose heartbeat is awaited.
+
+    Args:
+        listeners: Where to await it; they are this object's from now on.
+        timeout: Seconds until each address must have had its heartbeat.
+        args: The command line.
+        console: Where to print.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        timeout: float,
+        args: argparse.Namespace,
+        console: Console,
+    ) -> None:
+        self._listeners = listeners
+        self._timeout = timeout
+        self._args = args
+        self._console = console
+        self._child = Child(args.kill_after, console.say)
+        self._clock = trio.CancelScope()
+        self._timed_out = False
+        self._show: Show
+        self._reporter: Reporter
+
+    def take(self, number: int) -> None:
+        """Pass a signal on to the command. It is no longer a matter of time now."""
+        self._clock.deadline = math.inf
+        self._child.tell(number)
+
+    async def run(self, stop: Stop) -> int:
+        """Listen, start the command, wait for its end.
+
+        Args:
+            stop: Knows whether there was a signal.
+
+        Returns:
+            The exit code.
+        """
+        with self._console.stderr() as stderr:
+            async with printing_events(self._console.say, self._args) as self._show:
+                self._reporter = report_to(self._show, self._args)
+                await self._run(stderr)
+        return self._conclude(stop.signal)
+
+    async def _run(self, stderr: int | None) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._attend)
+            self._show.print_all()  # before the command can print anything
+            await self._child.run(self._args.argv, self._environment(), stderr)
+            for _ in range(_LOOKS):  # it may have sent its heartbeat just before its end
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    def _environment(self) -> dict[str, str]:
+        addresses = (str(listener.address) for listener in self._listeners)
+        return {**os.environ, "NITROHB_LISTEN": " ".join(addresses)}
+
+    async def _attend(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        self._clock.deadline = trio.current_time() + self._timeout
+        with self._clock:
+            await answer(self._listeners, self._args, self._on_event, task_status=task_status)
+        if self._clock.cancelled_caught:
+            self._timed_out = True
+            self._show.print_all()
+            explain_timeout(self._reporter, self._timeout, self._console)
+            self._child.tell(signal.SIGTERM)
+
+    def _on_event(self, event: Event) -> None:
+        self._reporter(event)
+        if isinstance(event, Heartbeat) and not list(self._reporter.unheard()):
+            self._clock.deadline = math.inf
+
+    def _conclude(self, number: int | None) -> int:
+        """The exit code, and what there is to say about it.
+
+        Args:
+            number: The signal that came, if one did.
+        """
+        if self._child.refusal is not None:
+            return self._explain_refusal(self._child.refusal)
+        if self._timed_out:
+            return exits.TIMED_OUT
+        if self._child.status is None:
+            return 128 + (number or 0)
+        early = not self._args.keep and bool(list(self._reporter.unheard()))
+        if early and number is None:
+            explain_end(self._reporter, self._child.status, self._console)
+            return exits.TOO_EARLY
+        return self._child.status
+
+    def _explain_refusal(self, why: OSError) -> int:
+        self._console.say(f"nitrohb: cannot start {self._args.argv[0]}: {why.strerror}")
+        return exits.NOT_FOUND if why.errno == errno.ENOENT else exits.NOT_STARTED

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long it is worth waiting for an enclave to boot."""
+
+from __future__ import annotations
+
+from .errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+__all__ = ["boot_timeout"]
+
+_STEP: Final = 90.0  # seconds
+_EIF_STEP: Final = 6 << 30  # bytes
+_MEMORY_STEP: Final = 100 << 10  # MiB
+
+
+def boot_timeout(eif_size: int, memory: int) -> float:
+    """How long nitro-cli would wait for an enclave's heartbeat.
+
+    That is 90 s for every 6 GiB of the image that have been begun, because the whole image has to
+    be copied and unpacked, and 90 s for every 100 GiB of memory. (Source:
+    calculate_necessary_timeout in aws-nitro-enclaves-cli.)
+
+    Args:
+        eif_size: Size of the enclave's image file, in bytes.
+        memory: Memory of the enclave in MiB, as ``nitro-cli run-enclave --memory`` takes it.
+
+    Returns:
+        Seconds, 180 at the least.
+
+    Raises:
+        UsageError: A size is less than 1.
+    """
+    if eif_size < 1:
+        raise UsageError(f"eif_size must be at least 1 byte, got {eif_size}")
+    if memory < 1:
+        raise UsageError(f"memory must be at least 1 MiB, got {memory}")
+    return _STEP * (_begun(eif_size, _EIF_STEP) + _begun(memory, _MEMORY_STEP))
+
+
+def _begun(size: int, step: int) -> int:
+    """How many steps a size has begun: its quotient, rounded up."""
+    return -(-size // step)
