@@ -29,12 +29,19 @@ def loaded_by(statement: str) -> set[str]:
 
 
 EVENT_LOOPS = {"trio", "anyio", "asyncio"}
+EXTRA = {"starlette", "hypercorn", "h11", "prometheus_client"}
 
 
 def test_import_loads_no_event_loop_and_no_argument_parser() -> None:
     loaded = loaded_by("import nitrohb")
     assert "nitrohb" in loaded
-    assert not loaded & {*EVENT_LOOPS, "argparse", "socket"}
+    assert not loaded & {*EVENT_LOOPS, *EXTRA, "argparse", "socket"}
+
+
+def test_serving_loads_nothing_of_the_extra() -> None:
+    loaded = loaded_by("import nitrohb.cli.serve, nitrohb.server, nitrohb.cli.printing")
+    assert "trio" in loaded
+    assert not loaded & EXTRA
 
 
 def test_listening_loads_no_event_loop() -> None:
@@ -93,6 +100,7 @@ def test_the_script_loads_nothing_before_it_listens_that_can_wait(
     assert not {*loaded} & (EVENT_LOOPS | CAN_WAIT)
     own = {name for name in loaded if name.startswith("nitrohb.")}
     assert not own & {"nitrohb.events", "nitrohb.cli.send", "nitrohb.cli.demo", "nitrohb.timeouts"}
+    assert not {name for name in own if "api" in name}
 
 
 def test_the_script_handles_signals_before_it_loads_the_rest() -> None:

@@ -167,4 +167,10 @@ def test_errors_can_cross_a_process_boundary(error: UnusableAddressError) -> Non
 
 def test_no_af_vsock_is_no_errno() -> None:
     assert NO_AF_VSOCK not in errno.errorcode
-    assert set(remedies.__all__) == {"NO_AF_VSOCK", "connect_error", "listen_error"}
+    assert set(remedies.__all__) == {
+        "NO_AF_VSOCK",
+        "api_connect_error",
+        "connect_error",
+        "listen_error",
+        "tcp_listen_error",
+    }

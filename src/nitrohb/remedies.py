@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     _Advice = tuple[str, str]  # what is wrong, and what to do about it
 
-__all__ = ["NO_AF_VSOCK", "connect_error", "listen_error"]
+__all__ = ["NO_AF_VSOCK", "api_connect_error", "connect_error", "listen_error", "tcp_listen_error"]
 
 NO_AF_VSOCK: Final = -1
 """Stands where an errno does when Python itself was built without ``socket.AF_VSOCK``."""
@@ -152,6 +152,40 @@ _INHERITED: Final = _ANY | {
     ),
 }
 
+_TCP_LISTEN: Final = _ANY | {
+    errno.EADDRINUSE: (
+        "another process listens on that port",
+        "Stop it, or choose another port.",
+    ),
+    errno.EADDRNOTAVAIL: (
+        "that is no address of this machine",
+        "Use 127.0.0.1:PORT, or a Unix socket.",
+    ),
+    errno.EACCES: (
+        "ports below 1024 need a privilege",
+        "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE.",
+    ),
+    errno.EAFNOSUPPORT: (
+        "this machine does not have that kind of address",
+        "Use 127.0.0.1:PORT, or a Unix socket.",
+    ),
+}
+
+_API_CONNECT: Final = _ANY | {
+    errno.ENOENT: (
+        "there is no such socket",
+        "Start the server with it first: nitrohb serve --keep --api {address}",
+    ),
+    errno.ECONNREFUSED: (
+        "no server runs there",
+        "Start it first: nitrohb serve --keep --api {address}",
+    ),
+    errno.EACCES: (
+        "its socket file may not be used by this user",
+        "Run as its owner, or start the server with --api-mode and --api-group.",
+    ),
+}
+
 
 def listen_error(address: Address, number: int) -> ListenError:
     """Say why an address cannot be listened on, and what helps.
@@ -183,15 +217,29 @@ def connect_error(address: Address, number: int) -> ConnectError:
     return ConnectError(str(address), _real(number), *_advise(table, address, number))
 
 
+def tcp_listen_error(address: object, number: int) -> ListenError:
+    """Say why the interface cannot listen on a TCP address, and what helps."""
+    return ListenError(str(address), number, *_look_up(_TCP_LISTEN, number, {}))
+
+
+def api_connect_error(address: object, number: int) -> ConnectError:
+    """Say why the interface of a running server cannot be reached, and what helps."""
+    facts: dict[str, object] = {"address": address}
+    return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, facts))
+
+
 def _real(number: int) -> int | None:
     return None if number == NO_AF_VSOCK else number
 
 
 def _advise(table: dict[int, _Advice], address: Address, number: int) -> _Advice:
+    return _look_up(table, number, _facts(address))
+
+
+def _look_up(table: dict[int, _Advice], number: int, facts: dict[str, object]) -> _Advice:
     if number not in table:
         name = errno.errorcode.get(number, "unknown")
         return (f"{os.strerror(number)} ({name})", "Nothing more is known about this error.")
-    facts = _facts(address)
     reason, remedy = (text.format_map(facts) for text in table[number])
     name = "" if number == NO_AF_VSOCK else f" ({errno.errorcode[number]})"
     return (reason + name, remedy)

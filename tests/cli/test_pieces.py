@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import os
 import select
 import signal
@@ -319,3 +320,50 @@ def test_console_does_not_wait_for_ever_for_a_pipe_with_some_room(
             console.close()
             err.seek(0)
             assert err.read().startswith("nitrohb: stdout: nobody reads it; ")
+
+
+def find_nothing(_: str) -> None:
+    """Stands for importlib.util.find_spec where no extra is installed."""
+
+
+def test_without_the_extra_it_says_how_to_get_it(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as missing:
+        missing.setattr(importlib.util, "find_spec", find_nothing)
+        result = nitrohb_here("-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
+    message = "nitrohb: --api needs the extra api: pip install 'nitrohb[api]'\n"
+    assert result == (2, "", message)
+    assert not sock.exists()
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signal_before_a_wait_has_begun(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come just before there is a connection, and just after."""
+
+    def interrupted(client: socket.socket, _: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(socket.socket, "connect", interrupted)
+    result = nitrohb_here("wait", "--cid", "16", "--api", f"unix:{sock}")
+    assert result == (143, "", "")
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signal_that_breaks_the_connecting(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(client: socket.socket, _: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ConnectionAbortedError(errno.ECONNABORTED, "shut down")
+
+    monkeypatch.setattr(socket.socket, "connect", interrupted)
+    result = nitrohb_here("wait", "--cid", "16", "--api", f"unix:{sock}")
+    assert result == (130, "", "")
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signal_that_has_come_already_cancels_at_once() -> None:
+    called: list[int] = []
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        with stop.cancelling(lambda: called.append(1)):
+            assert called == [1]

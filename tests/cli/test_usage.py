@@ -17,7 +17,7 @@ def test_version() -> None:
     assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "serve", "run", "send", "demo"])
+@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo"])
 def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -71,6 +71,15 @@ LONG = "/tmp/" + 103 * "x"
         (["run", "ls", "--sort", "time"], "--sort"),
         (["send", "nowhere"], "'nowhere'"),
         (["send", "--timeout", "-1"], "'-1'"),
+        (["wait"], "one of the arguments --cid --address is required"),
+        (["wait", "--cid", "1", "--address", "vsock::9000"], "not allowed with"),
+        (["--api", "example.com:9180"], "'example.com:9180'"),
+        (["--api", "127.0.0.1"], "'127.0.0.1'"),
+        (["--api", "::1:9180"], "'::1:9180'"),
+        (["--api", "[127.0.0.1]:9180"], "'[127.0.0.1]:9180'"),
+        (["--api", "[fe80::1%1]:9180"], "'[fe80::1%1]:9180'"),
+        (["--api", "localhost:65536"], "'65536'"),
+        (["--api", "localhost:0"], "'localhost:0' leaves the port open"),
     ],
 )
 def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn, TypeVar
 
     from ..addresses import Address
+    from ..api.address import ApiAddress
     from .console import Console
     from .stop import Stop
 
@@ -115,7 +116,13 @@ def _build_parser(command: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     # Each brings its module with it, and no command has to wait for another's.
-    adders = {"serve": _add_serve, "run": _add_run, "send": _add_send, "demo": _add_demo}
+    adders = {
+        "serve": _add_serve,
+        "run": _add_run,
+        "send": _add_send,
+        "wait": _add_wait,
+        "demo": _add_demo,
+    }
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
     return parser
@@ -138,6 +145,7 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
     _add_answering(
         parser, "end with exit code 124 after this time (default: wait for ever)", "stdout"
     )
+    _add_api(parser)
 
 
 def _add_run(add: Callable[..., _Parser]) -> None:
@@ -250,6 +258,33 @@ def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
     parser.add_argument("--quiet", action="store_true", help="print no events")
 
 
+def _add_api(parser: _Parser) -> None:
+    parser.add_argument(
+        "--api",
+        metavar="ADDR",
+        type=_api,
+        help="offer an HTTP interface on unix:PATH or IP:PORT (needs the extra nitrohb[api])",
+    )
+    parser.add_argument(
+        "--api-mode",
+        metavar="MODE",
+        type=_mode,
+        default=0o600,
+        help="permissions of the socket file of --api, in octal (default: 600)",
+    )
+    parser.add_argument(
+        "--api-group",
+        metavar="GROUP",
+        type=_group,
+        help="group of the socket file of --api (default: your own)",
+    )
+    parser.add_argument(
+        "--api-allow-remote",
+        action="store_true",
+        help="let --api be an address that other machines reach: there are no passwords",
+    )
+
+
 def _add_send(add: Callable[..., _Parser]) -> None:
     from .send import send
 
@@ -276,6 +311,55 @@ def _add_send(add: Callable[..., _Parser]) -> None:
         type=_seconds,
         default=5.0,
         help="end with exit code 124 after this time (default: 5)",
+    )
+
+
+def _add_wait(add: Callable[..., _Parser]) -> None:
+    from .wait import wait
+
+    parser = _add(
+        add,
+        "wait",
+        wait,
+        "claim one enclave's heartbeat from a running serve --keep --api",
+        "examples:\n"
+        "  nitrohb wait --cid 16                         the enclave with that CID\n"
+        "  nitrohb wait --address unix:/run/vm4.sock     that which boots there\n\n"
+        f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--cid", metavar="CID", type=_cid, help="wait for the enclave with this CID")
+    which.add_argument(
+        "--address",
+        metavar="ADDR",
+        type=_address,
+        help="wait for a heartbeat on this listen address of the server",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="end with exit code 124 after this time (default: 60)",
+    )
+    parser.add_argument(
+        "--max-age",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="how long ago it may have come (default: 60)",
+    )
+    parser.add_argument(
+        "--api",
+        metavar="ADDR",
+        type=_api,
+        help="where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="how the heartbeat is printed to stdout (default: text)",
     )
 
 
@@ -308,6 +392,12 @@ def _add(
 
 def _address(text: str) -> Address:
     return _checked(parse_address, text)
+
+
+def _api(text: str) -> ApiAddress:
+    from ..api.address import parse_api_address  # here, because it is seldom asked for
+
+    return _checked(parse_api_address, text)
 
 
 def _count(text: str) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 
 from . import exits
 from .limits import time_limit
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..listeners import Listener
+    from ..server import OnEvent
+    from .api import Api
     from .console import Console
     from .stop import Stop
 
@@ -24,14 +27,24 @@ __all__ = ["serve"]
 def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     """Listen, answer, and report, until every address is answered or the time is up."""
     timeout = time_limit(args)
+    if args.api is not None:
+        from .api import check
+
+        check(args)
     # An enclave that boots while Python still loads trio must find the port open: so listen with
     # what is loaded already, and import the rest afterwards.
-    with listening(args) as listeners:
-        return _answer(listeners, timeout, args, console, stop)
+    with listening(args) as listeners, ExitStack() as closing:
+        api: Api | None = None
+        if args.api is not None:
+            from .api import open_api
+
+            api = open_api(args, [listener.address for listener in listeners], closing)
+        return _answer(listeners, api, timeout, args, console, stop)
 
 
 def _answer(
     listeners: Sequence[Listener],
+    api: Api | None,
     timeout: float,
     args: argparse.Namespace,
     console: Console,
@@ -46,12 +59,19 @@ def _answer(
     # Events that nobody sees, and that --timeout need not explain, are not even made.
     unseen = args.quiet and timeout == math.inf and not console.is_terminal
 
+    async def answer_all(on_event: OnEvent | None) -> None:
+        if api is None:
+            await answer(listeners, args, on_event)
+            return
+        async with api() as backend:
+            await answer(listeners, args, backend.before(on_event), task_status=backend)
+
     async def run() -> int:
         async with printing_events(console.print, args) as show:
             reporter = report_to(show, args)
             with trio.move_on_after(timeout) as deadline:
                 async with waiting(console, reporter.awaited):
-                    await answer(listeners, args, None if unseen else reporter)
+                    await answer_all(None if unseen else reporter)
         if not deadline.cancelled_caught:
             return exits.DONE
         explain_timeout(reporter, timeout, console)

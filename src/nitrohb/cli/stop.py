@@ -14,10 +14,11 @@ cancelled. Then they are not blocked either: what is blocked here stays blocked 
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from types import FrameType
     from typing import Any, Self
 
@@ -52,6 +53,20 @@ class Stop:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+
+    @contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
+        """While the block runs, let a signal call a function, wherever the program stands.
+
+        It is called at once if a signal has come already.
+        """
+        self._deliver = lambda _: cancel()
+        if self.signal is not None:
+            cancel()
+        try:
+            yield
+        finally:
+            self._deliver = None
 
     def run(
         self, command: Callable[[], Awaitable[int]], take: Callable[[int], object] | None = None

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ASGI application: what is answered to whom. It has no socket and no clock of its own."""
+
+import json
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..addresses import CID_ANY, parse_number
+from ..errors import AddressError, ServerEndedError, UsageError
+from ..server import HeartbeatServer
+from .backend import Backend
+from .guard import Guard
+from .inputs import Claim, parse_claim, parse_rearm
+from .problems import ProblemError, to_response
+
+if TYPE_CHECKING:
+    from ..events import Heartbeat
+from .stream import EventStream
+
+__all__ = ["create_app"]
+
+READERS: Final = 64
+
+_log: Final = logging.getLogger(__name__)
+
+
+def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None) -> ASGIApp:
+    """The application.
+
+    Args:
+        backend: The server that it is about.
+        is_host: Whether a Host header means us; see :class:`Guard`.
+    """
+    endpoints = _Endpoints(backend)
+    app = Starlette(
+        routes=[
+            Route("/heartbeats", endpoints.heartbeats),
+            Route("/heartbeats/{cid}", endpoints.heartbeats_of),
+            Route("/claims", endpoints.claims, methods=["POST"]),
+            Route("/rearm", endpoints.rearm, methods=["POST"]),
+            Route("/healthz", _healthz),
+            Route("/readyz", endpoints.readyz),
+            Route("/metrics", endpoints.metrics),
+            Route("/events", endpoints.events),
+        ],
+        exception_handlers={
+            ProblemError: _on_problem,
+            HTTPException: _on_http_exception,
+            Exception: _on_bug,
+        },
+    )
+    app.router.redirect_slashes = False  # each thing has one name
+    return Guard(app, is_host)
+
+
+class _Endpoints:
+    """What is about the server."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._readers = trio.Semaphore(READERS)
+
+    async def heartbeats(self, _: Request) -> Response:
+        return _json([beat.to_json() for beat in self._backend.last_heartbeats()])
+
+    async def heartbeats_of(self, request: Request) -> Response:
+        cid = _parse_cid(request.path_params["cid"])
+        beats = [beat.to_json() for beat in self._backend.last_heartbeats() if beat.cid == cid]
+        if not beats:
+            raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat of CID {cid} has been seen")
+        return _json(beats)
+
+    async def claims(self, request: Request) -> Response:
+        """Wait for a heartbeat, and claim it, unless the client goes away before."""
+        claim = parse_claim(await request.body())
+        server = self._server()
+        response: Response = _Nothing()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_gone, request.receive, nursery.cancel_scope)
+            response = await _claim(server, claim)
+            nursery.cancel_scope.cancel()
+        return response
+
+    async def rearm(self, request: Request) -> Response:
+        address = parse_rearm(await request.body())
+        try:
+            self._server().rearm(address)
+        except UsageError as error:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def readyz(self, _: Request) -> Response:
+        listeners = [
+            {"address": str(address), "listening": listening}
+            for address, listening in self._backend.listeners()
+        ]
+        if not self._backend.is_ready:
+            detail = "not every address listens"
+            more = {"listeners": listeners}
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, more=more)
+        return _json({"listeners": listeners})
+
+    async def events(self, request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        try:
+            self._readers.acquire_nowait()
+        except trio.WouldBlock:
+            detail = f"{READERS} others read events already"
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
+        last_seen = request.headers.get("last-event-id", "")
+        return EventStream(self._backend.feed, last_seen, self._readers)
+
+    async def metrics(self, _: Request) -> Response:
+        media_type = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(self._backend.metrics.write(), media_type=media_type)
+
+    def _server(self) -> HeartbeatServer:
+        if self._backend.server is None:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
+        return self._backend.server
+
+
+async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
+    beat: Heartbeat | None = None
+    with trio.move_on_after(claim.timeout):
+        try:
+            beat = await server.wait_heartbeat(
+                cid=claim.cid, address=claim.address, max_age=claim.max_age
+            )
+        except UsageError as error:
+            return to_response(ProblemError(HTTPStatus.BAD_REQUEST, str(error)))
+        except ServerEndedError as error:
+            return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+    if beat is None:
+        detail = f"no such heartbeat came within {claim.timeout:g} s"
+        return to_response(ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail))
+    return _json(beat.to_json())
+
+
+async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    message = await receive()  # the guard has taken all else
+    assert message["type"] == "http.disconnect"
+    scope.cancel()
+
+
+class _Nothing(Response):
+    """The answer to a client that has gone away."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
+
+
+async def _healthz(_: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+def _parse_cid(text: str) -> int:
+    try:
+        return parse_number("CID", text, CID_ANY - 1)
+    except AddressError as error:
+        raise ProblemError(HTTPStatus.NOT_FOUND, str(error)) from None
+
+
+def _json(value: object) -> Response:
+    # In ASCII: a path may have bytes that are no UTF-8, which Python has as lone surrogates.
+    return Response(json.dumps(value), media_type="application/json")
+
+
+async def _on_problem(_: Request, problem: Exception) -> Response:
+    assert isinstance(problem, ProblemError)
+    return to_response(problem)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Whatever Starlette itself has to say: 404, 405."""
+    assert isinstance(error, HTTPException)
+    detail = {
+        HTTPStatus.NOT_FOUND: "there is no such thing here",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
+    }.get(HTTPStatus(error.status_code), error.detail)
+    return to_response(ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers))
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    _log.error("%s %s", request.method, request.url.path, exc_info=error)
+    detail = "a bug in nitrohb; its log, on stderr, says more"
+    return to_response(ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts what a server reports, and writes it down as Prometheus reads it.
+
+An event costs a few additions: the library is only asked when somebody looks.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from .. import __version__
+from ..addresses import Address
+from ..events import Connected, Disconnected, Done, Event, Evicted, Heartbeat, Listening, Rejected
+
+__all__ = ["Metrics"]
+
+ECHO_BUCKETS: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.1, 1.0, 5.0)
+LISTENING_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class _Histogram:
+    def __init__(self, name: str, what: str, buckets: tuple[float, ...]) -> None:
+        self._name = name
+        self._what = what
+        self._bounds = buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(self._name, self._what)
+        bounds = [*map(str, self._bounds), "+Inf"]
+        counts = map(float, accumulate(self._counts))
+        family.add_metric([], list(zip(bounds, counts, strict=True)), self._sum)
+        return family
+
+
+class Metrics(Collector):
+    """What there is to be counted, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._heartbeats = Counter[Address]()
+        self._rejections = Counter[tuple[Address, str]]()
+        self._evictions = self._disconnections = self._connections = self._pending = 0
+        self._echo = _Histogram(
+            "nitrohb_echo_seconds", "From a connection to its echo.", ECHO_BUCKETS
+        )
+        self._listening = _Histogram(
+            "nitrohb_listening_seconds",
+            "From the moment at which the address began to listen to a heartbeat.",
+            LISTENING_BUCKETS,
+        )
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def on_event(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case Connected():
+                self._connections += 1
+                self._pending += 1
+            case Heartbeat() | Rejected() | Disconnected() | Evicted():
+                self._pending -= 1
+                self._count_end(event)
+            case Listening():
+                self._heartbeats[event.address] += 0  # so that it is there from the beginning
+            case Done():
+                pass
+
+    def write(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, for the registry."""
+        yield _labelled(
+            "nitrohb_heartbeats",
+            "Heartbeats that were answered.",
+            ["address"],
+            [((str(address),), count) for address, count in self._heartbeats.items()],
+        )
+        yield _labelled(
+            "nitrohb_rejections",
+            "Connections that were closed unanswered.",
+            ["address", "reason"],
+            [((str(at), reason), count) for (at, reason), count in self._rejections.items()],
+        )
+        yield CounterMetricFamily(
+            "nitrohb_evictions", "Connections that had to make room.", self._evictions
+        )
+        yield CounterMetricFamily(
+            "nitrohb_disconnections", "Connections without a byte.", self._disconnections
+        )
+        yield CounterMetricFamily(
+            "nitrohb_connections", "Connections that were accepted.", self._connections
+        )
+        yield GaugeMetricFamily(
+            "nitrohb_pending", "Connections that wait for their byte.", self._pending
+        )
+        yield self._echo.family()
+        yield self._listening.family()
+        build = GaugeMetricFamily(
+            "nitrohb_build_info", "Which nitrohb this is.", labels=["version"]
+        )
+        build.add_metric([__version__], 1)
+        yield build
+
+    def _count_end(self, event: Heartbeat | Rejected | Disconnected | Evicted) -> None:
+        match event:
+            case Heartbeat():
+                self._heartbeats[event.address] += 1
+                self._echo.observe(event.echo_seconds)
+                self._listening.observe(event.listening_seconds)
+            case Rejected():
+                self._rejections[event.address, event.reason.value] += 1
+            case Disconnected():
+                self._disconnections += 1
+            case Evicted():
+                self._evictions += 1
+
+
+def _labelled(
+    name: str, what: str, labels: list[str], values: Iterable[tuple[tuple[str, ...], int]]
+) -> Metric:
+    family = CounterMetricFamily(name, what, labels=labels)
+    for of, count in values:
+        # What is no UTF-8 in a path is a lone surrogate in Python, which cannot be written.
+        family.add_metric([text.encode(errors="replace").decode() for text in of], count)
+    return family

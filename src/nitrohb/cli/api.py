@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb serve --api``: the interface beside the server."""
+
+import argparse
+import importlib.util
+import socket
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from ..addresses import Address, UnixAddress
+from ..api.address import ApiAddress, TcpAddress
+from ..errors import UsageError
+from ..listeners import open_listeners
+from ..remedies import tcp_listen_error
+
+if TYPE_CHECKING:
+    from ..api.backend import Backend
+
+    Api = Callable[[], AbstractAsyncContextManager[Backend]]
+
+__all__ = ["check", "open_api"]
+
+_NEEDED: Final = ("starlette", "hypercorn", "prometheus_client")
+_BACKLOG: Final = 128
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse an interface that cannot be, or should not.
+
+    Raises:
+        UsageError: Its packages are not installed, or other machines could reach it.
+    """
+    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
+        raise UsageError("--api needs the extra api: pip install 'nitrohb[api]'")
+    address: ApiAddress = args.api
+    if isinstance(address, TcpAddress) and not (address.ip.is_loopback or args.api_allow_remote):
+        raise UsageError(
+            f"--api {address}: other machines reach this address, and there are no passwords:"
+            " use 127.0.0.1 or a Unix socket, or say --api-allow-remote"
+        )
+
+
+def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: ExitStack) -> "Api":
+    """Listen for clients of the interface.
+
+    Args:
+        args: The command line.
+        addresses: Where the server listens for heartbeats.
+        closing: Closes the interface's socket in the end.
+
+    Returns:
+        What serves the interface while its block runs.
+
+    Raises:
+        ListenError: Its address cannot be listened on.
+    """
+    address: ApiAddress = args.api
+    sock = _listen(address, args, closing)
+
+    @asynccontextmanager
+    async def api() -> "AsyncGenerator[Backend]":
+        from ..api.app import create_app
+        from ..api.backend import Backend
+        from ..api.serving import serving
+
+        backend = Backend(addresses)
+        is_host = address.is_host if isinstance(address, TcpAddress) else None
+        async with serving(sock, create_app(backend, is_host=is_host)):
+            yield backend
+
+    return api
+
+
+def _listen(address: ApiAddress, args: argparse.Namespace, closing: ExitStack) -> socket.socket:
+    if isinstance(address, UnixAddress):
+        modes = {"socket_mode": args.api_mode, "socket_group": args.api_group}
+        (listener,) = open_listeners([address], **modes)
+        closing.callback(listener.close)
+        return listener.sock
+    family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
+    try:
+        sock = closing.enter_context(socket.socket(family))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((str(address.ip), address.port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise tcp_listen_error(address, error.errno or 0) from error
+    return sock

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb wait``: ask a running server for the heartbeat of one enclave. Needs no extra."""
+
+import argparse
+import http.client
+import json
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+from ..addresses import UnixAddress, VsockAddress, parse_address
+from ..api.address import ApiAddress
+from ..errors import NitrohbError, UsageError
+from ..events import Heartbeat
+from ..remedies import api_connect_error
+from . import exits
+from .console import Console
+from .report import to_text
+from .stop import Stop
+
+__all__ = ["wait"]
+
+_LONGEST: Final = 3600.0  # seconds that a server lets one request wait
+_PATIENCE: Final = 10.0  # seconds for everything but the wait itself
+_MOST: Final = 64 * 1024  # bytes of an answer
+
+
+def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
+    """Claim one heartbeat, and print it."""
+    address: ApiAddress = args.api or UnixAddress("/run/nitrohb/api.sock")
+    wanted: dict[str, object] = {"max_age": args.max_age}
+    wanted |= {"address": str(args.address)} if args.cid is None else {"cid": args.cid}
+    until = time.monotonic() + args.timeout
+    status: int = HTTPStatus.GATEWAY_TIMEOUT
+    answer: dict[str, Any] = {}
+    while stop.signal is None and (left := until - time.monotonic()) > 0:
+        timeout = min(left, _LONGEST)
+        try:
+            status, answer = _ask(address, wanted | {"timeout": timeout}, timeout, stop)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if stop.signal is None:
+                raise NitrohbError(f"{address} gives no answer that makes sense: {error}") from None
+        if status != HTTPStatus.GATEWAY_TIMEOUT:
+            break
+    if stop.signal is not None:
+        return 128 + stop.signal
+    return _report(status, answer, args, console)
+
+
+def _report(status: int, answer: dict[str, Any], args: argparse.Namespace, console: Console) -> int:
+    """Print what a server has answered, and return the exit code for it."""
+    match status:
+        case HTTPStatus.OK:
+            console.print(json.dumps(answer) if args.format == "json" else _to_text(answer))
+            return exits.DONE
+        case HTTPStatus.GATEWAY_TIMEOUT:
+            console.say(f"nitrohb: no such heartbeat came within {args.timeout:g} s")
+            return exits.TIMED_OUT
+        case HTTPStatus.BAD_REQUEST:
+            raise UsageError(_detail(status, answer))
+        case _:
+            raise NitrohbError(_detail(status, answer))
+
+
+def _detail(status: int, answer: dict[str, Any]) -> str:
+    return str(answer.get("detail", f"the server answers with status {status}"))
+
+
+def _ask(
+    address: ApiAddress, claim: dict[str, object], timeout: float, stop: Stop
+) -> tuple[int, dict[str, Any]]:
+    """Post a claim, and return the status of the answer and what it says."""
+    with _connected(address, stop) as sock:
+        sock.settimeout(timeout + _PATIENCE)
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = sock
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/claims", json.dumps(claim), headers)
+        with connection.getresponse() as response:
+            answer: Any = json.loads(response.read(_MOST))
+            if not isinstance(answer, dict):
+                raise ValueError("it is no JSON object")
+            return response.status, cast("dict[str, Any]", answer)
+
+
+@contextmanager
+def _connected(address: ApiAddress, stop: Stop) -> Generator[socket.socket]:
+    """Connect to a server; a signal ends the connection, and so whatever waits there."""
+    unix = isinstance(address, UnixAddress)
+    name: Any = (
+        address.path if isinstance(address, UnixAddress) else (str(address.ip), address.port)
+    )
+    version = 0 if isinstance(address, UnixAddress) else address.ip.version
+    family = socket.AF_UNIX if unix else socket.AF_INET6 if version == 6 else socket.AF_INET
+    with socket.socket(family) as sock, stop.cancelling(lambda: _shut_down(sock)):
+        sock.settimeout(_PATIENCE)
+        try:
+            sock.connect(name)
+        except OSError as error:
+            if stop.signal is not None or error.errno is None:
+                raise
+            raise api_connect_error(address, error.errno) from error
+        if stop.signal is not None:  # it came before there was anything to end
+            raise ConnectionAbortedError
+        yield sock
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _to_text(answer: dict[str, Any]) -> str:
+    try:
+        return to_text(_heartbeat(answer))
+    except (KeyError, TypeError, ValueError) as error:
+        raise NitrohbError(f"that is no heartbeat: {error!r}") from error
+
+
+def _heartbeat(answer: dict[str, Any]) -> Heartbeat:
+    peer = None if answer["peer"] is None else parse_address(answer["peer"])
+    if not isinstance(peer, VsockAddress | None):
+        raise ValueError(f"{peer} is no peer")
+    return Heartbeat(
+        address=parse_address(answer["address"]),
+        time=datetime.fromisoformat(answer["time"]),
+        peer=peer,
+        listening_seconds=float(answer["listening_seconds"]),
+        echo_seconds=float(answer["echo_seconds"]),
+        echoed=bool(answer["echoed"]),
+    )

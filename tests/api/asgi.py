@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An HTTP client that talks ASGI to an application: without a socket, in the test's own time.
+
+Other clients for tests answer when the application has, and cannot go away before.
+"""
+
+import json
+import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import trio
+from starlette.types import ASGIApp, Message
+
+Headers = dict[str, str]
+
+
+class Exchange:
+    """A request that is under way, and what has come back so far.
+
+    Attributes:
+        body: What has come of the response's body.
+        is_over: Whether the application has returned.
+        reads: Whether the client takes what is sent to it.
+        pauses: Seconds that it takes for it.
+    """
+
+    def __init__(self, app: ASGIApp, method: str, path: str, headers: Headers) -> None:
+        path, _, query = path.partition("?")
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.1"},
+            "http_version": headers.pop(":version", "1.1"),
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.lower().encode(), text.encode()) for name, text in headers.items()],
+            "client": None,
+            "server": None,
+        }
+        self._app = app
+        self._to_app, self._from_client = trio.open_memory_channel[Message](math.inf)
+        self._start: Message = {}
+        self.body = b""
+        self.is_over = False
+        self.reads = True
+        self.pauses = 0.0
+
+    async def run(self) -> None:
+        await self._app(self._scope, self._from_client.receive, self._receive)
+        self.is_over = True
+
+    def send(self, body: bytes, *, more: bool = False) -> None:
+        """Send some of the request's body."""
+        self._to_app.send_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    def go_away(self) -> None:
+        """Close the connection."""
+        self._to_app.send_nowait({"type": "http.disconnect"})
+
+    async def _receive(self, message: Message) -> None:
+        if not self.reads:
+            await trio.sleep_forever()
+        await trio.sleep(self.pauses)
+        if message["type"] == "http.response.start":
+            self._start = dict(message)
+        else:
+            self.body += message.get("body", b"")
+
+    @property
+    def unread(self) -> int:
+        """How many messages of the client the application has not taken yet."""
+        return self._to_app.statistics().current_buffer_used
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._start)
+
+    @property
+    def status(self) -> int:
+        status: int = self._start["status"]
+        return status
+
+    @property
+    def headers(self) -> Headers:
+        return {name.decode(): text.decode() for name, text in self._start["headers"]}
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def is_problem(self, status: int, detail: str) -> bool:
+        """Whether it is the problem of that status, and what it says has ``detail`` in it."""
+        assert self.headers["content-type"] == "application/problem+json"
+        problem = self.json()
+        assert detail in problem["detail"], problem
+        assert (self.status, problem["status"]) == (status, status)
+        assert problem["title"] == HTTPStatus(status).phrase
+        return bool(problem["type"] == "about:blank")
+
+
+class Client:
+    """Sends requests to an application."""
+
+    def __init__(self, app: ASGIApp, nursery: trio.Nursery) -> None:
+        self._app = app
+        self._nursery = nursery
+
+    def begin(
+        self, method: str, path: str, body: object = b"", headers: Headers | None = None
+    ) -> Exchange:
+        """Send a request. None for a body: that is yet to be sent."""
+        exchange = Exchange(self._app, method, path, {"host": "localhost"} | (headers or {}))
+        if body is not None:
+            exchange.send(body if isinstance(body, bytes) else json.dumps(body).encode())
+        self._nursery.start_soon(exchange.run)
+        return exchange
+
+    async def get(self, path: str, headers: Headers | None = None) -> Exchange:
+        return await self.whole(self.begin("GET", path, headers=headers))
+
+    async def post(self, path: str, body: object, headers: Headers | None = None) -> Exchange:
+        return await self.whole(self.begin("POST", path, body, headers))
+
+    async def whole(self, exchange: Exchange) -> Exchange:
+        """Wait for the whole response."""
+        while not exchange.is_over:
+            await trio.lowlevel.checkpoint()
+        return exchange
+
+
+@asynccontextmanager
+async def client_of(app: ASGIApp) -> AsyncGenerator[Client]:
+    """A client; what it has under way at the end of the block is cancelled."""
+    async with trio.open_nursery() as nursery:
+        yield Client(app, nursery)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb wait``: real servers, and what only looks like one."""
+
+import json
+import re
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from .process import HEARTBEAT, Script, beat, connected, listening, nitrohb, started
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Path:
+    return tmp_path / "api"
+
+
+@contextmanager
+def serving(api: Path, *socks: Path) -> Generator[Script]:
+    listen = [arg for sock in socks for arg in ("-l", f"unix:{sock}")]
+    args = ("--keep", "--quiet", *listen, "--api", f"unix:{api}")
+    with started(*args) as script, connected(api):
+        yield script
+
+
+def test_two_waits_for_two_enclaves_get_each_its_own(tmp_path: Path, api: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    options = ("--api", f"unix:{api}", "--format", "json", "--timeout", "30")
+    with (
+        serving(api, a, b),
+        started("wait", "--address", f"unix:{a}", *options) as for_a,
+        started("wait", "--address", f"unix:{b}", *options) as for_b,
+    ):
+        assert beat(b) == HEARTBEAT
+        assert for_b.event()["address"] == f"unix:{b}"
+        assert for_b.end() == (0, "", "")
+        assert for_a.popen.poll() is None
+        assert beat(a) == HEARTBEAT
+        assert for_a.event()["address"] == f"unix:{a}"
+        assert for_a.end() == (0, "", "")
+
+
+def test_text_is_as_serve_prints_it(sock: Path, api: Path) -> None:
+    with serving(api, sock):
+        assert beat(sock) == HEARTBEAT
+        code, out, err = nitrohb("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
+    assert (code, err) == (0, "")
+    seconds = r"\d+\.\d (ms|s)"
+    assert re.fullmatch(
+        rf"\d\d:\d\d:\d\d\.\d\d\dZ heartbeat    unix:{re.escape(str(sock))} \(echoed {seconds}"
+        rf" after it connected, {seconds} after we began to listen\)\n",
+        out,
+    )
+
+
+def test_the_time_is_up(sock: Path, api: Path) -> None:
+    args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}", "--timeout", "0.2")
+    with serving(api, sock):
+        message = "nitrohb: no such heartbeat came within 0.2 s\n"
+        assert nitrohb(*args) == (124, "", message)
+
+
+def test_what_the_server_refuses(sock: Path, api: Path) -> None:
+    with serving(api, sock):
+        code, out, err = nitrohb("wait", "--cid", "16", "--api", f"unix:{api}")
+    assert (code, out) == (2, "")
+    assert err == f"nitrohb: the peers of unix:{sock} have no CID: ask by address instead\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_it_claims_nothing(
+    number: int, status: int, sock: Path, api: Path
+) -> None:
+    args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
+    with listening(api) as server, started(*args) as script:
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(5) == b"POST "
+            script.popen.send_signal(number)
+            assert script.end() == (status, "", "")
+            while connection.recv(4096):
+                pass
+
+
+def test_no_such_socket(api: Path) -> None:
+    assert nitrohb("wait", "--cid", "16", "--api", f"unix:{api}") == (
+        1,
+        "",
+        f"nitrohb: cannot connect to unix:{api}: there is no such socket (ENOENT)\n"
+        f"Start the server with it first: nitrohb serve --keep --api unix:{api}\n",
+    )
+
+
+def test_nobody_listens(api: Path) -> None:
+    with listening(api):
+        pass
+    code, out, err = nitrohb("wait", "--cid", "16", "--api", f"unix:{api}")
+    assert (code, out) == (1, "")
+    assert f"cannot connect to unix:{api}: no server runs there (ECONNREFUSED)\n" in err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_nobody_listens_on_tcp(host: str) -> None:
+    family = socket.AF_INET6 if "::" in host else socket.AF_INET
+    with socket.socket(family) as bound:
+        bound.bind((host.strip("[]"), 0))
+        address = f"{host}:{bound.getsockname()[1]}"
+        code, out, err = nitrohb("wait", "--cid", "16", "--api", address)
+    assert (code, out) == (1, "")
+    assert f"Start it first: nitrohb serve --keep --api {address}\n" in err
+
+
+def respond(api: Path, answer: bytes) -> tuple[int, str, str]:
+    with listening(api) as server:
+        args = ("wait", "--address", "vsock::9000", "--api", f"unix:{api}")
+        with started(*args) as script:
+            connection, _ = server.accept()
+            with connection:
+                while not connection.recv(4096).endswith(b"}"):
+                    pass
+                connection.sendall(answer)
+            return script.end()
+
+
+def ok(answer: object) -> bytes:
+    body = json.dumps(answer).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "gives no answer that makes sense"),
+        (b"nonsense\r\n", "gives no answer that makes sense"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{x", "gives no answer that makes sense"),
+        (ok([]), "it is no JSON object"),
+        (ok({}), "that is no heartbeat: KeyError('peer')"),
+        (ok({"peer": "unix:x"}), "unix:x is no peer"),
+        (
+            b'HTTP/1.1 503 \r\nContent-Length: 19\r\n\r\n{"detail": "ended"}',
+            "nitrohb: ended\n",
+        ),
+        (b"HTTP/1.1 500 \r\nContent-Length: 2\r\n\r\n{}", "answers with status 500\n"),
+    ],
+)
+def test_what_is_no_server(answer: bytes, message: str, api: Path) -> None:
+    code, out, err = respond(api, answer)
+    assert (code, out) == (1, "")
+    assert message in err
