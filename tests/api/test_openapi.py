@@ -9,7 +9,7 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 
-from nitrohb import Address, UnixAddress, VsockAddress
+from nitrohb import Address, InheritedSocket, UnixAddress, VsockAddress
 from nitrohb.api.app import create_app
 from nitrohb.api.backend import Backend
 from nitrohb.api.openapi import create_document
@@ -82,6 +82,7 @@ async def test_a_server_that_has_not_started_answers_as_described() -> None:
 
 def test_a_claim_by_cid_is_only_for_peers_that_have_one() -> None:
     check({"cid": 16}, "Claim")
+    check({"cid": 16}, "Claim", create_document([InheritedSocket(3)]))
     with pytest.raises(jsonschema.ValidationError, match="'cid' was unexpected"):
         check({"cid": 16}, "Claim", create_document(HERE[:1]))
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from .. import __version__
-from ..addresses import CID_ANY, Address, VsockAddress
+from ..addresses import CID_ANY, Address, InheritedSocket, VsockAddress
 from .guard import BODY_LIMIT, BODY_TIMEOUT
 from .inputs import LONGEST, Claim
 from .problems import MEDIA_TYPE
@@ -210,7 +210,7 @@ def _list_of(name: str) -> Json:
 
 def _schemas(addresses: list[Address]) -> Json:
     address = {"type": "string", "enum": [str(address) for address in addresses]}
-    has_cids = any(isinstance(address, VsockAddress) for address in addresses)
+    has_cids = any(isinstance(at, VsockAddress | InheritedSocket) for at in addresses)
     return {
         "Heartbeat": _object(
             {
