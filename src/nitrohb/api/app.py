@@ -4,6 +4,7 @@
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -12,21 +13,24 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..addresses import CID_ANY, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
+from ..events import format_time
 from ..server import HeartbeatServer
 from .backend import Backend
 from .guard import Guard
 from .inputs import Claim, parse_claim, parse_rearm
+from .openapi import create_document
+from .page import HEADERS, PAGE
 from .problems import ProblemError, to_response
+from .stream import EventStream
 
 if TYPE_CHECKING:
     from ..events import Heartbeat
-from .stream import EventStream
 
 __all__ = ["create_app"]
 
@@ -55,6 +59,8 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
             Route("/readyz", endpoints.readyz),
             Route("/metrics", endpoints.metrics),
             Route("/events", endpoints.events),
+            Route("/openapi.json", endpoints.describe),
+            Route("/", _page),
         ],
         exception_handlers={
             ProblemError: _on_problem,
@@ -95,7 +101,7 @@ class _Endpoints:
         response: Response = _Nothing()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_gone, request.receive, nursery.cancel_scope)
-            response = await _claim(server, claim)
+            response = await _claim(server, claim, self._backend)
             nursery.cancel_scope.cancel()
         return response
 
@@ -133,14 +139,18 @@ class _Endpoints:
         media_type = "text/plain; version=0.0.4; charset=utf-8"
         return Response(self._backend.metrics.write(), media_type=media_type)
 
+    async def describe(self, _: Request) -> Response:
+        return _json(create_document(address for address, _ in self._backend.listeners()))
+
     def _server(self) -> HeartbeatServer:
         if self._backend.server is None:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
         return self._backend.server
 
 
-async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
+async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Response:
     beat: Heartbeat | None = None
+    before = backend.failures.copy()
     with trio.move_on_after(claim.timeout + random.uniform(0, SPREAD)):
         try:
             beat = await server.wait_heartbeat(
@@ -151,9 +161,30 @@ async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
         except ServerEndedError as error:
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
-        detail = f"no such heartbeat came within {claim.timeout:g} s"
-        return to_response(ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail))
+        return to_response(_in_vain(server, claim, backend.failures - before))
     return _json(beat.to_json())
+
+
+def _in_vain(
+    server: HeartbeatServer, claim: Claim, failures: Counter[tuple[str, str]]
+) -> ProblemError:
+    """Tell whose claim had no success what has come instead, and what had come before."""
+    instead = Counter[str]()
+    for (address, what), count in failures.items():
+        if claim.address in (None, address):
+            instead[what] += count
+    last = [
+        format_time(beat.time)
+        for beat in server.last_heartbeats()
+        if claim.cid in (None, beat.cid) and claim.address in (None, str(beat.address))
+    ]
+    detail = "no such heartbeat came in time"
+    if instead:
+        came = ", ".join(f"{count} {what}" for what, count in sorted(instead.items()))
+        detail += f"; connections there meanwhile that brought none: {came}"
+    if last:
+        detail += f"; the last one, of {last[-1]}, is claimed already or older than max_age"
+    return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail)
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
@@ -167,6 +198,10 @@ class _Nothing(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send nothing."""
+
+
+async def _page(_: Request) -> Response:
+    return HTMLResponse(PAGE, headers=HEADERS)
 
 
 async def _healthz(_: Request) -> Response:
