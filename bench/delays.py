@@ -33,7 +33,6 @@ LABELS = {
 
 _SETTLED = 0.3  # seconds until clients are connected, and until the server has got over them
 _PAUSE_US = 1000  # between two heartbeats
-_NICE = -20
 _DEADLINE = 30.0  # seconds
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -141,4 +140,4 @@ class _Asking:
 def _prefer(pid: int) -> None:
     """Let a process go before others on its core, as far as this user may do that."""
     with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))

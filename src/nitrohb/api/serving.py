@@ -11,8 +11,10 @@ client of the interface must never be able to harm a heartbeat, and there
 What comes in and what goes out takes turns (:mod:`nitrohb.api.turns`).
 """
 
+import fcntl
 import logging
 import socket
+import termios
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -32,6 +34,7 @@ CONNECTIONS: Final = 256
 SEND_TIMEOUT: Final = 10.0  # seconds that a client may leave a piece unread
 KEEP_ALIVE: Final = 5.0  # seconds without a request, or until a request's headers are complete
 PIECE: Final = 2048  # bytes taken in at a time: h11 needs 0.5 ms for those of many short headers
+_NOTHING: Final = bytes(4)  # 0 as a C int
 _PAUSE: Final = 0.1  # seconds, when nobody can be accepted: there may be no descriptors left
 
 _log: Final = logging.getLogger(__name__)
@@ -66,22 +69,25 @@ class _Server:
     async def accept_forever(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             await self._room.acquire()
-            sock = await _accept(listener)
-            await nursery.start(self._serve, _Stream(trio.SocketStream(sock), self.turns))
+            await nursery.start(self._serve, await self._accept(listener))
 
     def close_all(self) -> None:
         for stream in self._streams:
             stream.close()
 
+    async def _accept(self, listener: trio.socket.SocketType) -> "_Stream":
+        """Accept somebody. Of those who have gone before that, many have one turn together."""
+        while not (stream := _Stream(await _accept(listener), self.turns)).is_there():
+            stream.close()
+            await self.turns.take(self, self.turns.accepted)
+        return stream
+
     async def _serve(self, stream: "_Stream", task_status: trio.TaskStatus[None]) -> None:
         self._streams.add(stream)
         try:
-            is_there = await stream.is_there()
-            # Of those who have gone before they were accepted, many have one turn together.
-            await self.turns.take(stream if is_there else self, self.turns.accepted)
+            await self.turns.take(stream, self.turns.accepted)
             task_status.started()
-            if is_there:
-                await self._connect(stream)
+            await self._connect(stream)
         except Exception:  # noqa: BLE001 - a bug of one connection must not end the heartbeats
             _log.exception("a connection failed")
         finally:
@@ -113,19 +119,15 @@ class _Stream:
         socket: Its socket.
     """
 
-    def __init__(self, stream: trio.SocketStream, turns: Turns) -> None:
-        self.socket = stream.socket
-        self._stream = stream
+    def __init__(self, sock: trio.socket.SocketType, turns: Turns) -> None:
+        self.socket = sock
+        self._stream = trio.SocketStream(sock)
         self._turns = turns
 
-    async def is_there(self) -> bool:
-        """Whether the client has not gone away, or has said something before."""
-        try:
-            return (
-                not self.socket.is_readable() or await self.socket.recv(1, socket.MSG_PEEK) != b""
-            )
-        except OSError:
-            return False
+    def is_there(self) -> bool:
+        """Whether the client has not gone away yet, or has said something before."""
+        unread = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING)
+        return unread != _NOTHING or not self.socket.is_readable()
 
     async def may_receive(self) -> None:
         """Wait for our turn to take something in."""
