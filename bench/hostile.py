@@ -56,6 +56,8 @@ class Kind:
 
 _CHUNKED: Final = b"POST /claims HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
+_HEADERS: Final = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 990 + b"\r\n"
+
 KINDS: Final = {
     "asked": Kind("GET /metrics, ten times a second", 1, _get("/metrics"), drips=_get("/metrics")),
     "idle": Kind("connected, silent", 256),
@@ -71,7 +73,7 @@ KINDS: Final = {
     "reconnect": Kind("connect and close", 100, leaves=True),
     "bodies": Kind("bodies without end", 200, _post("", 10**12), pours=bytes(_PIECE)),
     "chunks": Kind("bodies in tiny chunks", 200, _CHUNKED, pours=b"1\r\n \r\n" * 1000),
-    "headers": Kind("16 KiB of tiny headers", 100, pours=b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 4000),
+    "headers": Kind("4 KiB of tiny headers", 100, pours=_HEADERS),
     "bursts": Kind("claims, all given up at once", 250, _post("{}"), bursts=True),
 }
 
