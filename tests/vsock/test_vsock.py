@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -294,3 +295,45 @@ def test_the_script_says_that_the_port_is_taken() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot listen on vsock::9000: port 9000 is taken" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("ends", [0, 7])
+def test_run_starts_the_enclave_when_the_port_is_open(ends: int) -> None:
+    beats = '"$NITROHB_ENCLAVE" 1 9000 183 && echo "$NITROHB_LISTEN"'
+    command = [*NITROHB, "run", "--format", "json", "--", "sh", "-c", f"{beats}; exit {ends}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (ends, "vsock::9000\n")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event["event"] for event in events] == ["listening", "connected", "heartbeat", "done"]
+    assert events[2]["cid"] == LOCAL
+
+
+def test_each_launcher_waits_for_its_own_enclave(
+    enclave: Callable[..., int], tmp_path: Path
+) -> None:
+    """There is one CID in this kernel, which two ports tell apart."""
+    api = f"unix:{tmp_path}/api"
+    ports = ("vsock::9000", "vsock::9001")
+    options = [*NITROHB, "serve", "--keep", *(f"-l{port}" for port in ports), "--api", api]
+    wait = [*NITROHB, "wait", "--api", api, "--format", "json"]
+    with subprocess.Popen(options, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        for _ in ports:
+            server.stdout.readline()  # it listens, and its interface does since before that
+        launchers = [
+            subprocess.Popen([*wait, "--address", port], stdout=subprocess.PIPE) for port in ports
+        ]
+        for port in (9001, 9000):
+            assert enclave(port=port) == ECHOED
+        claimed = [json.loads(launcher.communicate(timeout=PATIENCE)[0]) for launcher in launchers]
+        assert [(beat["address"], beat["cid"]) for beat in claimed] == [
+            (port, LOCAL) for port in ports
+        ]
+        nothing = subprocess.run([*wait, "--cid", "1", "--timeout", "0.1"], stderr=subprocess.PIPE)
+        assert nothing.returncode == 124
+        assert enclave() == ECHOED
+        by_cid = subprocess.run([*wait, "--cid", "1"], check=True, stdout=subprocess.PIPE)
+        assert json.loads(by_cid.stdout)["address"] == "vsock::9000"
+        never = subprocess.run([*wait, "--cid", "77", "--timeout", "0.1"], stderr=subprocess.PIPE)
+        assert never.returncode == 124
+        server.terminate()

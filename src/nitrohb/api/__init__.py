@@ -10,6 +10,8 @@
 ``backend``      what is known of the heartbeat server, and asked of it
 ``guard``        who may ask at all, and how much he may send
 ``stream``       the response that sends what happens
+``openapi``      what can be asked, as an OpenAPI document
+``page``         what a browser is shown
 ``app``          the ASGI application: what is answered to whom
 ``serving``      connections, served by Hypercorn
 ===============  ===========================================================================

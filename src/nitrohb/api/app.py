@@ -11,7 +11,7 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,11 +21,13 @@ from ..server import HeartbeatServer
 from .backend import Backend
 from .guard import Guard
 from .inputs import Claim, parse_claim, parse_rearm
+from .openapi import create_document
+from .page import HEADERS, PAGE
 from .problems import ProblemError, to_response
+from .stream import EventStream
 
 if TYPE_CHECKING:
     from ..events import Heartbeat
-from .stream import EventStream
 
 __all__ = ["create_app"]
 
@@ -52,6 +54,8 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
             Route("/readyz", endpoints.readyz),
             Route("/metrics", endpoints.metrics),
             Route("/events", endpoints.events),
+            Route("/openapi.json", endpoints.describe),
+            Route("/", _page),
         ],
         exception_handlers={
             ProblemError: _on_problem,
@@ -125,6 +129,9 @@ class _Endpoints:
         media_type = "text/plain; version=0.0.4; charset=utf-8"
         return Response(self._backend.metrics.write(), media_type=media_type)
 
+    async def describe(self, _: Request) -> Response:
+        return _json(create_document(address for address, _ in self._backend.listeners()))
+
     def _server(self) -> HeartbeatServer:
         if self._backend.server is None:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
@@ -159,6 +166,10 @@ class _Nothing(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send nothing."""
+
+
+async def _page(_: Request) -> Response:
+    return HTMLResponse(PAGE, headers=HEADERS)
 
 
 async def _healthz(_: Request) -> Response:

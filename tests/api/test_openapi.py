@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document says what the application does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openapi_spec_validator
+import pytest
+
+from nitrohb import Address, InheritedSocket, UnixAddress, VsockAddress
+from nitrohb.api.app import create_app
+from nitrohb.api.backend import Backend
+from nitrohb.api.openapi import create_document
+from tests.support import Client, PeersWithCids, settled
+from tests.test_handout import beat
+
+from .asgi import client_of
+from .conftest import running
+
+DOCUMENT = create_document([VsockAddress(3, 9000), UnixAddress("/run/x")])
+HERE = (UnixAddress("/run/x"), VsockAddress(3, 9000))
+
+
+def check(content: object, name: str, document: Any = DOCUMENT) -> None:
+    """Raise what is wrong with some content for a schema of the document."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    jsonschema.validate(content, schema)
+
+
+@pytest.mark.parametrize("addresses", [(), HERE, HERE[:1]])
+def test_it_is_openapi(addresses: tuple[Address, ...]) -> None:
+    openapi_spec_validator.validate(create_document(addresses))
+
+
+def test_it_has_what_the_manual_has() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "api.md"
+    headings = re.findall(r"^## .*", manual.read_text(), re.MULTILINE)
+    described = {call for line in headings for call in re.findall(r"`([A-Z]+) (\S+)`", line)}
+    paths: dict[str, dict[str, object]] = DOCUMENT["paths"]
+    methods = {"get": "GET", "post": "POST"}
+    named = {(methods[m], path) for path, item in paths.items() for m in item if m in methods}
+    assert named == described
+
+
+async def test_what_it_names_is_there() -> None:
+    async with client_of(create_app(Backend([]))) as client:
+        for path, item in DOCUMENT["paths"].items():
+            answer = await client.whole(client.begin("HEAD", path.format(cid=16)))
+            is_get = "get" in item and path != "/heartbeats/{cid}"
+            ok = {"/readyz": 503}.get(path, 200)
+            unseen = {"/heartbeats/{cid}": 404}.get(path, 405)
+            assert answer.status == (ok if is_get else unseen), path
+
+
+async def test_the_server_describes_itself_and_its_answers(
+    path: Path, vsock: PeersWithCids
+) -> None:
+    async with running(f"unix:{path}", vsock) as api:
+        await settled()
+        answer = await api.client.get("/openapi.json")
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        document = answer.json()
+        check((await api.client.get("/readyz")).json(), "Readiness", document)
+        await beat(Client(path))
+        await beat(vsock.connect(16))
+        beats = (await api.client.get("/heartbeats")).json()
+        assert len(beats) == 2
+        for each in beats:
+            check(each, "Heartbeat", document)
+            check({"address": each["address"], "timeout": 3600, "max_age": 0}, "Claim", document)
+
+
+async def test_a_server_that_has_not_started_answers_as_described() -> None:
+    async with client_of(create_app(Backend(HERE))) as client:
+        answer = await client.get("/readyz")
+    assert answer.status == 503
+    check(answer.json(), "Readiness")
+    check(answer.json(), "Problem")
+
+
+def test_a_claim_by_cid_is_only_for_peers_that_have_one() -> None:
+    check({"cid": 16}, "Claim")
+    check({"cid": 16}, "Claim", create_document([InheritedSocket(3)]))
+    with pytest.raises(jsonschema.ValidationError, match="'cid' was unexpected"):
+        check({"cid": 16}, "Claim", create_document(HERE[:1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("Claim", {"timeout": 0}),
+        ("Claim", {"timeout": 3600.5}),
+        ("Claim", {"cid": 2**32 - 1}),
+        ("Claim", {"max_age": -1}),
+        ("Claim", {"cidd": 1}),
+        ("Rearm", {"address": "unix:/elsewhere"}),
+        ("Heartbeat", {}),
+    ],
+)
+def test_it_refuses_what_the_application_refuses(name: str, wrong: object) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        check(wrong, name)
