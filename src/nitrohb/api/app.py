@@ -3,6 +3,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..addresses import CID_ANY, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
+from ..events import format_time
 from ..server import HeartbeatServer
 from .backend import Backend
 from .guard import Guard
@@ -91,7 +93,7 @@ class _Endpoints:
         response: Response = _Nothing()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_gone, request.receive, nursery.cancel_scope)
-            response = await _claim(server, claim)
+            response = await _claim(server, claim, self._backend)
             nursery.cancel_scope.cancel()
         return response
 
@@ -138,8 +140,9 @@ class _Endpoints:
         return self._backend.server
 
 
-async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
+async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Response:
     beat: Heartbeat | None = None
+    before = backend.failures.copy()
     with trio.move_on_after(claim.timeout):
         try:
             beat = await server.wait_heartbeat(
@@ -150,9 +153,30 @@ async def _claim(server: HeartbeatServer, claim: Claim) -> Response:
         except ServerEndedError as error:
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
-        detail = f"no such heartbeat came within {claim.timeout:g} s"
-        return to_response(ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail))
+        return to_response(_in_vain(server, claim, backend.failures - before))
     return _json(beat.to_json())
+
+
+def _in_vain(
+    server: HeartbeatServer, claim: Claim, failures: Counter[tuple[str, str]]
+) -> ProblemError:
+    """Tell whose claim had no success what has come instead, and what had come before."""
+    instead = Counter[str]()
+    for (address, what), count in failures.items():
+        if claim.address in (None, address):
+            instead[what] += count
+    last = [
+        format_time(beat.time)
+        for beat in server.last_heartbeats()
+        if claim.cid in (None, beat.cid) and claim.address in (None, str(beat.address))
+    ]
+    detail = "no such heartbeat came in time"
+    if instead:
+        came = ", ".join(f"{count} {what}" for what, count in sorted(instead.items()))
+        detail += f"; connections there meanwhile that brought none: {came}"
+    if last:
+        detail += f"; the last one, of {last[-1]}, is claimed already or older than max_age"
+    return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail)
 
 
 async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:

@@ -58,7 +58,7 @@ def _report(status: int, answer: dict[str, Any], args: argparse.Namespace, conso
             console.print(json.dumps(answer) if args.format == "json" else _to_text(answer))
             return exits.DONE
         case HTTPStatus.GATEWAY_TIMEOUT:
-            console.say(f"nitrohb: no such heartbeat came within {args.timeout:g} s")
+            console.say(f"nitrohb: {_detail(status, answer)}")
             return exits.TIMED_OUT
         case HTTPStatus.BAD_REQUEST:
             raise UsageError(_detail(status, answer))
