@@ -115,6 +115,13 @@ def prometheus(session: nox.Session) -> None:
 
 
 @nox.session
+def schemathesis(session: nox.Session) -> None:
+    """Have Schemathesis look for what the interface does not do as its description says."""
+    install(session, "tests", "schemathesis")
+    session.run("pytest", "tests/proofs/test_schemathesis.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
     session.install(".")

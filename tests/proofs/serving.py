@@ -43,9 +43,9 @@ def serving(*paths: Path, port: int = 0, options: tuple[str, ...] = ()) -> Gener
     listen = [f"--listen=unix:{path}" for path in paths]
     args = ("--keep", "--format", "json", "--api", f"127.0.0.1:{port}", *listen, *options)
     with started("serve", *args) as script:
-        for _ in paths:
-            assert script.event()["event"] == "listening"
-        yield Server(script, port)
+        server = Server(script, port)
+        until(lambda: server.get("/readyz")[0], 200)
+        yield server
 
 
 def get(port: int, path: str) -> tuple[int, Any]:
