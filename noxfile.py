@@ -122,6 +122,18 @@ def schemathesis(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Open the page of a server in a real browser, and make pictures of it."""
+    demand(session, "chromium", "chromium chromium-driver")
+    demand(session, "chromedriver", "chromium chromium-driver")
+    install(session, "tests", "browser")
+    pictures = Path(session.virtualenv.location).resolve() / "pictures"
+    env = {"NITROHB_PICTURES": str(pictures)}
+    session.run("pytest", "tests/proofs/test_browser.py", *session.posargs, env=env)
+    session.log(f"the pictures are in {pictures}")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
     session.install(".")
