@@ -107,10 +107,43 @@ def vsock(session: nox.Session) -> None:
 
 
 @nox.session
+def prometheus(session: nox.Session) -> None:
+    """Have a real Prometheus scrape a server, and see what it has counted."""
+    demand(session, "prometheus", "prometheus")
+    install(session, "tests")
+    session.run("pytest", "tests/proofs/test_prometheus.py", *session.posargs)
+
+
+@nox.session
+def schemathesis(session: nox.Session) -> None:
+    """Have Schemathesis look for what the interface does not do as its description says."""
+    install(session, "tests", "schemathesis")
+    session.run("pytest", "tests/proofs/test_schemathesis.py", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Open the page of a server in a real browser, and make pictures of it."""
+    demand(session, "chromium", "chromium chromium-driver")
+    demand(session, "chromedriver", "chromium chromium-driver")
+    install(session, "tests", "browser")
+    pictures = Path(session.virtualenv.location).resolve() / "pictures"
+    env = {"NITROHB_PICTURES": str(pictures)}
+    session.run("pytest", "tests/proofs/test_browser.py", *session.posargs, env=env)
+    session.log(f"the pictures are in {pictures}")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
     session.install(".[api]")
     session.run("python", "bench/run.py", *session.posargs)
+
+
+def demand(session: nox.Session, program: str, packages: str) -> None:
+    """Fail without a program, and say which Debian packages have it."""
+    if shutil.which(program) is None:
+        session.error(f"{program} is missing: apt-get install --no-install-recommends {packages}")
 
 
 def in_uml(modules: Sequence[str], env: dict[str, str]) -> list[str]:
@@ -121,10 +154,7 @@ def in_uml(modules: Sequence[str], env: dict[str, str]) -> list[str]:
 
 def compile_enclave(session: nox.Session) -> str:
     """Compile the client that does what an enclave's init does."""
-    if shutil.which("cc") is None:
-        session.error(
-            "this needs a C compiler: apt-get install --no-install-recommends gcc libc6-dev"
-        )
+    demand(session, "cc", "gcc libc6-dev")
     program = Path(session.virtualenv.location) / "enclave"
     source = "tests/vsock/enclave.c"
     session.run(

@@ -38,7 +38,8 @@ def test_nothing_has_happened_yet() -> None:
     metrics = Metrics()
     assert samples(metrics)["nitrohb_connections_total"] == 0
     metrics.on_event(Listening(address=WHERE, time=TIME))
-    assert samples(metrics)["nitrohb_heartbeats_total unix:/run/x?"] == 0
+    assert samples(metrics)["nitrohb_heartbeats_total unix:/run/x\\udc80"] == 0
+    assert samples(metrics)["nitrohb_rejections_total unix:/run/x\\udc80 timeout"] == 0
     assert samples(metrics)[f"nitrohb_build_info {nitrohb.__version__}"] == 1
 
 
@@ -66,8 +67,8 @@ def test_everything_is_counted() -> None:
         assert got[f"nitrohb_{name}_total"] == 1
     assert got["nitrohb_connections_total"] == 5
     assert got["nitrohb_pending"] == 1
-    assert got["nitrohb_heartbeats_total unix:/run/x?"] == 1
-    assert got["nitrohb_rejections_total unix:/run/x? wrong-byte"] == 1
+    assert got["nitrohb_heartbeats_total unix:/run/x\\udc80"] == 1
+    assert got["nitrohb_rejections_total unix:/run/x\\udc80 wrong-byte"] == 1
     assert got["nitrohb_echo_seconds_bucket 5.0"] == 0
     assert got["nitrohb_echo_seconds_bucket +Inf"] == got["nitrohb_echo_seconds_count"] == 1
     assert got["nitrohb_echo_seconds_sum"] == 6

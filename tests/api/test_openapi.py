@@ -69,6 +69,7 @@ async def test_the_server_describes_itself_and_its_answers(
         assert len(beats) == 2
         for each in beats:
             check(each, "Heartbeat", document)
+            check(each, "Event", document)
             check({"address": each["address"], "timeout": 3600, "max_age": 0}, "Claim", document)
 
 

@@ -2,7 +2,6 @@
 """``nitrohb serve --api`` as a process, and clients of all kinds."""
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -11,10 +10,10 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.api.over_http import OverUnix, ask, port_that_is_free
 from tests.cli.process import (
     HEARTBEAT,
     PATIENCE,
@@ -26,19 +25,6 @@ from tests.cli.process import (
 )
 
 CLAIM = b"POST /claims HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-
-
-class OverUnix(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
-        self.sock.connect(str(self._path))
 
 
 @pytest.fixture
@@ -62,27 +48,6 @@ def serving(sock: Path, api: Path, *options: str) -> Generator[Script]:
         assert script.end() == (143, "", "")
     assert not api.exists()
     assert not sock.exists()
-
-
-def ask(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    body: object = None,
-    **headers: str,
-) -> tuple[int, Any]:
-    data = None if body is None else json.dumps(body)
-    connection.request(method, path, data, headers)
-    response = connection.getresponse()
-    content = response.read()
-    return response.status, json.loads(content) if content.startswith((b"{", b"[")) else content
-
-
-def port_that_is_free() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def test_over_a_unix_socket(sock: Path, api: Path) -> None:

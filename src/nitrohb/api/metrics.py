@@ -21,7 +21,17 @@ from prometheus_client.registry import Collector
 
 from .. import __version__
 from ..addresses import Address
-from ..events import Connected, Disconnected, Done, Event, Evicted, Heartbeat, Listening, Rejected
+from ..events import (
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Evicted,
+    Heartbeat,
+    Listening,
+    Rejected,
+    RejectReason,
+)
 
 __all__ = ["Metrics"]
 
@@ -77,7 +87,7 @@ class Metrics(Collector):
                 self._pending -= 1
                 self._count_end(event)
             case Listening():
-                self._heartbeats[event.address] += 0  # so that it is there from the beginning
+                self._start_at_zero(event.address)
             case Done():
                 pass
 
@@ -89,7 +99,7 @@ class Metrics(Collector):
         """Everything, for the registry."""
         yield _labelled(
             "nitrohb_heartbeats",
-            "Heartbeats that were answered.",
+            "Heartbeats that came.",
             ["address"],
             [((str(address),), count) for address, count in self._heartbeats.items()],
         )
@@ -119,6 +129,12 @@ class Metrics(Collector):
         build.add_metric([__version__], 1)
         yield build
 
+    def _start_at_zero(self, address: Address) -> None:
+        """Have it all from the beginning: Prometheus sees no increase in what was not there."""
+        self._heartbeats[address] += 0
+        for reason in RejectReason:
+            self._rejections[address, reason.value] += 0
+
     def _count_end(self, event: Heartbeat | Rejected | Disconnected | Evicted) -> None:
         match event:
             case Heartbeat():
@@ -138,6 +154,7 @@ def _labelled(
 ) -> Metric:
     family = CounterMetricFamily(name, what, labels=labels)
     for of, count in values:
-        # What is no UTF-8 in a path is a lone surrogate in Python, which cannot be written.
-        family.add_metric([text.encode(errors="replace").decode() for text in of], count)
+        # What is no UTF-8 in a path is a lone surrogate in Python, which cannot be written. Two
+        # paths must not look the same: Prometheus would take the one's count and not the other's.
+        family.add_metric([text.encode(errors="backslashreplace").decode() for text in of], count)
     return family

@@ -3,10 +3,11 @@
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from .. import __version__
 from ..addresses import CID_ANY, Address, InheritedSocket, VsockAddress
+from ..events import Event
 from .guard import BODY_LIMIT, BODY_TIMEOUT
 from .inputs import LONGEST, Claim
 from .problems import MEDIA_TYPE
@@ -28,6 +29,11 @@ _OF_POSTS: Final = {
 }
 
 _CID: Final[Json] = {"type": "integer", "minimum": 0, "maximum": CID_ANY - 1}
+_CID_OR_NULL: Final[Json] = {
+    "type": ["integer", "null"],
+    "description": "Null on a Unix socket.",
+}
+_TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _SECONDS: Final[Json] = {"type": "number", "minimum": 0}
 _EXAMPLE: Final[Json] = {
     "event": "heartbeat",
@@ -114,7 +120,9 @@ def _paths() -> Json:
                 "followEvents",
                 "What happens, as server-sent events: its name, its JSON, and a number that counts"
                 " up. The stream has no end.",
-                _ok("text/event-stream", {"type": "string"}),
+                # OpenAPI 3.1 does not say how to describe a stream. Programs that read descriptions
+                # take the schema for that of each event.
+                _ok("text/event-stream", _ref("ServerSentEvent")),
                 {HTTPStatus.SERVICE_UNAVAILABLE: "As many as may read events do so already."},
                 parameters=[_LAST_EVENT_ID],
             )
@@ -215,13 +223,9 @@ def _schemas(addresses: list[Address]) -> Json:
         "Heartbeat": _object(
             {
                 "event": {"const": "heartbeat"},
-                "time": {
-                    "type": "string",
-                    "format": "date-time",
-                    "description": "When the byte came, in UTC.",
-                },
+                "time": _TIME | {"description": "When the byte came, in UTC."},
                 "address": address | {"description": "The listen address that it came in on."},
-                "cid": {"type": ["integer", "null"], "description": "Null on a Unix socket."},
+                "cid": _CID_OR_NULL,
                 "peer": {"type": ["string", "null"], "description": "Null on a Unix socket."},
                 "listening_seconds": _SECONDS
                 | {"description": "From the moment at which the address began to listen."},
@@ -233,8 +237,31 @@ def _schemas(addresses: list[Address]) -> Json:
             }
         )
         | {"examples": [_EXAMPLE]},
-        "Claim": _object(_claim(address, has_cids), ()),
-        "Rearm": _object({"address": address | {"description": "Default: all of them."}}, ()),
+        "ServerSentEvent": _object(
+            {
+                "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+                "event": {"enum": [event.name for event in get_args(Event)]},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": _ref("Event"),
+                },
+            }
+        ),
+        "Event": {
+            "type": "object",
+            "description": "What each has; an event has further properties of its own.",
+            "required": ["event", "time", "address", "cid"],
+            "properties": {
+                "event": {"enum": [event.name for event in get_args(Event)]},
+                "time": _TIME,
+                "address": address,
+                "cid": _CID_OR_NULL,
+            },
+        },
+        "Claim": _object(_claim(address, has_cids), ()) | _examples(address),
+        "Rearm": _object({"address": address | {"description": "Default: all of them."}}, ())
+        | _examples(address),
         "Readiness": {
             "type": "object",
             "required": ["listeners"],
@@ -257,6 +284,10 @@ def _schemas(addresses: list[Address]) -> Json:
             },
         },
     }
+
+
+def _examples(address: Json) -> Json:
+    return {"examples": [{"address": text} for text in address["enum"][:1]]}
 
 
 def _claim(address: Json, has_cids: bool) -> Json:

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page at ``GET /``, in a real browser."""
+
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+from tests.api.over_http import port_that_is_free
+from tests.cli.process import HEARTBEAT, beat
+
+from .serving import Server, serving, until
+
+HOSTILE = "<img src=x onerror=hacked=1>"
+
+ROWS = """
+    return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)]
+        .map((row) => [...row.cells].map((cell) => cell.innerText));
+"""
+# Words that are broken, because they do not fit on their line. A path may be.
+BROKEN = """
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const broken = [];
+    while (texts.nextNode()) {
+        const text = texts.currentNode;
+        for (const { 0: word, index } of text.data.matchAll(/\\S+/g)) {
+            const range = new Range();
+            range.setStart(text, index);
+            range.setEnd(text, index + word.length);
+            if (range.getClientRects().length > 1 && !word.includes("/")) broken.push(word);
+        }
+    }
+    return broken;
+"""
+RESOURCES = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+
+
+class Page:
+    """The page of a server, as a person sees it."""
+
+    def __init__(self, browser: Chrome) -> None:
+        self._browser: Any = browser  # whose type hints are incomplete
+
+    def run(self, script: str, *args: object) -> Any:
+        return self._browser.execute_script(script, *args)
+
+    def state(self) -> str:
+        return str(self.run("return document.getElementById('state').innerText"))
+
+    def rows(self, table: str) -> list[list[str]]:
+        """The texts of a table's cells."""
+        rows: list[list[str]] = self.run(ROWS, table)
+        return rows
+
+    def column(self, table: str, number: int) -> list[str]:
+        return [row[number] for row in self.rows(table)]
+
+    def log(self) -> list[str]:
+        """What the browser has complained about since it was last asked."""
+        entries: list[dict[str, str]] = self._browser.get_log("browser")
+        return [entry["message"] for entry in entries]
+
+    def show(self, *, width: int, mobile: bool) -> None:
+        """Show it on a screen of that size."""
+        screen = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": mobile}
+        self._browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+
+    def picture(self, path: Path) -> None:
+        assert self._browser.save_screenshot(str(path))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A browser that reaches nothing but 127.0.0.1."""
+    options = ChromeOptions()
+    options.binary_location = program("chromium")
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # which root may not have
+        "--disable-dev-shm-usage",  # which is small in a container
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = Chrome(options, ChromeService(program("chromedriver")))
+    yield browser
+    browser.quit()
+
+
+def program(name: str) -> str:
+    """Where a program is: Selenium would look for it elsewhere, and download it."""
+    path = shutil.which(name)
+    assert path is not None, f"no {name}"
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    directory = Path(os.environ.get("NITROHB_PICTURES", tmp_path))
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@contextmanager
+def opened(browser: Chrome, server: Server) -> Generator[Page]:
+    """Open the page, and leave it before its server ends. It must not have been loaded anew."""
+    origin = f"http://127.0.0.1:{server.port}/"
+    browser.get(origin)
+    page = Page(browser)
+    page.run("window.isTheSame = true")
+    until(page.state, "live")
+    yield page
+    assert page.run("return window.isTheSame") is True
+    resources: list[str] = page.run(RESOURCES)
+    assert {f"{origin}readyz", f"{origin}heartbeats"} <= {*resources}
+    assert [url for url in resources if not url.startswith(origin)] == []
+    assert page.log() == []
+    browser.get("about:blank")
+
+
+def test_heartbeats_appear_as_they_come(browser: Chrome, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with serving(one, two) as server, opened(browser, server) as page:
+        assert page.column("listeners", 0) == [f"unix:{one}", f"unix:{two}"]
+        assert page.column("listeners", 1) == ["listening", "listening"]
+        assert page.rows("heartbeats") == []
+        assert beat(one) == HEARTBEAT
+        until(lambda: page.column("heartbeats", 1), [f"unix:{one}"])
+        (first,) = page.rows("heartbeats")
+        assert beat(two) == HEARTBEAT
+        until(lambda: page.column("heartbeats", 1), [f"unix:{two}", f"unix:{one}"])
+        assert page.rows("heartbeats")[1][3] == first[3]
+        assert beat(one) == HEARTBEAT
+        until(lambda: page.column("heartbeats", 1), [f"unix:{one}", f"unix:{two}"])
+        assert page.rows("heartbeats")[0][3] != first[3]
+
+
+def test_what_came_before_is_there(browser: Chrome, tmp_path: Path) -> None:
+    path = tmp_path / "hb"
+    with serving(path) as server:
+        assert beat(path) == HEARTBEAT
+        with opened(browser, server) as page:
+            assert page.column("heartbeats", 1) == [f"unix:{path}"]
+
+
+def test_an_address_is_text(browser: Chrome, tmp_path: Path) -> None:
+    path = tmp_path / HOSTILE
+    with serving(path) as server, opened(browser, server) as page:
+        assert beat(path) == HEARTBEAT
+        assert beat(path, b"\x00") == b""
+        until(lambda: page.column("failures", 1), [f"unix:{path}"])
+        assert page.column("failures", 3) == ["sent another byte"]
+        assert page.column("heartbeats", 1) == page.column("listeners", 0) == [f"unix:{path}"]
+        assert page.run("return document.images.length") == 0
+
+
+def test_what_is_smuggled_in_is_not_executed(browser: Chrome, tmp_path: Path) -> None:
+    """The policy holds in the browser; and what it forbids would be seen by the other tests."""
+    with serving(tmp_path / "hb") as server, opened(browser, server) as page:
+        page.run("document.body.insertAdjacentHTML('beforeend', arguments[0])", HOSTILE)
+        until(lambda: "Content Security Policy" in "".join(page.log()), True)
+        assert page.run("return typeof hacked") == "undefined"
+
+
+@pytest.mark.parametrize(("name", "width"), [("phone", 360), ("desktop", 1280)])
+def test_it_fits_on_the_screen(
+    name: str, width: int, browser: Chrome, tmp_path: Path, pictures: Path
+) -> None:
+    paths = (tmp_path / "enclave.sock", tmp_path / ("long" * 10))
+    with serving(*paths) as server, opened(browser, server) as page:
+        page.show(width=width, mobile=name == "phone")
+        for path in paths:
+            assert beat(path) == HEARTBEAT
+            assert beat(path, b"\x00") == b""
+        until(lambda: len(page.rows("failures")), 2)
+        page.picture(pictures / f"{name}.png")
+        assert page.run("return innerWidth") == width
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        assert page.run(BROKEN) == []
+
+
+def test_it_says_when_the_server_is_gone_and_recovers(browser: Chrome, tmp_path: Path) -> None:
+    path, port = tmp_path / "hb", port_that_is_free()
+    with ExitStack() as later, serving(path, port=port) as server, opened(browser, server) as page:
+        assert beat(path) == HEARTBEAT
+        until(lambda: len(page.rows("heartbeats")), 1)
+        (before,) = page.rows("heartbeats")
+        server.end()
+        until(page.state, "not connected, trying again")
+        later.enter_context(serving(path, port=port))
+        until(page.state, "live")
+        assert beat(path) == HEARTBEAT
+        until(lambda: page.rows("heartbeats")[0][3] == before[3], False)
+        assert all("/events - Failed to load resource: net::ERR_" in line for line in page.log())

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is served at /metrics, in the eyes of Prometheus itself."""
+
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import nitrohb
+from nitrohb import RejectReason
+from nitrohb.api.metrics import ECHO_BUCKETS
+from tests.api.over_http import OverTcp, ask, port_that_is_free
+from tests.cli.process import HEARTBEAT, beat, connected
+
+from .serving import Server, get, serving, until
+
+API_MD = Path(__file__).parents[2] / "docs/api.md"
+
+# Paths that are hard to write as a label: two of them differ in a byte that is no UTF-8.
+NAMES = ("hb", 'quo"te\\n', "byte\udc80", "byte\udc81")
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def is_ready(self) -> bool:
+        return get(self._port, "/-/ready")[0] == 200
+
+    def query(self, promql: str) -> dict[tuple[str, ...], float]:
+        """What it has for an expression now: values, by the values of their labels."""
+        status, answer = get(self._port, f"/api/v1/query?query={quote(promql)}")
+        assert status == 200, answer
+        return {
+            tuple(sample["metric"].values()): float(sample["value"][1])
+            for sample in answer["data"]["result"]
+        }
+
+    def value(self, promql: str) -> float:
+        """The one value of an expression without labels."""
+        return self.query(promql)[()]
+
+    def until(self, promql: str, expected: float | Mapping[Any, float]) -> None:
+        """Wait until an expression has these values."""
+        values = dict(expected) if isinstance(expected, Mapping) else {(): expected}
+        until(partial(self.query, promql), values)
+
+
+@contextmanager
+def scraping(server: Server, directory: Path) -> Generator[Prometheus]:
+    """A Prometheus that scrapes a server as docs/api.md says, but more often."""
+    config = directory / "prometheus.yml"
+    config.write_text(f"global: {{scrape_interval: 500ms}}\n{documented_config(server.port)}")
+    port = port_that_is_free()
+    options = (
+        f"--config.file={config}",
+        f"--storage.tsdb.path={directory / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    )
+    with subprocess.Popen(["prometheus", *options]) as process:
+        try:
+            prometheus = Prometheus(port)
+            until(prometheus.is_ready, True)
+            yield prometheus
+        finally:
+            process.terminate()
+
+
+def documented_config(port: int) -> str:
+    (config,) = re.findall(r"```yaml\n(.*?)```", API_MD.read_text(), re.DOTALL)
+    assert "127.0.0.1:9180" in config
+    return str(config).replace("127.0.0.1:9180", f"127.0.0.1:{port}")
+
+
+def check_metrics(server: Server) -> None:
+    """Have the metrics linted: not a word must come of it."""
+    status, metrics = server.get("/metrics")
+    assert status == 200
+    lint = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True)
+    assert (lint.returncode, lint.stdout, lint.stderr) == (0, b"", b"")
+
+
+def label(path: Path) -> str:
+    """A listen address as the metrics write it."""
+    return f"unix:{path}".encode(errors="backslashreplace").decode()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [tmp_path / name for name in NAMES]
+
+
+def test_promtool_has_nothing_to_say(paths: list[Path]) -> None:
+    with serving(*paths) as server:
+        check_metrics(server)
+        for path in paths:
+            assert beat(path) == HEARTBEAT
+            assert beat(path, b"\x00") == b""
+        check_metrics(server)
+
+
+def test_prometheus_has_counted_what_has_happened(paths: list[Path], tmp_path: Path) -> None:
+    with (
+        serving(*paths, options=("--max-pending", "2")) as server,
+        scraping(server, tmp_path) as prometheus,
+    ):
+        _everything_is_there_from_the_beginning(prometheus, paths)
+        _the_silent_are_counted(prometheus, server, paths[0])
+        _heartbeats_are_counted(prometheus, paths)
+        _its_figures_are_those_of_the_events(prometheus, server)
+
+
+def _everything_is_there_from_the_beginning(prometheus: Prometheus, paths: list[Path]) -> None:
+    prometheus.until("sum(up)", 1)
+    addresses = {(label(path),): 0.0 for path in paths}
+    prometheus.until("sum by (address) (nitrohb_heartbeats_total)", addresses)
+    reasons = {(reason.value,): 0.0 for reason in RejectReason}
+    assert prometheus.query("sum by (reason) (nitrohb_rejections_total)") == reasons
+    version = {(nitrohb.__version__,): 1.0}
+    assert prometheus.query("sum by (version) (nitrohb_build_info)") == version
+
+
+def _the_silent_are_counted(prometheus: Prometheus, server: Server, path: Path) -> None:
+    """Three are silent where two may be, those are abandoned, and a fourth is tired of waiting."""
+    with connected(path), connected(path), connected(path):
+        prometheus.until("sum(nitrohb_pending)", 2)
+        prometheus.until("sum(nitrohb_evictions_total)", 1)
+        with OverTcp(server.port) as client:
+            assert ask(client, "POST", "/rearm", {}) == (204, b"")
+        prometheus.until('sum(nitrohb_rejections_total{reason="rearmed"})', 2)
+    with connected(path) as silent:
+        prometheus.until("sum(nitrohb_pending)", 1)
+        assert silent.recv(1) == b""
+    prometheus.until('sum(nitrohb_rejections_total{reason="timeout"})', 1)
+
+
+def _heartbeats_are_counted(prometheus: Prometheus, paths: list[Path]) -> None:
+    """Another number of them on each path, beside other bytes, and one who says nothing."""
+    for number, path in enumerate(paths, 1):
+        for _ in range(number):
+            assert beat(path) == HEARTBEAT
+    for _ in range(2):
+        assert beat(paths[1], b"\x00") == b""
+    with connected(paths[1]):
+        pass
+    prometheus.until("sum(nitrohb_disconnections_total)", 1)
+    prometheus.until(
+        "sum by (address) (nitrohb_heartbeats_total)",
+        {(label(path),): float(number) for number, path in enumerate(paths, 1)},
+    )
+    prometheus.until(
+        "sum by (address, reason) (nitrohb_rejections_total) > 0",
+        {
+            (label(paths[0]), "rearmed"): 2.0,
+            (label(paths[0]), "timeout"): 1.0,
+            (label(paths[1]), "wrong-byte"): 2.0,
+        },
+    )
+    # Of a counter that is not there before it is 2, Prometheus would not know that it increased.
+    assert prometheus.value('sum(increase(nitrohb_rejections_total{reason="wrong-byte"}[5m]))') >= 2
+
+
+def _its_figures_are_those_of_the_events(prometheus: Prometheus, server: Server) -> None:
+    counted = {
+        name: prometheus.value(f"sum(nitrohb_{name}_total)")
+        for name in ("connections", "heartbeats", "rejections", "evictions", "disconnections")
+    }
+    seconds = {
+        name: [prometheus.value(f"sum(nitrohb_{name}_seconds_{of})") for of in ("count", "sum")]
+        for name in ("echo", "listening")
+    }
+    slowest = prometheus.value("histogram_quantile(1, sum by (le) (nitrohb_echo_seconds_bucket))")
+    assert prometheus.query("sum(nitrohb_pending)") == {(): 0}
+    check_metrics(server)
+
+    events: list[dict[str, Any]] = [json.loads(line) for line in server.end().splitlines()]
+    number = Counter(event["event"] for event in events)
+    assert counted == {
+        "connections": number["connected"],
+        "heartbeats": number["heartbeat"],
+        "rejections": number["rejected"],
+        "evictions": number["evicted"],
+        "disconnections": number["disconnected"],
+    }
+    beats = [event for event in events if event["event"] == "heartbeat"]
+    for name in ("echo", "listening"):
+        values = [beat[f"{name}_seconds"] for beat in beats]
+        assert seconds[name] == pytest.approx([len(values), sum(values)], abs=1e-4)
+    # It knows the slowest echo as the bound of the bucket that the echo is in.
+    longest = max(beat["echo_seconds"] for beat in beats)
+    assert slowest == next(bound for bound in ECHO_BUCKETS if longest <= bound)
+    prometheus.until("sum(up)", 0)

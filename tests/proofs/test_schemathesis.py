@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schemathesis reads the OpenAPI document and looks for what the interface does not do as it says.
+
+It sends what the document allows and what it forbids, follows what one answer says to the next
+request, and reads 20 events of the endless ``/events`` each time. Enclaves boot all the while, so
+that a claim may wait for the document's hour: the next heartbeat is never far away.
+
+Left out are heartbeats and claims by CID, which need AF_VSOCK (tests/api has them without), and
+``/openapi.json``, which it reads only once.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.cli.process import beat
+
+from .serving import serving
+
+CONFIG = Path(__file__).parent / "schemathesis.toml"
+PAUSE = 0.005  # seconds between heartbeats: the server has more to do
+TIME_LIMIT = 300  # seconds
+
+# What must have been answered at least once, for the proof to be one.
+ANSWERED = {
+    ("GET", "/", 200),
+    ("GET", "/heartbeats", 200),
+    ("GET", "/heartbeats/{cid}", 404),
+    ("POST", "/claims", 200),
+    ("POST", "/claims", 400),
+    ("POST", "/claims", 504),
+    ("POST", "/rearm", 204),
+    ("POST", "/rearm", 400),
+    ("GET", "/events", 200),
+    ("GET", "/healthz", 200),
+    ("GET", "/readyz", 200),
+    ("GET", "/metrics", 200),
+    ("PUT", "/", 405),
+}
+
+
+@contextmanager
+def beating(*paths: Path) -> Generator[None]:
+    """Have enclaves boot all the time."""
+    stop = threading.Event()
+
+    def boot() -> None:
+        while not stop.wait(PAUSE):
+            for path in paths:
+                with suppress(ConnectionError):  # rearmed just now
+                    beat(path)
+
+    thread = threading.Thread(target=boot)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def run_schemathesis(port: int, directory: Path) -> None:
+    """Run it in a directory, where it leaves the log of its requests: ``har.json``."""
+    command = (sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run")
+    options = ["--report=har", f"--report-har-path={directory / 'har.json'}"]
+    if os.environ.get("CI"):
+        options.append("--generation-deterministic")
+    run = subprocess.run(
+        [*command, *options, f"http://127.0.0.1:{port}/openapi.json"],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def answered(har: Path) -> set[tuple[str, str, int]]:
+    """Which statuses each method and path was answered with, according to a log."""
+    found: set[tuple[str, str, int]] = set()
+    for entry in json.loads(har.read_text())["log"]["entries"]:
+        url: str = entry["request"]["url"]
+        path = re.sub("(?<=/heartbeats/).*", "{cid}", urlsplit(url).path)
+        found.add((entry["request"]["method"], path, entry["response"]["status"]))
+    return found
+
+
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    paths = (tmp_path / "one", tmp_path / "two")
+    with serving(*paths, options=("--quiet",)) as server:
+        with beating(*paths):
+            run_schemathesis(server.port, tmp_path)
+        assert server.end() == ""
+    assert answered(tmp_path / "har.json") >= ANSWERED
