@@ -7,8 +7,8 @@ something to do at once. Here they queue, and in a turn one of them
 
 - is accepted, or takes in a piece of what its client has sent, or sends what its client gets. What
   follows from that, in some passes of the loop, is done meanwhile or soon afterwards;
-- then the interface rests, at least as long as that took, so that most heartbeats find the loop idle,
-  however many requests come, and however slow the machine is.
+- then the interface rests, for as long as that took at least, so that most heartbeats find the loop
+  idle, however many requests come, and however slow the machine is.
 
 The three wait in queues of their own, which are served alternately: whoever waits for a heartbeat
 is told of it at once, and a newcomer gets in, even while all others ask all the time. Where nobody
