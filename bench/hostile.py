@@ -65,7 +65,7 @@ KINDS: Final = {
     "slow-body": Kind("a body byte by byte", 256, _post("", 9999), drips=b" "),
     "deaf": Kind("/events, never read", 64, _get("/events"), reads=False),
     "readers": Kind("/events, read", 64, _get("/events")),
-    "claims": Kind("claims that wait", 250, _post("{}")),
+    "claims": Kind("claims that wait", 128, _post("{}")),
     "metrics": Kind("GET /metrics, at once again", 200, _get("/metrics"), asks=True),
     "heartbeats": Kind("GET /heartbeats, at once again", 200, _get("/heartbeats"), asks=True),
     "pipeline": Kind("GET /healthz, pipelined", 200, pours=_get("/healthz") * 50),
@@ -74,7 +74,7 @@ KINDS: Final = {
     "bodies": Kind("bodies without end", 200, _post("", 10**12), pours=bytes(_PIECE)),
     "chunks": Kind("bodies in tiny chunks", 200, _CHUNKED, pours=b"1\r\n \r\n" * 1000),
     "headers": Kind("4 KiB of tiny headers", 100, pours=_HEADERS),
-    "bursts": Kind("claims, all given up at once", 250, _post("{}"), bursts=True),
+    "bursts": Kind("claims, all given up at once", 128, _post("{}"), bursts=True),
 }
 
 
