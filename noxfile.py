@@ -136,7 +136,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
-    session.install(".")
+    session.install(".[api]")
     session.run("python", "bench/run.py", *session.posargs)
 
 

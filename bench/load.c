@@ -11,6 +11,7 @@
  *     --connections N   heartbeats at a time, 1 to 64 (default 1)
  *     --delay-us T      send the byte T us after the connection (default 0); spins meanwhile, or
  *                       sleeps where that would keep the server from the only processor
+ *     --pause-us T      sleep between heartbeats, T us on average, never twice the same
  *     --idle K          hold K silent connections open meanwhile (default 0)
  *     --hold 1          print {"held": K} once the server has them, and wait for the end of stdin
  *     --client-closes 1 do not expect the server to close after its echo: close first
@@ -42,7 +43,7 @@ enum { HEARTBEAT = 0xB7, MOST_SLOTS = 64, MOST_SAMPLES = 1 << 22, MOST_ERRORS = 
 struct options {
     const char *socket;
     double seconds;
-    long count, warmup, connections, delay_us, idle, hold, client_closes, deadline;
+    long count, warmup, connections, delay_us, pause_us, idle, hold, client_closes, deadline;
 };
 
 struct slot {
@@ -255,10 +256,21 @@ static void many_at_a_time(void)
     }
 }
 
+/* Sleep for a time that has nothing to do with any period of the server. */
+static void pause_us(long mean)
+{
+    struct timespec time = {.tv_nsec = random() % (2 * mean) * 1000};
+
+    nanosleep(&time, NULL);
+}
+
 static void one_at_a_time(void)
 {
-    while (more(beats))
+    while (more(beats)) {
         beat();
+        if (opt.pause_us > 0)
+            pause_us(opt.pause_us);
+    }
 }
 
 static int compare(const void *a, const void *b)
@@ -312,8 +324,9 @@ static void set_option(const char *name, const char *value)
     } numbers[] = {
         {"--count", &opt.count},       {"--warmup", &opt.warmup},
         {"--connections", &opt.connections}, {"--delay-us", &opt.delay_us},
-        {"--idle", &opt.idle},         {"--hold", &opt.hold},
-        {"--client-closes", &opt.client_closes}, {"--deadline", &opt.deadline},
+        {"--pause-us", &opt.pause_us}, {"--idle", &opt.idle},
+        {"--hold", &opt.hold},         {"--client-closes", &opt.client_closes},
+        {"--deadline", &opt.deadline},
     };
 
     if (strcmp(name, "--socket") == 0)

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from .contestants import ASYNCIO, BLOCKING, TRIO, C
 from .contestants import NITROHB as NHB
+from .delays import ALONE
 from .measure import PASS, Metrics, Round
 
 __all__ = ["Goal", "Ratio", "Results", "check_goals", "machine_facts"]
@@ -61,10 +62,11 @@ class Results:
     def save(self, path: str) -> None:
         """Write everything as JSON, with medians, ratios and goals beside the raw rounds."""
         peers = sorted({key for measured in self.rounds for key in measured})
-        others = [peer for peer in peers if peer not in (PASS, C.key)]
+        base = ALONE if self.about_api else C.key
+        others = [peer for peer in peers if peer not in (PASS, base)]
         derived = {
             "medians": {peer: self.medians(peer) for peer in peers},
-            "ratios_to_c": {peer: self._ratios(peer) for peer in others},
+            f"ratios_to_{base}": {peer: self._ratios(peer, base) for peer in others},
             "goals": [asdict(goal) | {"met": goal.met} for goal in check_goals(self)],
         }
         with open(path, "w") as file:
@@ -75,6 +77,16 @@ class Results:
     def over_vsock(self) -> bool:
         """Whether it was AF_VSOCK inside User Mode Linux, and not Unix sockets."""
         return bool(self.settings["vsock"])
+
+    @property
+    def about_api(self) -> bool:
+        """Whether clients of the HTTP interface took part, and not other servers."""
+        return bool(self.settings.get("api"))
+
+    @property
+    def kind(self) -> str:
+        """What the names of its files end with."""
+        return "-api" if self.about_api else "-vsock" if self.over_vsock else ""
 
     def medians(self, peer: str) -> Metrics:
         """The median of each measurement of a peer."""
@@ -96,8 +108,8 @@ class Results:
         """A measurement of a peer divided by the C server's."""
         return self.ratio((peer, name), (C.key, name))
 
-    def _ratios(self, peer: str) -> dict[str, dict[str, float]]:
-        ratios = {name: self.beside_c(peer, name) for name in self.medians(peer)}
+    def _ratios(self, peer: str, base: str) -> dict[str, dict[str, float]]:
+        ratios = {name: self.ratio((peer, name), (base, name)) for name in self.medians(peer)}
         return {name: asdict(ratio) for name, ratio in ratios.items() if ratio is not None}
 
 
@@ -154,6 +166,8 @@ class Goal:
 
 def check_goals(results: Results) -> list[Goal]:
     """Compare the results with what nitrohb sets out to be."""
+    if results.about_api:
+        return []
 
     def beside(text: str, limit: float, name: str, other: str, *, least: bool = False) -> Goal:
         return _goal(text, results.ratio((NHB.key, name), (other, name)), limit, least)

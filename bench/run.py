@@ -12,6 +12,7 @@ from dataclasses import asdict
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from bench.contestants import PEERS, Peer, build
+from bench.delays import Delays
 from bench.measure import Bench, Metrics
 from bench.plot import draw
 from bench.processes import BenchError, Cores, raise_file_limit
@@ -31,7 +32,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _terminate)
     try:
-        results = Results.load(args.render) if args.render else _measure(args)
+        measure = _measure_delays if args.api else _measure
+        results = Results.load(args.render) if args.render else measure(args)
         print(text_report(results))
         _write(results, args.output, args.docs)
     except (BenchError, ValueError) as error:
@@ -48,6 +50,7 @@ def _parse() -> argparse.Namespace:
     add("--idle", type=int, default=5000, help="idle connections to hold (default: 5000)")
     add("--quick", action="store_true", help="see that it works: 2 short rounds, 500 idle ones")
     add("--vsock", action="store_true", help="over AF_VSOCK, inside User Mode Linux")
+    add("--api", action="store_true", help="what clients of the HTTP interface cost a heartbeat")
     add("--long", type=int, default=0, metavar="N", help="also N heartbeats in a row")
     add("--output", default="bench-results", metavar="DIR", help="for results.json and the plot")
     add("--docs", metavar="PATH", help="a Markdown file to update; the plot goes beside it")
@@ -55,6 +58,8 @@ def _parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.seconds, args.idle = 2, 0.1, 500
+    if args.api and args.vsock:
+        parser.error("--api is over Unix sockets")
     if args.rounds < 1 or args.idle < 1 or not 0 < args.seconds <= 60:
         parser.error("--rounds, --idle and --seconds must be more than 0, --seconds at most 60")
     return args
@@ -101,6 +106,26 @@ def _measure(args: argparse.Namespace) -> Results:
     return results
 
 
+def _measure_delays(args: argparse.Namespace) -> Results:
+    cores = Cores.pick()
+    raise_file_limit()
+    os.sched_setaffinity(0, {cores.client})
+    settings: Metrics = {
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "cores": len({cores.server, cores.client}),
+        "vsock": False,
+        "api": True,
+    }
+    results = Results(machine_facts(), settings, [])
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        delays = Delays(build(directory), cores, directory, args.seconds)
+        for number in range(args.rounds):
+            _say(f"round {number + 1} of {args.rounds}")
+            results.rounds.append(delays.round(backwards=number % 2 == 1))
+    return results
+
+
 def _who_takes_part() -> list[Peer]:
     for peer in PEERS:
         if peer.needs and shutil.which(peer.needs) is None:
@@ -110,16 +135,14 @@ def _who_takes_part() -> list[Peer]:
 
 def _write(results: Results, directory: str, docs: str | None) -> None:
     os.makedirs(directory, exist_ok=True)
-    kind = "-vsock" if results.over_vsock else ""
-    results.save(os.path.join(directory, f"results{kind}.json"))
-    plot = f"performance{kind}.svg"
-    plots = [os.path.join(directory, plot)]
+    results.save(os.path.join(directory, f"results{results.kind}.json"))
+    plot = None if results.about_api else f"performance{results.kind}.svg"
     if docs:
-        plots.append(os.path.join(os.path.dirname(docs), plot))
         write_section(docs, results, plot)
-    for path in plots:
-        with open(path, "w") as file:
-            file.write(draw(results))
+    for place in (directory, os.path.dirname(docs) if docs else None):
+        if plot and place is not None:
+            with open(os.path.join(place, plot), "w") as file:
+                file.write(draw(results))
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from .contestants import NITROHB, PEERS
+from .delays import ALONE, LABELS
 from .measure import PASS
 from .results import Goal, Results, check_goals
 
@@ -19,18 +20,18 @@ def text_report(results: Results) -> str:
     return "\n".join(_report(results, _as_text))
 
 
-def write_section(path: str, results: Results, plot: str) -> None:
+def write_section(path: str, results: Results, plot: str | None) -> None:
     """Put the results into a Markdown file, between two markers; a new file gets just them.
 
     Args:
         path: The file.
         results: What to show.
-        plot: The address of the plot, as the file should have it.
+        plot: The address of the plot, as the file should have it, if there is one.
 
     Raises:
         ValueError: The file has no markers.
     """
-    name = "bench-vsock" if results.over_vsock else "bench"
+    name = f"bench{results.kind}"
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, after = "", "\n"
     if os.path.exists(path):
@@ -39,14 +40,23 @@ def write_section(path: str, results: Results, plot: str) -> None:
         if begin not in text or end not in text:
             raise ValueError(f"{path}: has no {begin} and {end}")
         before, after = text.partition(begin)[0], text.partition(end)[2]
-    image = f"![Ratios to the C epoll server]({plot})"
-    lines = [begin, "", image, "", *_report(results, _as_markdown), end]
+    image = [f"![Ratios to the C epoll server]({plot})", ""] if plot else []
+    lines = [begin, "", *image, *_report(results, _as_markdown), end]
     with open(path, "w") as file:
         file.write(before + "\n".join(lines) + after)
 
 
 def _report(results: Results, form: Format) -> list[str]:
     settings = results.settings
+    if results.about_api:
+        return [
+            *form("Heartbeats, and clients of the interface", _delays(results)),
+            f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s for each kind"
+            " of clients; beside no interface, paired by round: median (least–most). "
+            + _how_placed(results),
+            _machine(results),
+            "",
+        ]
     return [
         *form("Latency and throughput", _speed(results)),
         *form("Beside C, paired by round: median (least–most)", _beside_c(results)),
@@ -58,9 +68,30 @@ def _report(results: Results, form: Format) -> list[str]:
         + " Late: the byte comes 200 µs after the connection."
         f" Idle: with {settings['idle']:g} silent connections held open. @16: 16 at a time."
         " Socat never closes first, so its clients do.",
-        "; ".join(f"{name} {value}" for name, value in results.machine.items()) + ".",
+        _machine(results),
         "",
     ]
+
+
+def _machine(results: Results) -> str:
+    return "; ".join(f"{name} {value}" for name, value in results.machine.items()) + "."
+
+
+def _delays(results: Results) -> Rows:
+    rows = [["", "p50 µs", "p99 µs", "max µs", "p50 ×", "p99 ×", "responses/s", "CPU %", "PSS MiB"]]
+    for key, label in LABELS.items():
+        medians = results.medians(key)
+        times = ("p50_us", "p99_us", "max_us")
+        ratios = [results.ratio((key, name), (ALONE, name)) for name in times[:2]]
+        rows.append(
+            [
+                label,
+                *(_number(medians[name]) for name in times),
+                *(str(ratio) if ratio else "–" for ratio in ratios),
+                *(_number(medians.get(name)) for name in ("responses", "cpu_percent", "pss_mib")),
+            ]
+        )
+    return rows
 
 
 def _speed(results: Results) -> Rows:

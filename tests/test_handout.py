@@ -185,7 +185,7 @@ async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> N
         await beat(Client(path))
         assert not path.exists()
         assert (await server.wait_heartbeat()).echoed
-        with pytest.raises(ServerEndedError, match=r"^no heartbeat can come any more: nobody "):
+        with pytest.raises(ServerEndedError, match=r"^no heartbeat can come any more: the"):
             await server.wait_heartbeat()
 
 

@@ -259,6 +259,24 @@ def test_an_interrupted_wait_claims_nothing(path: Path, pool: ThreadPoolExecutor
         assert server.wait_heartbeat() in server.last_heartbeats()
 
 
+def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:
+    def fail(event: Event) -> None:
+        if event.name == "heartbeat":
+            raise ZeroDivisionError
+
+    with (
+        pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
+        serve_in_thread(f"unix:{path}", once=False, on_event=fail) as server,
+    ):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.sendall(B7)
+        for _ in range(2):  # while it fails, and afterwards
+            with pytest.raises(ServerEndedError, match=r"^no .*: the server has ended$") as ended:
+                server.wait_heartbeat()
+            assert isinstance(ended.value.__cause__, ExceptionGroup)
+
+
 def test_from_asyncio(path: Path) -> None:
     async def launch() -> Heartbeat:
         with serve_in_thread(f"unix:{path}") as server:

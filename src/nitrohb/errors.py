@@ -65,20 +65,25 @@ class ServerEndedError(NitrohbError):
     Attributes:
         cid: The CID whose heartbeat was waited for, or None.
         address: The listen address at which it was waited for, or None.
+        ended: Whether the server has ended: no address is open any more.
     """
 
-    def __init__(self, cid: int | None, address: object) -> None:
-        super().__init__(cid, address)
+    def __init__(self, cid: int | None, address: object, ended: bool) -> None:
+        super().__init__(cid, address, ended)
         self.cid = cid
         self.address = address
+        self.ended = ended
 
     def __str__(self) -> str:
         sender = "" if self.cid is None else f" from CID {self.cid}"
         where = "" if self.address is None else f" on {self.address}"
-        return (
-            f"no heartbeat{sender} can come{where} any more: nobody listens for one now\n"
+        why = (
+            "the server has ended"
+            if self.ended
+            else "the address is closed\n"
             "A one-shot address is closed when it has answered; once=False keeps it open."
         )
+        return f"no heartbeat{sender} can come{where} any more: {why}"
 
 
 class UnusableAddressError(NitrohbError):

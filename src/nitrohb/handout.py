@@ -48,6 +48,8 @@ class Handout:
     def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
         self._open = dict(addresses)
         self._claims = Claims[_Waiter]()
+        self._ended = False
+        self._failure: Exception | None = None
 
     def last(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave."""
@@ -77,7 +79,7 @@ class Handout:
             return await waiter.sleep(self._claims.give_up)
         await trio.lowlevel.cancel_shielded_checkpoint()
         if beat is None:
-            raise ServerEndedError(wanted.cid, wanted.address)
+            raise self._why_none(wanted)
         return beat
 
     def close(self, address: Address) -> None:
@@ -88,15 +90,20 @@ class Handout:
     def end(self, _: object, failure: BaseException | None, __: object) -> None:
         """No heartbeat comes in any more: the server has ended, or failed. As ``__exit__`` is."""
         self._open.clear()
-        self._send_away(failure if isinstance(failure, Exception) else None)
+        self._ended = True
+        self._failure = failure if isinstance(failure, Exception) else None
+        self._send_away()
 
-    def _send_away(self, failure: Exception | None = None) -> None:
+    def _send_away(self) -> None:
         for waiter, wanted in list(self._claims.waiting()):
             if not self._may_come(wanted):
                 self._claims.give_up(waiter)
-                error = ServerEndedError(wanted.cid, wanted.address)
-                error.__cause__ = failure
-                waiter.hand(error)
+                waiter.hand(self._why_none(wanted))
+
+    def _why_none(self, wanted: Wanted) -> ServerEndedError:
+        error = ServerEndedError(wanted.cid, wanted.address, self._ended)
+        error.__cause__ = self._failure
+        return error
 
     def _may_come(self, wanted: Wanted) -> bool:
         return any(

@@ -61,8 +61,10 @@ class ThreadServer:
             ServerEndedError: The server has ended, with what it failed of, if it did, as its cause;
                 or it has closed the address.
 
-        An exception that interrupts it, as KeyboardInterrupt does, claims nothing. A thread cannot
-        be interrupted otherwise: where a caller may lose interest, give a ``timeout``.
+        An exception that interrupts it, as KeyboardInterrupt does, claims nothing, unless it comes
+        in the very moment in which the heartbeat is handed out: then nobody gets it. A thread
+        cannot be interrupted otherwise: when a task that awaits it by ``asyncio.to_thread()`` is
+        cancelled, it goes on waiting, and claims, until its ``timeout`` or the end of the block.
         """
         if timeout is not None and not timeout >= 0:
             raise UsageError(f"timeout must be at least 0 s, got {timeout}")
@@ -112,7 +114,7 @@ class ThreadServer:
         try:
             yield self._portal
         except RuntimeError:  # it runs no more
-            raise ServerEndedError(None, None) from None
+            raise ServerEndedError(None, None, True) from None
 
 
 @contextmanager

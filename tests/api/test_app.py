@@ -2,6 +2,7 @@
 """The application: each endpoint, each status, in virtual time."""
 
 import logging
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.test_handout import beat
 
 from .asgi import Exchange, client_of
 from .conftest import running
+from .test_turns import Passes
 
 PROBLEM = "application/problem+json"
 
@@ -92,6 +94,37 @@ async def test_a_claim_whose_time_is_up(
             await trio.sleep(seconds / 4)
         assert exchange.is_problem(504, "no such heartbeat came in time")
         assert seconds <= trio.current_time() - began < seconds * 1.6
+
+
+async def test_claims_that_end_together_do_not_wake_up_together(
+    path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(f"unix:{path}") as api:
+        await settled()
+        claims = [api.client.begin("POST", "/claims", {"timeout": 1}) for _ in range(50)]
+        await trio.sleep(1)
+        over = [0]
+        for _ in range(21):
+            over.append(sum(claim.is_over for claim in claims))
+            await trio.sleep(0.01)
+        assert over[-1] == 50
+        assert max(later - sooner for sooner, later in pairwise(over)) < 20
+
+
+async def test_the_last_heartbeats_of_many_are_written_down_a_few_at_a_time(
+    vsock: PeersWithCids,
+) -> None:
+    async with running(vsock) as api:
+        for cid in range(100, 140):
+            await beat(vsock.connect(cid))
+        passes = Passes()
+        trio.lowlevel.add_instrument(passes)
+        beats = (await api.client.get("/heartbeats")).json()
+        assert [each["cid"] for each in beats] == list(range(100, 140))
+        assert names(beats) == [("heartbeat", cid) for cid in range(100, 140)]
+        few = passes.count
+        await api.client.get("/heartbeats/120")
+        assert few > passes.count - few
 
 
 async def test_a_claim_of_what_is_too_old(path: Path, mock_clock: MockClock) -> None:
@@ -223,7 +256,7 @@ async def test_claims_of_a_server_that_ends(path: Path) -> None:
         api.end()
         await settled()
         assert before.is_problem(503, "no heartbeat can come any more")
-        assert (await api.client.post("/claims", {})).is_problem(503, "nobody listens")
+        assert (await api.client.post("/claims", {})).is_problem(503, "the server has ended")
         assert (await api.client.get("/heartbeats")).json() == []
 
 
@@ -277,7 +310,7 @@ async def test_a_one_shot_address_is_done_and_nothing_is_ready_any_more(path: Pa
         assert done.json()["listeners"] == [{"address": f"unix:{path}", "listening": False}]
         assert (await api.client.post("/rearm", {})).is_problem(400, "cannot be rearmed")
         assert (await api.client.post("/claims", {})).status == 200
-        assert (await api.client.post("/claims", {})).is_problem(503, "nobody listens")
+        assert (await api.client.post("/claims", {})).is_problem(503, "any more: the")
 
 
 async def test_before_the_server_has_started() -> None:

@@ -7,10 +7,16 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
+from nitrohb import Listening, UnixAddress
+from nitrohb.api.feed import Feed
+from nitrohb.events import utc_now
 from tests.support import Client, settled
 from tests.test_handout import beat
 
 from .conftest import running
+from .test_turns import Passes
+
+LISTENING = Listening(address=UnixAddress("/x"), time=utc_now())
 
 
 def parse(body: bytes) -> list[tuple[int, str]]:
@@ -106,3 +112,49 @@ async def test_a_head_is_no_reader(path: Path) -> None:
         head = await api.client.whole(api.client.begin("HEAD", "/events"))
         assert head.headers["content-type"].startswith("text/event-stream")
         assert head.body == b""
+
+
+async def test_readers_wake_up_one_by_one() -> None:
+    feed = Feed()
+    passes = Passes()
+    woken: list[int] = []
+
+    async def read() -> None:
+        assert "event: listening" in await feed.read(0)
+        woken.append(passes.count)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(read)
+        await settled()
+        trio.lowlevel.add_instrument(passes)
+        for _ in range(3):
+            feed.on_event(LISTENING)
+    assert len(set(woken)) == len(woken) == 10
+
+
+async def test_a_reader_that_goes_away_keeps_no_other_from_waking_up() -> None:
+    feed = Feed()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(feed.read, 0)
+        await settled()
+        async with trio.open_nursery() as going:
+            going.start_soon(feed.read, 0)
+            await settled()
+            going.cancel_scope.cancel()
+        feed.on_event(LISTENING)
+    assert feed.last == 1
+
+
+async def test_who_is_called_without_news_waits_on(autojump_clock: MockClock) -> None:
+    feed = Feed()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.read, 0)
+        await settled()
+        feed.on_event(LISTENING)
+        nursery.start_soon(feed.read, 1)
+        with trio.move_on_after(1) as waiting:
+            await feed.read(1)  # queues before the first reader runs, who calls it
+        assert waiting.cancelled_caught
+        feed.on_event(LISTENING)  # calls the other one, or the nursery does not end

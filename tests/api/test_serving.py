@@ -5,7 +5,9 @@ import errno
 import logging
 import os
 import socket
+import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +20,7 @@ from trio.testing import MockClock
 from nitrohb.api.address import TcpAddress, parse_api_address
 from nitrohb.api.serving import serving
 from tests.cli.process import listening
-from tests.support import Client, settled
+from tests.support import Client
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -50,7 +52,10 @@ async def test_who_does_not_read_is_cut_off(
 
 
 async def test_the_bug_of_one_connection_does_not_end_the_others(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
 ) -> None:
     async def fail(_: object) -> NoReturn:
         raise ZeroDivisionError
@@ -58,11 +63,11 @@ async def test_the_bug_of_one_connection_does_not_end_the_others(
     async with serving(listener, app):
         with monkeypatch.context() as buggy, Client(listener.getsockname()) as client:
             buggy.setattr(TCPServer, "run", fail)
-            await settled()
+            await trio.sleep(1)
             assert client.look() == (b"", True)
         with Client(listener.getsockname()) as client:
             client.send(REQUEST)
-            await settled()
+            await trio.sleep(1)
             assert client.look()[0].startswith(b"HTTP/1.1 200")
     messages = [("nitrohb.api.serving", logging.ERROR, "a connection failed")]
     assert caplog.record_tuples == messages
@@ -87,6 +92,96 @@ async def test_without_a_descriptor_to_spare_it_tries_again(
     async with serving(listener, app):
         await trio.sleep(0.2)
         assert failures == []
+
+
+async def quick(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body of the request, or, where there is none, with a little."""
+    body = (await receive())["body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body or b"ok"})
+
+
+async def answered(clients: list[Client], seconds: float) -> int:
+    """How many clients have an answer after a while."""
+    await trio.sleep(seconds)
+    return sum(client.look()[0].startswith(b"HTTP/1.1 200") for client in clients)
+
+
+async def test_who_asks_at_once_is_answered_one_after_another(
+    listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(listener.getsockname())) for _ in range(20)]
+        for client in clients:
+            client.send(REQUEST)
+        async with serving(listener, quick):
+            before = await answered(clients, 0.0005)
+            assert before == 1
+            for _ in range(30):
+                now = await answered(clients, 0.001)
+                assert now <= before + 1
+                before = now
+            assert now == 20
+
+
+async def test_a_body_is_taken_in_pieces(
+    listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    async with serving(listener, quick):
+        with Client(listener.getsockname()) as client:
+            client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
+            client.send(bytes(10_000))
+            assert await answered([client], 1) == 1
+
+
+async def test_who_has_gone_before_he_is_accepted_costs_hardly_a_turn(
+    listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    async with serving(listener, quick):
+        for _ in range(100):
+            Client(listener.getsockname()).close()
+        with Client(listener.getsockname()) as client:
+            client.send(REQUEST)
+            assert await answered([client], 0.02) == 1
+
+
+async def test_who_resets_his_connection_before_he_is_accepted(autojump_clock: MockClock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with serving(listener, quick):
+            client = socket.create_connection(listener.getsockname())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            with socket.create_connection(listener.getsockname()) as another:
+                another.send(REQUEST)
+                await trio.sleep(0.01)
+                assert another.recv(8) == b"HTTP/1.1"
+
+
+async def test_who_has_gone_takes_up_no_room(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr("nitrohb.api.serving.CONNECTIONS", 1)
+    async with serving(listener, quick):
+        for _ in range(10):
+            with Client(listener.getsockname()) as client:
+                client.send(REQUEST)
+                assert await answered([client], 0.1) == 1
+
+
+async def test_whoever_waits_for_his_turn_is_let_go_in_the_end(
+    listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(listener.getsockname())) for _ in range(20)]
+        async with serving(listener, quick):
+            await trio.sleep(0.0105)
+            began = trio.current_time()
+            for client in clients:
+                client.send(REQUEST)
+            await trio.sleep(0.0025)
+        assert trio.current_time() - began < 0.01
+        listener.close()
+        assert all(client.look()[1] for client in clients)
 
 
 @pytest.mark.parametrize(

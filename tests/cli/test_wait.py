@@ -2,16 +2,18 @@
 """``nitrohb wait``: real servers, and what only looks like one."""
 
 import json
+import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from .process import HEARTBEAT, Script, beat, connected, listening, nitrohb, started
+from .process import HEARTBEAT, PATIENCE, Script, beat, connected, listening, nitrohb, started
 
 
 @pytest.fixture
@@ -131,15 +133,18 @@ def ok(answer: object) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
+STRANGER = "is no nitrohb\nIts server is started by: nitrohb serve --keep --api unix:"
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"", "gives no answer that makes sense"),
-        (b"nonsense\r\n", "gives no answer that makes sense"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{x", "gives no answer that makes sense"),
-        (ok([]), "it is no JSON object"),
-        (ok({}), "that is no heartbeat: KeyError('peer')"),
-        (ok({"peer": "unix:x"}), "unix:x is no peer"),
+        (b"", "has closed the connection: it has ended"),
+        (b"nonsense\r\n", STRANGER),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{x", STRANGER),
+        (ok([]), STRANGER),
+        (ok({}), STRANGER),
+        (ok({"peer": "unix:x"}), STRANGER),
         (
             b'HTTP/1.1 503 \r\nContent-Length: 19\r\n\r\n{"detail": "ended"}',
             "nitrohb: ended\n",
@@ -151,3 +156,52 @@ def test_what_is_no_server(answer: bytes, message: str, api: Path) -> None:
     code, out, err = respond(api, answer)
     assert (code, out) == (1, "")
     assert message in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_meanwhile(number: int, sock: Path, api: Path) -> None:
+    args = ("--keep", "--quiet", "-l", f"unix:{sock}", "--api", f"unix:{api}")
+    wait = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
+    with started(*args) as server, connected(api) as probe:
+        probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert probe.recv(4096)
+        before = sockets_of(server)
+        with started(*wait) as script:
+            until = time.monotonic() + PATIENCE
+            while sockets_of(server) <= before:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+            server.popen.send_signal(number)
+            code, out, err = script.end()
+    assert (code, out) == (1, "")
+    assert err == (
+        f"nitrohb: the server at unix:{api} has closed the connection: it has ended, or was ended\n"
+        f"Start it again: nitrohb serve --keep --api unix:{api}\n"
+    )
+
+
+def sockets_of(script: Script) -> int:
+    """How many sockets a process has open."""
+    count = 0
+    for fd in Path(f"/proc/{script.popen.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            count += os.readlink(fd).startswith("socket:")
+    return count
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(api: Path) -> None:
+    with listening(api):
+        args = ("--address", "unix:x", "--api", f"unix:{api}", "--timeout", "0.1")
+        code, out, err = nitrohb("wait", *args)
+    assert (code, out) == (124, "")
+    assert err == f"nitrohb: the server at unix:{api} does not answer: it is busy, or stopped\n"
+
+
+def test_only_what_comes_from_now_on(sock: Path, api: Path) -> None:
+    with serving(api, sock):
+        assert beat(sock) == HEARTBEAT
+        options = ("--address", f"unix:{sock}", "--api", f"unix:{api}", "--timeout", "0.1")
+        code, out, err = nitrohb("wait", *options, "--max-age", "0")
+        assert (code, out) == (124, "")
+        assert "is claimed already or older than max_age" in err
+        assert nitrohb("wait", *options)[0] == 0

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events as they happen, for any number of readers: one short memory for all of them.
 
-An event costs the server the same, however many read and however slowly: it is appended, and its
-readers are woken. Each reader has its own place in the memory. One that falls behind until its
-place is forgotten is cut off.
+An event costs the server the same, however many read and however slowly: it is appended, and one
+reader is called, who calls the next. So no more than one of them wakes up in a pass of the loop. An
+event is written down once, for the first who reads it. Each reader has its own place in the memory.
+One that falls behind until its place is forgotten is cut off.
 """
 
 import json
 from collections import deque
+from functools import cached_property
+from itertools import islice
 from typing import Final
 
 import trio
@@ -23,21 +26,32 @@ class LaggingError(Exception):
     """A reader has not read for so long that events would be missing."""
 
 
+class _Numbered:
+    def __init__(self, number: int, event: Event) -> None:
+        self._number = number
+        self._event = event
+
+    @cached_property
+    def text(self) -> str:
+        data = json.dumps(self._event.to_json())
+        return f"id: {self._number}\nevent: {self._event.name}\ndata: {data}\n\n"
+
+
 class Feed:
     """The latest events, each with its number, from 1 up."""
 
     def __init__(self) -> None:
-        self._events = deque[Event](maxlen=MEMORY)
-        self._changed = trio.Event()
+        self._events = deque[_Numbered](maxlen=MEMORY)
+        self._waiting = trio.lowlevel.ParkingLot()  # in the order of their places
+        self._is_calling = False
         self.last = 0
 
     def on_event(self, event: Event) -> None:
         """Take an event."""
-        self._events.append(event)
         self.last += 1
-        if self._changed.statistics().tasks_waiting:
-            self._changed.set()
-            self._changed = trio.Event()
+        self._events.append(_Numbered(self.last, event))
+        if not self._is_calling:
+            self._call_next()
 
     def place_after(self, last_seen: str) -> int:
         """Where a reader begins: after the last event that it has seen, or with the next one."""
@@ -57,13 +71,14 @@ class Feed:
             LaggingError: Some of it is forgotten already.
         """
         while place == self.last:
-            await self._changed.wait()
-        first = self.last - len(self._events) + 1
-        if place + 1 < first:
+            await self._waiting.park()
+            self._is_calling = False
+            if place < self.last:
+                self._call_next()
+        forgotten = self.last - len(self._events)
+        if place < forgotten:
             raise LaggingError
-        numbered = enumerate(self._events, first)
-        return "".join(_written(number, event) for number, event in numbered if number > place)
+        return "".join(each.text for each in islice(self._events, place - forgotten, None))
 
-
-def _written(number: int, event: Event) -> str:
-    return f"id: {number}\nevent: {event.name}\ndata: {json.dumps(event.to_json())}\n\n"
+    def _call_next(self) -> None:
+        self._is_calling = bool(self._waiting.unpark())

@@ -8,12 +8,13 @@ client of the interface must never be able to harm a heartbeat, and there
 - what is sent to a client that does not read waits for ever, even when all is cancelled;
 - an unexpected error of one connection ends the whole nursery.
 
-Furthermore all connections are runnable at once when many send at once, and trio runs them all
-before it looks for new heartbeats: so here they pass a turnstile, one in each pass of the loop.
+What comes in and what goes out takes turns (:mod:`nitrohb.api.turns`).
 """
 
+import fcntl
 import logging
 import socket
+import termios
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -23,13 +24,17 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .turns import Turns
 
 __all__ = ["serving"]
 
 CONNECTIONS: Final = 256
 SEND_TIMEOUT: Final = 10.0  # seconds that a client may leave a piece unread
 KEEP_ALIVE: Final = 5.0  # seconds without a request, or until a request's headers are complete
+PIECE: Final = 2048  # bytes taken in at a time: h11 needs 0.5 ms for those of many short headers
+_NOTHING: Final = bytes(4)  # 0 as a C int
 _PAUSE: Final = 0.1  # seconds, when nobody can be accepted: there may be no descriptors left
 
 _log: Final = logging.getLogger(__name__)
@@ -43,6 +48,7 @@ async def serving(listener: socket.socket, app: ASGIApp) -> AsyncGenerator[None]
     """
     server = _Server(app)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.turns.run)
         nursery.start_soon(server.accept_forever, trio.socket.from_stdlib_socket(listener), nursery)
         try:
             yield
@@ -53,28 +59,35 @@ async def serving(listener: socket.socket, app: ASGIApp) -> AsyncGenerator[None]
 
 class _Server:
     def __init__(self, app: ASGIApp) -> None:
-        self._app: Any = ASGIWrapper(app)  # type: ignore[arg-type]
+        self.turns = Turns()
+        self._app = app
         self._config = _config()
         self._context: Any = WorkerContext(None)
         self._room = trio.Semaphore(CONNECTIONS)
-        self._turnstile = trio.Lock()
         self._streams: set[_Stream] = set()
 
     async def accept_forever(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             await self._room.acquire()
-            sock = await _accept(listener)
-            nursery.start_soon(self._serve, _Stream(trio.SocketStream(sock), self._turnstile))
+            await nursery.start(self._serve, await self._accept(listener))
 
     def close_all(self) -> None:
         for stream in self._streams:
             stream.close()
 
-    async def _serve(self, stream: "_Stream") -> None:
+    async def _accept(self, listener: trio.socket.SocketType) -> "_Stream":
+        """Accept somebody. Of those who have gone before that, many have one turn together."""
+        while not (stream := _Stream(await _accept(listener), self.turns)).is_there():
+            stream.close()
+            await self.turns.take(self, self.turns.accepted)
+        return stream
+
+    async def _serve(self, stream: "_Stream", task_status: trio.TaskStatus[None]) -> None:
         self._streams.add(stream)
-        connection: Any = TCPServer(self._app, self._config, self._context, {}, stream)  # type: ignore[arg-type]
         try:
-            await connection.run()
+            await self.turns.take(stream, self.turns.accepted)
+            task_status.started()
+            await self._connect(stream)
         except Exception:  # noqa: BLE001 - a bug of one connection must not end the heartbeats
             _log.exception("a connection failed")
         finally:
@@ -82,29 +95,58 @@ class _Server:
             self._streams.remove(stream)
             self._room.release()
 
+    async def _connect(self, stream: "_Stream") -> None:
+        app: Any = ASGIWrapper(_in_turn(self._app, stream))  # type: ignore[arg-type]
+        connection: Any = _Connection(app, self._config, self._context, {}, stream)  # type: ignore[arg-type]
+        await connection.run()
+
+
+class _Connection(TCPServer):
+    """Hypercorn's, but who has gone away is not waited for until he would have been idle for long.
+
+    That takes up room for one connection.
+    """
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
 
 class _Stream:
-    """A connection as Hypercorn has it, with a turnstile for what comes and a limit for what goes.
+    """A connection as Hypercorn has it, which takes turns with others, and limits what goes out.
 
     Attributes:
         socket: Its socket.
     """
 
-    def __init__(self, stream: trio.SocketStream, turnstile: trio.Lock) -> None:
-        self.socket = stream.socket
-        self._stream = stream
-        self._turnstile = turnstile
+    def __init__(self, sock: trio.socket.SocketType, turns: Turns) -> None:
+        self.socket = sock
+        self._stream = trio.SocketStream(sock)
+        self._turns = turns
+
+    def is_there(self) -> bool:
+        """Whether the client has not gone away yet, or has said something before."""
+        unread = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING)
+        return unread != _NOTHING or not self.socket.is_readable()
+
+    async def may_receive(self) -> None:
+        """Wait for our turn to take something in."""
+        await self._turns.take(self, self._turns.receiving)
 
     async def receive_some(self, most: int) -> bytes:
-        """Receive something, in turn."""
-        data = await self._stream.receive_some(most)
-        if data:  # who goes away does not queue: what he waits for must not be given to him
-            async with self._turnstile:
-                await trio.lowlevel.checkpoint()
+        """Receive a piece, in turn."""
+        data = await self._stream.receive_some(min(most, PIECE))
+        if data:
+            await self.may_receive()
+        else:  # who goes away does not queue: what he waits for must not be given to him
+            await self._turns.leave()
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send everything, or close it if the client does not read."""
+        """Send everything, in turn, or close it if the client does not read."""
+        if not data:
+            return
+        await self._turns.take(self, self._turns.sending)
         with trio.move_on_after(SEND_TIMEOUT) as deadline:
             await self._stream.send_all(data)
         if deadline.cancelled_caught:
@@ -122,12 +164,27 @@ class _Stream:
         self.socket.close()
 
 
+def _in_turn(app: ASGIApp, stream: _Stream) -> ASGIApp:
+    """An application that gets the body of a request piece by piece, in turn."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_in_turn() -> Message:
+            message = await receive()
+            if message["type"] == "http.request":
+                await stream.may_receive()
+            return message
+
+        await app(scope, receive_in_turn, send)
+
+    return call
+
+
 def _config() -> Config:
     config = Config()
     config.errorlog = config.accesslog = None
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE
-    config.h11_max_incomplete_size = 16 * 1024
+    config.h11_max_incomplete_size = 8 * 1024
     config.h2_max_concurrent_streams = 1  # who speaks HTTP/2 is told not to
     return config
 

@@ -345,7 +345,7 @@ def _add_wait(add: Callable[..., _Parser]) -> None:
     parser.add_argument(
         "--max-age",
         metavar="SECONDS",
-        type=_seconds,
+        type=_age,
         default=60.0,
         help="how long ago it may have come (default: 60)",
     )
@@ -426,6 +426,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
     return seconds
+
+
+def _age(text: str) -> float:
+    return 0.0 if text.strip() == "0" else _seconds(text)
 
 
 def _timeout(text: str) -> float | None:

@@ -25,7 +25,7 @@ from .stop import Stop
 __all__ = ["wait"]
 
 _LONGEST: Final = 3600.0  # seconds that a server lets one request wait
-_PATIENCE: Final = 10.0  # seconds for everything but the wait itself
+_PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _MOST: Final = 64 * 1024  # bytes of an answer
 
 
@@ -34,6 +34,8 @@ def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     address: ApiAddress = args.api or UnixAddress("/run/nitrohb/api.sock")
     wanted: dict[str, object] = {"max_age": args.max_age}
     wanted |= {"address": str(args.address)} if args.cid is None else {"cid": args.cid}
+    who = args.address if args.cid is None else f"CID {args.cid}"
+    console.status(f"waiting for a heartbeat of {who}, {args.timeout:g} s at most")
     until = time.monotonic() + args.timeout
     status: int = HTTPStatus.GATEWAY_TIMEOUT
     answer: dict[str, Any] = {}
@@ -41,21 +43,50 @@ def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
         timeout = min(left, _LONGEST)
         try:
             status, answer = _ask(address, wanted | {"timeout": timeout}, timeout, stop)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except TimeoutError:
+            answer = {"detail": f"the server at {address} does not answer: it is busy, or stopped"}
+        except ConnectionError:
             if stop.signal is None:
-                raise NitrohbError(f"{address} gives no answer that makes sense: {error}") from None
+                raise _ended(address) from None
+        except (OSError, http.client.HTTPException, ValueError):
+            if stop.signal is None:
+                raise _stranger(address) from None
         if status != HTTPStatus.GATEWAY_TIMEOUT:
             break
     if stop.signal is not None:
         return 128 + stop.signal
-    return _report(status, answer, args, console)
+    return _report(status, answer, address, args, console)
 
 
-def _report(status: int, answer: dict[str, Any], args: argparse.Namespace, console: Console) -> int:
+def _ended(address: ApiAddress) -> NitrohbError:
+    return NitrohbError(
+        f"the server at {address} has closed the connection: it has ended, or was ended\n"
+        f"Start it again: nitrohb serve --keep --api {address}"
+    )
+
+
+def _stranger(address: ApiAddress) -> NitrohbError:
+    return NitrohbError(
+        f"what answers at {address} is no nitrohb\n"
+        f"Its server is started by: nitrohb serve --keep --api {address}"
+    )
+
+
+def _report(
+    status: int,
+    answer: dict[str, Any],
+    address: ApiAddress,
+    args: argparse.Namespace,
+    console: Console,
+) -> int:
     """Print what a server has answered, and return the exit code for it."""
     match status:
         case HTTPStatus.OK:
-            console.print(json.dumps(answer) if args.format == "json" else _to_text(answer))
+            try:
+                beat = _heartbeat(answer)
+            except (KeyError, TypeError, ValueError):
+                raise _stranger(address) from None
+            console.print(json.dumps(answer) if args.format == "json" else to_text(beat))
             return exits.DONE
         case HTTPStatus.GATEWAY_TIMEOUT:
             console.say(f"nitrohb: {_detail(status, answer)}")
@@ -112,13 +143,6 @@ def _connected(address: ApiAddress, stop: Stop) -> Generator[socket.socket]:
 def _shut_down(sock: socket.socket) -> None:
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _to_text(answer: dict[str, Any]) -> str:
-    try:
-        return to_text(_heartbeat(answer))
-    except (KeyError, TypeError, ValueError) as error:
-        raise NitrohbError(f"that is no heartbeat: {error!r}") from error
 
 
 def _heartbeat(answer: dict[str, Any]) -> Heartbeat:
