@@ -4,6 +4,7 @@
 import errno
 import logging
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -101,6 +102,59 @@ async def quick(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body or b"ok"})
 
 
+class Waits:
+    """An application that waits for the end of its client, and tells whether that has come."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.is_gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls += 1
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        self.is_gone = True
+
+
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"junk", REQUEST])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_waits_and_goes_away_is_missed(
+    at_once: bool, more: bytes, listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    app = Waits()
+    async with serving(listener, app):
+        with Client(listener.getsockname()) as client:
+            client.send(REQUEST + more if at_once else REQUEST)
+            await trio.sleep(10)
+            if not at_once:
+                client.send(more)
+            await trio.sleep(10)
+            assert not app.is_gone
+        await trio.sleep(1.1)
+        assert app.is_gone
+
+
+@pytest.mark.parametrize(
+    ("limit", "served"),
+    [(10, 1), (64, 1), (96, 16), (200, 68), (1024, 256), (resource.RLIM_INFINITY, 256)],
+)
+async def test_no_client_takes_the_last_descriptor(
+    limit: int,
+    served: int,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))  # pyright: ignore
+    app = Waits()
+    with ExitStack() as stack:
+        async with serving(listener, app):
+            for _ in range(served + 20):
+                stack.enter_context(Client(listener.getsockname())).send(REQUEST)
+                await trio.sleep(0.01)
+            assert app.calls == served
+
+
 async def answered(clients: list[Client], seconds: float) -> int:
     """How many clients have an answer after a while."""
     await trio.sleep(seconds)
@@ -115,7 +169,7 @@ async def test_who_asks_at_once_is_answered_one_after_another(
         for client in clients:
             client.send(REQUEST)
         async with serving(listener, quick):
-            before = await answered(clients, 0.0005)
+            now = before = await answered(clients, 0.0005)
             assert before == 1
             for _ in range(30):
                 now = await answered(clients, 0.001)

@@ -13,6 +13,8 @@ What comes in and what goes out takes turns (:mod:`nitrohb.api.turns`).
 
 import fcntl
 import logging
+import resource
+import select
 import socket
 import termios
 from collections.abc import AsyncGenerator
@@ -31,6 +33,8 @@ from .turns import Turns
 __all__ = ["serving"]
 
 CONNECTIONS: Final = 256
+RESERVED: Final = 64  # descriptors that are never a client's; of the others he has half at most
+LOOK: Final = 1.0  # seconds
 SEND_TIMEOUT: Final = 10.0  # seconds that a client may leave a piece unread
 KEEP_ALIVE: Final = 5.0  # seconds without a request, or until a request's headers are complete
 PIECE: Final = 2048  # bytes taken in at a time: h11 needs 0.5 ms for those of many short headers
@@ -63,7 +67,7 @@ class _Server:
         self._app = app
         self._config = _config()
         self._context: Any = WorkerContext(None)
-        self._room = trio.Semaphore(CONNECTIONS)
+        self._room = trio.Semaphore(_room())
         self._streams: set[_Stream] = set()
 
     async def accept_forever(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
@@ -123,11 +127,39 @@ class _Stream:
         self.socket = sock
         self._stream = trio.SocketStream(sock)
         self._turns = turns
+        self._is_reading = False
 
     def is_there(self) -> bool:
         """Whether the client has not gone away yet, or has said something before."""
         unread = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING)
         return unread != _NOTHING or not self.socket.is_readable()
+
+    async def unless_gone(self, receive: Receive) -> Message:
+        """Wait for a message of the client, or for its end.
+
+        Hypercorn reads no further while an answer is due to a client that has sent more than its
+        request. So it would not learn that such a client is gone.
+        """
+        message: Message = {"type": "http.disconnect"}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+            message = await receive()
+            nursery.cancel_scope.cancel()
+        return message
+
+    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        # The kernel would wake us at once, for what is there unread.
+        while not self._has_hung_up():  # noqa: ASYNC110
+            await trio.sleep(LOOK)
+        scope.cancel()
+
+    def _has_hung_up(self) -> bool:
+        """Whether the client has gone away, and nobody reads here who would notice."""
+        if self._is_reading:
+            return False
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     async def may_receive(self) -> None:
         """Wait for our turn to take something in."""
@@ -135,7 +167,11 @@ class _Stream:
 
     async def receive_some(self, most: int) -> bytes:
         """Receive a piece, in turn."""
-        data = await self._stream.receive_some(min(most, PIECE))
+        self._is_reading = True
+        try:
+            data = await self._stream.receive_some(min(most, PIECE))
+        finally:
+            self._is_reading = False
         if data:
             await self.may_receive()
         else:  # who goes away does not queue: what he waits for must not be given to him
@@ -169,7 +205,7 @@ def _in_turn(app: ASGIApp, stream: _Stream) -> ASGIApp:
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_in_turn() -> Message:
-            message = await receive()
+            message = await stream.unless_gone(receive)
             if message["type"] == "http.request":
                 await stream.may_receive()
             return message
@@ -177,6 +213,14 @@ def _in_turn(app: ASGIApp, stream: _Stream) -> ASGIApp:
         await app(scope, receive_in_turn, send)
 
     return call
+
+
+def _room() -> int:
+    """How many connections there may be: never so many that an enclave's finds no descriptor."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(1, min(CONNECTIONS, (limit - RESERVED) // 2))
 
 
 def _config() -> Config:
