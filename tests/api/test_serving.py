@@ -2,6 +2,7 @@
 """Connections, where a process would need perfect timing; and who is meant by a Host header."""
 
 import errno
+import fcntl
 import gc
 import logging
 import os
@@ -12,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -104,6 +105,25 @@ async def quick(scope: Scope, receive: Receive, send: Send) -> None:
     body = (await receive())["body"]
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body or b"ok"})
+
+
+async def test_who_speaks_while_we_look_at_him_is_not_taken_for_gone(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    ioctl = fcntl.ioctl
+
+    def look(*args: Any) -> Any:
+        seen: Any = ioctl(*args)
+        client.send(REQUEST)
+        return seen
+
+    async with serving(listener, quick):
+        with Client(listener.getsockname()) as client:
+            monkeypatch.setattr(fcntl, "ioctl", look)
+            await trio.sleep(1)
+            client.send(REQUEST)
+            await trio.sleep(1)
+            assert client.look()[0].startswith(b"HTTP/1.1 200")
 
 
 class Waits:

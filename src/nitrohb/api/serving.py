@@ -132,8 +132,11 @@ class _Stream:
 
     def is_there(self) -> bool:
         """Whether the client has not gone away yet, or has said something before."""
-        unread = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING)
-        return unread != _NOTHING or not self.socket.is_readable()
+        # In this order: what comes in between is not taken for the end.
+        return not self.socket.is_readable() or self._has_unread()
+
+    def _has_unread(self) -> bool:
+        return fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING) != _NOTHING
 
     async def unless_gone(self, receive: Receive) -> Message:
         """Wait for a message of the client, or for its end.
