@@ -10,7 +10,7 @@ import resource
 import socket
 import struct
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,10 +110,10 @@ async def quick(scope: Scope, receive: Receive, send: Send) -> None:
 async def test_who_speaks_while_we_look_at_him_is_not_taken_for_gone(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    ioctl = fcntl.ioctl
+    ioctl: Callable[..., Any] = fcntl.ioctl
 
     def look(*args: Any) -> Any:
-        seen: Any = ioctl(*args)
+        seen = ioctl(*args)
         client.send(REQUEST)
         return seen
 
