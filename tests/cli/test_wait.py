@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nitrohb.cli import main
+
 from .process import HEARTBEAT, PATIENCE, Script, beat, connected, listening, nitrohb, started
 
 
@@ -88,6 +90,25 @@ def test_a_signal_ends_it_and_it_claims_nothing(
             assert script.end() == (status, "", "")
             while connection.recv(4096):
                 pass
+
+
+def test_a_signal_ends_it_in_the_middle_of_an_answer(sock: Path, api: Path) -> None:
+    args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
+    with listening(api) as server, started(*args) as script:
+        connection, _ = server.accept()
+        with connection:
+            while not connection.recv(4096).endswith(b"}"):
+                pass
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
+            script.popen.send_signal(signal.SIGTERM)
+            assert script.end() == (143, "", "")
+
+
+@pytest.mark.parametrize("age", ["-1", "nan", "inf", "x"])
+def test_an_age_that_is_none(age: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["wait", "--cid", "16", "--max-age", age])
+    assert f"expected seconds, at least 0, got {age!r}" in capsys.readouterr().err
 
 
 def test_no_such_socket(api: Path) -> None:
