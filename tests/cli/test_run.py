@@ -438,6 +438,13 @@ def test_command_that_is_not_there(command: str, sock: Path) -> None:
     assert not_started(sock, command) == (127, "", message)
 
 
+@pytest.mark.parametrize(("command", "shown"), [("", "''"), ("/no/such dir/x", "'/no/such dir/x'")])
+def test_command_that_cannot_be_started_is_quoted(command: str, shown: str, sock: Path) -> None:
+    code, _, err = not_started(sock, command)
+    assert code in (126, 127)
+    assert err.startswith(f"nitrohb: cannot start {shown}: ")
+
+
 def test_command_that_is_not_executable(sock: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch(mode=0o600)

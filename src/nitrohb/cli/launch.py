@@ -13,6 +13,7 @@ import argparse
 import errno
 import math
 import os
+import shlex
 import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -143,5 +144,6 @@ class Launch:
         return self._child.status
 
     def _explain_refusal(self, why: OSError) -> int:
-        self._console.say(f"nitrohb: cannot start {self._args.argv[0]}: {why.strerror}")
+        command = shlex.quote(self._args.argv[0])  # an empty one can be seen
+        self._console.say(f"nitrohb: cannot start {command}: {why.strerror}")
         return exits.NOT_FOUND if why.errno == errno.ENOENT else exits.NOT_STARTED
