@@ -263,13 +263,13 @@ def _add_api(parser: _Parser) -> None:
         "--api",
         metavar="ADDR",
         type=_api,
-        help="offer an HTTP interface on unix:PATH or IP:PORT (needs the extra nitrohb[api])",
+        help="with --keep: offer an HTTP interface on unix:PATH or IP:PORT (needs the extra"
+        " nitrohb[api])",
     )
     parser.add_argument(
         "--api-mode",
         metavar="MODE",
         type=_mode,
-        default=0o600,
         help="permissions of the socket file of --api, in octal (default: 600)",
     )
     parser.add_argument(
