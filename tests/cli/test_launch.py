@@ -4,6 +4,7 @@
 import errno
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nitrohb import Listener, open_listeners
+from nitrohb import InheritedSocket, Listener, VsockAddress, open_listeners
 from nitrohb.cli.child import Child
 from nitrohb.cli.console import Console
+from nitrohb.cli.environment import environment
 from nitrohb.cli.launch import Launch
 from nitrohb.cli.parser import parse
 from nitrohb.cli.stop import Stop
@@ -35,6 +37,76 @@ CONNECTS_AND_STAYS = (
     'sock.connect(os.environ["NITROHB_LISTEN"].partition(":")[2])\n'
     "signal.pause()\n",
 )
+
+
+def told(*listeners: Listener) -> str:
+    try:
+        return environment(listeners)["NITROHB_LISTEN"]
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+class Bound(socket.socket):
+    """A socket that says it is bound to some name."""
+
+    name: object
+
+    def getsockname(self) -> object:
+        return self.name
+
+
+def bound(name: object, *, has_cids: bool = False) -> Listener:
+    sock = Bound(socket.AF_UNIX)
+    sock.name = name
+    listener = Listener(InheritedSocket(3), sock)
+    listener.has_cids = has_cids
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("name", "has_cids", "address"),
+    [
+        ((0xFFFFFFFF, 9000), True, "vsock::9000"),
+        ((3, 9000), True, "vsock:3:9000"),
+        ("/run/x y", False, "unix:/run/x y"),
+        ("x", False, "fd:3"),  # from which directory?
+        ("/run/x\ny", False, "fd:3"),
+        ("", False, "fd:3"),
+        (b"\0abstract", False, "fd:3"),
+    ],
+)
+def test_inherited_socket_is_named_by_where_it_is_bound_if_that_can_be_told(
+    name: object, has_cids: bool, address: str
+) -> None:
+    assert told(bound(name, has_cids=has_cids)) == address
+
+
+def test_address_without_a_path_is_named_as_it_is() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        assert told(Listener(VsockAddress(3, 9000), sock)) == "vsock:3:9000"
+
+
+def test_path_is_absolute_but_not_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a symbolic link, .. leads elsewhere."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/b")
+    monkeypatch.chdir(tmp_path)
+    listeners = open_listeners(["unix:link/../s", "hybrid:s:9000", f"hybrid:{tmp_path}/t:9000"])
+    assert told(*listeners).splitlines() == [
+        f"unix:{tmp_path}/link/../s",
+        f"hybrid:{tmp_path}/s:9000",
+        f"hybrid:{tmp_path}/t:9000",
+    ]
+
+
+@pytest.mark.parametrize("directory", ["d" * 120, "line\nbreak"])
+def test_path_that_cannot_be_made_absolute_is_named_as_it_is(
+    directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / directory).mkdir()
+    monkeypatch.chdir(tmp_path / directory)
+    assert told(*open_listeners(["unix:s"])) == "unix:s"
 
 
 def no_words(line: str) -> NoReturn:

@@ -108,11 +108,35 @@ def test_command_that_boots_its_enclave_where_the_environment_says(sock: Path) -
 def test_each_address_is_named_and_awaited(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     options = ("-l", f"hybrid:{second}:9000", "--quiet")
-    with running(first, *options, shell='echo "$NITROHB_LISTEN"; cat') as script:
-        assert script.line() == f"unix:{first} hybrid:{second}:9000\n"
+    shell = 'for address in $NITROHB_LISTEN; do echo "($address)"; done; cat'
+    with running(first, *options, shell=shell) as script:
+        assert script.line() == f"(unix:{first})\n"
+        assert script.line() == f"(hybrid:{second}:9000)\n"
         assert beat(Path(f"{second}_9000")) == HEARTBEAT
         assert beat(first) == HEARTBEAT
         assert script.end() == (0, "", "")
+
+
+def test_address_is_named_for_a_command_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    send = f'"{NITROHB[0]}" -m nitrohb send "$NITROHB_LISTEN"'
+    with running(Path("a space"), "--quiet", shell=f"cd /; {send}") as script:
+        code, out, err = script.end()
+    assert (code, err) == (0, "")
+    assert out.startswith(f"unix:{tmp_path}/a space answered in ")
+
+
+def test_inherited_socket_is_named_by_where_it_is_bound(sock: Path) -> None:
+    with listening(sock) as server:
+        fd = server.fileno()
+        send = f'"{NITROHB[0]}" -m nitrohb send "$NITROHB_LISTEN"'
+        args = ("run", "--quiet", "-l", f"fd:{fd}", "--", "sh", "-c", send)
+        with started(*args, pass_fds=(fd,)) as script:
+            code, out, err = script.end()
+    assert (code, err) == (0, "")
+    assert out.startswith(f"unix:{sock} answered in ")
 
 
 def test_heartbeat_while_python_still_loads_trio_is_answered(sock: Path) -> None:

@@ -12,7 +12,6 @@
 import argparse
 import errno
 import math
-import os
 import shlex
 import signal
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from . import exits
 from .answering import answer, printing_events, report_to
 from .child import Child
 from .console import Console
+from .environment import environment
 from .explaining import explain_end, explain_timeout
 from .stop import Stop
 
@@ -59,6 +59,7 @@ class Launch:
         console: Console,
     ) -> None:
         self._listeners = listeners
+        self._environment = environment(listeners)  # now, as a listener may soon be closed
         self._timeout = timeout
         self._args = args
         self._console = console
@@ -93,7 +94,7 @@ class Launch:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._attend)
             self._show.print_all()  # before the command can print anything
-            await self._child.run(self._args.argv, self._environment(), stderr)
+            await self._child.run(self._args.argv, self._environment, stderr)
             await self._look_once_more()
             nursery.cancel_scope.cancel()
 
@@ -103,10 +104,6 @@ class Launch:
             await trio.lowlevel.checkpoint()
         while self._closing:
             await trio.lowlevel.checkpoint()
-
-    def _environment(self) -> dict[str, str]:
-        addresses = (str(listener.address) for listener in self._listeners)
-        return {**os.environ, "NITROHB_LISTEN": " ".join(addresses)}
 
     async def _attend(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
         self._clock.deadline = trio.current_time() + self._timeout

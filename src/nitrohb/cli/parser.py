@@ -46,8 +46,8 @@ exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
 _RUN: Final = """\
-The command has our stdin, stdout and stderr, and in NITROHB_LISTEN the addresses, separated by
-spaces. Events go to stderr. SIGINT, SIGTERM and SIGHUP are passed on to it; a Ctrl-C on a terminal
+The command has our stdin, stdout and stderr, and in NITROHB_LISTEN the addresses, one a line, their
+paths absolute. Events go to stderr. SIGINT, SIGTERM and SIGHUP are passed on to it; a Ctrl-C on a terminal
 reaches it twice, once from there. It is ended by us, and never left behind, but if we are killed
 (SIGKILL) it goes on; what it started in turn is its own affair.
 
