@@ -71,9 +71,12 @@ class Launch:
         self._reporter: Reporter
 
     def take(self, number: int) -> None:
-        """Pass a signal on to the command. It is no longer a matter of time now."""
-        self._clock.deadline = math.inf
-        self._child.tell(number)
+        """Pass a signal on to the command; SIGTERM ends it, and is no matter of time any more."""
+        if number == signal.SIGTERM:
+            self._clock.deadline = math.inf
+            self._child.end()
+        else:
+            self._child.pass_on(number)
 
     async def run(self, stop: Stop) -> int:
         """Listen, start the command, wait for its end.
@@ -113,7 +116,7 @@ class Launch:
             self._timed_out = True
             self._show.print_all()
             explain_timeout(self._reporter, self._timeout, self._console)
-            self._child.tell(signal.SIGTERM)
+            self._child.end()
 
     def _on_event(self, event: Event) -> None:
         self._reporter(event)
@@ -126,19 +129,24 @@ class Launch:
         """The exit code, and what there is to say about it.
 
         Args:
-            number: The signal that came, if one did.
+            number: The first signal that came, if one did.
         """
         if self._child.refusal is not None:
             return self._explain_refusal(self._child.refusal)
         if self._timed_out:
             return exits.TIMED_OUT
-        if self._child.status is None:
+        if self._child.status is None:  # the signal was there before the command
             return 128 + (number or 0)
-        early = not self._args.keep and bool(list(self._reporter.unheard()))
-        if early and number is None:
+        # Any other status than 0 may be its answer to the signal.
+        if self._is_early() and (number is None or self._child.status == 0):
             explain_end(self._reporter, self._child.status, self._console)
             return exits.TOO_EARLY
         return self._child.status
+
+    def _is_early(self) -> bool:
+        """Whether the command has ended before its heartbeat, and was not told to."""
+        awaited = not self._args.keep and bool(list(self._reporter.unheard()))
+        return awaited and not self._child.is_ending
 
     def _explain_refusal(self, why: OSError) -> int:
         command = shlex.quote(self._args.argv[0])  # an empty one can be seen
