@@ -160,14 +160,19 @@ async def test_command_is_told_to_end_when_nobody_waits_for_it_any_more() -> Non
 
 
 @asynccontextmanager
-async def running(child: Child, shell: str) -> AsyncGenerator[None]:
+async def running(
+    child: Child, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[None]:
     """Let a piece of shell run as a child, from its line on stdout to its end."""
+    started = trio.Event()
+    when_started(monkeypatch, started.set)
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     with open(reader, "rb", buffering=0) as ready, open(writer, "wb"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, child, "sh", "-c", f"exec >/dev/fd/{writer}; {shell}")
             await trio.to_thread.run_sync(ready.readline)
+            await started.wait()
             await wait_all_tasks_blocked()
             yield
 
@@ -175,9 +180,11 @@ async def running(child: Child, shell: str) -> AsyncGenerator[None]:
 IGNORES_SIGTERM = 'trap "" TERM; echo; exec tail -f /dev/null'
 
 
-async def test_grace_is_counted_from_the_first_sigterm(autojump_clock: MockClock) -> None:
+async def test_grace_is_counted_from_the_first_sigterm(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     child = Child(10, no_words)
-    async with running(child, IGNORES_SIGTERM):
+    async with running(child, IGNORES_SIGTERM, monkeypatch):
         began = trio.current_time()
         child.end()
         await trio.sleep(6)
@@ -189,10 +196,12 @@ async def test_grace_is_counted_from_the_first_sigterm(autojump_clock: MockClock
 @pytest.mark.parametrize(
     "number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 )
-async def test_no_grace_begins_with_another_signal(number: int, autojump_clock: MockClock) -> None:
+async def test_no_grace_begins_with_another_signal(
+    number: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     child = Child(10, no_words)
     ignores = 'trap "" HUP INT QUIT USR1 USR2; echo; exec tail -f /dev/null'
-    async with running(child, ignores):
+    async with running(child, ignores, monkeypatch):
         child.pass_on(number)
         await trio.sleep(1000)
         assert child.status is None
@@ -201,10 +210,10 @@ async def test_no_grace_begins_with_another_signal(number: int, autojump_clock: 
 
 
 async def test_grace_is_one_for_all_that_stems_from_the_command(
-    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     child = Child(10, no_words)
-    async with running(child, f"({IGNORES_SIGTERM}); true"):
+    async with running(child, f"({IGNORES_SIGTERM}); true", monkeypatch):
         began = trio.current_time()
         child.end()
     assert trio.current_time() == pytest.approx(began + 10)
@@ -248,7 +257,7 @@ async def test_what_is_left_and_may_not_be_signalled_goes_on(
         refused.append(pid)
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    async with running(child, "(echo; exec tail -f /dev/null) & wait; exit 5"):
+    async with running(child, "(echo; exec tail -f /dev/null) & wait; exit 5", monkeypatch):
         child.pass_on(signal.SIGKILL)
         child.end()
         monkeypatch.setattr(os, "kill", may_not)
