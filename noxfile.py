@@ -84,7 +84,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Demand that the tests so far have taken every branch of the source."""
-    session.install(*nox.project.dependency_groups(PROJECT, "tests"))
+    install(session, "tests")
     env = {"COVERAGE_FILE": str(COVERAGE / "coverage")}
     data = sorted(map(str, COVERAGE.glob("tests-*")))
     session.run("coverage", "combine", "--keep", *data, env=env)

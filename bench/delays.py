@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What clients of the HTTP interface cost a heartbeat: none, quiet ones, and hostile ones.
 
-Heartbeats come one by one, at random times, to one server without the interface and to one with
-it. The server has a core to itself. Whoever asks shares the other one with the client whose
-heartbeats are timed. Both that client and the server go before all others on their cores, if this
-user may ask for that: what is measured is what the server delays.
+Heartbeats come one by one, at random times, to a server of its own for each kind of clients. The
+server has a core to itself. Whoever asks shares the other one with the client whose heartbeats are
+timed. Both that client and the server go before all others on their cores, if this user may ask for
+that: what is measured is what the server delays.
 """
 
 import json
@@ -20,7 +20,7 @@ from . import observe
 from .contestants import Tools
 from .hostile import KINDS
 from .measure import Metrics, Round
-from .processes import BenchError, Cores, Server
+from .processes import Cores, Server
 
 __all__ = ["ALONE", "LABELS", "NOBODY", "Delays"]
 
@@ -31,7 +31,7 @@ LABELS = {
 } | {key: kind.label for key, kind in KINDS.items()}
 """In the order of the table."""
 
-_SETTLED = 0.3  # seconds until clients are connected, and until the server has got over them
+_SETTLED = 1.0  # seconds until all clients are connected
 _PAUSE_US = 1000  # between two heartbeats
 _DEADLINE = 30.0  # seconds
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -56,54 +56,50 @@ class Delays:
     def round(self, *, backwards: bool = False) -> Round:
         """Measure everything once."""
         results: Round = {}
-        with self._server(ALONE) as alone, self._server(NOBODY, "--api", self._api) as server:
-            for key in reversed(LABELS) if backwards else LABELS:
-                results[key] = self._measure(alone if key == ALONE else server, key)
+        for key in reversed(LABELS) if backwards else LABELS:
+            options = () if key == ALONE else ("--api", f"unix:{self._path('api')}")
+            with self._server(key, *options) as server:
+                results[key] = self._measure(server, key)
         return results
 
-    @property
-    def _api(self) -> str:
-        return f"unix:{os.path.join(self.directory, 'api.sock')}"
-
-    def _where(self, key: str) -> str:
-        return os.path.join(self.directory, f"{key}.sock")
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, f"{name}.sock")
 
     @contextmanager
     def _server(self, key: str, *options: str) -> Generator[Server]:
-        where = self._where(key)
+        where = self._path("heartbeats")
         argv = [self.tools.nitrohb, "serve", "--keep", "--quiet", "-l", f"unix:{where}", *options]
         log = os.path.join(self.directory, f"{key}.log")
         with Server(self.cores, argv, where, log) as server:
             _prefer(server.pid)
-            self._beats(key, 0.1)
+            self._beats(server, 0.1)
             yield server
             server.stop()
 
     def _measure(self, server: Server, key: str) -> Metrics:
         if key in (ALONE, NOBODY):
-            return self._beats(key, self.seconds)
-        with _Asking(key, self._api.removeprefix("unix:")) as asking:
+            return self._beats(server, self.seconds)
+        with _Asking(key, self._path("api")) as asking:
             time.sleep(_SETTLED)
             cpu, began = observe.cpu_ns(server.pid), time.monotonic_ns()
-            metrics = self._beats(NOBODY, self.seconds)
+            metrics = self._beats(server, self.seconds)
             cpu, took = observe.cpu_ns(server.pid) - cpu, time.monotonic_ns() - began
             memory = observe.memory(server.pid)
-        time.sleep(_SETTLED)
         return metrics | {
             "responses": asking.rate,
             "cpu_percent": 100 * cpu / took,
             "pss_mib": memory.pss / 1024,
         }
 
-    def _beats(self, key: str, seconds: float) -> Metrics:
+    def _beats(self, server: Server, seconds: float) -> Metrics:
         """Time heartbeats, and check them."""
-        argv = [self.tools.load, "--socket", self._where(ALONE if key == ALONE else NOBODY)]
-        argv += ["--warmup", "20", "--pause-us", str(_PAUSE_US), "--seconds", str(seconds)]
+        argv = [self.tools.load, "--socket", self._path("heartbeats"), "--warmup", "20"]
+        argv += ["--pause-us", str(_PAUSE_US), "--seconds", str(seconds)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
             _prefer(client.pid)
             out, err = client.communicate(timeout=seconds + _DEADLINE)
         if client.returncode:
-            raise BenchError(f"{LABELS[key]}: {err.decode().strip()}")
+            raise server.failure(err.decode().strip())
         result: Metrics = json.loads(out.decode())
         return {name: result[name] for name in ("p50_us", "p99_us", "max_us")}
 

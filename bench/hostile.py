@@ -56,6 +56,8 @@ class Kind:
 
 _CHUNKED: Final = b"POST /claims HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
+_HEADERS: Final = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 990 + b"\r\n"
+
 KINDS: Final = {
     "asked": Kind("GET /metrics, ten times a second", 1, _get("/metrics"), drips=_get("/metrics")),
     "idle": Kind("connected, silent", 256),
@@ -63,7 +65,7 @@ KINDS: Final = {
     "slow-body": Kind("a body byte by byte", 256, _post("", 9999), drips=b" "),
     "deaf": Kind("/events, never read", 64, _get("/events"), reads=False),
     "readers": Kind("/events, read", 64, _get("/events")),
-    "claims": Kind("claims that wait", 250, _post("{}")),
+    "claims": Kind("claims that wait", 128, _post("{}")),
     "metrics": Kind("GET /metrics, at once again", 200, _get("/metrics"), asks=True),
     "heartbeats": Kind("GET /heartbeats, at once again", 200, _get("/heartbeats"), asks=True),
     "pipeline": Kind("GET /healthz, pipelined", 200, pours=_get("/healthz") * 50),
@@ -71,8 +73,8 @@ KINDS: Final = {
     "reconnect": Kind("connect and close", 100, leaves=True),
     "bodies": Kind("bodies without end", 200, _post("", 10**12), pours=bytes(_PIECE)),
     "chunks": Kind("bodies in tiny chunks", 200, _CHUNKED, pours=b"1\r\n \r\n" * 1000),
-    "headers": Kind("16 KiB of tiny headers", 100, pours=b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 4000),
-    "bursts": Kind("claims, all given up at once", 250, _post("{}"), bursts=True),
+    "headers": Kind("4 KiB of tiny headers", 100, pours=_HEADERS),
+    "bursts": Kind("claims, all given up at once", 128, _post("{}"), bursts=True),
 }
 
 

@@ -62,6 +62,7 @@ def test_everything_is_counted() -> None:
     ]
     for event in events:
         metrics.on_event(event)
+    metrics.observe_boot(0.5)
     got = samples(metrics)
     for name in ("evictions", "disconnections"):
         assert got[f"nitrohb_{name}_total"] == 1
@@ -72,6 +73,6 @@ def test_everything_is_counted() -> None:
     assert got["nitrohb_echo_seconds_bucket 5.0"] == 0
     assert got["nitrohb_echo_seconds_bucket +Inf"] == got["nitrohb_echo_seconds_count"] == 1
     assert got["nitrohb_echo_seconds_sum"] == 6
-    assert got["nitrohb_listening_seconds_bucket 0.25"] == 0
-    assert got["nitrohb_listening_seconds_bucket 0.5"] == 1
-    assert got["nitrohb_listening_seconds_bucket 600.0"] == 1
+    assert got["nitrohb_boot_seconds_bucket 0.25"] == 0
+    assert got["nitrohb_boot_seconds_bucket 0.5"] == 1
+    assert got["nitrohb_boot_seconds_bucket 600.0"] == 1

@@ -2,14 +2,18 @@
 """Connections, where a process would need perfect timing; and who is meant by a Host header."""
 
 import errno
+import fcntl
+import gc
 import logging
 import os
+import resource
 import socket
 import struct
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -17,8 +21,10 @@ from hypercorn.trio.tcp_server import TCPServer
 from starlette.types import Receive, Scope, Send
 from trio.testing import MockClock
 
+from nitrohb import UnixAddress
 from nitrohb.api.address import TcpAddress, parse_api_address
 from nitrohb.api.serving import serving
+from nitrohb.cli.api import open_api
 from tests.cli.process import listening
 from tests.support import Client
 
@@ -101,6 +107,78 @@ async def quick(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body or b"ok"})
 
 
+async def test_who_speaks_while_we_look_at_him_is_not_taken_for_gone(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    ioctl: Callable[..., Any] = fcntl.ioctl
+
+    def look(*args: Any) -> Any:
+        seen = ioctl(*args)
+        client.send(REQUEST)
+        return seen
+
+    async with serving(listener, quick):
+        with Client(listener.getsockname()) as client:
+            monkeypatch.setattr(fcntl, "ioctl", look)
+            await trio.sleep(1)
+            client.send(REQUEST)
+            await trio.sleep(1)
+            assert client.look()[0].startswith(b"HTTP/1.1 200")
+
+
+class Waits:
+    """An application that waits for the end of its client, and tells whether that has come."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.is_gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls += 1
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        self.is_gone = True
+
+
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"junk", REQUEST])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_waits_and_goes_away_is_missed(
+    at_once: bool, more: bytes, listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    app = Waits()
+    async with serving(listener, app):
+        with Client(listener.getsockname()) as client:
+            client.send(REQUEST + more if at_once else REQUEST)
+            await trio.sleep(10)
+            if not at_once:
+                client.send(more)
+            await trio.sleep(10)
+            assert not app.is_gone
+        await trio.sleep(1.1)
+        assert app.is_gone
+
+
+@pytest.mark.parametrize(
+    ("limit", "served"),
+    [(10, 1), (64, 1), (96, 16), (200, 68), (1024, 256), (resource.RLIM_INFINITY, 256)],
+)
+async def test_no_client_takes_the_last_descriptor(
+    limit: int,
+    served: int,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))  # pyright: ignore
+    app = Waits()
+    with ExitStack() as stack:
+        async with serving(listener, app):
+            for _ in range(served + 20):
+                stack.enter_context(Client(listener.getsockname())).send(REQUEST)
+                await trio.sleep(0.01)
+            assert app.calls == served
+
+
 async def answered(clients: list[Client], seconds: float) -> int:
     """How many clients have an answer after a while."""
     await trio.sleep(seconds)
@@ -115,13 +193,13 @@ async def test_who_asks_at_once_is_answered_one_after_another(
         for client in clients:
             client.send(REQUEST)
         async with serving(listener, quick):
-            before = await answered(clients, 0.0005)
+            now = before = await answered(clients, 0.0005)
             assert before == 1
             for _ in range(30):
                 now = await answered(clients, 0.001)
                 assert now <= before + 1
                 before = now
-            assert now == 20
+            assert before == 20
 
 
 async def test_a_body_is_taken_in_pieces(
@@ -132,6 +210,24 @@ async def test_a_body_is_taken_in_pieces(
             client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
             client.send(bytes(10_000))
             assert await answered([client], 1) == 1
+
+
+async def test_long_headers_are_refused(listener: socket.socket, autojump_clock: MockClock) -> None:
+    async with serving(listener, quick):
+        for lines, status in ((1000, b"200"), (3000, b"431")):
+            with Client(listener.getsockname()) as client:
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * lines + b"\r\n")
+                await trio.sleep(1)
+                assert client.look()[0].startswith(b"HTTP/1.1 " + status)
+
+
+async def test_what_is_loaded_is_not_looked_through_for_garbage(tmp_path: Path) -> None:
+    address = UnixAddress(str(tmp_path / "api"))
+    args = Namespace(api=address, api_mode=0o600, api_group=None)
+    with ExitStack() as closing:
+        closing.callback(gc.unfreeze)
+        async with open_api(args, [], closing)():
+            assert gc.get_freeze_count() > 10_000
 
 
 async def test_who_has_gone_before_he_is_accepted_costs_hardly_a_turn(

@@ -61,6 +61,15 @@ async def test_a_turn_comes_at_once_and_the_next_a_rest_later(autojump_clock: Mo
         assert line.had[-1] == ("a", 1000)
 
 
+async def test_a_rest_is_as_long_as_what_was_before_it(autojump_clock: MockClock) -> None:
+    async with running() as line:
+        await line.turns.take("a", line.turns.receiving)
+        await line.queue("b", line.turns.receiving)
+        autojump_clock.jump(0.005)
+        await trio.sleep(1)
+        assert line.had == [("b", 10)]
+
+
 async def test_there_are_many_looks_for_heartbeats_in_a_turn(autojump_clock: MockClock) -> None:
     passes = Passes()
     async with running() as line:

@@ -25,7 +25,9 @@ def api(tmp_path: Path) -> Path:
 def serving(api: Path, *socks: Path) -> Generator[Script]:
     listen = [arg for sock in socks for arg in ("-l", f"unix:{sock}")]
     args = ("--keep", "--quiet", *listen, "--api", f"unix:{api}")
-    with started(*args) as script, connected(api):
+    with started(*args) as script, connected(api) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"  # Python has loaded, and it is not busy
         yield script
 
 

@@ -4,6 +4,7 @@
 ===============  ===========================================================================
 ``address``      where it listens; nothing but the standard library
 ``problems``     what went wrong, as application/problem+json
+``places``       how many may be answered at a time by what takes long
 ``inputs``       what a client may ask, read from JSON
 ``metrics``      what the server has done so far, in figures
 ``feed``         what it does, as it happens, for any number of readers
@@ -13,6 +14,7 @@
 ``openapi``      what can be asked, as an OpenAPI document
 ``page``         what a browser is shown
 ``app``          the ASGI application: what is answered to whom
+``turns``        whose turn it is, so that no heartbeat has to wait for clients
 ``serving``      connections, served by Hypercorn
 ===============  ===========================================================================
 

@@ -12,6 +12,10 @@ import ipaddress
 from ..addresses import UnixAddress, parse_address, parse_number
 from ..errors import AddressError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 __all__ = ["ApiAddress", "TcpAddress", "parse_api_address"]
 
 
@@ -27,15 +31,19 @@ class TcpAddress:
         self.ip = ip
         self.port = port
 
-    def is_host(self, host: str) -> bool:
+    def is_host(self, host: str, names: Collection[str] = ()) -> bool:
         """Whether a Host header means this address, by a name that nobody else can make his own.
+
+        Args:
+            host: The header.
+            names: More names that it has, in lower case.
 
         An address that stands for all of the machine's has any of them for its name. The port does
         not matter: it may be a tunnel's.
         """
         name, _, port = host.rpartition(":")
         name = name if port.isdigit() else host
-        if name.lower() == "localhost":
+        if name.lower() in ("localhost", *names):
             return True
         try:
             ip = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))

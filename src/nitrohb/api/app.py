@@ -19,13 +19,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..addresses import CID_ANY, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
-from ..events import format_time
+from ..events import format_time, utc_now
 from ..server import HeartbeatServer
 from .backend import Backend
 from .guard import Guard
 from .inputs import Claim, parse_claim, parse_rearm
 from .openapi import create_document
 from .page import HEADERS, PAGE
+from .places import CLAIMS, READERS, Places
 from .problems import ProblemError, to_response
 from .stream import EventStream
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app"]
 
-READERS: Final = 64
 AT_A_TIME: Final = 16  # heartbeats that are written down in one pass of the loop: 0.1 ms
 SPREAD: Final = 0.2  # seconds over which those wake up who give up waiting at the same moment
 
@@ -77,7 +77,8 @@ class _Endpoints:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._readers = trio.Semaphore(READERS)
+        self._readers = Places(READERS, "read events")
+        self._claims = Places(CLAIMS, "wait for heartbeats")
 
     async def heartbeats(self, _: Request) -> Response:
         texts: list[str] = []
@@ -99,10 +100,11 @@ class _Endpoints:
         claim = parse_claim(await request.body())
         server = self._server()
         response: Response = _Nothing()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, request.receive, nursery.cancel_scope)
-            response = await _claim(server, claim, self._backend)
-            nursery.cancel_scope.cancel()
+        with self._claims.take():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_gone, request.receive, nursery.cancel_scope)
+                response = await _claim(server, claim, self._backend)
+                nursery.cancel_scope.cancel()
         return response
 
     async def rearm(self, request: Request) -> Response:
@@ -127,11 +129,6 @@ class _Endpoints:
     async def events(self, request: Request) -> Response:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
-        try:
-            self._readers.acquire_nowait()
-        except trio.WouldBlock:
-            detail = f"{READERS} others read events already"
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
         last_seen = request.headers.get("last-event-id", "")
         return EventStream(self._backend.feed, last_seen, self._readers)
 
@@ -151,6 +148,7 @@ class _Endpoints:
 async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Response:
     beat: Heartbeat | None = None
     before = backend.failures.copy()
+    asked, began = utc_now(), trio.current_time()
     with trio.move_on_after(claim.timeout + random.uniform(0, SPREAD)):
         try:
             beat = await server.wait_heartbeat(
@@ -162,6 +160,8 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
         return to_response(_in_vain(server, claim, backend.failures - before))
+    if beat.time >= asked:
+        backend.metrics.observe_boot(trio.current_time() - began)
     return _json(beat.to_json())
 
 

@@ -20,6 +20,7 @@ from ..events import Event
 __all__ = ["Feed", "LaggingError"]
 
 MEMORY: Final = 256  # events
+_DIGITS: Final = 18  # no number of an event has more; Python refuses to read one of thousands
 
 
 class LaggingError(Exception):
@@ -55,7 +56,8 @@ class Feed:
 
     def place_after(self, last_seen: str) -> int:
         """Where a reader begins: after the last event that it has seen, or with the next one."""
-        seen = int(last_seen) if last_seen.isascii() and last_seen.isdigit() else self.last
+        is_number = last_seen.isascii() and last_seen.isdigit() and len(last_seen) <= _DIGITS
+        seen = int(last_seen) if is_number else self.last
         return seen if self.last - len(self._events) <= seen <= self.last else self.last
 
     async def read(self, place: int) -> str:

@@ -36,7 +36,7 @@ from ..events import (
 __all__ = ["Metrics"]
 
 ECHO_BUCKETS: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.1, 1.0, 5.0)
-LISTENING_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+BOOT_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
 class _Histogram:
@@ -69,10 +69,10 @@ class Metrics(Collector):
         self._echo = _Histogram(
             "nitrohb_echo_seconds", "From a connection to its echo.", ECHO_BUCKETS
         )
-        self._listening = _Histogram(
-            "nitrohb_listening_seconds",
-            "From the moment at which the address began to listen to a heartbeat.",
-            LISTENING_BUCKETS,
+        self._boot = _Histogram(
+            "nitrohb_boot_seconds",
+            "From a claim to its heartbeat, where the claim came first: a boot, for its launcher.",
+            BOOT_BUCKETS,
         )
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -90,6 +90,10 @@ class Metrics(Collector):
                 self._start_at_zero(event.address)
             case Done():
                 pass
+
+    def observe_boot(self, seconds: float) -> None:
+        """Count a boot that somebody has waited for."""
+        self._boot.observe(seconds)
 
     def write(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -122,7 +126,7 @@ class Metrics(Collector):
             "nitrohb_pending", "Connections that wait for their byte.", self._pending
         )
         yield self._echo.family()
-        yield self._listening.family()
+        yield self._boot.family()
         build = GaugeMetricFamily(
             "nitrohb_build_info", "Which nitrohb this is.", labels=["version"]
         )
@@ -140,7 +144,6 @@ class Metrics(Collector):
             case Heartbeat():
                 self._heartbeats[event.address] += 1
                 self._echo.observe(event.echo_seconds)
-                self._listening.observe(event.listening_seconds)
             case Rejected():
                 self._rejections[event.address, event.reason.value] += 1
             case Disconnected():

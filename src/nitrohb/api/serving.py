@@ -13,6 +13,8 @@ What comes in and what goes out takes turns (:mod:`nitrohb.api.turns`).
 
 import fcntl
 import logging
+import resource
+import select
 import socket
 import termios
 from collections.abc import AsyncGenerator
@@ -31,9 +33,12 @@ from .turns import Turns
 __all__ = ["serving"]
 
 CONNECTIONS: Final = 256
+RESERVED: Final = 64  # descriptors that are never a client's; of the others he has half at most
+LOOK: Final = 1.0  # seconds
 SEND_TIMEOUT: Final = 10.0  # seconds that a client may leave a piece unread
 KEEP_ALIVE: Final = 5.0  # seconds without a request, or until a request's headers are complete
-PIECE: Final = 2048  # bytes taken in at a time: h11 needs 0.5 ms for those of many short headers
+PIECE: Final = 2048  # bytes taken in at a time
+HEADERS: Final = 4096  # bytes; where they are short ones, h11 takes 1 ms for them in one step
 _NOTHING: Final = bytes(4)  # 0 as a C int
 _PAUSE: Final = 0.1  # seconds, when nobody can be accepted: there may be no descriptors left
 
@@ -63,7 +68,7 @@ class _Server:
         self._app = app
         self._config = _config()
         self._context: Any = WorkerContext(None)
-        self._room = trio.Semaphore(CONNECTIONS)
+        self._room = trio.Semaphore(_room())
         self._streams: set[_Stream] = set()
 
     async def accept_forever(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
@@ -123,11 +128,42 @@ class _Stream:
         self.socket = sock
         self._stream = trio.SocketStream(sock)
         self._turns = turns
+        self._is_reading = False
 
     def is_there(self) -> bool:
         """Whether the client has not gone away yet, or has said something before."""
-        unread = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING)
-        return unread != _NOTHING or not self.socket.is_readable()
+        # In this order: what comes in between is not taken for the end.
+        return not self.socket.is_readable() or self._has_unread()
+
+    def _has_unread(self) -> bool:
+        return fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING) != _NOTHING
+
+    async def unless_gone(self, receive: Receive) -> Message:
+        """Wait for a message of the client, or for its end.
+
+        Hypercorn reads no further while an answer is due to a client that has sent more than its
+        request. So it would not learn that such a client is gone.
+        """
+        message: Message = {"type": "http.disconnect"}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+            message = await receive()
+            nursery.cancel_scope.cancel()
+        return message
+
+    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        # The kernel would wake us at once, for what is there unread.
+        while not self._has_hung_up():  # noqa: ASYNC110
+            await trio.sleep(LOOK)
+        scope.cancel()
+
+    def _has_hung_up(self) -> bool:
+        """Whether the client has gone away, and nobody reads here who would notice."""
+        if self._is_reading:
+            return False
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     async def may_receive(self) -> None:
         """Wait for our turn to take something in."""
@@ -135,7 +171,11 @@ class _Stream:
 
     async def receive_some(self, most: int) -> bytes:
         """Receive a piece, in turn."""
-        data = await self._stream.receive_some(min(most, PIECE))
+        self._is_reading = True
+        try:
+            data = await self._stream.receive_some(min(most, PIECE))
+        finally:
+            self._is_reading = False
         if data:
             await self.may_receive()
         else:  # who goes away does not queue: what he waits for must not be given to him
@@ -169,7 +209,7 @@ def _in_turn(app: ASGIApp, stream: _Stream) -> ASGIApp:
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_in_turn() -> Message:
-            message = await receive()
+            message = await stream.unless_gone(receive)
             if message["type"] == "http.request":
                 await stream.may_receive()
             return message
@@ -179,12 +219,20 @@ def _in_turn(app: ASGIApp, stream: _Stream) -> ASGIApp:
     return call
 
 
+def _room() -> int:
+    """How many connections there may be: never so many that an enclave's finds no descriptor."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(1, min(CONNECTIONS, (limit - RESERVED) // 2))
+
+
 def _config() -> Config:
     config = Config()
     config.errorlog = config.accesslog = None
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE
-    config.h11_max_incomplete_size = 8 * 1024
+    config.h11_max_incomplete_size = HEADERS
     config.h2_max_concurrent_streams = 1  # who speaks HTTP/2 is told not to
     return config
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .feed import Feed, LaggingError
+from .places import Places
 
 __all__ = ["EventStream"]
 
@@ -21,26 +22,27 @@ class EventStream(Response):
     Args:
         feed: Where the events are.
         last_seen: What the client says is the number of the last event that it has seen.
-        readers: Holds a place for this client, and is released in the end.
+        places: Where this client takes one.
     """
 
-    def __init__(self, feed: Feed, last_seen: str, readers: trio.Semaphore) -> None:
+    def __init__(self, feed: Feed, last_seen: str, places: Places) -> None:
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self._feed = feed
         self._place = feed.place_after(last_seen)
-        self._readers = readers
+        self._places = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client goes away, or does not read them."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_all, send, nursery.cancel_scope)
-                await receive()  # the body, which nobody wants
-                await receive()  # that the client is gone: there is nothing else to come
-                nursery.cancel_scope.cancel()
-        finally:
-            self._readers.release()
+        with self._places.take():
+            await self._stream(receive, send)
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_all, send, nursery.cancel_scope)
+            await receive()  # the body, which nobody wants
+            await receive()  # that the client is gone: there is nothing else to come
+            nursery.cancel_scope.cancel()
 
     async def _send_all(self, send: Send, scope: trio.CancelScope) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}

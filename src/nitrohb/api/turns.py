@@ -7,7 +7,8 @@ something to do at once. Here they queue, and in a turn one of them
 
 - is accepted, or takes in a piece of what its client has sent, or sends what its client gets. What
   follows from that, in some passes of the loop, is done meanwhile or soon afterwards;
-- then the interface rests, so that most heartbeats find the loop idle, however many requests come.
+- then the interface rests, for as long as that took at least, so that most heartbeats find the loop
+  idle, however many requests come, and however slow the machine is.
 
 The three wait in queues of their own, which are served alternately: whoever waits for a heartbeat
 is told of it at once, and a newcomer gets in, even while all others ask all the time. Where nobody
@@ -21,7 +22,7 @@ import trio
 __all__ = ["Turns"]
 
 PASSES: Final = 20  # of the loop, in a turn: a small request is answered in as many
-REST: Final = 0.001  # seconds between two turns; epoll_wait(2) knows no less
+REST: Final = 0.001  # seconds between two turns, at least; epoll_wait(2) knows no less
 
 Queue = trio.lowlevel.ParkingLot
 
@@ -71,8 +72,9 @@ class Turns:
             await trio.lowlevel.checkpoint()
 
     async def _call_up(self, queue: Queue) -> None:
+        began = trio.current_time()
         queue.unpark()
         for _ in range(PASSES):
             await trio.lowlevel.checkpoint()
         self._whose = None
-        await trio.sleep(REST)
+        await trio.sleep(max(REST, trio.current_time() - began))

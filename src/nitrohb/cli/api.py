@@ -7,6 +7,7 @@ import importlib.util
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..addresses import Address, UnixAddress
@@ -73,7 +74,9 @@ def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: Ex
         from ..api.serving import serving
 
         backend = Backend(addresses)
-        is_host = address.is_host if isinstance(address, TcpAddress) else None
+        is_host = None
+        if isinstance(address, TcpAddress):
+            is_host = partial(address.is_host, names={name.lower() for name in args.api_host})
         app = create_app(backend, is_host=is_host)
         gc.freeze()  # to look for garbage in all that is loaded by now takes 10 ms
         async with serving(sock, app):

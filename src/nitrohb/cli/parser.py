@@ -287,6 +287,13 @@ def _add_api(parser: _Parser) -> None:
         action="store_true",
         help="let --api be an address that other machines reach: there are no passwords",
     )
+    parser.add_argument(
+        "--api-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a host name by which clients call --api, besides its IP address; may be repeated",
+    )
 
 
 def _add_send(add: Callable[..., _Parser]) -> None:
@@ -423,17 +430,22 @@ def _checked(parse: Callable[[str], T], text: str) -> T:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+    if not 0 < (seconds := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
     return seconds
 
 
 def _age(text: str) -> float:
-    return 0.0 if text.strip() == "0" else _seconds(text)
+    if not 0 <= (seconds := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, at least 0, got {text!r}")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _timeout(text: str) -> float | None:
