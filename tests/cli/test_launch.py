@@ -339,6 +339,20 @@ async def test_time_limit_is_there_until_sigterm(
     assert result == [status]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+async def test_signal_just_before_the_command_is_started(
+    number: signal.Signals, status: int, sock: Path
+) -> None:
+    console = Console()
+    args = parse(["run", "--quiet", "--", "/no/such/command"])
+    launch = Launch(open_listeners([f"unix:{sock}"]), 60, args, console)
+    stop = Stop()
+    stop.signal = number
+    launch.take(number)
+    assert await launch.run(stop) == status
+    console.close()
+
+
 async def test_heartbeat_at_the_very_end_of_the_command_counts_and_its_address_closes(
     sock: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,10 +45,10 @@ def _check_api(args: argparse.Namespace) -> None:
         from .api import check
 
         check(args)
-    elif args.api_mode is not None or args.api_group is not None or args.api_allow_remote:
-        raise UsageError(
-            "--api-mode, --api-group and --api-allow-remote are of no use without --api"
-        )
+        return
+    modes = (args.api_mode, args.api_group)
+    if modes != (None, None) or args.api_allow_remote or args.api_host:
+        raise UsageError("the options that begin with --api- are of no use without --api")
 
 
 def _answer(
