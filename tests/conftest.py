@@ -40,9 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_are_not_ignored() -> Iterator[None]:
-    """A shell's background jobs ignore SIGINT, nohup's SIGHUP: nitrohb would respect that."""
+    """A shell's background jobs ignore SIGINT and SIGQUIT, nohup's SIGHUP; so would nitrohb."""
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGQUIT: signal.signal(signal.SIGQUIT, signal.SIG_DFL),
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
     }

@@ -85,32 +85,23 @@ def test_over_tcp(host: str, sock: Path) -> None:
         assert ask(client, "POST", "/rearm", {}, Origin="http://evil.example")[0] == 403
         assert ask(client, "POST", "/rearm", {}, Origin=f"http://{host}:{port}")[0] == 204
         client.close()
-        taken = nitrohb("-l", f"unix:{sock}2", "--api", f"{host}:{port}")
+        taken = nitrohb("--keep", "-l", f"unix:{sock}2", "--api", f"{host}:{port}")
         assert taken[0] == 1
         assert "another process listens on that port (EADDRINUSE)" in taken[2]
         script.popen.terminate()
         assert script.end()[0] == 143
 
 
-def test_one_shot_ends_with_its_heartbeat(sock: Path, api: Path) -> None:
-    args = ("-l", f"unix:{sock}", "--api", f"unix:{api}")
-    with started(*args) as script, connected(api) as idle:
-        assert beat(sock) == HEARTBEAT
-        assert script.end()[0] == 0
-        assert idle.recv(1) == b""
-    assert not api.exists()
-
-
 @pytest.mark.parametrize("address", ["0.0.0.0:9180", "[::]:9180", "192.0.2.1:9180"])
 def test_other_machines_are_not_let_in_by_mistake(address: str, sock: Path) -> None:
-    code, out, err = nitrohb("-l", f"unix:{sock}", "--api", address)
+    code, out, err = nitrohb("--keep", "-l", f"unix:{sock}", "--api", address)
     assert (code, out) == (2, "")
     assert f"--api {address}: other machines reach this address" in err
     assert not sock.exists()
 
 
 def test_other_machines_are_let_in_on_demand(sock: Path) -> None:
-    args = ("-l", f"unix:{sock}", "--api", "192.0.2.1:9180", "--api-allow-remote")
+    args = ("--keep", "-l", f"unix:{sock}", "--api", "192.0.2.1:9180", "--api-allow-remote")
     code, _, err = nitrohb(*args)
     assert code == 1
     assert "cannot listen on 192.0.2.1:9180: that is no address of this machine" in err

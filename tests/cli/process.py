@@ -67,10 +67,14 @@ def started(
     stdout: int | None = subprocess.PIPE,
     stderr: int | None = subprocess.PIPE,
     pass_fds: tuple[int, ...] = (),
+    new_session: bool = True,
     umask: int = -1,
     env: dict[str, str] | None = None,
 ) -> Generator[Script]:
-    """Start nitrohb; if it still runs in the end, kill it."""
+    """Start nitrohb; if it still runs in the end, kill it.
+
+    In a new session it has no terminal, whoever runs the tests from one.
+    """
     with subprocess.Popen(
         [*command, *args],
         bufsize=0,  # line() looks at the pipe, so that nothing may hide in a buffer
@@ -78,6 +82,7 @@ def started(
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
+        start_new_session=new_session,
         umask=umask,
         env=clean_environment() | (env or {}),
     ) as popen:
@@ -125,12 +130,17 @@ def read_until(fd: int, enough: Callable[[bytes], bool]) -> str:
     return read.decode()
 
 
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so that cannot tell by itself."""
+    until = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.001)
+
+
 def wait_for_file(path: Path) -> None:
     """Wait for a socket file, as soon as it is there."""
-    until = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < until, f"no {path}"
-        time.sleep(0.001)
+    wait_for(path.exists)
 
 
 @contextmanager

@@ -296,7 +296,7 @@ def test_console_that_finds_no_descriptor_to_spare(monkeypatch: pytest.MonkeyPat
         console.close()
         err.seek(0)
         problem = os.strerror(errno.ENOSPC)
-        said = f"nitrohb: stdout: {problem}; going on without printing events\n"
+        said = f"nitrohb: stdout: {problem}; nothing more is printed there\n"
         assert err.read() == said
 
 
@@ -331,7 +331,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 ) -> None:
     with monkeypatch.context() as missing:
         missing.setattr(importlib.util, "find_spec", find_nothing)
-        result = nitrohb_here("-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
+        result = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
     message = "nitrohb: --api needs the extra api: pip install 'nitrohb[api]'\n"
     assert result == (2, "", message)
     assert not sock.exists()

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,9 +31,17 @@ from .process import (
     nitrohb,
     redirected,
     started,
+    wait_for,
 )
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+SIGNALS = [
+    (signal.SIGHUP, 129),
+    (signal.SIGINT, 130),
+    (signal.SIGQUIT, 131),
+    (signal.SIGUSR1, 138),
+    (signal.SIGUSR2, 140),
+    (signal.SIGTERM, 143),
+]
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 
@@ -108,11 +117,35 @@ def test_command_that_boots_its_enclave_where_the_environment_says(sock: Path) -
 def test_each_address_is_named_and_awaited(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     options = ("-l", f"hybrid:{second}:9000", "--quiet")
-    with running(first, *options, shell='echo "$NITROHB_LISTEN"; cat') as script:
-        assert script.line() == f"unix:{first} hybrid:{second}:9000\n"
+    shell = 'for address in $NITROHB_LISTEN; do echo "($address)"; done; cat'
+    with running(first, *options, shell=shell) as script:
+        assert script.line() == f"(unix:{first})\n"
+        assert script.line() == f"(hybrid:{second}:9000)\n"
         assert beat(Path(f"{second}_9000")) == HEARTBEAT
         assert beat(first) == HEARTBEAT
         assert script.end() == (0, "", "")
+
+
+def test_address_is_named_for_a_command_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    send = f'"{NITROHB[0]}" -m nitrohb send "$NITROHB_LISTEN"'
+    with running(Path("a space"), "--quiet", shell=f"cd /; {send}") as script:
+        code, out, err = script.end()
+    assert (code, err) == (0, "")
+    assert out.startswith(f"unix:{tmp_path}/a space answered in ")
+
+
+def test_inherited_socket_is_named_by_where_it_is_bound(sock: Path) -> None:
+    with listening(sock) as server:
+        fd = server.fileno()
+        send = f'"{NITROHB[0]}" -m nitrohb send "$NITROHB_LISTEN"'
+        args = ("run", "--quiet", "-l", f"fd:{fd}", "--", "sh", "-c", send)
+        with started(*args, pass_fds=(fd,)) as script:
+            code, out, err = script.end()
+    assert (code, err) == (0, "")
+    assert out.startswith(f"unix:{sock} answered in ")
 
 
 def test_heartbeat_while_python_still_loads_trio_is_answered(sock: Path) -> None:
@@ -249,7 +282,8 @@ def test_timeout_after_every_heartbeat_has_come_is_none(sock: Path) -> None:
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 @pytest.mark.parametrize("heartbeat", [False, True])
 def test_signal_is_passed_on(heartbeat: bool, number: int, status: int, sock: Path) -> None:
-    with running(sock, "--quiet", shell="echo ready; exec tail -f /dev/null") as script:
+    shell = "ulimit -c 0; echo ready; exec tail -f /dev/null"
+    with running(sock, "--quiet", shell=shell) as script:
         assert script.line() == "ready\n"
         if heartbeat:
             assert beat(sock) == HEARTBEAT
@@ -270,17 +304,40 @@ def test_command_that_handles_a_signal_has_its_own_status(
         assert end(script) == (7, "bye\n", "")
 
 
-@pytest.mark.parametrize(("number", "status"), SIGNALS)
-def test_command_that_ignores_a_signal_is_killed(
-    number: signal.Signals, status: int, sock: Path
-) -> None:
-    name = number.name.removeprefix("SIG")
-    shell = f'trap "" {name}; echo ready; exec tail -f /dev/null'
+def test_command_that_ignores_sigterm_is_killed(sock: Path) -> None:
+    shell = 'trap "" TERM; trap "echo reloaded" HUP; echo ready; while :; do read never; done'
     with running(sock, "--quiet", "--kill-after", "0.1", shell=shell) as script:
         assert script.line() == "ready\n"
-        script.popen.send_signal(number)
-        assert end(script) == (status, "", "")
+        script.popen.send_signal(signal.SIGHUP)  # which is not what it ends by
+        assert script.line() == "reloaded\n"
+        script.popen.terminate()
+        assert end(script) == (143, "", "")
     assert not sock.exists()
+
+
+@pytest.mark.parametrize(("number", "_status"), SIGNALS[:-1])
+def test_command_that_ends_well_after_a_signal_has_not_booted_for_that(
+    number: signal.Signals, _status: int, sock: Path
+) -> None:
+    """The signal told it to reload, say."""
+    name = number.name.removeprefix("SIG")
+    shell = f'trap "echo reloaded" {name}; echo ready; read line || read line'
+    with running(sock, "--quiet", shell=shell) as script:
+        assert script.line() == "ready\n"
+        script.popen.send_signal(number)
+        assert script.line() == "reloaded\n"
+        write(script, "\n")
+        code, _, err = script.end()
+    assert code == 125
+    assert err.startswith("nitrohb: the command ended with status 0 before its heartbeat\n")
+
+
+def test_command_that_ends_well_when_it_is_told_to_has_done_so(sock: Path) -> None:
+    shell = 'trap "exit 0" TERM; echo ready; read never'
+    with running(sock, "--quiet", shell=shell) as script:
+        assert script.line() == "ready\n"
+        script.popen.terminate()
+        assert end(script) == (0, "", "")
 
 
 def test_each_signal_is_passed_on(sock: Path) -> None:
@@ -332,11 +389,12 @@ def test_kill_of_nitrohb_itself_leaves_the_command_alone(sock: Path) -> None:
 
 
 @contextmanager
-def on_terminal(*args: str) -> Generator[tuple[Script, int]]:
+def on_terminal(*args: str, command: tuple[str, ...] = NITROHB) -> Generator[tuple[Script, int]]:
     """Start nitrohb as a shell would, on a terminal, and have the end at which a person sits."""
     ours, theirs = os.openpty()
+    setsid = ("setsid", "--ctty", *command)
     try:
-        with started(*args, command=("setsid", "--ctty", *NITROHB), stdin=theirs) as script:
+        with started(*args, command=setsid, stdin=theirs, new_session=False) as script:
             os.close(theirs)
             yield script, ours
     finally:
@@ -350,14 +408,140 @@ def test_command_reads_from_the_terminal(sock: Path) -> None:
         assert end(script) == (0, "got it\n", "")
 
 
-def test_control_c_reaches_the_command_once_from_there_and_once_from_us(sock: Path) -> None:
-    shell = 'trap "exit 5" INT; echo ready; read never'
-    args = ("run", "--quiet", "-l", f"unix:{sock}", "--", "sh", "-c", shell)
+KEYS = [(signal.SIGINT, b"\x03"), (signal.SIGQUIT, b"\x1c")]
+
+SAYS_WHAT_COMES = """\
+trap "echo HUP" HUP; trap "echo INT" INT; trap "echo QUIT" QUIT; trap "echo bye; exit 5" TERM
+tail -f /dev/null & echo ready; while kill -0 $!; do wait; done
+"""
+
+
+@pytest.mark.parametrize(("number", "key"), KEYS)
+def test_key_that_sends_a_signal_sends_the_command_one(
+    number: signal.Signals, key: bytes, sock: Path
+) -> None:
+    """A second one from us would interrupt what it does about the first."""
+    args = ("run", "--quiet", "-l", f"unix:{sock}", "--", "sh", "-c", SAYS_WHAT_COMES)
     with on_terminal(*args) as (script, terminal):
         assert script.line() == "ready\n"
-        os.write(terminal, b"\x03")
-        assert end(script) == (5, "", "")
+        script.popen.send_signal(signal.SIGHUP)
+        assert script.line() == "HUP\n"  # so that it is no more in the middle of starting it
+        script.popen.send_signal(signal.SIGSTOP)  # so that two cannot arrive as one
+        os.write(terminal, key)
+        assert script.line() == f"{number.name.removeprefix('SIG')}\n"
+        script.popen.send_signal(signal.SIGCONT)
+        script.popen.terminate()
+        assert end(script) == (5, "bye\n", "")
     assert not sock.exists()
+
+
+@pytest.mark.parametrize(("number", "_key"), KEYS)
+def test_signal_that_no_key_can_have_sent_is_passed_on(
+    number: signal.Signals, _key: bytes, sock: Path
+) -> None:
+    """It has a terminal, but is in the background."""
+    job = ("sh", "-m", "-c", '"$@" & echo $!; wait $!', "sh", *NITROHB)
+    args = ("run", "--quiet", "-l", f"unix:{sock}", "--", "sh", "-c", SAYS_WHAT_COMES)
+    with on_terminal(*args, command=job) as (script, _):
+        pid = int(script.line())
+        assert script.line() == "ready\n"
+        os.kill(pid, number)
+        assert script.line() == f"{number.name.removeprefix('SIG')}\n"
+        os.kill(pid, signal.SIGTERM)
+        assert end(script) == (5, "bye\n", "")
+
+
+# What the command leaves behind.
+
+
+DESCENDANTS = {
+    "child": "echo ready; tail -f /dev/null; true",
+    "background": "tail -f /dev/null & echo ready; wait",
+    "daemon": "(setsid tail -f /dev/null &); echo ready; read never",
+    "generations": "sh -c 'sh -c \"echo ready; tail -f /dev/null; true\"; true'; true",
+}
+
+
+@pytest.mark.parametrize("shell", DESCENDANTS.values(), ids=DESCENDANTS)
+def test_timeout_leaves_nobody_behind(shell: str, sock: Path) -> None:
+    with running(sock, "--timeout", "1", "--quiet", shell=shell) as script:
+        code, out, _ = end(script)
+    assert (code, out) == (124, "ready\n")
+
+
+@pytest.mark.parametrize("shell", DESCENDANTS.values(), ids=DESCENDANTS)
+def test_sigterm_leaves_nobody_behind(shell: str, sock: Path) -> None:
+    with running(sock, "--quiet", shell=shell) as script:
+        assert script.line() == "ready\n"
+        script.popen.terminate()
+        assert end(script) == (143, "", "")
+
+
+@pytest.mark.parametrize("shell", DESCENDANTS.values(), ids=DESCENDANTS)
+def test_kill_leaves_nobody_behind(shell: str, sock: Path) -> None:
+    options = ("--quiet", "--kill-after", "0.1")
+    with running(sock, *options, shell=f'trap "" TERM; {shell}') as script:
+        assert script.line() == "ready\n"
+        script.popen.terminate()
+        assert end(script) == (143, "", "")
+
+
+def test_what_is_left_may_have_to_be_killed_though_the_command_has_ended(sock: Path) -> None:
+    shell = 'trap "exit 5" TERM; (trap "" TERM; echo ready; exec tail -f /dev/null) & wait'
+    with running(sock, "--quiet", "--kill-after", "0.1", shell=shell) as script:
+        assert script.line() == "ready\n"
+        script.popen.terminate()
+        assert end(script) == (5, "", "")
+
+
+READS_AND_SAYS = '(read line <&3; echo "$line") &'
+
+
+def test_what_a_command_leaves_behind_that_ends_by_itself_goes_on(sock: Path) -> None:
+    """A launcher may start a VMM, and be done."""
+    with running(sock, "--keep", "--quiet", shell=f"exec 3<&0; {READS_AND_SAYS} exit 3") as script:
+        assert script.popen.wait(PATIENCE) == 3
+        write(script, "still here\n")
+        assert script.line() == "still here\n"
+
+
+def test_child_that_is_not_the_command_s_goes_on(sock: Path) -> None:
+    """It was there before, say in a script that became nitrohb by exec."""
+    before = ("sh", "-c", f'exec 3<&0; {READS_AND_SAYS} exec "$@" </dev/null', "sh", *NITROHB)
+    shell = "tail -f /dev/null; true"
+    with running(sock, "--timeout", "0.3", "--quiet", shell=shell, command=before) as script:
+        assert script.popen.wait(PATIENCE) == 124
+        write(script, "still here\n")
+        assert script.line() == "still here\n"
+
+
+def test_orphan_that_ends_does_not_stay_as_a_zombie(sock: Path) -> None:
+    shell = 'exec 3<&0; (sh -c "echo \\$\\$; read line <&3" &); exec tail -f /dev/null'
+    with running(sock, "--quiet", shell=shell) as script:
+        pid = int(script.line())
+        write(script, "\n")
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+        script.popen.terminate()
+        assert end(script) == (143, "", "")
+
+
+def test_orphans_that_end_do_not_hide_the_end_of_the_command(sock: Path) -> None:
+    shell = "for i in $(seq 100); do (true &); done; exit 3"
+    with running(sock, "--keep", "--quiet", shell=shell) as script:
+        assert script.end() == (3, "", "")
+
+
+UNSHARE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"]).returncode != 0,
+    reason="needs unshare(1), and a system that lets everybody make namespaces",
+)
+def test_first_process_of_a_container(sock: Path) -> None:
+    shell = 'trap "echo bye; exit 7" TERM; (setsid sleep 1000 &); kill -TERM $PPID; read never'
+    with running(sock, "--quiet", shell=f"echo $PPID; {shell}", command=(*UNSHARE, *NITROHB)) as it:
+        assert end(it) == (7, "1\nbye\n", "")
 
 
 # What the command has of us.
@@ -436,6 +620,13 @@ def not_started(sock: Path, *command: str) -> tuple[int, str, str]:
 def test_command_that_is_not_there(command: str, sock: Path) -> None:
     message = f"nitrohb: cannot start {command}: No such file or directory\n"
     assert not_started(sock, command) == (127, "", message)
+
+
+@pytest.mark.parametrize(("command", "shown"), [("", "''"), ("/no/such dir/x", "'/no/such dir/x'")])
+def test_command_that_cannot_be_started_is_quoted(command: str, shown: str, sock: Path) -> None:
+    code, _, err = not_started(sock, command)
+    assert code in (126, 127)
+    assert err.startswith(f"nitrohb: cannot start {shown}: ")
 
 
 def test_command_that_is_not_executable(sock: Path, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import pytest
 
 from nitrohb import PARENT_CID, VsockAddress
 
-from .process import HEARTBEAT, connected, listening, nitrohb, nitrohb_here, started
+from .process import (
+    HEARTBEAT,
+    connected,
+    listening,
+    nitrohb,
+    nitrohb_here,
+    redirected,
+    started,
+)
 
 
 @contextmanager
@@ -30,6 +38,16 @@ def test_send_tells_how_long_the_answer_took(sock: Path) -> None:
     with sending(sock, HEARTBEAT) as (code, out, err):
         assert (code, err) == (0, "")
         assert re.fullmatch(rf"unix:{sock} answered in \d+\.\d ms\n", out)
+
+
+def test_send_without_a_stdout_says_so(sock: Path) -> None:
+    args = ("send", f"unix:{sock}")
+    with listening(sock) as server, started(*args, command=redirected(">&-")) as script:
+        conn, _ = server.accept()
+        with conn:
+            conn.sendall(HEARTBEAT)
+            code, _, err = script.end()
+    assert (code, err) == (0, "nitrohb: stdout: it is closed; nothing more is printed there\n")
 
 
 def test_send_refuses_another_byte(sock: Path) -> None:

@@ -170,7 +170,7 @@ def test_output_that_is_lost_when_no_descriptor_is_left(sock: Path) -> None:
         script.popen.terminate()
         _, err = script.popen.communicate(timeout=PATIENCE)
     assert script.popen.returncode == 143
-    assert err == b"nitrohb: stdout: Broken pipe; going on without printing events\n"
+    assert err == b"nitrohb: stdout: Broken pipe; nothing more is printed there\n"
 
 
 def test_signal_that_was_ignored_from_the_start_stays_ignored(sock: Path) -> None:
@@ -321,7 +321,7 @@ def closed_output(how: str, sock: Path) -> tuple[int, str, str]:
 )
 def test_stdout_that_takes_nothing_costs_no_heartbeat(how: str, why: str, sock: Path) -> None:
     code, _, err = closed_output(how, sock)
-    assert (code, err) == (0, f"nitrohb: stdout: {why}; going on without printing events\n")
+    assert (code, err) == (0, f"nitrohb: stdout: {why}; nothing more is printed there\n")
 
 
 def test_reader_of_stdout_that_goes_away_costs_no_heartbeat(sock: Path) -> None:
@@ -333,7 +333,7 @@ def test_reader_of_stdout_that_goes_away_costs_no_heartbeat(sock: Path) -> None:
         code, _, err = script.end()
     assert (code, err) == (
         0,
-        "nitrohb: stdout: Broken pipe; going on without printing events\n",
+        "nitrohb: stdout: Broken pipe; nothing more is printed there\n",
     )
 
 
@@ -349,7 +349,7 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
             assert script.end() == (
                 0,
                 "",
-                "nitrohb: stdout: nobody reads it; going on without printing events\n",
+                "nitrohb: stdout: nobody reads it; nothing more is printed there\n",
             )
 
 

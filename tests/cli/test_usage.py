@@ -32,6 +32,11 @@ def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
 
 
 COMMAND = "the command stands after --, as in: nitrohb run [options] -- CMD ARG..."
+NO_API = "the options that begin with --api- are of no use without --api"
+NO_KEEP = (
+    "--api needs --keep: a server that ends with its last heartbeat ends before the answer to a"
+    " claim has left"
+)
 LONG = "/tmp/" + 103 * "x"
 
 
@@ -123,6 +128,11 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
             ["run", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
             "--eif and --memory are of no use without --timeout auto",
         ),
+        (["-l", "unix:{sock}", "--api", "unix:{sock}2"], NO_KEEP),
+        (["-l", "unix:{sock}", "--keep", "--api-mode", "600"], NO_API),
+        (["-l", "unix:{sock}", "--keep", "--api-group", "0"], NO_API),
+        (["-l", "unix:{sock}", "--keep", "--api-allow-remote"], NO_API),
+        (["-l", "unix:{sock}", "--keep", "--api-host", "example.com"], NO_API),
         (["run", "-l", "unix:{sock}"], COMMAND),
         (["run", "-l", "unix:{sock}", "--"], COMMAND),
         (["run", "-l", "unix:{sock}", "true"], COMMAND),

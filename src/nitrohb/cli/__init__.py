@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n; from
             ``run`` that of its command, or 125 to 127.
-            Its handlers of SIGINT, SIGTERM and SIGHUP stay: it is meant to be the whole process.
+            Its handlers of signals stay, and after ``run`` it goes on to adopt orphans: it is
+            meant to be the whole process.
 
     Raises:
         SystemExit: After ``--help`` and ``--version``, and for arguments that cannot be parsed.

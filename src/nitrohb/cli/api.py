@@ -25,14 +25,21 @@ __all__ = ["check", "open_api"]
 
 _NEEDED: Final = ("starlette", "hypercorn", "prometheus_client")
 _BACKLOG: Final = 128
+_MODE: Final = 0o600
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse an interface that cannot be, or should not.
 
     Raises:
-        UsageError: Its packages are not installed, or other machines could reach it.
+        UsageError: Its server ends too early for it, its packages are not installed, or other
+            machines could reach it.
     """
+    if not args.keep:
+        raise UsageError(
+            "--api needs --keep: a server that ends with its last heartbeat ends before the answer"
+            " to a claim has left"
+        )
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise UsageError("--api needs the extra api: pip install 'nitrohb[api]'")
     address: ApiAddress = args.api
@@ -80,8 +87,8 @@ def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: Ex
 
 def _listen(address: ApiAddress, args: argparse.Namespace, closing: ExitStack) -> socket.socket:
     if isinstance(address, UnixAddress):
-        modes = {"socket_mode": args.api_mode, "socket_group": args.api_group}
-        (listener,) = open_listeners([address], **modes)
+        mode = _MODE if args.api_mode is None else args.api_mode
+        (listener,) = open_listeners([address], socket_mode=mode, socket_group=args.api_group)
         closing.callback(listener.close)
         return listener.sock
     family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET

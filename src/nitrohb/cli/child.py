@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
+from .family import Family, adopt, children
+from .terminal import is_sent_by_terminal
+
 __all__ = ["Child"]
 
 
@@ -13,7 +16,10 @@ class Child:
     """A command, from its start to its end.
 
     It is in our process group and session: on a terminal it can read, and be stopped and
-    continued, and Ctrl-C reaches it even without us.
+    continued, and Ctrl-C reaches it without us.
+
+    If it ends by itself, what it leaves behind is left alone: a launcher may well start a VMM and
+    be done. If it is ended, so is what it leaves behind.
 
     The system could tell it of our own death, if we are killed (PR_SET_PDEATHSIG of prctl(2)), but
     for that code of ours would have to run between fork and exec, where threads make deadlocks of
@@ -21,12 +27,13 @@ class Child:
     trio's: it would end the command in the middle of its work.
 
     Args:
-        grace: Seconds that it has to end by itself, once it has been told to.
+        grace: Seconds that it has to end by itself, with all that it leaves behind, once it has
+            been told to.
         say: Takes a line for a person.
 
     Attributes:
-        status: Its exit status as a shell gives it. None if it was not started, has not ended yet,
-            or did not end until it was killed.
+        status: Its exit status as a shell gives it; that of a SIGTERM if it did not end until it
+            was killed. None if it was not started, or has not ended yet.
         refusal: Why it could not be started; None if it could.
     """
 
@@ -37,17 +44,32 @@ class Child:
         self._say = say
         self._process: trio.Process | None = None
         self._told: list[int] = []
-        self._untold = trio.CancelScope()
+        self._unended = trio.CancelScope()
 
-    def tell(self, number: int) -> None:
-        """Pass a signal on, whether it runs or not. With the first one its grace begins."""
-        self._told.append(number)
-        if self._process is not None:
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has been told to end."""
+        return self._unended.cancel_called
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal on, unless the terminal has sent it to the command as well.
+
+        What it means is the command's affair: to reload, say. A command that has not been started
+        is not started any more. One that is just being started gets the signal as soon as it runs,
+        even if the terminal was quicker: better twice than never.
+        """
+        if self._process is None:
+            self._told.append(number)
+        elif not is_sent_by_terminal(number):
             self._send(self._process, number)
-        self._untold.cancel()
+
+    def end(self) -> None:
+        """Tell it to end, by SIGTERM. With the first time its grace begins."""
+        self.pass_on(signal.SIGTERM)
+        self._unended.cancel()
 
     async def run(self, argv: Sequence[str], env: Mapping[str, str], stderr: int | None) -> None:
-        """Start it, unless it has been told to end, and wait for its end.
+        """Start it, unless there was a signal for it, and wait for its end.
 
         If this is cancelled, the command is ended first.
 
@@ -58,6 +80,8 @@ class Child:
         """
         if self._told:
             return
+        adopt()
+        others = children()
         try:
             # Descriptors that were handed to us are handed on, as by env(1). Ours close themselves.
             process = await trio.lowlevel.open_process(
@@ -66,29 +90,42 @@ class Child:
         except OSError as error:
             self.refusal = error
         else:
-            await self._wait(process)
+            family = Family(process, others, self._say)
+            with family.reaping():
+                await self._wait(process, family)
 
-    async def _wait(self, process: trio.Process) -> None:
+    async def _wait(self, process: trio.Process, family: Family) -> None:
         self._process = process
         for number in self._told:  # meanwhile
             self._send(process, number)
+        killed = False
         try:
-            with self._untold:
+            with self._unended:
                 await process.wait()
         finally:
-            if process.returncode is None and not self._told:
-                self.tell(signal.SIGTERM)
-            await self._end(process)
+            if process.returncode is None and not self.is_ending:
+                self.end()
+            if self.is_ending:
+                killed = await self._end(process, family)
+            self.status = _status(-signal.SIGTERM if killed else process.returncode or 0)
 
-    async def _end(self, process: trio.Process) -> None:
+    async def _end(self, process: trio.Process, family: Family) -> bool:
+        """Wait until it has ended, with all that it leaves behind; kill what is not in time.
+
+        Returns:
+            Whether that was needed for the command itself.
+        """
         with trio.move_on_after(self._grace, shield=True) as grace:
             await process.wait()
-        if grace.cancelled_caught:
+            await family.end(signal.SIGTERM)
+        if not grace.cancelled_caught:
+            return False
+        late = process.returncode is None
+        with trio.CancelScope(shield=True):
             self._send(process, signal.SIGKILL)
-            with trio.CancelScope(shield=True):
-                await process.wait()
-        if not (grace.cancelled_caught and process.returncode == -signal.SIGKILL):
-            self.status = _status(process.returncode or 0)
+            await process.wait()
+            await family.end(signal.SIGKILL)
+        return late and process.returncode == -signal.SIGKILL
 
     def _send(self, process: trio.Process, number: int) -> None:
         try:

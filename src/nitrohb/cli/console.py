@@ -51,7 +51,7 @@ class Console:
         self._without_status()
         if self._prints and (problem := self._write(self._out, f"{line}\n")):
             self._prints = False
-            self.say(f"nitrohb: stdout: {problem}; going on without printing events")
+            self.say(f"nitrohb: stdout: {problem}; nothing more is printed there")
         self._show_status()
 
     def say(self, line: str) -> None:

@@ -12,7 +12,7 @@
 import argparse
 import errno
 import math
-import os
+import shlex
 import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -26,6 +26,7 @@ from . import exits
 from .answering import answer, printing_events, report_to
 from .child import Child
 from .console import Console
+from .environment import environment
 from .explaining import explain_end, explain_timeout
 from .stop import Stop
 
@@ -58,6 +59,7 @@ class Launch:
         console: Console,
     ) -> None:
         self._listeners = listeners
+        self._environment = environment(listeners)  # now, as a listener may soon be closed
         self._timeout = timeout
         self._args = args
         self._console = console
@@ -69,9 +71,12 @@ class Launch:
         self._reporter: Reporter
 
     def take(self, number: int) -> None:
-        """Pass a signal on to the command. It is no longer a matter of time now."""
-        self._clock.deadline = math.inf
-        self._child.tell(number)
+        """Pass a signal on to the command; SIGTERM ends it, and is no matter of time any more."""
+        if number == signal.SIGTERM:
+            self._clock.deadline = math.inf
+            self._child.end()
+        else:
+            self._child.pass_on(number)
 
     async def run(self, stop: Stop) -> int:
         """Listen, start the command, wait for its end.
@@ -92,7 +97,7 @@ class Launch:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._attend)
             self._show.print_all()  # before the command can print anything
-            await self._child.run(self._args.argv, self._environment(), stderr)
+            await self._child.run(self._args.argv, self._environment, stderr)
             await self._look_once_more()
             nursery.cancel_scope.cancel()
 
@@ -103,10 +108,6 @@ class Launch:
         while self._closing:
             await trio.lowlevel.checkpoint()
 
-    def _environment(self) -> dict[str, str]:
-        addresses = (str(listener.address) for listener in self._listeners)
-        return {**os.environ, "NITROHB_LISTEN": " ".join(addresses)}
-
     async def _attend(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
         self._clock.deadline = trio.current_time() + self._timeout
         with self._clock:
@@ -115,7 +116,7 @@ class Launch:
             self._timed_out = True
             self._show.print_all()
             explain_timeout(self._reporter, self._timeout, self._console)
-            self._child.tell(signal.SIGTERM)
+            self._child.end()
 
     def _on_event(self, event: Event) -> None:
         self._reporter(event)
@@ -128,20 +129,26 @@ class Launch:
         """The exit code, and what there is to say about it.
 
         Args:
-            number: The signal that came, if one did.
+            number: The first signal that came, if one did.
         """
         if self._child.refusal is not None:
             return self._explain_refusal(self._child.refusal)
         if self._timed_out:
             return exits.TIMED_OUT
-        if self._child.status is None:
+        if self._child.status is None:  # the signal was there before the command
             return 128 + (number or 0)
-        early = not self._args.keep and bool(list(self._reporter.unheard()))
-        if early and number is None:
+        # Any other status than 0 may be its answer to the signal.
+        if self._is_early() and (number is None or self._child.status == 0):
             explain_end(self._reporter, self._child.status, self._console)
             return exits.TOO_EARLY
         return self._child.status
 
+    def _is_early(self) -> bool:
+        """Whether the command has ended before its heartbeat, and was not told to."""
+        awaited = not self._args.keep and bool(list(self._reporter.unheard()))
+        return awaited and not self._child.is_ending
+
     def _explain_refusal(self, why: OSError) -> int:
-        self._console.say(f"nitrohb: cannot start {self._args.argv[0]}: {why.strerror}")
+        command = shlex.quote(self._args.argv[0])  # an empty one can be seen
+        self._console.say(f"nitrohb: cannot start {command}: {why.strerror}")
         return exits.NOT_FOUND if why.errno == errno.ENOENT else exits.NOT_STARTED

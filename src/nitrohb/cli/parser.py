@@ -46,14 +46,18 @@ exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
 _RUN: Final = """\
-The command has our stdin, stdout and stderr, and in NITROHB_LISTEN the addresses, separated by
-spaces. Events go to stderr. SIGINT, SIGTERM and SIGHUP are passed on to it; a Ctrl-C on a terminal
-reaches it twice, once from there. It is ended by us, and never left behind, but if we are killed
-(SIGKILL) it goes on; what it started in turn is its own affair.
+The command has our stdin, stdout and stderr, and in NITROHB_LISTEN the addresses, one a line, their
+paths absolute. Events go to stderr.
+
+SIGTERM and a time-out end the command, and then what it has left behind: by SIGTERM, and after
+--kill-after seconds by SIGKILL. SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on, and
+mean what the command makes of them; Ctrl-C on a terminal reaches it from there. When it ends by
+itself, what it leaves behind goes on. We never end before it does, unless we are killed (SIGKILL).
 
 exit codes: that of the command; 128 + n if signal n ended it; or
   124  an address had no heartbeat in time: the command was ended
-  125  the command ended before its heartbeat (not with --keep)
+  125  the command ended before its heartbeat (not with --keep, nor if SIGTERM came, or another
+       signal and its status is not 0)
   126  the command cannot be started (127: there is none)
     1  failed, say to listen: the command was not started, or was ended
     2  usage
@@ -263,13 +267,13 @@ def _add_api(parser: _Parser) -> None:
         "--api",
         metavar="ADDR",
         type=_api,
-        help="offer an HTTP interface on unix:PATH or IP:PORT (needs the extra nitrohb[api])",
+        help="with --keep: offer an HTTP interface on unix:PATH or IP:PORT (needs the extra"
+        " nitrohb[api])",
     )
     parser.add_argument(
         "--api-mode",
         metavar="MODE",
         type=_mode,
-        default=0o600,
         help="permissions of the socket file of --api, in octal (default: 600)",
     )
     parser.add_argument(

@@ -24,6 +24,7 @@ def run(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     if args.misplaced or not args.argv:
         raise UsageError("the command stands after --, as in: nitrohb run [options] -- CMD ARG...")
     timeout = time_limit(args)
+    stop.install_rest()
     # If whoever started us ignores it, the system forgets how the command ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with listening(args) as listeners:

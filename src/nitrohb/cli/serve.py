@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 
+from ..errors import UsageError
 from . import exits
 from .limits import time_limit
 from .listening import listening
@@ -27,10 +28,7 @@ __all__ = ["serve"]
 def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     """Listen, answer, and report, until every address is answered or the time is up."""
     timeout = time_limit(args)
-    if args.api is not None:
-        from .api import check
-
-        check(args)
+    _check_api(args)
     # An enclave that boots while Python still loads trio must find the port open: so listen with
     # what is loaded already, and import the rest afterwards.
     with listening(args) as listeners, ExitStack() as closing:
@@ -40,6 +38,17 @@ def serve(args: argparse.Namespace, console: Console, stop: Stop) -> int:
 
             api = open_api(args, [listener.address for listener in listeners], closing)
         return _answer(listeners, api, timeout, args, console, stop)
+
+
+def _check_api(args: argparse.Namespace) -> None:
+    if args.api is not None:
+        from .api import check
+
+        check(args)
+        return
+    modes = (args.api_mode, args.api_group)
+    if modes != (None, None) or args.api_allow_remote or args.api_host:
+        raise UsageError("the options that begin with --api- are of no use without --api")
 
 
 def _answer(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT, SIGTERM and SIGHUP: end the command cleanly, at whatever point it has reached.
+"""Signals: end the command cleanly, at whatever point it has reached.
 
 A signal raises nothing where the program happens to stand: that could be between the making of a
 socket file and the note to remove it, or in a callback whose exceptions are lost. It cancels the
@@ -7,8 +7,10 @@ command's cancel scope, or is remembered until there is one. What comes before t
 to load trio, is soon over. After the first signal the process is on its way out, and lets no other
 through: it must not replace the exit code by a traceback.
 
-A command that has a process of its own to end takes the signals itself, all of them, and is not
+A command that has a process of its own takes the signals itself, all of them, and is not
 cancelled. Then they are not blocked either: what is blocked here stays blocked in a new process.
+SIGINT, SIGTERM and SIGHUP are for every command; SIGQUIT, SIGUSR1 and SIGUSR2 only for such a one,
+and end it before it has a process.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
     from types import FrameType
     from typing import Any, Self
 
 __all__ = ["Stop"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TO_PASS_ON = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stop:
@@ -50,7 +53,14 @@ class Stop:
 
     def install(self) -> None:
         """Handle the signals from now on, to the end of the process if nobody leaves the block."""
-        for number in _SIGNALS:
+        self._install(_TO_END)
+
+    def install_rest(self) -> None:
+        """Handle also those that are to be passed on."""
+        self._install(_TO_PASS_ON)
+
+    def _install(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
 
