@@ -59,7 +59,11 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     for example in examples:
         example.evaluate()
     assert len(examples) == 9
-    shown = blocks("text", "unix:enclave.sock answered") + blocks("text", "unix:/home") + blocks("text", "unix:vm2 answered")
+    shown = (
+        blocks("text", "unix:enclave.sock answered")
+        + blocks("text", "unix:/home")
+        + blocks("text", "unix:vm2 answered")
+    )
     assert list(map(shape, document.namespace["outputs"])) == list(map(shape, shown))
     printed = capfd.readouterr().out
     assert block("text", "cannot connect") in printed
