@@ -12,7 +12,7 @@ __all__ = ["CLAIMS", "Places", "READERS"]
 
 READERS: Final = 64
 CLAIMS: Final = 128
-"""Together less than there may be connections: there is always one for a short question."""
+"""Together less than there may be connections: they leave room for short questions."""
 
 
 class Places:
@@ -36,7 +36,9 @@ class Places:
         """
         if not self._free:
             detail = f"{self._count} others {self._what} already"
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+            # His connection would keep others out, for as long as it may be idle.
+            close = {"connection": "close"}
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=close)
         self._free -= 1
         try:
             yield

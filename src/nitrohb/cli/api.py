@@ -43,11 +43,21 @@ def check(args: argparse.Namespace) -> None:
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise UsageError("--api needs the extra api: pip install 'nitrohb[api]'")
     address: ApiAddress = args.api
+    _check_options(address, args)
     if isinstance(address, TcpAddress) and not (address.ip.is_loopback or args.api_allow_remote):
         raise UsageError(
             f"--api {address}: other machines reach this address, and there are no passwords:"
             " use 127.0.0.1 or a Unix socket, or say --api-allow-remote"
         )
+
+
+def _check_options(address: ApiAddress, args: argparse.Namespace) -> None:
+    """Refuse what would have no effect: somebody could rely on it."""
+    if isinstance(address, TcpAddress):
+        if args.api_mode is not None or args.api_group is not None:
+            raise UsageError(f"--api-mode and --api-group are for a Unix socket, not for {address}")
+    elif args.api_host or args.api_allow_remote:
+        raise UsageError(f"--api-host and --api-allow-remote are for TCP, not for {address}")
 
 
 def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: ExitStack) -> "Api":

@@ -3,13 +3,17 @@
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import trio
 
 from .family import Family, adopt, children
-from .terminal import is_sent_by_terminal
+from .terminal import is_sent_by_terminal_to
 
 __all__ = ["Child"]
+
+# Whoever ends after one of these, and not with success, has been ended by it.
+_ENDINGS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 
 class Child:
@@ -19,7 +23,8 @@ class Child:
     continued, and Ctrl-C reaches it without us.
 
     If it ends by itself, what it leaves behind is left alone: a launcher may well start a VMM and
-    be done. If it is ended, so is what it leaves behind.
+    be done. If it is ended, so is what it leaves behind; also if a SIGHUP, SIGINT or SIGQUIT came,
+    and it does not end with status 0.
 
     The system could tell it of our own death, if we are killed (PR_SET_PDEATHSIG of prctl(2)), but
     for that code of ours would have to run between fork and exec, where threads make deadlocks of
@@ -44,6 +49,7 @@ class Child:
         self._say = say
         self._process: trio.Process | None = None
         self._told: list[int] = []
+        self._interrupted = False
         self._unended = trio.CancelScope()
 
     @property
@@ -58,9 +64,10 @@ class Child:
         is not started any more. One that is just being started gets the signal as soon as it runs,
         even if the terminal was quicker: better twice than never.
         """
+        self._interrupted |= number in _ENDINGS
         if self._process is None:
             self._told.append(number)
-        elif not is_sent_by_terminal(number):
+        elif not is_sent_by_terminal_to(self._process.pid, number):
             self._send(self._process, number)
 
     def end(self) -> None:
@@ -105,7 +112,7 @@ class Child:
         finally:
             if process.returncode is None and not self.is_ending:
                 self.end()
-            if self.is_ending:
+            if self.is_ending or (self._interrupted and process.returncode != 0):
                 killed = await self._end(process, family)
             self.status = _status(-signal.SIGTERM if killed else process.returncode or 0)
 

@@ -28,6 +28,9 @@ _LONGEST: Final = 3600.0  # seconds that a server lets one request wait
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _MOST: Final = 64 * 1024  # bytes of an answer
 
+_AGAIN: Final = (HTTPStatus.GATEWAY_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
+_PAUSE: Final = 0.5  # seconds, before a server is asked again that has no place for one more
+
 
 def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     """Claim one heartbeat, and print it."""
@@ -51,8 +54,10 @@ def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
         except (OSError, http.client.HTTPException, ValueError):
             if stop.signal is None:
                 raise _stranger(address) from None
-        if status != HTTPStatus.GATEWAY_TIMEOUT:
+        if status not in _AGAIN:
             break
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            time.sleep(min(_PAUSE, max(0.0, until - time.monotonic())))
     if stop.signal is not None:
         return 128 + stop.signal
     return _report(status, answer, address, args, console)
@@ -88,9 +93,11 @@ def _report(
                 raise _stranger(address) from None
             console.print(json.dumps(answer) if args.format == "json" else to_text(beat))
             return exits.DONE
-        case HTTPStatus.GATEWAY_TIMEOUT:
+        case HTTPStatus.GATEWAY_TIMEOUT | HTTPStatus.SERVICE_UNAVAILABLE:
             console.say(f"nitrohb: {_detail(status, answer)}")
             return exits.TIMED_OUT
+        case _ if answer.get("status") != status:  # no problem of ours
+            raise _stranger(address)
         case HTTPStatus.BAD_REQUEST:
             raise UsageError(_detail(status, answer))
         case _:
