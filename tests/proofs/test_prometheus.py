@@ -4,10 +4,12 @@
 import json
 import re
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -122,6 +124,7 @@ def test_prometheus_has_counted_what_has_happened(paths: list[Path], tmp_path: P
     ):
         _everything_is_there_from_the_beginning(prometheus, paths)
         _the_silent_are_counted(prometheus, server, paths[0])
+        _a_boot_is_timed(prometheus, server, paths[0])
         _heartbeats_are_counted(prometheus, paths)
         _its_figures_are_those_of_the_events(prometheus, server)
 
@@ -150,9 +153,23 @@ def _the_silent_are_counted(prometheus: Prometheus, server: Server, path: Path) 
     prometheus.until('sum(nitrohb_rejections_total{reason="timeout"})', 1)
 
 
+def _a_boot_is_timed(prometheus: Prometheus, server: Server, path: Path) -> None:
+    """A launcher waits for its enclave."""
+    began = time.monotonic()
+    with OverTcp(server.port) as launcher:
+        launcher.request("POST", "/claims", "{}")
+        for _ in range(3):  # by then it waits
+            assert server.get("/healthz") == (200, b"ok")
+        assert beat(path) == HEARTBEAT
+        assert launcher.getresponse().status == HTTPStatus.OK
+    took = time.monotonic() - began
+    prometheus.until("sum(nitrohb_boot_seconds_count)", 1)
+    assert 0 < prometheus.value("sum(nitrohb_boot_seconds_sum)") < took
+
+
 def _heartbeats_are_counted(prometheus: Prometheus, paths: list[Path]) -> None:
     """Another number of them on each path, beside other bytes, and one who says nothing."""
-    for number, path in enumerate(paths, 1):
+    for number, path in enumerate(paths[1:], 2):
         for _ in range(number):
             assert beat(path) == HEARTBEAT
     for _ in range(2):
@@ -181,10 +198,7 @@ def _its_figures_are_those_of_the_events(prometheus: Prometheus, server: Server)
         name: prometheus.value(f"sum(nitrohb_{name}_total)")
         for name in ("connections", "heartbeats", "rejections", "evictions", "disconnections")
     }
-    seconds = {
-        name: [prometheus.value(f"sum(nitrohb_{name}_seconds_{of})") for of in ("count", "sum")]
-        for name in ("echo", "listening")
-    }
+    echoes = [prometheus.value(f"sum(nitrohb_echo_seconds_{of})") for of in ("count", "sum")]
     slowest = prometheus.value("histogram_quantile(1, sum by (le) (nitrohb_echo_seconds_bucket))")
     assert prometheus.query("sum(nitrohb_pending)") == {(): 0}
     check_metrics(server)
@@ -198,11 +212,9 @@ def _its_figures_are_those_of_the_events(prometheus: Prometheus, server: Server)
         "evictions": number["evicted"],
         "disconnections": number["disconnected"],
     }
-    beats = [event for event in events if event["event"] == "heartbeat"]
-    for name in ("echo", "listening"):
-        values = [beat[f"{name}_seconds"] for beat in beats]
-        assert seconds[name] == pytest.approx([len(values), sum(values)], abs=1e-4)
+    seconds = [event["echo_seconds"] for event in events if event["event"] == "heartbeat"]
+    assert echoes == pytest.approx([len(seconds), sum(seconds)], abs=1e-4)
     # It knows the slowest echo as the bound of its bucket. Events have microseconds, rounded.
-    longest = max(beat["echo_seconds"] for beat in beats)
+    longest = max(seconds)
     assert slowest in {echo_bucket(longest - 1e-6), echo_bucket(longest + 1e-6)}
     prometheus.until("sum(up)", 0)

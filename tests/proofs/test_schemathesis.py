@@ -35,7 +35,6 @@ ANSWERED = {
     ("GET", "/heartbeats/{cid}", 404),
     ("POST", "/claims", 200),
     ("POST", "/claims", 400),
-    ("POST", "/claims", 504),
     ("POST", "/rearm", 204),
     ("POST", "/rearm", 400),
     ("GET", "/events", 200),
