@@ -24,6 +24,7 @@ async def test_so_many_claims_may_wait_and_no_more(path: Path) -> None:
         await settled()
         refused = await api.client.post("/claims", {})
         assert refused.is_problem(503, f"{CLAIMS} others wait for heartbeats already")
+        assert refused.headers["connection"] == "close"
         assert (await api.client.get("/healthz")).status == 200
         await beat(Client(path))
         await settled()

@@ -92,6 +92,24 @@ def test_over_tcp(host: str, sock: Path) -> None:
         assert script.end()[0] == 143
 
 
+@pytest.mark.parametrize(
+    ("address", "option"),
+    [
+        ("127.0.0.1:9180", ("--api-mode", "660")),
+        ("127.0.0.1:9180", ("--api-group", "root")),
+        ("unix:api", ("--api-host", "example.com")),
+        ("unix:api", ("--api-allow-remote",)),
+    ],
+)
+def test_options_that_would_have_no_effect(
+    address: str, option: tuple[str, ...], sock: Path
+) -> None:
+    code, out, err = nitrohb("-l", f"unix:{sock}", "--keep", "--api", address, *option)
+    assert (code, out) == (2, "")
+    assert f", not for {address}\n" in err
+    assert not sock.exists()
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:9180", "[::]:9180", "192.0.2.1:9180"])
 def test_other_machines_are_not_let_in_by_mistake(address: str, sock: Path) -> None:
     code, out, err = nitrohb("--keep", "-l", f"unix:{sock}", "--api", address)

@@ -435,6 +435,22 @@ def test_key_that_sends_a_signal_sends_the_command_one(
     assert not sock.exists()
 
 
+@pytest.mark.parametrize(("number", "key"), KEYS)
+def test_key_ends_a_command_in_a_process_group_of_its_own(
+    number: signal.Signals, key: bytes, sock: Path
+) -> None:
+    """The terminal does not send it a signal: we do. timeout(1) makes itself such a group."""
+    shell = ("sh", "-c", SAYS_WHAT_COMES)
+    args = ("run", "--quiet", "-l", f"unix:{sock}", "--", "timeout", "1000", *shell)
+    with on_terminal(*args) as (script, terminal):
+        assert script.line() == "ready\n"
+        os.write(terminal, key)
+        assert script.line() == f"{number.name.removeprefix('SIG')}\n"
+        script.popen.terminate()
+        assert script.line() == "bye\n"
+        assert end(script)[0] in (5, 124, 143)
+
+
 @pytest.mark.parametrize(("number", "_key"), KEYS)
 def test_signal_that_no_key_can_have_sent_is_passed_on(
     number: signal.Signals, _key: bytes, sock: Path
@@ -475,6 +491,17 @@ def test_sigterm_leaves_nobody_behind(shell: str, sock: Path) -> None:
         assert script.line() == "ready\n"
         script.popen.terminate()
         assert end(script) == (143, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("shell", [DESCENDANTS["background"], DESCENDANTS["daemon"]])
+def test_signal_that_the_command_dies_of_leaves_nobody_behind(
+    shell: str, number: signal.Signals, sock: Path
+) -> None:
+    with running(sock, "--quiet", shell=f"ulimit -c 0; {shell}") as script:
+        assert script.line() == "ready\n"
+        script.popen.send_signal(number)
+        assert end(script) == (128 + number, "", "")
 
 
 @pytest.mark.parametrize("shell", DESCENDANTS.values(), ids=DESCENDANTS)

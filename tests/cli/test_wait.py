@@ -141,8 +141,8 @@ def test_nobody_listens_on_tcp(host: str) -> None:
 
 def respond(api: Path, answer: bytes) -> tuple[int, str, str]:
     with listening(api) as server:
-        args = ("wait", "--address", "vsock::9000", "--api", f"unix:{api}")
-        with started(*args) as script:
+        options = ("--address", "vsock::9000", "--api", f"unix:{api}", "--timeout", "5")
+        with started("wait", *options) as script:
             connection, _ = server.accept()
             with connection:
                 while not connection.recv(4096).endswith(b"}"):
@@ -154,6 +154,11 @@ def respond(api: Path, answer: bytes) -> tuple[int, str, str]:
 def ok(answer: object) -> bytes:
     body = json.dumps(answer).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def problem(status: int, detail: str) -> bytes:
+    body = json.dumps({"status": status, "detail": detail}).encode()
+    return b"HTTP/1.1 %d \r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
 STRANGER = "is no nitrohb\nIts server is started by: nitrohb serve --keep --api unix:"
@@ -168,11 +173,9 @@ STRANGER = "is no nitrohb\nIts server is started by: nitrohb serve --keep --api 
         (ok([]), STRANGER),
         (ok({}), STRANGER),
         (ok({"peer": "unix:x"}), STRANGER),
-        (
-            b'HTTP/1.1 503 \r\nContent-Length: 19\r\n\r\n{"detail": "ended"}',
-            "nitrohb: ended\n",
-        ),
-        (b"HTTP/1.1 500 \r\nContent-Length: 2\r\n\r\n{}", "answers with status 500\n"),
+        (problem(500, "a bug"), "nitrohb: a bug\n"),
+        (b"HTTP/1.1 500 \r\nContent-Length: 2\r\n\r\n{}", STRANGER),
+        (b'HTTP/1.1 404 \r\nContent-Length: 23\r\n\r\n{"detail": "not found"} ', STRANGER),
     ],
 )
 def test_what_is_no_server(answer: bytes, message: str, api: Path) -> None:
@@ -218,6 +221,28 @@ def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(api: Path) -
         code, out, err = nitrohb("wait", *args)
     assert (code, out) == (124, "")
     assert err == f"nitrohb: the server at unix:{api} does not answer: it is busy, or stopped\n"
+
+
+def test_a_server_without_a_place_is_asked_again(sock: Path, api: Path) -> None:
+    heartbeat = {
+        "address": f"unix:{sock}",
+        "time": "2026-11-22T21:05:08.205114Z",
+        "peer": None,
+        "listening_seconds": 1,
+        "echo_seconds": 0.001,
+        "echoed": True,
+    }
+    with listening(api) as server:
+        args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}", "--format", "json")
+        with started(*args) as script:
+            for answer in (problem(503, "128 others wait already"), ok(heartbeat)):
+                connection, _ = server.accept()
+                with connection:
+                    while not connection.recv(4096).endswith(b"}"):
+                        pass
+                    connection.sendall(answer)
+            code, out, err = script.end()
+    assert (code, json.loads(out), err) == (0, heartbeat, "")
 
 
 def test_only_what_comes_from_now_on(sock: Path, api: Path) -> None:

@@ -15,7 +15,9 @@ def is_sent_by_terminal_to(pid: int, number: int) -> bool:
     """Whether a signal that came to us has come to another process as well.
 
     A terminal sends it to a whole process group, so that a process in another one, say because it
-    was started by timeout(1), has not had it. A signal does not say where it comes from. When we are in the foreground of a terminal, it is
+    was started by timeout(1), has not had it.
+
+    A signal does not say where it comes from. When we are in the foreground of a terminal, it is
     the terminal's, as far as anybody can tell; then a second one from us would interrupt what a
     process does about the first.
     """
