@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from nitrohb import (
     RejectReason,
     VsockAddress,
 )
+from nitrohb.cli import terminal
 from nitrohb.cli.console import Console
 from nitrohb.cli.report import Reporter, to_text
 from nitrohb.cli.stop import Stop
@@ -367,3 +369,17 @@ def test_signal_that_has_come_already_cancels_at_once() -> None:
         signal.raise_signal(signal.SIGTERM)
         with stop.cancelling(lambda: called.append(1)):
             assert called == [1]
+
+
+def test_whoever_has_ended_need_not_be_sent_what_the_terminal_has_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(terminal, "_is_in_foreground", lambda: True)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+        assert terminal.is_sent_by_terminal_to(ended.pid, signal.SIGINT)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as ours:
+        assert terminal.is_sent_by_terminal_to(ours.pid, signal.SIGINT)
+        assert not terminal.is_sent_by_terminal_to(ours.pid, signal.SIGHUP)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, process_group=0) as other:
+        assert not terminal.is_sent_by_terminal_to(other.pid, signal.SIGINT)
