@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..addresses import CID_ANY, parse_number
+from ..addresses import CID_ANY, Address, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
 from ..events import format_time, utc_now
 from ..server import HeartbeatServer
@@ -147,7 +147,7 @@ class _Endpoints:
 
 async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Response:
     beat: Heartbeat | None = None
-    before = backend.failures.copy()
+    before = backend.metrics.failures.copy()
     asked, began = utc_now(), trio.current_time()
     with trio.move_on_after(claim.timeout + random.uniform(0, SPREAD)):
         try:
@@ -159,19 +159,19 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
         except ServerEndedError as error:
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
-        return to_response(_in_vain(server, claim, backend.failures - before))
+        return to_response(_in_vain(server, claim, backend.metrics.failures - before))
     if beat.time >= asked:
         backend.metrics.observe_boot(trio.current_time() - began)
     return _json(beat.to_json())
 
 
 def _in_vain(
-    server: HeartbeatServer, claim: Claim, failures: Counter[tuple[str, str]]
+    server: HeartbeatServer, claim: Claim, failures: Counter[tuple[Address, str]]
 ) -> ProblemError:
     """Tell whose claim had no success what has come instead, and what had come before."""
     instead = Counter[str]()
     for (address, what), count in failures.items():
-        if claim.address in (None, address):
+        if claim.address in (None, str(address)):
             instead[what] += count
     last = [
         format_time(beat.time)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the interface knows of the heartbeat server, from its events, and asks of it."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
 from ..addresses import Address
-from ..events import Disconnected, Done, Event, Evicted, Heartbeat, Listening, Rejected
+from ..events import Done, Event, Heartbeat, Listening
 from ..server import HeartbeatServer
 from .feed import Feed
 from .metrics import Metrics
@@ -28,7 +27,6 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         server: The server; None as long as it has not started.
         metrics: What it has done so far, in figures.
         feed: What it does, as it happens.
-        failures: How many connections brought no heartbeat, by address and by what became of them.
     """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
@@ -36,7 +34,6 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         self._listening = dict.fromkeys(addresses, False)
         self.metrics = Metrics()
         self.feed = Feed()
-        self.failures = Counter[tuple[str, str]]()
 
     def started(self, value: HeartbeatServer) -> None:
         """Take the server, which has started."""
@@ -57,9 +54,6 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         """Take an event of the server."""
         if isinstance(event, Listening | Done):
             self._listening[event.address] = isinstance(event, Listening)
-        if isinstance(event, Rejected | Disconnected | Evicted):
-            what = event.reason.value if isinstance(event, Rejected) else event.name
-            self.failures[str(event.address), what] += 1
         self.metrics.on_event(event)
         self.feed.on_event(event)
 

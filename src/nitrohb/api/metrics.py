@@ -38,6 +38,8 @@ __all__ = ["Metrics"]
 ECHO_BUCKETS: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.1, 1.0, 5.0)
 BOOT_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
+_REASONS: Final = {reason.value for reason in RejectReason}
+
 
 class _Histogram:
     def __init__(self, name: str, what: str, buckets: tuple[float, ...]) -> None:
@@ -60,12 +62,17 @@ class _Histogram:
 
 
 class Metrics(Collector):
-    """What there is to be counted, in a registry of its own."""
+    """What there is to be counted, in a registry of its own.
+
+    Attributes:
+        failures: How many connections brought no heartbeat, by address and by what became of them:
+            the reason of a rejection, or the name of another event.
+    """
 
     def __init__(self) -> None:
         self._heartbeats = Counter[Address]()
-        self._rejections = Counter[tuple[Address, str]]()
-        self._evictions = self._disconnections = self._connections = self._pending = 0
+        self.failures = Counter[tuple[Address, str]]()
+        self._connections = self._pending = 0
         self._echo = _Histogram(
             "nitrohb_echo_seconds", "From a connection to its echo.", ECHO_BUCKETS
         )
@@ -111,13 +118,17 @@ class Metrics(Collector):
             "nitrohb_rejections",
             "Connections that were closed unanswered.",
             ["address", "reason"],
-            [((str(at), reason), count) for (at, reason), count in self._rejections.items()],
+            [
+                ((str(at), what), count)
+                for (at, what), count in self.failures.items()
+                if what in _REASONS
+            ],
         )
         yield CounterMetricFamily(
-            "nitrohb_evictions", "Connections that had to make room.", self._evictions
+            "nitrohb_evictions", "Connections that had to make room.", self._total(Evicted)
         )
         yield CounterMetricFamily(
-            "nitrohb_disconnections", "Connections without a byte.", self._disconnections
+            "nitrohb_disconnections", "Connections without a byte.", self._total(Disconnected)
         )
         yield CounterMetricFamily(
             "nitrohb_connections", "Connections that were accepted.", self._connections
@@ -137,7 +148,10 @@ class Metrics(Collector):
         """Have it all from the beginning: Prometheus sees no increase in what was not there."""
         self._heartbeats[address] += 0
         for reason in RejectReason:
-            self._rejections[address, reason.value] += 0
+            self.failures[address, reason.value] += 0
+
+    def _total(self, event: type[Disconnected | Evicted]) -> int:
+        return sum(count for (_, what), count in self.failures.items() if what == event.name)
 
     def _count_end(self, event: Heartbeat | Rejected | Disconnected | Evicted) -> None:
         match event:
@@ -145,11 +159,9 @@ class Metrics(Collector):
                 self._heartbeats[event.address] += 1
                 self._echo.observe(event.echo_seconds)
             case Rejected():
-                self._rejections[event.address, event.reason.value] += 1
-            case Disconnected():
-                self._disconnections += 1
-            case Evicted():
-                self._evictions += 1
+                self.failures[event.address, event.reason.value] += 1
+            case Disconnected() | Evicted():
+                self.failures[event.address, event.name] += 1
 
 
 def _labelled(
