@@ -8,6 +8,7 @@ on who answers for a name.
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 from ..addresses import UnixAddress, parse_address, parse_number
 from ..errors import AddressError
@@ -25,11 +26,17 @@ class TcpAddress:
     Args:
         ip: The IP address.
         port: The port.
+
+    Attributes:
+        family: That of its sockets.
+        name: What such a socket is bound or connected to.
     """
 
     def __init__(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
         self.ip = ip
         self.port = port
+        self.family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+        self.name = (str(ip), port)
 
     def is_host(self, host: str, names: Collection[str] = ()) -> bool:
         """Whether a Host header means this address, by a name that nobody else can make his own.

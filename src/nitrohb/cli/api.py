@@ -101,11 +101,10 @@ def _listen(address: ApiAddress, args: argparse.Namespace, closing: ExitStack) -
         (listener,) = open_listeners([address], socket_mode=mode, socket_group=args.api_group)
         closing.callback(listener.close)
         return listener.sock
-    family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
     try:
-        sock = closing.enter_context(socket.socket(family))
+        sock = closing.enter_context(socket.socket(address.family))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((str(address.ip), address.port))
+        sock.bind(address.name)
         sock.listen(_BACKLOG)
     except OSError as error:
         raise tcp_listen_error(address, error.errno or 0) from error

@@ -128,12 +128,11 @@ def _ask(
 @contextmanager
 def _connected(address: ApiAddress, stop: Stop) -> Generator[socket.socket]:
     """Connect to a server; a signal ends the connection, and so whatever waits there."""
-    unix = isinstance(address, UnixAddress)
-    name: Any = (
-        address.path if isinstance(address, UnixAddress) else (str(address.ip), address.port)
+    family, name = (
+        (socket.AF_UNIX, address.path)
+        if isinstance(address, UnixAddress)
+        else (address.family, address.name)
     )
-    version = 0 if isinstance(address, UnixAddress) else address.ip.version
-    family = socket.AF_UNIX if unix else socket.AF_INET6 if version == 6 else socket.AF_INET
     with socket.socket(family) as sock, stop.cancelling(lambda: _shut_down(sock)):
         sock.settimeout(_PATIENCE)
         try:
