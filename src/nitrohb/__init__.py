@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Evicted,
         Heartbeat,
         Listening,
+        Lost,
         Rejected,
         RejectReason,
     )
@@ -80,6 +81,7 @@ __all__ = [
     "Disconnected",
     "Evicted",
     "Done",
+    "Lost",
     "NitrohbError",
     "UsageError",
     "AddressError",

@@ -4,7 +4,9 @@
 Every connection is reported by one :class:`Connected`, and then by exactly one of
 :class:`Heartbeat`, :class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (by none, if the
 server itself is cancelled in between). An address is reported by one :class:`Listening` and, when
-it is one-shot and has been answered, by one :class:`Done` after the last of its connections.
+it is one-shot and has been answered, by one :class:`Done` after the last of its connections. When
+its socket file is deleted or replaced in between there is a :class:`Lost`, and another
+:class:`Listening` when it can be reached again.
 
 In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as it is
 written) and ``cid`` (a number or null), and then its own fields. Names never change their meaning.
@@ -25,6 +27,7 @@ __all__ = [
     "Evicted",
     "Heartbeat",
     "Listening",
+    "Lost",
     "Rejected",
     "RejectReason",
 ]
@@ -107,7 +110,7 @@ class Heartbeat(_PeerEvent):
     """An enclave's heartbeat came. ``time`` is when its byte was received.
 
     Attributes:
-        listening_seconds: Seconds from the moment at which the address began to listen.
+        listening_seconds: Seconds from the moment at which the address first began to listen.
         echo_seconds: Seconds from accepting the connection to the end of the echo.
         echoed: Whether the echo could be sent. False: the enclave had hung up by then.
     """
@@ -163,7 +166,39 @@ class Done(_Event):
     name = "done"
 
 
-Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost(_Event):
+    """The socket file of an address was deleted or replaced by others: nobody finds us there.
+
+    We listen there again as soon as that is possible: :class:`Listening` says when. Who had
+    connected before is answered all the same.
+
+    Attributes:
+        replaced: Whether another file is there now.
+        problem: Why we cannot listen there again right now, and what helps; None if we can.
+    """
+
+    name = "lost"
+
+    replaced: bool
+    problem: str | None = None
+
+    @property
+    def explanation(self) -> str:
+        """What has happened, and what comes of it, in words for whoever can do something about it.
+
+        The first of its lines says what is wrong.
+        """
+        what = "was replaced by another file" if self.replaced else "is gone"
+        if self.problem is None:
+            return f"the socket file of {self.address} {what}: it was created again"
+        return (
+            f"the socket file of {self.address} {what}, so that nobody can connect:"
+            f" {self.problem}\nnitrohb tries again, twice a second."
+        )
+
+
+Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Lost
 
 # The fields that not every event has.
 _OWN_FIELDS: Final = {

@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from .addresses import (
     PORT_ANY,
@@ -29,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from datetime import datetime
-    from typing import Any, Final, Self
+    from typing import Any, Final, Literal, Self
 
 __all__ = ["Listener", "Listen", "open_listeners"]
 
@@ -48,9 +49,17 @@ class Listener:
         address: Where it listens.
         sock: The socket itself, not blocking.
         has_cids: Whether its peers have CIDs: they do on AF_VSOCK, and not on a Unix socket.
+        file: The socket file that we have made for it, an absolute path; None if there is none.
     """
 
-    def __init__(self, address: Address, sock: socket.socket, *, path: str | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        sock: socket.socket,
+        *,
+        path: str | None = None,
+        reopen: Callable[[], Listener] | None = None,
+    ) -> None:
         sock.setblocking(False)
         self.address = address
         self.sock = sock
@@ -61,7 +70,9 @@ class Listener:
         self._began = time.time()
         self._opened = time.monotonic()
         self._path = path
-        self._file = None if path is None else _identity(path)
+        self._identity = None if path is None else _identity(path)
+        self._reopen = reopen
+        self.file = path if reopen else None
 
     @property
     def time(self) -> datetime:
@@ -98,16 +109,47 @@ class Listener:
             conn.detach()
         return int.from_bytes(credentials[:4], sys.byteorder)
 
+    def is_awaited(self) -> bool:
+        """Whether somebody waits to be accepted."""
+        return self._polls(select.POLLIN)
+
     def is_shut_down(self) -> bool:
         """Whether another holder of an inherited socket has shut it down: nobody can connect."""
+        return self._polls(select.POLLRDHUP)
+
+    def _polls(self, what: int) -> bool:
         poll = select.poll()
-        poll.register(self.sock, select.POLLRDHUP)
+        poll.register(self.sock, what)
         return bool(poll.poll(0))
+
+    def loss(self) -> Literal["deleted", "replaced"] | None:
+        """What has become of our socket :attr:`file`; None: it is there, for all we know.
+
+        An inode number is not given to another file as long as our socket, which is bound to it,
+        is open.
+        """
+        assert self.file is not None
+        try:
+            status = os.lstat(self.file)
+        except (FileNotFoundError, NotADirectoryError):
+            return "deleted"
+        except OSError:  # whoever has dropped his privileges may not look there any more
+            return None
+        return None if (status.st_dev, status.st_ino) == self._identity else "replaced"
+
+    def reopen(self) -> Listener:
+        """Listen where our :attr:`file` was, beside this listener. It waits for nobody.
+
+        Raises:
+            ListenError: As in :func:`open_listeners`.
+        """
+        assert self._reopen is not None
+        return self._reopen()
 
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours. May be repeated."""
         if self._path is not None:
-            _remove_own(self._path, self._file)
+            _remove_own(self._path, self._identity)
         self._path = None
         self.sock.close()
 
@@ -235,7 +277,7 @@ def _open(target: Target, mode: int, group: int | None) -> Listener:
             case VsockAddress():
                 return Listener(target, _open_vsock(target))
             case UnixAddress() | HybridAddress():
-                return Listener(target, _open_unix(target, mode, group), path=target.path)
+                return _open_unix(target, _absolute(target.path), mode, group)
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
             case _:
@@ -258,20 +300,45 @@ def _open_vsock(address: VsockAddress) -> socket.socket:
     return sock
 
 
-def _open_unix(address: UnixAddress | HybridAddress, mode: int, group: int | None) -> socket.socket:
-    path = address.path
+def _open_unix(
+    address: UnixAddress | HybridAddress,
+    file: str,
+    mode: int,
+    group: int | None,
+    *,
+    attempts: int = _LOCK_ATTEMPTS,
+) -> Listener:
+    # As it is written, which may be shorter, unless this process is in another directory by now.
+    path = address.path if _absolute(address.path) == file else file
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
         # On Linux bind(2) gives the file the mode of the unbound socket, less the umask, so that
         # there is no moment at which anybody else may connect.
         os.fchmod(sock.fileno(), 0o600)
-        _bind_unix(sock, path)
+        _bind_unix(sock, path, attempts)
         undo.callback(_remove_own, path, _identity(path))
         if mode != 0o600 or group is not None:
             _share(path, mode, group)
         sock.listen(_BACKLOG)
+        reopen = partial(_reopen_unix, address, file, mode, group)
+        listener = Listener(address, sock, path=file, reopen=reopen)
         undo.pop_all()
-    return sock
+    return listener
+
+
+def _reopen_unix(
+    address: UnixAddress | HybridAddress, file: str, mode: int, group: int | None
+) -> Listener:
+    """Listen as before, or say at once why that cannot be: others are being served meanwhile."""
+    try:
+        return _open_unix(address, file, mode, group, attempts=1)
+    except OSError as error:  # Python itself refuses a path that is too long, without an errno
+        raise listen_error(address, error.errno or errno.ENAMETOOLONG) from error
+
+
+def _absolute(path: str) -> str:
+    """The absolute path, as it is: to leave out a ".." would change what it means after a link."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def _share(path: str, mode: int, group: int | None) -> None:
@@ -288,13 +355,13 @@ def _share(path: str, mode: int, group: int | None) -> None:
         os.close(fd)
 
 
-def _bind_unix(sock: socket.socket, path: str) -> None:
+def _bind_unix(sock: socket.socket, path: str, attempts: int) -> None:
     try:
         sock.bind(path)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        with _locked(os.path.dirname(path) or "."):
+        with _locked(os.path.dirname(path) or ".", attempts):
             with suppress(FileNotFoundError):  # whoever it was has just removed it
                 _remove_dead_socket(path)
             sock.bind(path)
@@ -319,7 +386,7 @@ def _remove_dead_socket(path: str) -> None:
 
 
 @contextmanager
-def _locked(directory: str) -> Generator[None]:
+def _locked(directory: str, attempts: int) -> Generator[None]:
     """Keep another nitrohb from removing our new socket for the dead one that it saw before.
 
     The lock is on the directory, so that it leaves no file behind. Whoever may read the directory
@@ -329,7 +396,7 @@ def _locked(directory: str) -> Generator[None]:
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for _ in range(_LOCK_ATTEMPTS):
+        for _ in range(attempts):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

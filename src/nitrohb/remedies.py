@@ -21,12 +21,29 @@ if TYPE_CHECKING:
 
     _Advice = tuple[str, str]  # what is wrong, and what to do about it
 
-__all__ = ["NO_AF_VSOCK", "api_connect_error", "connect_error", "listen_error", "tcp_listen_error"]
+__all__ = [
+    "LOOPBACK_CID",
+    "NO_AF_VSOCK",
+    "SAME_CIDS",
+    "api_connect_error",
+    "connect_error",
+    "listen_error",
+    "tcp_listen_error",
+]
 
 NO_AF_VSOCK: Final = -1
 """Stands where an errno does when Python itself was built without ``socket.AF_VSOCK``."""
 
-_LOOPBACK_CID: Final = 1  # VMADDR_CID_LOCAL of linux/vm_sockets.h
+LOOPBACK_CID: Final = 1
+"""VMADDR_CID_LOCAL of linux/vm_sockets.h: who connects over the loopback has this CID."""
+
+SAME_CIDS: Final = (
+    f"every VM that is forwarded over the loopback (forward-cid=1 of vhost-device-vsock) is seen"
+    f" as CID {LOOPBACK_CID}, so that CIDs do not tell enclaves apart here\n"
+    "Ask for no CID, but give each enclave a listen address of its own; or run nitrohb in a sibling"
+    " VM (guest-cid=3), where each enclave has its own CID."
+)
+"""Why a CID that is asked for may never be seen, and what to do about it (in the second line)."""
 
 _ANY: Final = {
     errno.EMFILE: ("this process has too many open files", "Raise its limit (ulimit -n)."),
@@ -195,7 +212,7 @@ def listen_error(address: Address, number: int) -> ListenError:
         number: The errno, or :data:`NO_AF_VSOCK`.
     """
     match address:
-        case VsockAddress(cid) if (cid, number) == (_LOOPBACK_CID, errno.EADDRNOTAVAIL):
+        case VsockAddress(cid) if (cid, number) == (LOOPBACK_CID, errno.EADDRNOTAVAIL):
             table: dict[int, _Advice] = {number: _LOOPBACK_MISSING}
         case VsockAddress():
             table = _VSOCK_LISTEN

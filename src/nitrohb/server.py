@@ -5,12 +5,14 @@
 
     serve_heartbeat()                     opens every address, or none
     └── nursery
-        ├── _Port.serve()                 listener task of one address
-        │   └── nursery
-        │       ├── _accept_forever()     answers at once who has spoken, or does so in a moment
-        │       ├── _Connection.handle()  one-shot handler task of who has not, with its deadline
-        │       └── ...
-        └── ...
+        ├── keep_socket_files()           makes those anew that others delete: socketfiles.py
+        └── nursery
+            ├── _Port.serve()                 listener task of one address
+            │   └── nursery
+            │       ├── _accept_forever()     answers at once who has spoken, or in a moment
+            │       ├── _Connection.handle()  one-shot handler task of who has not, with a deadline
+            │       └── ...
+            └── ...
 
 The byte is nearly always there when a connection is accepted, or a moment later. So it is read,
 checked and echoed right then, without a task, and only a connection that has nothing to say yet
@@ -21,6 +23,7 @@ What a byte means is decided in :mod:`nitrohb.protocol`, and nowhere here.
 """
 
 import errno
+import logging
 import math
 import os
 import select
@@ -42,6 +45,7 @@ from .events import (
     Evicted,
     Heartbeat,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
     utc_now,
@@ -59,6 +63,7 @@ from .listeners import (
 from .pending import Pending
 from .protocol import HEARTBEAT_PORT, Latch, ParentHandshake, State
 from .remedies import listen_error
+from .socketfiles import keep_socket_files
 
 __all__ = ["HeartbeatServer", "OnEvent", "serve_heartbeat"]
 
@@ -105,6 +110,8 @@ _CHECKPOINT: Final = 300_000  # a shorter one costs the late byte 1 us
 _FEW: Final = 4
 
 _WAITING: Final = State.WAITING  # see protocol.py
+
+_log: Final = logging.getLogger(__name__)
 
 
 class HeartbeatServer:
@@ -228,7 +235,8 @@ async def serve_heartbeat(
     byte back. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the
     whole exchange.) Each address answers one heartbeat and closes, as QEMU's device does
     (hw/nitro/heartbeat.c), unless ``once`` is false. A connection that sends another byte, or none,
-    is closed, and the address goes on listening. Connections do not wait for one another.
+    is closed, and the address goes on listening. Connections do not wait for one another. A socket
+    file that is deleted or replaced by others is made anew within a second (:class:`Lost`).
 
     The way to be there before the enclave is ``await nursery.start(serve_heartbeat, ...)``.
 
@@ -246,6 +254,8 @@ async def serve_heartbeat(
             about 4 KiB. A peer is known by its CID on AF_VSOCK
             and by its process on a Unix socket.
         on_event: Called with every event, in order, in this task's thread. It must not block.
+            Without it there is a line in the log (:mod:`logging`) for a socket file that is lost
+            and cannot be made anew.
         task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` once *every*
             address accepts connections.
 
@@ -283,6 +293,8 @@ async def serve_heartbeat(
         waiting = _Waiting(max_pending)
         handout = Handout((listener.address, listener.has_cids) for listener in listeners)
         ports = [_Port(*of, rules, waiting, handout) for of in zip(listeners, ages, strict=True)]
+        for port in ports:
+            closing.callback(port.close)  # by then it may have another listener than the first
         closing.push(handout.end)
         await _serve(ports, rules, task_status, HeartbeatServer(ports, rules, handout))
     return [port.heartbeat for port in ports if port.heartbeat is not None]
@@ -295,10 +307,13 @@ async def _serve(
     server: HeartbeatServer,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        for port in ports:
-            rules.emit(Listening(address=port.address, time=port.listener.time))
-            nursery.start_soon(port.serve, name=f"listener {port.address}")
-        task_status.started(server)
+        async with trio.open_nursery() as listeners:
+            for port in ports:
+                rules.emit(Listening(address=port.address, time=port.listener.time))
+                listeners.start_soon(port.serve, name=f"listener {port.address}")
+            nursery.start_soon(keep_socket_files, ports, rules.emit)
+            task_status.started(server)
+        nursery.cancel_scope.cancel()
 
 
 class _Rules:
@@ -325,7 +340,7 @@ class _Rules:
         self.allow_cids = None if allow_cids is None else frozenset(allow_cids)
         self.any_byte = any_byte
         self.handshake_timeout = handshake_timeout
-        self.emit: OnEvent = on_event or (lambda event: None)
+        self.emit: OnEvent = on_event or _log_problem
         # What nobody learns of is not even made: neither the caller, from one shot, nor on_event.
         self.reports = once or on_event is not None
 
@@ -335,6 +350,12 @@ class _Rules:
 
     def allow(self, peer: VsockAddress | None) -> bool:
         return self.allow_cids is None or (peer is not None and peer.cid in self.allow_cids)
+
+
+def _log_problem(event: Event) -> None:
+    """Stand in for ``on_event``: what keeps a server from its work must not go unnoticed."""
+    if isinstance(event, Lost) and event.problem is not None:
+        _log.error("nitrohb: %s", event.explanation)
 
 
 def _check_cid(name: str, cid: object) -> None:
@@ -397,9 +418,21 @@ class _Port:
         async with trio.open_nursery() as self._handlers:
             await self._accept_forever()
         # Only answered() ends that nursery without an exception.
-        self.listener.close()
+        self.close()
         self.rules.emit(Done(address=self.address, time=utc_now()))
         self._handout.close(self.address)
+
+    def close(self) -> None:
+        """Stop listening. May be repeated."""
+        self.listener.close()
+
+    def change_listener(self, listener: Listener) -> None:
+        """Go on with another listener, and answer who still waits in the queue of this one."""
+        before, self.listener = self.listener, listener
+        self._lookout.unregister(before.sock)
+        self._lookout.register(listener.sock, select.POLLIN)
+        trio.lowlevel.notify_closing(before.sock)  # the listener task wakes up
+        self._handlers.start_soon(self._empty, before, name=f"rest of {self.address}")
 
     def answered(self, connection: "_Connection") -> None:
         """Note that an enclave was answered. A one-shot address is done with that."""
@@ -425,11 +458,22 @@ class _Port:
 
     async def _accept_forever(self) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self.listener.sock)
+            try:
+                await trio.lowlevel.wait_readable(self.listener.sock)
+            except trio.ClosedResourceError:  # there is another one
+                continue
             try:
                 await self._stay_awake()
             finally:
                 self._hand_over_since(math.inf)
+
+    async def _empty(self, listener: Listener) -> None:
+        """Accept who waits in the queue of a listener that nobody finds any more, and close it."""
+        with listener:
+            while listener.is_awaited():
+                if not self._accept_batch(listener):
+                    await trio.sleep(_EXHAUSTION_PAUSE)
+                await trio.lowlevel.checkpoint()
 
     async def _stay_awake(self) -> None:
         """Take who is there, and then look on for a moment, instead of going to sleep at once.
@@ -463,11 +507,11 @@ class _Port:
             if connection := self._newcomers.get(fd):
                 if not connection.advance():
                     self._hand_over(connection)
-            elif not self._accept_batch():
+            elif not self._accept_batch(self.listener):
                 return False
         return True
 
-    def _accept_batch(self) -> bool:
+    def _accept_batch(self, listener: Listener) -> bool:
         """Accept those who are there, at most a batch of them, and answer who has spoken.
 
         Returns:
@@ -475,10 +519,10 @@ class _Port:
         """
         for number in range(_BATCH):
             try:
-                fd, peer = self.listener.accept()
+                fd, peer = listener.accept()
             except BlockingIOError:
                 # Readable, and yet nobody: a peer has given up meanwhile, or the socket is dead.
-                if number == 0 and self.listener.is_shut_down():
+                if number == 0 and listener.is_shut_down():
                     raise listen_error(self.address, errno.ESHUTDOWN) from None
                 return True
             except OSError as error:

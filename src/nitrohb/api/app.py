@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..addresses import CID_ANY, Address, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
 from ..events import format_time, utc_now
+from ..remedies import SAME_CIDS
 from ..server import HeartbeatServer
 from .backend import Backend
 from .guard import Guard
@@ -149,7 +150,10 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
     beat: Heartbeat | None = None
     before = backend.metrics.failures.copy()
     asked, began = utc_now(), trio.current_time()
-    with trio.move_on_after(claim.timeout + random.uniform(0, SPREAD)):
+    with (
+        trio.move_on_after(claim.timeout + random.uniform(0, SPREAD)),
+        backend.waiting(claim),
+    ):
         try:
             beat = await server.wait_heartbeat(
                 cid=claim.cid, address=claim.address, max_age=claim.max_age
@@ -159,7 +163,10 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
         except ServerEndedError as error:
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
-        return to_response(_in_vain(server, claim, backend.metrics.failures - before))
+        problem = _in_vain(server, claim, backend.metrics.failures - before)
+        if backend.may_be_meant(claim, began - claim.max_age):
+            problem.detail += f"; {SAME_CIDS}"
+        return to_response(problem)
     if beat.time >= asked:
         backend.metrics.observe_boot(trio.current_time() - began)
     return _json(beat.to_json())

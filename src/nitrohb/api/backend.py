@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the interface knows of the heartbeat server, from its events, and asks of it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 
 import trio
 
 from ..addresses import Address
-from ..events import Done, Event, Heartbeat, Listening
+from ..events import Connected, Done, Event, Heartbeat, Listening, Lost
+from ..remedies import LOOPBACK_CID
 from ..server import HeartbeatServer
 from .feed import Feed
+from .inputs import Claim
 from .metrics import Metrics
 
 __all__ = ["Backend"]
@@ -34,6 +37,8 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         self._listening = dict.fromkeys(addresses, False)
         self.metrics = Metrics()
         self.feed = Feed()
+        self._waiting: list[Claim] = []
+        self._over_loopback: dict[Address, float] = {}  # when somebody last came from there
 
     def started(self, value: HeartbeatServer) -> None:
         """Take the server, which has started."""
@@ -52,10 +57,37 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
 
     def on_event(self, event: Event) -> None:
         """Take an event of the server."""
-        if isinstance(event, Listening | Done):
+        if isinstance(event, Listening | Lost | Done):
             self._listening[event.address] = isinstance(event, Listening)
+        elif isinstance(event, Connected) and event.cid == LOOPBACK_CID:
+            self._over_loopback[event.address] = trio.current_time()
         self.metrics.on_event(event)
         self.feed.on_event(event)
+
+    @contextmanager
+    def waiting(self, claim: Claim) -> Generator[None]:
+        """Know of a claim while it waits."""
+        self._waiting.append(claim)
+        try:
+            yield
+        finally:
+            self._waiting.remove(claim)
+
+    def awaits_cid(self) -> bool:
+        """Whether a claim waits for a CID that nobody has who connects over the loopback."""
+        return any(_is_of_one_vm(claim.cid) for claim in self._waiting)
+
+    def may_be_meant(self, claim: Claim, since: float) -> bool:
+        """Whether somebody whose CID the loopback hides may have brought what is claimed.
+
+        Args:
+            claim: What is claimed.
+            since: The earliest time of trio's clock at which it may have come.
+        """
+        return _is_of_one_vm(claim.cid) and any(
+            came >= since and claim.address in (None, str(address))
+            for address, came in self._over_loopback.items()
+        )
 
     @property
     def is_ready(self) -> bool:
@@ -69,3 +101,8 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
     def last_heartbeats(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave."""
         return [] if self.server is None else self.server.last_heartbeats()
+
+
+def _is_of_one_vm(cid: int | None) -> bool:
+    """Whether it is a CID, and not the one that everybody has who connects over the loopback."""
+    return cid not in (None, LOOPBACK_CID)

@@ -29,6 +29,7 @@ from ..events import (
     Evicted,
     Heartbeat,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
 )
@@ -72,6 +73,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._heartbeats = Counter[Address]()
         self.failures = Counter[tuple[Address, str]]()
+        self._losses = Counter[Address]()
         self._connections = self._pending = 0
         self._echo = _Histogram(
             "nitrohb_echo_seconds", "From a connection to its echo.", ECHO_BUCKETS
@@ -95,6 +97,8 @@ class Metrics(Collector):
                 self._count_end(event)
             case Listening():
                 self._start_at_zero(event.address)
+            case Lost():
+                self._losses[event.address] += 1
             case Done():
                 pass
 
@@ -136,6 +140,12 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "nitrohb_pending", "Connections that wait for their byte.", self._pending
         )
+        yield _labelled(
+            "nitrohb_losses",
+            "Socket files that others have deleted or replaced.",
+            ["address"],
+            [((str(address),), count) for address, count in self._losses.items()],
+        )
         yield self._echo.family()
         yield self._boot.family()
         build = GaugeMetricFamily(
@@ -147,6 +157,7 @@ class Metrics(Collector):
     def _start_at_zero(self, address: Address) -> None:
         """Have it all from the beginning: Prometheus sees no increase in what was not there."""
         self._heartbeats[address] += 0
+        self._losses[address] += 0
         for reason in RejectReason:
             self.failures[address, reason.value] += 0
 

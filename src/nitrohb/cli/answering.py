@@ -10,6 +10,7 @@ import trio
 from ..events import Event
 from ..listeners import Listener
 from ..server import HeartbeatServer, OnEvent, serve_heartbeat
+from .hints import Hints
 from .printing import Show, printing
 from .report import Reporter, to_json, to_text
 
@@ -43,6 +44,11 @@ def printing_events(
     return printing(print_lines, to_json if args.format == "json" else to_text)
 
 
-def report_to(show: Callable[[Event], object], args: argparse.Namespace) -> Reporter:
-    """What takes the events: it shows them, unless they are not wanted."""
-    return Reporter((lambda event: None) if args.quiet else show)
+def report_to(show: Callable[[Event], object], hints: Hints, args: argparse.Namespace) -> Reporter:
+    """What takes the events: it shows them, unless they are not wanted, and gives hints."""
+
+    def show_and_hint(event: Event) -> None:
+        show(event)
+        hints(event)
+
+    return Reporter(hints if args.quiet else show_and_hint)

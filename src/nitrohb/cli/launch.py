@@ -28,6 +28,7 @@ from .child import Child
 from .console import Console
 from .environment import environment
 from .explaining import explain_end, explain_timeout
+from .hints import Hints
 from .stop import Stop
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Launch:
         """
         with self._console.stderr() as stderr:
             async with printing_events(self._console.say, self._args) as self._show:
-                self._reporter = report_to(self._show, self._args)
+                self._reporter = report_to(self._show, Hints(self._console.say), self._args)
                 await self._run(stderr)
         return self._conclude(stop.signal)
 

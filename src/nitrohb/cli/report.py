@@ -15,6 +15,7 @@ from ..events import (
     Evicted,
     Heartbeat,
     Listening,
+    Lost,
     Rejected,
 )
 from ..events import RejectReason as Why
@@ -58,8 +59,15 @@ def _more(event: Event) -> str:
             return "without a byte"
         case Evicted():
             return "to make room, before it had sent anything"
+        case Lost():
+            return _whereabouts(event)
         case Listening() | Connected() | Done():
             return ""
+
+
+def _whereabouts(event: Lost) -> str:
+    what = "another file is in its place" if event.replaced else "its socket file is gone"
+    return what if event.problem is None else f"{what}, and cannot be created again yet"
 
 
 def _why(event: Rejected) -> str:
@@ -104,7 +112,7 @@ class Reporter:
                 seen[_outcome(event)] += 1
             case Done():
                 self._done.add(event.address)
-            case Listening():
+            case Listening() | Lost():
                 pass
 
     def awaited(self) -> str:

@@ -63,24 +63,28 @@ def _answer(
 
     from .answering import answer, printing_events, report_to
     from .explaining import explain_timeout
+    from .hints import Hints
     from .waiting import waiting
 
+    hints = Hints(console.say)
     # Events that nobody sees, and that --timeout need not explain, are not even made.
     unseen = args.quiet and timeout == math.inf and not console.is_terminal
+    unneeded = unseen and api is None and args.allow_cids is None
 
     async def answer_all(on_event: OnEvent | None) -> None:
         if api is None:
             await answer(listeners, args, on_event)
             return
         async with api() as backend:
+            hints.awaits_cid = backend.awaits_cid
             await answer(listeners, args, backend.before(on_event), task_status=backend)
 
     async def run() -> int:
         async with printing_events(console.print, args) as show:
-            reporter = report_to(show, args)
+            reporter = report_to(show, hints, args)
             with trio.move_on_after(timeout) as deadline:
                 async with waiting(console, reporter.awaited):
-                    await answer_all(None if unseen else reporter)
+                    await answer_all(None if unneeded else hints if unseen else reporter)
         if not deadline.cancelled_caught:
             return exits.DONE
         explain_timeout(reporter, timeout, console)
