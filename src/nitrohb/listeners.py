@@ -277,7 +277,7 @@ def _open(target: Target, mode: int, group: int | None) -> Listener:
             case VsockAddress():
                 return Listener(target, _open_vsock(target))
             case UnixAddress() | HybridAddress():
-                return _open_unix(target, _absolute(target.path), mode, group)
+                return _open_unix(target, absolute(target.path), mode, group)
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
             case _:
@@ -309,7 +309,7 @@ def _open_unix(
     attempts: int = _LOCK_ATTEMPTS,
 ) -> Listener:
     # As it is written, which may be shorter, unless this process is in another directory by now.
-    path = address.path if _absolute(address.path) == file else file
+    path = address.path if absolute(address.path) == file else file
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
         # On Linux bind(2) gives the file the mode of the unbound socket, less the umask, so that
@@ -336,8 +336,11 @@ def _reopen_unix(
         raise listen_error(address, error.errno or errno.ENAMETOOLONG) from error
 
 
-def _absolute(path: str) -> str:
-    """The absolute path, as it is: to leave out a ".." would change what it means after a link."""
+def absolute(path: str) -> str:
+    """The absolute path.
+
+    Not os.path.abspath(), for which a/../b is b: not so if a is a symbolic link.
+    """
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 

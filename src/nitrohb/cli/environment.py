@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from ..addresses import Address, HybridAddress, InheritedSocket, UnixAddress, VsockAddress
 from ..errors import AddressError
-from ..listeners import Listener
+from ..listeners import Listener, absolute
 
 __all__ = ["environment"]
 
@@ -30,19 +30,14 @@ def _told(listener: Listener) -> Address:
     with suppress(AddressError, OSError):
         match listener.address:
             case UnixAddress(path):
-                return UnixAddress(_absolute(path))
+                return UnixAddress(absolute(path))
             case HybridAddress(path, port):
-                return HybridAddress(_absolute(path), port)
+                return HybridAddress(absolute(path), port)
             case InheritedSocket():
                 return _bound(listener)
             case VsockAddress():
                 pass
     return listener.address
-
-
-def _absolute(path: str) -> str:
-    # Not os.path.abspath(), for which a/../b is b: not so if a is a symbolic link.
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def _bound(listener: Listener) -> Address:
