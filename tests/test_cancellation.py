@@ -2,7 +2,7 @@
 """Cut at every step that a scenario takes, nothing is left behind."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -72,8 +72,39 @@ async def send_and_be_answered(directory: Path) -> None:
         await send_heartbeat(address)
 
 
+async def lose_a_socket_file(directory: Path) -> None:
+    """Deleted with somebody in its queue, replaced by what is not ours, and made anew."""
+    path, other = directory / "hb", directory / "other"
+    async with trio.open_nursery() as nursery:
+        with ExitStack() as closing:
+            closing.callback(other.unlink, missing_ok=True)
+            await nursery.start(partial(serve_heartbeat, f"unix:{path}", once=False))
+            await settled()
+            client = closing.enter_context(Client(path))
+            path.unlink()
+            client.send(B7)
+            await trio.sleep(1)
+            assert client.look() == (B7, True)
+            other.write_text("precious")
+            closing.callback(remove, path, other.stat().st_ino)
+            other.rename(path)
+            await trio.sleep(1)
+            path.unlink()
+            await trio.sleep(1)
+            await send_heartbeat(f"unix:{path}")
+        nursery.cancel_scope.cancel()
+
+
+def remove(path: Path, inode: int) -> None:
+    """Remove a file, if that is what is there."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode and path.is_file():
+            path.unlink()
+
+
 @pytest.mark.parametrize(
-    "scenario", [serve_two_addresses, let_a_deadline_pass, send_and_be_answered]
+    "scenario",
+    [serve_two_addresses, let_a_deadline_pass, send_and_be_answered, lose_a_socket_file],
 )
 def test_nothing_is_left_behind_wherever_it_is_cut(scenario: Scenario, tmp_path: Path) -> None:
     async def cuttable(cut: CutAt) -> None:

@@ -26,6 +26,7 @@ from nitrohb.events import (
     Evicted,
     Heartbeat,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
     format_time,
@@ -133,6 +134,17 @@ EXAMPLES: list[tuple[Event, dict[str, object]]] = [
         Done(address=ANY, time=TIME),
         {"event": "done", "time": TIME_TEXT, "address": "vsock::9000", "cid": None},
     ),
+    (
+        Lost(address=HybridAddress("/vm4", 9000), time=TIME, replaced=True),
+        {
+            "event": "lost",
+            "time": TIME_TEXT,
+            "address": "hybrid:/vm4:9000",
+            "cid": None,
+            "replaced": True,
+            "problem": None,
+        },
+    ),
 ]
 """Every event as the documentation shows it. Whoever changes a name here breaks somebody."""
 
@@ -220,6 +232,23 @@ def test_nothing_gets_lost_on_the_way_through_json(beat: Heartbeat) -> None:
 def test_a_time_elsewhere_is_written_in_utc_to_the_microsecond() -> None:
     there = timezone(timedelta(hours=5, minutes=30))
     assert format_time(datetime(2026, 1, 1, 2, 0, tzinfo=there)) == "2025-12-31T20:30:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("replaced", "problem", "explanation"),
+    [
+        (False, None, "the socket file of unix:x is gone: it was created again"),
+        (
+            True,
+            "cannot listen\nDo something.",
+            "the socket file of unix:x was replaced by another file, so that nobody can connect:"
+            " cannot listen\nDo something.\nnitrohb tries again, twice a second.",
+        ),
+    ],
+)
+def test_a_loss_is_explained(replaced: bool, problem: str | None, explanation: str) -> None:
+    lost = Lost(address=UnixAddress("x"), time=TIME, replaced=replaced, problem=problem)
+    assert lost.explanation == explanation
 
 
 def test_now_is_in_utc() -> None:

@@ -32,6 +32,7 @@ from nitrohb import (
     Listener,
     ListenError,
     Listening,
+    Lost,
     NitrohbError,
     PeerClosedError,
     PeerError,
@@ -136,7 +137,9 @@ def addresses(text: str) -> None:
 
 
 def events(event: Event) -> None:
-    assert_type(event, Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done)
+    assert_type(
+        event, Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Lost
+    )
     assert_type(event.name, str)
     assert_type(event.address, Address)
     assert_type(event.time, datetime)
@@ -155,6 +158,10 @@ def events(event: Event) -> None:
             assert_type(why(event.reason), str)
         case Connected() | Disconnected() | Evicted():
             assert_type(event.peer, VsockAddress | None)
+        case Lost():
+            assert_type(event.replaced, bool)
+            assert_type(event.problem, str | None)
+            assert_type(event.explanation, str)
         case Listening() | Done():
             pass
         case _:

@@ -2,6 +2,7 @@
 """The application: each endpoint, each status, in virtual time."""
 
 import logging
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,55 @@ async def test_a_one_shot_address_is_done_and_nothing_is_ready_any_more(path: Pa
         assert (await api.client.post("/rearm", {})).is_problem(400, "cannot be rearmed")
         assert (await api.client.post("/claims", {})).status == 200
         assert (await api.client.post("/claims", {})).is_problem(503, "any more: the")
+
+
+async def test_an_address_whose_socket_file_is_lost_is_not_ready(path: Path) -> None:
+    path = path.with_name("vms") / "hb"
+    path.parent.mkdir()
+    async with running(f"unix:{path}") as api:
+        await settled()
+        shutil.rmtree(path.parent)
+        await settled()
+        assert (await api.client.get("/readyz")).is_problem(503, "not every address listens")
+        path.parent.mkdir()
+        await trio.sleep(0.6)
+        assert (await api.client.get("/readyz")).status == 200
+        answer = await api.client.get("/metrics")
+        assert f'nitrohb_losses_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    ("claim", "is_named"),
+    [
+        ({"cid": 16}, True),
+        ({"cid": 16, "address": "vsock:3:9000"}, True),
+        ({"cid": 16, "max_age": 0}, False),
+        ({"cid": 1, "max_age": 0}, False),
+        ({"max_age": 0}, False),
+    ],
+)
+async def test_who_waits_in_vain_learns_that_the_loopback_hides_cids(
+    vsock: PeersWithCids, autojump_clock: MockClock, claim: dict[str, Any], is_named: bool
+) -> None:
+    async with running(vsock) as api:
+        await beat(vsock.connect(17))
+        await beat(vsock.connect(1))
+        await trio.sleep(1)
+        exchange = api.client.begin("POST", "/claims", claim | {"timeout": 5})
+        await trio.sleep(6)
+        assert exchange.is_problem(504, "no such heartbeat came in time")
+        assert ("forward-cid=1" in exchange.json()["detail"]) == is_named
+
+
+async def test_a_claim_by_cid_is_known_while_it_waits(vsock: PeersWithCids) -> None:
+    async with running(vsock) as api:
+        for claim, is_known in (({}, False), ({"cid": 1}, False), ({"cid": 16}, True)):
+            exchange = api.client.begin("POST", "/claims", claim)
+            await settled()
+            assert api.backend.awaits_cid() == is_known
+            exchange.go_away()
+            await settled()
+            assert not api.backend.awaits_cid()
 
 
 async def test_before_the_server_has_started() -> None:

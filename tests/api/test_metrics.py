@@ -14,6 +14,7 @@ from nitrohb import (
     Evicted,
     Heartbeat,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
     UnixAddress,
@@ -58,6 +59,7 @@ def test_everything_is_counted() -> None:
         Rejected(address=WHERE, time=TIME, peer=None, reason=RejectReason.WRONG_BYTE, byte=1),
         Disconnected(address=WHERE, time=TIME, peer=None),
         Evicted(address=WHERE, time=TIME, peer=None),
+        Lost(address=WHERE, time=TIME, replaced=False),
         Done(address=WHERE, time=TIME),
     ]
     for event in events:

@@ -29,12 +29,15 @@ from nitrohb import (
     Heartbeat,
     Listener,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
+    UnixAddress,
     VsockAddress,
 )
 from nitrohb.cli import terminal
 from nitrohb.cli.console import Console
+from nitrohb.cli.hints import Hints
 from nitrohb.cli.report import Reporter, to_text
 from nitrohb.cli.stop import Stop
 
@@ -96,6 +99,14 @@ DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
             rejected(RejectReason.REARMED),
             "rejected     vsock::9000 cid 16 (this address was rearmed)",
         ),
+        (
+            Lost(address=UnixAddress("x"), time=TIME, replaced=False),
+            "lost         unix:x (its socket file is gone)",
+        ),
+        (
+            Lost(address=UnixAddress("x"), time=TIME, replaced=True, problem="why"),
+            "lost         unix:x (another file is in its place, and cannot be created again yet)",
+        ),
     ],
 )
 def test_text_of_an_event(event: Event, text: str) -> None:
@@ -135,6 +146,52 @@ def test_reporter_remembers_what_came_instead_of_a_heartbeat(
     for event in events:
         report(event)
     assert list(report.unheard()) == [(ANY, seen)]
+
+
+LOOPBACK = VsockAddress(1, 1024)
+FROM_LOOPBACK = Connected(address=ANY, time=TIME, peer=LOOPBACK)
+REFUSED = Rejected(address=ANY, time=TIME, peer=LOOPBACK, reason=RejectReason.CID)
+
+
+def test_who_is_refused_because_of_the_loopback_is_named_once() -> None:
+    said: list[str] = []
+    hints = Hints(said.append)
+    for event in (
+        CONNECTED,
+        rejected(RejectReason.CID),
+        FROM_LOOPBACK,
+        Rejected(address=ANY, time=TIME, peer=LOOPBACK, reason=RejectReason.TIMEOUT),
+    ):
+        hints(event)
+    assert not said, "whoever names no CID is not told about CIDs"
+    for _ in range(3):
+        hints(REFUSED)
+    (hint,) = said
+    assert hint.startswith("nitrohb: a connection from CID 1 on vsock::9000 is refused: every VM")
+    assert "forward-cid=1" in hint
+    assert len(hint.splitlines()) == 2
+
+
+def test_who_comes_over_the_loopback_while_another_is_awaited_is_named_once() -> None:
+    said: list[str] = []
+    hints = Hints(said.append)
+    hints.awaits_cid = lambda: True
+    hints(CONNECTED)
+    assert not said
+    for event in 2 * (FROM_LOOPBACK, REFUSED):
+        hints(event)
+    (hint,) = said
+    assert "has come while another CID is awaited: every VM" in hint
+
+
+def test_a_loss_is_said_when_there_is_something_to_be_done() -> None:
+    said: list[str] = []
+    hints = Hints(said.append)
+    hints(Lost(address=ANY, time=TIME, replaced=False))
+    assert not said
+    lost = Lost(address=ANY, time=TIME, replaced=False, problem="why\nwhat to do")
+    hints(lost)
+    assert said == [f"nitrohb: {lost.explanation}"]
 
 
 def test_address_with_a_heartbeat_is_not_unheard_whatever_else_came() -> None:
