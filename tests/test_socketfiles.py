@@ -265,7 +265,7 @@ async def test_what_goes_on_beside_it_wakes_nobody(path: Path, autojump_clock: M
 
 @pytest.fixture
 def silent_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socketfiles, "_LOCAL", set())
+    monkeypatch.setattr(socketfiles, "LOCAL", frozenset[str]())
 
 
 @pytest.fixture
@@ -297,17 +297,17 @@ async def test_where_nobody_tells_it_looks_twice_a_second(
 
 
 def test_the_file_system_of_a_directory() -> None:
-    assert socketfiles._file_system("/proc") == "proc"
+    assert socketfiles.file_system("/proc") == "proc"
 
 
 def test_a_mount_that_is_not_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a chroot, of whose root nothing is known."""
 
-    def see_no_mounts(path: str, **options: Any) -> Any:
-        return io.StringIO("") if path.endswith("mountinfo") else open(path, **options)
+    def see_no_mounts(path: str, **_: object) -> io.StringIO:
+        return io.StringIO("" if path.endswith("mountinfo") else Path(path).read_text())
 
     monkeypatch.setattr(socketfiles, "open", see_no_mounts, raising=False)
-    assert socketfiles._file_system("/") == ""
+    assert socketfiles.file_system("/") == ""
 
 
 async def test_a_directory_that_stays_away(path: Path, mock_clock: MockClock) -> None:

@@ -13,7 +13,7 @@ all changes, as on a network's file system, or has no more to watch with, we loo
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
 import trio
@@ -31,7 +31,7 @@ __all__ = ["Port", "keep_socket_files"]
 INTERVAL: Final = 0.5
 
 # File systems that are changed through this very kernel and in no other way.
-_LOCAL: Final = {
+LOCAL: Final = {
     *("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "xfs", "zfs"),
     *("devtmpfs", "overlay", "ramfs", "tmpfs"),
 }
@@ -108,31 +108,28 @@ class _SocketFile:
         """Whether it is where it was. If not, report that, and try to listen there again."""
         loss = self._port.listener.loss()
         if loss is None:
-            if not self._is_lost:
-                return True
-            self._found()  # whoever has taken it away has put it back
-            return False
-        problem = None
+            if self._is_lost:  # whoever has taken it away has put it back
+                self._tell_it_is_back()
+            return True
+        problem = self._try_again()
+        if not self._is_lost:
+            self._is_lost = True
+            address, replaced = self._port.address, loss == "replaced"
+            self._emit(Lost(address=address, time=utc_now(), replaced=replaced, problem=problem))
+        if problem is None:
+            self._tell_it_is_back()
+        return False
+
+    def _try_again(self) -> str | None:
+        """Listen there again, or say why that cannot be."""
         try:
             listener = self._port.listener.reopen()
         except ListenError as error:
-            problem = str(error)
-        else:
-            self._port.change_listener(listener)
-        if not self._is_lost:
-            self._is_lost = True
-            lost = Lost(
-                address=self._port.address,
-                time=utc_now(),
-                replaced=loss == "replaced",
-                problem=problem,
-            )
-            self._emit(lost)
-        if problem is None:
-            self._found()
-        return False
+            return str(error)
+        self._port.change_listener(listener)
+        return None
 
-    def _found(self) -> None:
+    def _tell_it_is_back(self) -> None:
         self._is_lost = False
         self._emit(Listening(address=self._port.address, time=utc_now()))
 
@@ -148,19 +145,17 @@ class _Lookout:
 
     def turn_to(self, paths: Iterable[str]) -> None:
         """Look at these paths from now on, as they are now."""
+        self._is_told = False
         masks: dict[str, int] = {}
-        is_local = True
-        try:
+        with suppress(OSError):
             for path in paths:
+                if not self._are_changes_told(os.path.dirname(path)):
+                    return
                 masks |= _masks(path)
-                is_local = is_local and self._look_up(os.path.dirname(path))
             if self._inotify is None:
                 self._inotify = self._closing.enter_context(Inotify())
             self._inotify.watch(masks)
-        except OSError:
-            self._is_told = False
-        else:
-            self._is_told = is_local
+            self._is_told = True
 
     async def wait(self) -> None:
         """Wait until there may have been a change."""
@@ -170,11 +165,11 @@ class _Lookout:
         await trio.lowlevel.wait_readable(self._inotify)
         self._inotify.clear()
 
-    def _look_up(self, directory: str) -> bool:
-        """Whether the file system of a directory is one of which we are told every change."""
+    def _are_changes_told(self, directory: str) -> bool:
+        """Whether the file system of a directory is one of those that tell all their changes."""
         device = os.stat(directory).st_dev
         if device not in self._is_local:
-            self._is_local[device] = _file_system(directory) in _LOCAL
+            self._is_local[device] = file_system(directory) in LOCAL
         return self._is_local[device]
 
     def __enter__(self) -> "_Lookout":
@@ -201,7 +196,7 @@ def _up(directory: str) -> Iterator[str]:
         yield (directory := above)
 
 
-def _file_system(directory: str) -> str:
+def file_system(directory: str) -> str:
     """The type of a directory's file system, by its mount: see proc(5). Empty: it is not known.
 
     Raises:

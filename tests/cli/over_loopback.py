@@ -31,5 +31,5 @@ def open_over_loopback(*_: object, **__: object) -> list[Listener]:
 
 
 PATH = sys.argv[1]
-listening.open_listeners = open_over_loopback  # type: ignore[assignment,attr-defined]
+listening.open_listeners = open_over_loopback  # type: ignore[attr-defined]
 sys.exit(cli.main(sys.argv[2:]))

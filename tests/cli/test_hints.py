@@ -40,6 +40,7 @@ def test_an_enclave_that_is_awaited_by_its_cid_and_comes_over_the_loopback(
             pass
         options = ("--cid", "16", "--api", api, "--max-age", "0", "--timeout", "3")
         with started("wait", *options) as waiting:
+            assert script.popen.stderr is not None
             while not select.select([script.popen.stderr], [], [], 0.01)[0]:
                 assert beat(sock) == HEARTBEAT
             assert "has come while another CID is awaited" in script.error_line()
