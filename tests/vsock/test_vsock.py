@@ -336,4 +336,24 @@ def test_each_launcher_waits_for_its_own_enclave(
         assert json.loads(by_cid.stdout)["address"] == "vsock::9000"
         never = subprocess.run([*wait, "--cid", "77", "--timeout", "0.1"], stderr=subprocess.PIPE)
         assert never.returncode == 124
+        assert b"every VM that is forwarded over the loopback" in never.stderr
         server.terminate()
+
+
+@pytest.mark.parametrize("options", [["--quiet"], ["--quiet", "--keep"]])
+def test_an_allow_list_is_of_no_use_over_the_loopback(
+    enclave: Callable[..., int], options: list[str]
+) -> None:
+    """Whatever comes that way has CID 1, and that is said once."""
+    command = [*NITROHB, "serve", "-l", "vsock::9000", "--allow-cid", "16", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        while (status := enclave()) == NO_CONNECTION:  # it does not listen yet
+            pass
+        assert status == NO_ECHO
+        assert enclave() == NO_ECHO
+        server.terminate()
+        _, err = server.communicate(timeout=PATIENCE)
+    assert server.returncode == 143
+    why, remedy = err.splitlines()
+    assert "a connection from CID 1 on vsock::9000 is refused" in why
+    assert "sibling VM" in remedy
