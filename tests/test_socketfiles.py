@@ -223,6 +223,19 @@ async def test_mode_and_group_are_the_same_again(path: Path) -> None:
         assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o620, os.getgid())
 
 
+def test_the_new_file_may_look_like_the_old_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another kernel hands out inode numbers, it does so anew as soon as a file is gone."""
+    monkeypatch.setattr("nitrohb.listeners._identity", lambda path: (1, 1))
+    (old,) = open_listeners([UnixAddress(str(path))])
+    path.unlink()
+    with old.reopen():
+        old.close()
+        assert path.is_socket()
+    assert not path.exists()
+
+
 async def test_what_makes_no_difference_is_no_loss(path: Path) -> None:
     async with serving(f"unix:{path}", once=False) as events:
         await settled()

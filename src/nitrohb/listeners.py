@@ -125,8 +125,8 @@ class Listener:
     def loss(self) -> Literal["deleted", "replaced"] | None:
         """What has become of our socket :attr:`file`; None: it is there, for all we know.
 
-        An inode number is not given to another file as long as our socket, which is bound to it,
-        is open.
+        No other file gets its inode number as long as our socket is bound to it, unless the file
+        system is not this kernel's own.
         """
         assert self.file is not None
         try:
@@ -144,7 +144,9 @@ class Listener:
             ListenError: As in :func:`open_listeners`.
         """
         assert self._reopen is not None
-        return self._reopen()
+        listener = self._reopen()
+        self._path = None  # what is there now is not this listener's to remove
+        return listener
 
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours. May be repeated."""
