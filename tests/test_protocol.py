@@ -409,6 +409,8 @@ FLOORS = (
     "listeners",
     "claims",
     "handout",
+    "inotify",
+    "socketfiles",
     "server",
     "client",
     "thread",
@@ -420,6 +422,7 @@ FLOORS = (
 
 FOREIGN = {
     "handout": {"trio"},
+    "socketfiles": {"trio"},
     "server": {"trio"},
     "client": {"anyio", "trio"},
     "thread": {"anyio", "trio"},

@@ -168,7 +168,9 @@ def test_errors_can_cross_a_process_boundary(error: UnusableAddressError) -> Non
 def test_no_af_vsock_is_no_errno() -> None:
     assert NO_AF_VSOCK not in errno.errorcode
     assert set(remedies.__all__) == {
+        "LOOPBACK_CID",
         "NO_AF_VSOCK",
+        "SAME_CIDS",
         "api_connect_error",
         "connect_error",
         "listen_error",

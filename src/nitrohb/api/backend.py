@@ -44,10 +44,8 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         """Take the server, which has started."""
         self.server = value
 
-    def before(self, on_event: Callable[[Event], object] | None) -> Callable[[Event], object]:
-        """What takes the events of the server, and passes them on to another, if there is one."""
-        if on_event is None:
-            return self.on_event
+    def before(self, on_event: Callable[[Event], object]) -> Callable[[Event], object]:
+        """What takes the events of the server, and passes them on to another."""
 
         def both(event: Event) -> None:
             self.on_event(event)

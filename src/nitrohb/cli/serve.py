@@ -69,11 +69,11 @@ def _answer(
     hints = Hints(console.say)
     # Events that nobody sees, and that --timeout need not explain, are not even made.
     unseen = args.quiet and timeout == math.inf and not console.is_terminal
-    unneeded = unseen and api is None and args.allow_cids is None
+    unneeded = unseen and args.allow_cids is None
 
-    async def answer_all(on_event: OnEvent | None) -> None:
+    async def answer_all(on_event: OnEvent) -> None:
         if api is None:
-            await answer(listeners, args, on_event)
+            await answer(listeners, args, None if unneeded else on_event)
             return
         async with api() as backend:
             hints.awaits_cid = backend.awaits_cid
@@ -84,7 +84,7 @@ def _answer(
             reporter = report_to(show, hints, args)
             with trio.move_on_after(timeout) as deadline:
                 async with waiting(console, reporter.awaited):
-                    await answer_all(None if unneeded else hints if unseen else reporter)
+                    await answer_all(hints if unseen else reporter)
         if not deadline.cancelled_caught:
             return exits.DONE
         explain_timeout(reporter, timeout, console)
