@@ -227,7 +227,11 @@ def test_the_new_file_may_look_like_the_old_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where another kernel hands out inode numbers, it does so anew as soon as a file is gone."""
-    monkeypatch.setattr("nitrohb.listeners._identity", lambda path: (1, 1))
+
+    def be_the_same(_: str) -> tuple[int, int]:
+        return 1, 1
+
+    monkeypatch.setattr("nitrohb.listeners._identity", be_the_same)
     (old,) = open_listeners([UnixAddress(str(path))])
     path.unlink()
     with old.reopen():
