@@ -12,6 +12,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from tests.enclave import parts as enclave_parts
 from tests.uml import launcher
 
 nox.needs_version = ">=2025.5"
@@ -134,6 +135,50 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def enclave(session: nox.Session) -> None:
+    """Boot whole guests, whose init sends its heartbeat over a real virtio-vsock device."""
+    install_programs(session, enclave_parts.PROGRAMS)
+    install(session, "tests")
+    env = {
+        "NITROHB_PARTS": str(make_enclave_parts(session).directory),
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
+    }
+    scratch = Path(".nox/enclave-scratch").resolve()
+    scratch.mkdir(parents=True, exist_ok=True)
+    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={scratch}/tests"]
+    here = [*pytest, "tests/enclave", *session.posargs]
+    session.run(*enclave_parts.contained(scratch), *here, env=env, external=True)
+    if not session.posargs:
+        in_loopback = in_uml(launcher.LOOPBACK, env, mem="1G")
+        session.run("python", *in_loopback, *pytest, "tests/enclave/test_forwarded.py")
+
+
+def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
+    """Bring what the guests are made of; what takes long is kept for the next run."""
+    parts = enclave_parts.Parts(Path(".nox/enclave-parts").resolve())
+    parts.directory.mkdir(parents=True, exist_ok=True)
+    device = f"{enclave_parts.DEVICE}@{enclave_parts.DEVICE_VERSION}"
+    session.run("cargo", "install", "--locked", "--root", str(parts.directory), device, external=True)
+    shutil.rmtree(parts.nitrohb, ignore_errors=True)
+    session.run("python", "-m", "pip", "install", "-q", "--target", str(parts.nitrohb), ".[api]")
+    session.run("python", "-m", "tests.enclave.parts", str(parts.directory))
+    return parts
+
+
+def install_programs(session: nox.Session, programs: dict[str, str]) -> None:
+    """Install the Debian packages of the programs that this machine lacks, if it is a Debian."""
+    packages = [name for program in programs if not shutil.which(program) for name in programs[program].split()]
+    if not packages:
+        return
+    if not shutil.which("apt-get"):
+        session.error(f"these are missing, by their names in Debian: {' '.join(packages)}")
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    command = [*sudo, "apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
+    session.run(*sudo, "apt-get", "update", "-q", external=True)
+    session.run(*command, env={"DEBIAN_FRONTEND": "noninteractive"}, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
     session.install(".[api]")
@@ -146,10 +191,11 @@ def demand(session: nox.Session, program: str, packages: str) -> None:
         session.error(f"{program} is missing: apt-get install --no-install-recommends {packages}")
 
 
-def in_uml(modules: Sequence[str], env: dict[str, str]) -> list[str]:
+def in_uml(modules: Sequence[str], env: dict[str, str], mem: str = "512M") -> list[str]:
     """The arguments for Python that run a command in a kernel with some modules."""
-    variables = [f"--env={name}={value}" for name, value in env.items()]
-    return ["-m", "tests.uml.launcher", f"--modules={','.join(modules)}", *variables, "--"]
+    options = [f"--modules={','.join(modules)}", f"--mem={mem}"]
+    options += [f"--env={name}={value}" for name, value in env.items()]
+    return ["-m", "tests.uml.launcher", *options, "--"]
 
 
 def compile_enclave(session: nox.Session) -> str:

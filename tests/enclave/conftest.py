@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts, a parent that several tests share, and the table of how long a boot takes."""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from . import parts as find
+from .machines import Device, Guest, Parent, hybrid
+from .parts import Parts
+from .reader import Reader
+from .timeline import Timeline
+
+ENCLAVES = (16, 17, 18)
+DOOMED = 19  # whose VMM is killed: what its parent still says to it may harm its next guest
+
+TIMELINES = pytest.StashKey[list[Timeline]]()
+
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """A parent guest with CID 3, and the device that it shares with its enclaves."""
+
+    device: Device
+    parent: Parent
+    directory: Path
+
+
+class Enclaves:
+    """Boots enclaves beside the parent."""
+
+    def __init__(self, parts: Parts, siblings: Siblings) -> None:
+        self._parts = parts
+        self._siblings = siblings
+
+    @contextmanager
+    def booting(self, cid: int, **arguments: object) -> Generator[Guest]:
+        """An enclave that boots, and is killed in the end if it still runs."""
+        self._siblings.device.prepare(cid)
+        with Guest(self._parts, self._siblings.directory, hybrid(cid), **arguments) as guest:
+            yield guest
+
+    def boot(self, cid: int, **arguments: object) -> str:
+        """Boot an enclave, and return what came of it."""
+        with self.booting(cid, **arguments) as guest:
+            return guest.outcome()
+
+
+@pytest.fixture(scope="session")
+def parts() -> Parts:
+    return find.parts()
+
+
+@pytest.fixture
+def reader(parts: Parts, tmp_path: Path) -> Reader:
+    """Somebody who follows the how-to, in a directory with the guest that it makes."""
+    return Reader(parts, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def siblings(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siblings]:
+    directory = tmp_path_factory.mktemp("siblings")
+    vms = [hybrid(cid) for cid in (Parent.CID, *ENCLAVES, DOOMED)]
+    with Device(parts, directory, *vms) as device:
+        device.prepare(Parent.CID)
+        with Parent(parts, directory) as parent:
+            parent.await_ready()
+            yield Siblings(device, parent, directory)
+
+
+@pytest.fixture(scope="session")
+def enclaves(parts: Parts, siblings: Siblings) -> Enclaves:
+    return Enclaves(parts, siblings)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TIMELINES] = []
+
+
+@pytest.fixture
+def timelines(pytestconfig: pytest.Config) -> list[Timeline]:
+    """Where a test leaves the time line of a boot, to be shown in the end."""
+    return pytestconfig.stash[TIMELINES]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for timeline in config.stash[TIMELINES]:
+        terminalreporter.section(timeline.title)
+        terminalreporter.write_line(timeline.table())

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Somebody who follows docs/how-to/qemu.md, command by command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .machines import Program, until
+from .parts import Parts, commands
+
+
+class Reader:
+    """Runs blocks of the how-to in a directory, where the guest that it makes is already."""
+
+    def __init__(self, parts: Parts, directory: Path) -> None:
+        self._directory = directory
+        for part in (parts.kernel, parts.enclave):
+            (directory / part.name).symlink_to(part)
+        programs = (Path(sys.executable).parent, parts.device.parent)
+        self._path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
+
+    @contextmanager
+    def runs(self, name: str, *changes: tuple[str, str]) -> Generator[Program]:
+        """Run a block while this lasts, with changes of the text if there must be any."""
+        text = commands(name)
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        command = ("sh", "-eu", "-c", f"exec {text}")
+        with Program(*command, cwd=self._directory, env={"PATH": self._path}) as program:
+            yield program
+
+
+def await_file(path: Path) -> None:
+    """Wait for what the reader would see with ls."""
+    until(path.exists, str(path))
+
+
+def has_nitro_enclave() -> bool:
+    """Whether QEMU has the machine that boots an EIF: 9.2 and newer can be built with it."""
+    command = ["qemu-system-x86_64", "-M", "help"]
+    machines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return "\nnitro-enclave " in machines

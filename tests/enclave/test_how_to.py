@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of docs/how-to/qemu.md, as they stand; those of AF_VSOCK are in test_forwarded.py."""
+
+import re
+from pathlib import Path
+
+from .parts import DEVICE, DEVICE_VERSION, HOW_TO, PROGRAMS, commands
+from .reader import Reader, await_file
+
+RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
+RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")}
+RUN_BY_THE_SESSION = {"install", "guest"}
+
+
+def test_every_command_is_run_somewhere() -> None:
+    text = HOW_TO.read_text("utf-8")
+    named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.M))
+    assert named == RUN_HERE | RUN_FORWARDED | RUN_BY_THE_SESSION
+    assert len(named) == text.count("```sh\n")
+
+
+def test_what_it_takes_is_what_the_session_installs() -> None:
+    debian, cargo = commands("install").splitlines()
+    packages = {name for names in PROGRAMS.values() for name in names.split()}
+    assert packages - {"util-linux"} == set(debian.split()) & packages
+    assert cargo == f"cargo install {DEVICE} --version {DEVICE_VERSION} --locked"
+
+
+def test_the_commands(tmp_path: Path, reader: Reader) -> None:
+    with (
+        reader.runs("hybrid: nitrohb") as server,
+        reader.runs("hybrid: device"),
+    ):
+        server.words.await_line("listening")
+        await_file(tmp_path / "vhost4.socket")
+        with reader.runs("hybrid: guest") as guest:
+            guest.words.await_line("^init: boot: echoed")
+            assert guest.ends() == 0
+        server.words.await_line("heartbeat .*hybrid:vm4.vsock:9000 ")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enclave guests and their parent guest, in which nitrohb runs: each has a CID of its own.
+
+This is a Nitro host in small: the parent has CID 3, so that the init is an unmodified one, and
+nitrohb sees each enclave's true CID.
+"""
+
+import json
+import signal
+from contextlib import ExitStack
+
+from .conftest import ENCLAVES, Enclaves, Siblings
+
+API = "unix:/tmp/api.sock"
+
+
+def test_an_enclave_boots(siblings: Siblings, enclaves: Enclaves) -> None:
+    with siblings.parent.nitrohb() as server:  # on its default address, for one heartbeat
+        assert enclaves.boot(16) == "boot: echoed"
+        assert server.ends() == 0
+        assert [event["event"] for event in server.events()] == [
+            *("listening", "connected", "heartbeat", "done")
+        ]
+        (beat,) = server.events("heartbeat")
+        assert (beat["address"], beat["cid"], beat["echoed"]) == ("vsock::9000", 16, True)
+        assert beat["peer"].startswith("vsock:16:")
+        assert server.err.lines == []
+
+
+def test_three_enclaves_boot_at_once_and_each_is_awaited(
+    siblings: Siblings, enclaves: Enclaves
+) -> None:
+    parent = siblings.parent
+    with parent.nitrohb("--keep", "--api", API) as server, ExitStack() as running:
+        waits = {
+            cid: parent.start("-m", "nitrohb", "wait", "--api", API, "--cid", str(cid))
+            for cid in ENCLAVES[:2]
+        }
+        guests = [running.enter_context(enclaves.booting(cid)) for cid in ENCLAVES]
+        assert [guest.outcome() for guest in guests] == ["boot: echoed"] * 3
+        # The last is awaited when it has been answered already.
+        late = ENCLAVES[-1]
+        waits[late] = parent.start("-m", "nitrohb", "wait", "--api", API, "--cid", str(late))
+        for cid, wait in waits.items():
+            assert wait.ends() == 0, wait.err.lines
+            (line,) = wait.out.lines
+            assert f" cid {cid} " in line.text
+        assert {event["cid"] for event in server.events("heartbeat")} == set(ENCLAVES)
+
+
+def test_only_allowed_enclaves_are_answered(siblings: Siblings, enclaves: Enclaves) -> None:
+    with siblings.parent.nitrohb("--keep", "--allow-cid", "16") as server:
+        assert enclaves.boot(17) == "boot: end"
+        assert enclaves.boot(16) == "boot: echoed"
+        (refused,) = server.events("rejected")
+        assert (refused["cid"], refused["reason"], refused["byte"]) == (17, "cid", None)
+        (beat,) = server.events("heartbeat")
+        assert beat["cid"] == 16
+        assert server.err.lines == []
+
+
+def test_a_wrong_byte_is_refused_and_harms_nobody(siblings: Siblings, enclaves: Enclaves) -> None:
+    with siblings.parent.nitrohb() as server:
+        assert enclaves.boot(16, byte="0x42") == "boot: end"
+        assert enclaves.boot(17) == "boot: echoed"
+        assert server.ends() == 0
+        (refused,) = server.events("rejected")
+        assert (refused["cid"], refused["reason"], refused["byte"]) == (16, "wrong-byte", 0x42)
+
+
+def test_a_silent_enclave_keeps_nobody_out(siblings: Siblings, enclaves: Enclaves) -> None:
+    patient = ("--keep", "--handshake-timeout", "600")
+    with siblings.parent.nitrohb(*patient) as server, enclaves.booting(17, manner="silent") as one:
+        server.await_peer("connected", 17)
+        assert enclaves.boot(16) == "boot: echoed"
+        (beat,) = server.events("heartbeat")
+        assert beat["cid"] == 16
+        assert one.outcomes() == []  # it is silent still, and connected
+        server.send(signal.SIGTERM)
+        assert one.outcome() == "silent: end"
+
+
+def test_an_enclave_without_a_listener_fails_and_the_next_boot_succeeds(
+    siblings: Siblings, enclaves: Enclaves
+) -> None:
+    with enclaves.booting(16) as guest:
+        assert guest.outcome() == "boot: refused"
+        guest.words.await_line("^init: connect: Connection reset by peer")
+    with siblings.parent.nitrohb() as server:
+        assert enclaves.boot(16) == "boot: echoed"
+        assert server.ends() == 0
+
+
+def test_an_enclave_boots_again(siblings: Siblings, enclaves: Enclaves) -> None:
+    """Each boot is a heartbeat of its own, claimed by its own launcher."""
+    parent = siblings.parent
+    claimed: list[str] = []
+    with parent.nitrohb("--keep", "--api", API) as server:
+        for _ in range(2):
+            assert enclaves.boot(16) == "boot: echoed"
+            wait = parent.start(
+                *("-m", "nitrohb", "wait", "--api", API, "--cid", "16", "--format", "json")
+            )
+            assert wait.ends() == 0, wait.err.lines
+            claimed.append(json.loads(wait.out.lines[0].text)["peer"])
+        assert claimed == [event["peer"] for event in server.events("heartbeat")]
+        assert len(set(claimed)) == 2
