@@ -285,7 +285,17 @@ def _open(target: Target, mode: int, group: int | None) -> Listener:
             case _:
                 return Listener(_address(target), _checked(target))
     except OSError as error:
-        raise listen_error(_address(target), error.errno or 0) from error
+        number = error.errno or 0
+        raise listen_error(_address(target), number, _cid_to_name(number)) from error
+
+
+def _cid_to_name(number: int) -> int | None:
+    """The CID that could have been named instead of one that is not this machine's."""
+    if number != errno.EADDRNOTAVAIL:
+        return None
+    from .local_cid import local_cid  # here, for those who named another
+
+    return local_cid()
 
 
 def _open_vsock(address: VsockAddress) -> socket.socket:

@@ -28,7 +28,9 @@ __all__ = [
     "api_connect_error",
     "connect_error",
     "listen_error",
+    "remedy_for",
     "tcp_listen_error",
+    "vsock_advice",
 ]
 
 NO_AF_VSOCK: Final = -1
@@ -44,6 +46,8 @@ SAME_CIDS: Final = (
     " VM (guest-cid=3), where each enclave has its own CID."
 )
 """Why a CID that is asked for may never be seen, and what to do about it (in the second line)."""
+
+_UNPRIVILEGED_PORT: Final = 1024  # LAST_RESERVED_PORT of the kernel's af_vsock.c is 1023
 
 _ANY: Final = {
     errno.EMFILE: ("this process has too many open files", "Raise its limit (ulimit -n)."),
@@ -64,12 +68,16 @@ _VSOCK: Final = _ANY | {
         " (Docker's default profile blocks it)",
         "Allow AF_VSOCK in that profile, or pass a listening socket in (socket activation, fd:N).",
     ),
+    errno.EACCES: (
+        "a security module (SELinux, AppArmor) does not permit AF_VSOCK here",
+        "Allow it in that module's policy, or pass a listening socket in (socket activation, fd:N).",
+    ),
 }
 
 _VSOCK_LISTEN: Final = _VSOCK | {
     errno.EADDRNOTAVAIL: (
         "CID {cid} is not a CID of this machine",
-        "Name the local CID, or write vsock::{port} to listen on every one.",
+        "Name the local CID{local}, or write vsock::{port} to listen on every one.",
     ),
     errno.EADDRINUSE: (
         "port {port} is taken; a listener on any CID takes a port for all of them",
@@ -204,23 +212,72 @@ _API_CONNECT: Final = _ANY | {
 }
 
 
-def listen_error(address: Address, number: int) -> ListenError:
+_CONDITIONS: Final = {
+    "no loopback transport": (
+        "Needed where connections come over CID 1, as with QEMU's -M nitro-enclave and"
+        " forward-cid=1: modprobe vsock_loopback"
+    ),
+    "no guest transport": (
+        "Needed on an EC2 instance that starts enclaves: modprobe vmw_vsock_virtio_transport"
+    ),
+    "no host transport": "Needed for VMs with a vhost-vsock device: modprobe vhost_vsock",
+    "no /dev/vsock": (
+        "Only the local CID is read from it. It comes with the kernel's vsock module; a container"
+        " needs it passed in (--device /dev/vsock)."
+    ),
+    "no /dev/vhost-vsock": (
+        "Needed by QEMU's vhost-vsock devices, not by vhost-device-vsock: modprobe vhost_vsock"
+    ),
+    "no /dev/nitro_enclaves": (
+        "Needed to start real enclaves: use an EC2 instance with enclaves enabled, and"
+        " modprobe nitro_enclaves"
+    ),
+    "device may not be opened": (
+        "If this user is to use it, add them to the device's group, or run as root."
+    ),
+    "local namespace": (
+        "Run nitrohb in the network namespace of the VMM. A real enclave reaches only the host's"
+        " own (for a container: --network host)."
+    ),
+    "few descriptors": (
+        "Raise the limit (ulimit -n {wanted}, or LimitNOFILE={wanted} of a systemd unit), or lower"
+        " --max-pending."
+    ),
+    "no temporary directory": (
+        "Name a directory in which you may write: TMPDIR=DIR nitrohb {command}"
+    ),
+    "heartbeat unanswered": (
+        "This should work on any machine. Please report it, with what nitrohb doctor"
+        " --format json prints."
+    ),
+    "loopback unanswered": (
+        "A security module (SELinux, AppArmor) may be in the way. Enclaves that do not come"
+        " over CID 1 are not concerned."
+    ),
+}
+
+
+def listen_error(address: Address, number: int, local_cid: int | None = None) -> ListenError:
     """Say why an address cannot be listened on, and what helps.
 
     Args:
         address: The address.
         number: The errno, or :data:`NO_AF_VSOCK`.
+        local_cid: The machine's own CID, if it is known: what to name instead of another's.
     """
     match address:
         case VsockAddress(cid) if (cid, number) == (LOOPBACK_CID, errno.EADDRNOTAVAIL):
             table: dict[int, _Advice] = {number: _LOOPBACK_MISSING}
+        case VsockAddress(_, port) if number == errno.EACCES and port >= _UNPRIVILEGED_PORT:
+            table = _VSOCK
         case VsockAddress():
             table = _VSOCK_LISTEN
         case InheritedSocket():
             table = _INHERITED
         case _:
             table = _UNIX
-    return ListenError(str(address), _real(number), *_advise(table, address, number))
+    facts = _facts(address) | {"local": "" if local_cid is None else f", {local_cid}"}
+    return ListenError(str(address), _real(number), *_look_up(table, number, facts))
 
 
 def connect_error(address: Address, number: int) -> ConnectError:
@@ -231,7 +288,7 @@ def connect_error(address: Address, number: int) -> ConnectError:
         number: The errno, or :data:`NO_AF_VSOCK`.
     """
     table = _VSOCK_CONNECT if isinstance(address, VsockAddress) else _UNIX_CONNECT
-    return ConnectError(str(address), _real(number), *_advise(table, address, number))
+    return ConnectError(str(address), _real(number), *_look_up(table, number, _facts(address)))
 
 
 def tcp_listen_error(address: object, number: int) -> ListenError:
@@ -245,12 +302,27 @@ def api_connect_error(address: object, number: int) -> ConnectError:
     return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, facts))
 
 
+def vsock_advice(number: int) -> _Advice:
+    """Say why AF_VSOCK as a whole cannot be used, and what helps.
+
+    Args:
+        number: The errno of socket(2), or :data:`NO_AF_VSOCK`.
+    """
+    return _look_up(_VSOCK, number, {})
+
+
+def remedy_for(condition: str, **facts: object) -> str:
+    """What helps where no call has failed, but something is missing.
+
+    Args:
+        condition: What is missing, one of the keys of the table.
+        facts: What its text names.
+    """
+    return _CONDITIONS[condition].format_map(facts)
+
+
 def _real(number: int) -> int | None:
     return None if number == NO_AF_VSOCK else number
-
-
-def _advise(table: dict[int, _Advice], address: Address, number: int) -> _Advice:
-    return _look_up(table, number, _facts(address))
 
 
 def _look_up(table: dict[int, _Advice], number: int, facts: dict[str, object]) -> _Advice:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..addresses import UnixAddress
 from ..errors import NitrohbError
+from ..remedies import remedy_for
 from . import exits
 from .console import Console
 from .stop import Stop
@@ -57,5 +58,5 @@ def _temporary_directory() -> "TemporaryDirectory[str]":
     except OSError as error:
         raise NitrohbError(
             f"the demo finds no place for its socket: {error.strerror}\n"
-            "Name a directory in which you may write: TMPDIR=DIR nitrohb demo"
+            + remedy_for("no temporary directory", command="demo")
         ) from error

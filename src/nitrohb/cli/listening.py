@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Generator
 
-__all__ = ["listening"]
+__all__ = ["addresses", "listening"]
 
 
 @contextmanager
@@ -24,16 +24,21 @@ def listening(args: argparse.Namespace) -> Generator[list[Listener]]:
         UsageError: The options contradict each other.
         ListenError: An address cannot be listened on.
     """
-    addresses: list[Address] = args.listen or [_default()]
+    wanted = addresses(args)
     if args.allow_cids is not None:
-        require_cids(addresses)
+        require_cids(wanted)
     with ExitStack() as closing:
         listeners = open_listeners(
-            addresses, socket_mode=args.socket_mode, socket_group=args.socket_group
+            wanted, socket_mode=args.socket_mode, socket_group=args.socket_group
         )
         for listener in listeners:
             closing.callback(listener.close)
         yield listeners
+
+
+def addresses(args: argparse.Namespace) -> list[Address]:
+    """Where to listen, as the command line says."""
+    return args.listen or [_default()]
 
 
 def _default() -> Address:

@@ -111,6 +111,7 @@ def _build_parser(command: str) -> _Parser:
         description="Answer the boot heartbeat of AWS Nitro Enclaves, real or emulated.",
         epilog="examples:\n"
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
+        "  nitrohb doctor             see what this machine lacks, and how to mend it\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
         "  nitrohb run -- ./launch    start one by a command, once somebody listens for it\n"
         "  nitrohb serve --help       all about serving\n",
@@ -126,6 +127,7 @@ def _build_parser(command: str) -> _Parser:
         "send": _add_send,
         "wait": _add_wait,
         "demo": _add_demo,
+        "doctor": _add_doctor,
     }
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
@@ -185,14 +187,7 @@ def _add_run(add: Callable[..., _Parser]) -> None:
 
 def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
     """Add the options of every command that answers heartbeats."""
-    parser.add_argument(
-        "-l",
-        "--listen",
-        metavar="ADDR",
-        type=_address,
-        action="append",
-        help="where to listen (default: vsock::9000); may be repeated",
-    )
+    _add_listen(parser)
     parser.add_argument(
         "--keep",
         action="store_true",
@@ -232,12 +227,9 @@ def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
         default=5.0,
         help="how long one connection may stay silent (default: 5)",
     )
-    parser.add_argument(
-        "--max-pending",
-        metavar="N",
-        type=_count,
-        default=1024,
-        help="how many connections may wait silently; one more evicts the oldest of the peer that"
+    _add_max_pending(
+        parser,
+        "how many connections may wait silently; one more evicts the oldest of the peer that"
         " holds the most (default: 1024)",
     )
     parser.add_argument(
@@ -384,6 +376,47 @@ def _add_demo(add: Callable[..., _Parser]) -> None:
         "show both sides of a boot in one process, on a temporary Unix socket",
         f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
     )
+
+
+def _add_doctor(add: Callable[..., _Parser]) -> None:
+    from .doctor import doctor
+
+    parser = _add(
+        add,
+        "doctor",
+        doctor,
+        "check what this machine can do, what is missing, and how to mend it",
+        "examples:\n"
+        "  nitrohb doctor                        can an enclave be answered on vsock::9000?\n"
+        "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
+        "  nitrohb doctor --format json          for a bug report, or a program\n\n"
+        "Each address is listened on for a moment. Nothing is changed, and no file is left.\n\n"
+        f"{_ADDRESSES}{_TO_LISTEN}\n"
+        "exit codes: 0 the addresses can be listened on, 1 they cannot, 2 usage\n",
+    )
+    _add_listen(parser)
+    _add_max_pending(parser, "how many silent connections serve should allow (default: 1024)")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="a table on a terminal, or else lines; or one JSON object (default: text)",
+    )
+
+
+def _add_listen(parser: _Parser) -> None:
+    parser.add_argument(
+        "-l",
+        "--listen",
+        metavar="ADDR",
+        type=_address,
+        action="append",
+        help="where to listen (default: vsock::9000); may be repeated",
+    )
+
+
+def _add_max_pending(parser: _Parser, text: str) -> None:
+    parser.add_argument("--max-pending", metavar="N", type=_count, default=1024, help=text)
 
 
 def _add(

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make all checks, each in a thread and with a deadline: one that hangs delays no other."""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
+from ..errors import ListenError
+from ..listeners import Listener, open_listeners, resolve
+from ..local_cid import VSOCK_DEVICE
+from ..wire import AF_VSOCK
+from . import judging, observing, selftest
+from .holders import holder_of_path, holder_of_port
+from .report import Check, Finding, Report, Verdict
+
+__all__ = ["examine"]
+
+_DEADLINE: Final = 10.0  # seconds
+
+_DEVICES: Final = (VSOCK_DEVICE, "/dev/vhost-vsock", "/dev/nitro_enclaves")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A check that is to be made.
+
+    Attributes:
+        name: Its name for programs.
+        title: Its name for people.
+        look: Looks and judges; may block.
+        subject: The address that it is about, or None.
+        overdue: The verdict if it does not come to an end.
+    """
+
+    name: str
+    title: str
+    look: Callable[[], Finding]
+    subject: str | None = None
+    overdue: Verdict = Verdict.SKIPPED
+
+
+async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
+    """Find out what this machine can do for heartbeats, and whether some addresses can be used.
+
+    It listens on each address for a moment, as a server would. It connects to a Unix socket of its
+    own, and by AF_VSOCK to the loopback at most.
+
+    Args:
+        addresses: Where somebody wants to listen.
+        max_pending: How many silent connections are to be possible.
+
+    Returns:
+        What was found, the addresses first.
+
+    Raises:
+        UsageError: An address is named twice, or leaves its port open.
+
+    **Checkpoints.** It takes :data:`_DEADLINE` seconds at most for an address, and as much again
+    for all else. A cancellation waits for that, so that no file is left behind. What hangs for
+    longer is abandoned, in a thread that ends with the process.
+    """
+    resolve(addresses)
+    needed = any(isinstance(address, VsockAddress) for address in addresses)
+    steps = [*_vsock_steps(needed), *_other_steps(max_pending)]
+    made: dict[int, Check] = {}
+
+    async def make(index: int) -> None:
+        made[index] = await _make(steps[index])
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(steps)):
+            nursery.start_soon(make, index)
+        listens = await _listen(addresses)
+    await trio.lowlevel.checkpoint_if_cancelled()
+    return Report([*listens, *(made[index] for index in range(len(steps)))])
+
+
+def _vsock_steps(needed: bool) -> Iterator[Step]:
+    yield Step("python", "Python", lambda: judging.judge_python(AF_VSOCK is not None, needed))
+    yield Step("kernel", "kernel", lambda: judging.judge_kernel(observing.vsock_socket(), needed))
+    yield Step(
+        "seccomp",
+        "seccomp",
+        lambda: judging.judge_seccomp(observing.vsock_socket(), observing.seccomp_mode(), needed),
+    )
+    for kind in judging.KINDS:
+        look = partial(_look_at_transport, kind, needed)
+        yield Step(f"transport-{kind.name}", f"{kind.name} transport", look)
+    yield Step("local-cid", "local CID", lambda: judging.judge_local_cid(observing.local_cid()))
+    for path in _DEVICES:
+        yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
+    yield Step(
+        "namespace", "namespace", lambda: judging.judge_namespace(observing.namespace(), needed)
+    )
+
+
+def _other_steps(max_pending: int) -> Iterator[Step]:
+    yield Step(
+        "descriptors",
+        "descriptors",
+        lambda: judging.judge_descriptors(*observing.descriptor_limits(), max_pending),
+    )
+    yield Step(
+        "self-test-unix",
+        "self-test, Unix",
+        lambda: judging.judge_unix_beat(selftest.beat_over_unix()),
+        overdue=Verdict.FAILED,
+    )
+    yield Step(
+        "self-test-loopback",
+        "self-test, CID 1",
+        lambda: judging.judge_loopback_beat(selftest.beat_over_loopback()),
+        overdue=Verdict.WARNING,
+    )
+
+
+def _look_at_transport(kind: judging.Kind, needed: bool) -> Finding:
+    return judging.judge_transport(kind, observing.transports(), needed)
+
+
+def _look_at_device(path: str) -> Finding:
+    return judging.judge_device(path, observing.device(path))
+
+
+async def _listen(addresses: Sequence[Address]) -> list[Check]:
+    """Try the addresses together, as a server has them, and give them back."""
+    opened: list[Listener] = []
+    with ExitStack() as closing:
+        checks = [await _make(_listen_step(address, opened, closing)) for address in addresses]
+        await _in_time(closing.pop_all().close)
+    return checks
+
+
+def _listen_step(address: Address, opened: list[Listener], closing: ExitStack) -> Step:
+    look = partial(_try_to_listen, address, opened, closing)
+    return Step("listen", "listen", look, str(address), Verdict.FAILED)
+
+
+def _try_to_listen(address: Address, opened: list[Listener], closing: ExitStack) -> Finding:
+    try:
+        (listener,) = open_listeners([address])
+    except ListenError as error:
+        taken = error.errno == errno.EADDRINUSE
+        return judging.judge_listen(error, _holder(address, opened) if taken else None)
+    closing.callback(listener.close)
+    opened.append(listener)
+    return judging.judge_listen(None, None)
+
+
+def _holder(address: Address, opened: Sequence[Listener]) -> str | None:
+    """Who has an address that is taken."""
+    for listener in opened:
+        if _place(listener.address) == _place(address):
+            return f"{listener.address}, which is asked for as well"
+    match address:
+        case VsockAddress(cid, port):
+            return holder_of_port(port, cid)
+        case UnixAddress() | HybridAddress():
+            return holder_of_path(address.path)
+        case _:
+            return None
+
+
+def _place(address: Address) -> object:
+    """What two addresses have in common that cannot be listened on at a time."""
+    match address:
+        case VsockAddress(_, port):
+            return port
+        case UnixAddress() | HybridAddress():
+            return address.path
+        case _:
+            return address
+
+
+async def _make(step: Step) -> Check:
+    finding = await _in_time(step.look)
+    if finding is None:
+        finding = Finding(step.overdue, f"did not come to an end within {_DEADLINE:g} s")
+    return Check(step.name, step.title, step.subject, finding)
+
+
+async def _in_time(look: Callable[[], Finding | None]) -> Finding | None:
+    """Look in a thread; None if that does not come to an end in time."""
+    # Not cancelled before: it may have a socket file by now.
+    with trio.move_on_after(_DEADLINE, shield=True):
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+    return None

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was seen, judged. Nothing here looks at the machine, so that each case can be tested."""
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from ..addresses import CID_ANY
+from ..errors import ListenError
+from ..local_cid import VSOCK_DEVICE
+from ..remedies import NO_AF_VSOCK, remedy_for, vsock_advice
+from .observing import HOST_CID, LOOPBACK_CID, Device, LocalCid, Namespace, Transports
+from .report import Finding, Verdict
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "judge_descriptors",
+    "judge_device",
+    "judge_kernel",
+    "judge_listen",
+    "judge_local_cid",
+    "judge_loopback_beat",
+    "judge_namespace",
+    "judge_python",
+    "judge_seccomp",
+    "judge_transport",
+    "judge_unix_beat",
+]
+
+_FILTER: Final = 2  # SECCOMP_MODE_FILTER of linux/seccomp.h
+
+
+def _missing(needed: bool) -> Verdict:
+    return Verdict.FAILED if needed else Verdict.INFO
+
+
+def judge_python(has_af_vsock: bool, needed: bool) -> Finding:
+    """Whether Python knows AF_VSOCK, and whether a vsock address is asked for."""
+    if has_af_vsock:
+        return Finding(Verdict.OK, "it has socket.AF_VSOCK")
+    return Finding(_missing(needed), *vsock_advice(NO_AF_VSOCK))
+
+
+def judge_kernel(number: int, needed: bool) -> Finding:
+    """The errno of making an AF_VSOCK socket."""
+    if number == 0:
+        return Finding(Verdict.OK, "it makes AF_VSOCK sockets")
+    if number == errno.EPERM:
+        return Finding(Verdict.SKIPPED, "cannot be told: making a socket is refused, see seccomp")
+    return Finding(_missing(needed), *vsock_advice(number))
+
+
+def judge_seccomp(number: int, mode: int | None, needed: bool) -> Finding:
+    """The same errno again, with the seccomp mode of this process."""
+    seen = {None: "its mode is hidden (/proc)", 0: "there is no filter", _FILTER: "a filter is set"}
+    state = seen.get(mode, f"its mode is {mode}")
+    if number != errno.EPERM:
+        return Finding(Verdict.OK, f"{state}, AF_VSOCK is not refused")
+    _, remedy = vsock_advice(errno.EPERM)
+    return Finding(_missing(needed), f"{state}, AF_VSOCK is refused (EPERM)", remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of transport.
+
+    Attributes:
+        name: ``loopback``, ``guest`` or ``host``, also of its field in :class:`Transports`.
+        what: Whose connections it brings, for people.
+        modules: The kernel modules that can be one.
+    """
+
+    name: str
+    what: str
+    modules: tuple[str, ...]
+
+    def errno(self, seen: Transports) -> int:
+        """The errno that tells whether it is there."""
+        number: int = getattr(seen, self.name)
+        return number
+
+
+KINDS: Final = (
+    Kind("loopback", "from this machine itself", ("vsock_loopback",)),
+    Kind(
+        "guest",
+        "from this machine's hypervisor and its enclaves",
+        ("vmw_vsock_virtio_transport", "hv_sock", "vmw_vsock_vmci_transport"),
+    ),
+    Kind("host", "from VMs on this machine", ("vhost_vsock", "vmw_vsock_vmci_transport")),
+)
+
+
+def judge_transport(kind: Kind, seen: Transports, needed: bool) -> Finding:
+    """Whether a kind of transport is there, and if not, whether another one is."""
+    number = kind.errno(seen)
+    modules = "".join(f" (module {name})" for name in kind.modules if name in seen.modules)
+    if number == 0:
+        return Finding(Verdict.OK, f"there{modules}: connections {kind.what}")
+    if number != errno.EADDRNOTAVAIL:
+        # Of the guest's, it may be /dev/vsock that does not tell the CID.
+        return Finding(Verdict.SKIPPED, f"cannot be told{modules}: {vsock_advice(number)[0]}")
+    remedy = remedy_for(f"no {kind.name} transport")
+    numbers = [each.errno(seen) for each in KINDS]
+    if needed and all(each == errno.EADDRNOTAVAIL for each in numbers):
+        return Finding(Verdict.WARNING, "missing, like all others: nobody can connect", remedy)
+    return Finding(Verdict.INFO, f"missing{modules}: no connections {kind.what}", remedy)
+
+
+def judge_local_cid(seen: LocalCid) -> Finding:
+    """What /dev/vsock tells."""
+    meaning = {
+        LOOPBACK_CID: "CID 1: only the loopback",
+        HOST_CID: "CID 2: a host of VMs",
+        CID_ANY: "none, as no transport has one",
+    }
+    if seen.errno == 0:
+        verdict = Verdict.INFO if seen.cid == CID_ANY else Verdict.OK
+        return Finding(verdict, meaning.get(seen.cid, f"CID {seen.cid}"))
+    why = f"{os.strerror(seen.errno)} ({errno.errorcode.get(seen.errno, 'unknown')})"
+    return Finding(Verdict.SKIPPED, f"cannot be told: {VSOCK_DEVICE}: {why}")
+
+
+def judge_device(path: str, seen: Device) -> Finding:
+    """What is found where a device should be."""
+    if seen is Device.USABLE:
+        return Finding(Verdict.OK, seen.value)
+    unusable = seen is Device.UNUSABLE
+    remedy = remedy_for("device may not be opened" if unusable else f"no {path}")
+    return Finding(Verdict.INFO, seen.value, remedy)
+
+
+def judge_namespace(seen: Namespace, needed: bool) -> Finding:
+    """Whose vsock this network namespace has."""
+    match seen:
+        case Namespace("local"):
+            verdict = Verdict.WARNING if needed else Verdict.INFO
+            evidence = "local: only what is in this network namespace can connect"
+            return Finding(verdict, evidence, remedy_for("local namespace"))
+        case Namespace("global"):
+            return Finding(Verdict.OK, "global: CIDs and ports are those of the whole machine")
+        case Namespace(None, True):
+            evidence = "global: this kernel has no others (Linux 7.0 and later have)"
+            return Finding(Verdict.OK, evidence)
+        case Namespace(None):
+            return Finding(Verdict.SKIPPED, "cannot be told: /proc/sys/net is hidden")
+        case Namespace(mode):
+            return Finding(Verdict.SKIPPED, f"cannot be told: the kernel says {mode!a}")
+
+
+def judge_descriptors(soft: float, hard: float, max_pending: int) -> Finding:
+    """Whether there can be as many connections as ``--max-pending`` allows."""
+    evidence = f"{soft:g} descriptors, for --max-pending {max_pending}"
+    if soft >= max_pending:
+        return Finding(Verdict.OK, evidence)
+    evidence += f" (this user may raise it to {hard:g})" if hard > soft else ""
+    wanted = max_pending + 64  # and the listeners, and what the process itself has open
+    return Finding(Verdict.WARNING, evidence, remedy_for("few descriptors", wanted=wanted))
+
+
+def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
+    """How listening on an address went, and who has it if somebody has."""
+    if error is None:
+        return Finding(Verdict.OK, "it can be listened on (tried, and undone)")
+    held = f"; held by {holder}" if holder else ""
+    return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
+
+
+def judge_unix_beat(seen: float | str | OSError) -> Finding:
+    """The seconds that a heartbeat took, or what went wrong; OSError: there was no place for it."""
+    if isinstance(seen, OSError):
+        evidence = f"there is no place for its socket: {seen.strerror or seen}"
+        remedy = remedy_for("no temporary directory", command="doctor")
+        return Finding(Verdict.WARNING, evidence, remedy)
+    return _beat(seen, Verdict.FAILED, "heartbeat unanswered")
+
+
+def judge_loopback_beat(seen: float | str | None) -> Finding:
+    """The same over CID 1; None: there is no loopback."""
+    if seen is None:
+        return Finding(Verdict.SKIPPED, "there is no loopback transport")
+    return _beat(seen, Verdict.WARNING, "loopback unanswered")
+
+
+def _beat(seen: float | str, bad: Verdict, condition: str) -> Finding:
+    if isinstance(seen, str):
+        return Finding(bad, f"a heartbeat was not answered: {seen}", remedy_for(condition))
+    return Finding(Verdict.OK, f"a heartbeat was answered in {seen * 1000:.1f} ms")

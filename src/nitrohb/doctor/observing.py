@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look at the machine, and change nothing. What is not there is an answer, and no error.
+
+A system call is told by its errno, 0 for success. Paths are parameters for the sake of tests.
+"""
+
+import errno
+import os
+import resource
+import socket
+import stat
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from ..addresses import CID_ANY, PORT_ANY
+from ..local_cid import read_local_cid
+from ..remedies import NO_AF_VSOCK
+from ..wire import AF_VSOCK
+
+__all__ = [
+    "HOST_CID",
+    "LOOPBACK_CID",
+    "Device",
+    "LocalCid",
+    "Namespace",
+    "Transports",
+    "bind_vsock",
+    "descriptor_limits",
+    "device",
+    "local_cid",
+    "namespace",
+    "seccomp_mode",
+    "transports",
+    "vsock_socket",
+]
+
+# linux/vm_sockets.h
+LOOPBACK_CID: Final = 1
+HOST_CID: Final = 2
+
+_AF_VSOCK: Final = 40  # linux/socket.h: the kernel can be asked even if Python lacks the name
+
+
+def vsock_socket() -> int:
+    """The errno of making an AF_VSOCK socket. The kernel may load its module for it."""
+    try:
+        socket.socket(_AF_VSOCK, socket.SOCK_STREAM).close()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def bind_vsock(cid: int) -> int:
+    """The errno of binding to some free port of a CID: EADDRNOTAVAIL if that is not one of ours.
+
+    The kernel lets a socket be bound to a CID if, and only if, the transport that has it is there,
+    as a module or built in. No privilege is needed, and neither /proc nor /sys.
+    """
+    if AF_VSOCK is None:
+        return NO_AF_VSOCK
+    try:
+        with socket.socket(AF_VSOCK, socket.SOCK_STREAM) as sock:
+            sock.bind((cid, PORT_ANY))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCid:
+    """The CID that /dev/vsock tells, ``CID_ANY`` for none; or the errno of asking."""
+
+    cid: int
+    errno: int = 0
+
+
+def local_cid() -> LocalCid:
+    """Ask /dev/vsock for the local CID."""
+    try:
+        return LocalCid(read_local_cid())
+    except OSError as error:
+        return LocalCid(CID_ANY, error.errno or errno.EIO)
+
+
+@dataclass(frozen=True, slots=True)
+class Transports:
+    """Which transports are there.
+
+    Attributes:
+        loopback: The errno of binding to the loopback's CID.
+        guest: That of binding to the CID that a hypervisor gave this machine, or of finding it out.
+        host: That of binding to the CID that a machine has for the VMs that it is the host of.
+        modules: The kernel's modules, as far as they can be seen.
+    """
+
+    loopback: int
+    guest: int
+    host: int
+    modules: frozenset[str]
+
+
+def transports(proc: str = "/proc", sys: str = "/sys") -> Transports:
+    """Find out which transports there are."""
+    return Transports(
+        loopback=bind_vsock(LOOPBACK_CID),
+        guest=_bind_own_cid(local_cid()),
+        host=bind_vsock(HOST_CID),
+        modules=_modules(proc, sys),
+    )
+
+
+def _bind_own_cid(local: LocalCid) -> int:
+    if local.errno:
+        return local.errno
+    if local.cid in (CID_ANY, LOOPBACK_CID, HOST_CID):
+        return errno.EADDRNOTAVAIL
+    return bind_vsock(local.cid)
+
+
+def _modules(proc: str, sys: str) -> frozenset[str]:
+    """The modules that were loaded, and those of the built-in ones that have parameters."""
+    loaded = {line.split(" ")[0] for line in (_read(f"{proc}/modules") or "").splitlines()}
+    try:
+        return frozenset(loaded | set(os.listdir(f"{sys}/module")))
+    except OSError:
+        return frozenset(loaded)
+
+
+class Device(Enum):
+    """What is found where a device should be."""
+
+    USABLE = "it is there, and this user may open it"
+    UNUSABLE = "it is there, but this user may not open it"
+    MISSING = "it is not there"
+    OTHER = "what is there is no device"
+
+
+def device(path: str) -> Device:
+    """Look for a device, without opening it: that could load modules, or start something."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Device.MISSING
+    if not stat.S_ISCHR(status.st_mode):
+        return Device.OTHER
+    return Device.USABLE if os.access(path, os.R_OK | os.W_OK) else Device.UNUSABLE
+
+
+def seccomp_mode(proc: str = "/proc") -> int | None:
+    """The seccomp mode of this process: 0 none, 1 strict, 2 a filter; None if it is hidden."""
+    for line in (_read(f"{proc}/self/status") or "").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Seccomp" and value.strip().isdecimal():
+            return int(value)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """What /proc/sys tells of this network namespace.
+
+    Attributes:
+        mode: "global" or "local" from Linux 7.0 on; None where there is no such thing.
+        visible: Whether /proc/sys/net can be seen at all.
+    """
+
+    mode: str | None
+    visible: bool
+
+
+def namespace(proc: str = "/proc") -> Namespace:
+    """Read the sysctl net.vsock.ns_mode."""
+    mode = _read(f"{proc}/sys/net/vsock/ns_mode")
+    return Namespace(mode and mode.strip(), os.path.isdir(f"{proc}/sys/net"))
+
+
+def descriptor_limits() -> tuple[float, float]:
+    """How many descriptors this process may have, and how far it may raise that by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _limit(soft), _limit(hard)
+
+
+def _limit(value: int) -> float:
+    return float("inf") if value == resource.RLIM_INFINITY else value
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return None

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole heartbeat: the real server and the real client, in one process.
+
+Both functions block, and run an event loop of their own: they are for a thread.
+"""
+
+import os
+import socket
+import tempfile
+from functools import partial
+from typing import Final
+
+import trio
+
+from ..addresses import PORT_ANY, UnixAddress, VsockAddress
+from ..client import send_heartbeat
+from ..errors import AddressError, NitrohbError
+from ..server import serve_heartbeat
+from ..wire import AF_VSOCK
+from .observing import LOOPBACK_CID
+
+__all__ = ["beat_over_loopback", "beat_over_unix"]
+
+_PATIENCE: Final = 5.0  # seconds
+
+
+def beat_over_unix() -> float | str | OSError:
+    """Send a heartbeat over a Unix socket that exists only meanwhile.
+
+    Returns:
+        The seconds that it took; what went wrong, in words; or an OSError if there is no place for
+        the socket.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="nitrohb-") as directory:
+            address = UnixAddress(os.path.join(directory, "doctor.sock"))
+            return _run(address, address)
+    except AddressError as error:  # the path is too long
+        return OSError(str(error))
+    except OSError as error:
+        return error
+
+
+def beat_over_loopback() -> float | str | None:
+    """Send a heartbeat to CID 1, if that is the loopback of this machine.
+
+    It connects only while it is bound to CID 1 itself. The kernel allows that only if the
+    connection stays in the machine, by its loopback transport.
+
+    Returns:
+        The seconds that it took; what went wrong, in words; or None if there is no loopback.
+    """
+    if AF_VSOCK is None:
+        return None
+    try:
+        with socket.socket(AF_VSOCK, socket.SOCK_STREAM) as sock:
+            sock.bind((LOOPBACK_CID, PORT_ANY))
+            sock.listen()
+            return _run(sock, VsockAddress(*sock.getsockname()))
+    except OSError:
+        return None
+
+
+def _run(listen: UnixAddress | socket.socket, address: UnixAddress | VsockAddress) -> float | str:
+    try:
+        return trio.run(_beat, listen, address)
+    except* (NitrohbError, trio.TooSlowError, OSError) as group:
+        problem = _first(group)
+    return str(problem).partition("\n")[0] or f"it took more than {_PATIENCE:g} s"
+
+
+async def _beat(listen: UnixAddress | socket.socket, address: UnixAddress | VsockAddress) -> float:
+    with trio.fail_after(_PATIENCE):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_heartbeat, listen))
+            return await send_heartbeat(address, timeout=None)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of the errors in a group, in whichever groups it is."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
