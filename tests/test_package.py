@@ -29,7 +29,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 EVENT_LOOPS = {"trio", "anyio", "asyncio"}
-EXTRA = {"starlette", "hypercorn", "h11", "prometheus_client"}
+EXTRA = {"starlette", "hypercorn", "h11", "prometheus_client", "rich"}
 
 
 def test_import_loads_no_event_loop_and_no_argument_parser() -> None:

@@ -73,6 +73,22 @@ def check(error: UnusableAddressError, doing: str, address: Address, number: int
             "Name the local CID, or write vsock::9000 to listen on every one.",
         ),
         (
+            listen_error(VsockAddress(5, 9000), errno.EADDRNOTAVAIL, 3),
+            "cannot listen on vsock:5:9000: CID 5 is not a CID of this machine (EADDRNOTAVAIL)\n"
+            "Name the local CID, 3, or write vsock::9000 to listen on every one.",
+        ),
+        (
+            listen_error(VsockAddress(5, 1023), errno.EACCES),
+            "cannot listen on vsock:5:1023: ports below 1024 need a privilege (EACCES)\n"
+            "Use a port from 1024 up (enclaves use 9000), or grant CAP_NET_BIND_SERVICE.",
+        ),
+        (
+            listen_error(VsockAddress(5, 1024), errno.EACCES),
+            "cannot listen on vsock:5:1024: a security module (SELinux, AppArmor) does not permit"
+            " AF_VSOCK here (EACCES)\n"
+            "Allow it in that module's policy, or pass a listening socket in (fd:N).",
+        ),
+        (
             listen_error(UnixAddress("/run/{x}.sock"), errno.ENOENT),
             "cannot listen on unix:/run/{x}.sock: /run does not exist (ENOENT)\n"
             "Create it first: mkdir -p /run",
@@ -142,8 +158,8 @@ def advised(make: Make, address: Address) -> set[str]:
 def test_the_rows() -> None:
     """Every case of the documentation has its advice."""
     files = {"EMFILE", "ENFILE"}
-    vsock = files | {"no AF_VSOCK", "EAFNOSUPPORT", "EPERM"}
-    assert advised(listen_error, VSOCK[2]) == vsock | {"EADDRNOTAVAIL", "EADDRINUSE", "EACCES"}
+    vsock = files | {"no AF_VSOCK", "EAFNOSUPPORT", "EPERM", "EACCES"}
+    assert advised(listen_error, VSOCK[2]) == vsock | {"EADDRNOTAVAIL", "EADDRINUSE"}
     assert advised(connect_error, VSOCK[2]) == vsock | {"ECONNRESET", "ENODEV", "ETIMEDOUT"}
     unix = files | {"ENOENT", "ENOTDIR", "EACCES", "EPERM", "EROFS", "EADDRINUSE", "EEXIST"}
     unix |= {"EAGAIN"}
@@ -174,5 +190,7 @@ def test_no_af_vsock_is_no_errno() -> None:
         "api_connect_error",
         "connect_error",
         "listen_error",
+        "remedy_for",
         "tcp_listen_error",
+        "vsock_advice",
     }

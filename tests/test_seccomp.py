@@ -2,11 +2,13 @@
 """A container's seccomp profile that blocks AF_VSOCK, as Docker's default does: a real filter."""
 
 import ctypes
+import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,26 @@ def test_a_profile_that_blocks_af_vsock_is_named() -> None:
     assert "AF_VSOCK is not permitted here" in done.stderr
     assert "seccomp" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_doctor_sees_the_filter() -> None:
+    """As it does not without one, on the same machine; and knows what works in spite of it."""
+    seen: list[dict[str, Any]] = []
+    for listen, code in (("vsock::9000", 1), ("unix:/nowhere/s", 1)):
+        done = subprocess.run(
+            [*NITROHB, "doctor", "--format", "json", "-l", listen],
+            preexec_fn=block_af_vsock,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (code, "")
+        seen.append({check["name"]: check for check in json.loads(done.stdout)["checks"]})
+    asked, not_asked = seen
+    assert asked["seccomp"]["verdict"] == "failed"
+    assert not_asked["seccomp"]["verdict"] == "info"
+    for checks in seen:
+        assert "a filter is set, AF_VSOCK is refused (EPERM)" in checks["seccomp"]["evidence"]
+        assert "Allow AF_VSOCK in that profile" in checks["seccomp"]["remedy"]
+        assert checks["kernel"]["verdict"] == "skipped"
+        assert checks["self-test-unix"]["verdict"] == "ok"
+        assert checks["self-test-loopback"]["verdict"] == "skipped"

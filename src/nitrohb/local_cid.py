@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's own CID, as /dev/vsock tells it. (Source: linux/vm_sockets.h, and vsock(7).)"""
+"""The machine's own CID, as /dev/vsock tells it (vsock(7), linux/vm_sockets.h)."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ _VSOCK: Final = _ANY | {
     ),
     errno.EACCES: (
         "a security module (SELinux, AppArmor) does not permit AF_VSOCK here",
-        "Allow it in that module's policy, or pass a listening socket in (socket activation, fd:N).",
+        "Allow it in that module's policy, or pass a listening socket in (fd:N).",
     ),
 }
 
@@ -239,6 +239,7 @@ _CONDITIONS: Final = {
         "Run nitrohb in the network namespace of the VMM. A real enclave reaches only the host's"
         " own (for a container: --network host)."
     ),
+    "asked for twice": "Name one of the two: they cannot be listened on at a time.",
     "few descriptors": (
         "Raise the limit (ulimit -n {wanted}, or LimitNOFILE={wanted} of a systemd unit), or lower"
         " --max-pending."

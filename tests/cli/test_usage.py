@@ -17,7 +17,7 @@ def test_version() -> None:
     assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo"])
+@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo", "doctor"])
 def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -76,6 +76,9 @@ LONG = "/tmp/" + 103 * "x"
         (["run", "ls", "--sort", "time"], "--sort"),
         (["send", "nowhere"], "'nowhere'"),
         (["send", "--timeout", "-1"], "'-1'"),
+        (["doctor", "-l", "vsock:9000"], "'vsock:9000'"),
+        (["doctor", "--max-pending", "0"], "'0'"),
+        (["doctor", "--format", "xml"], "'xml'"),
         (["wait"], "one of the arguments --cid --address is required"),
         (["wait", "--cid", "1", "--address", "vsock::9000"], "not allowed with"),
         (["--api", "example.com:9180"], "'example.com:9180'"),
@@ -138,6 +141,15 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
         (["run", "-l", "unix:{sock}", "true"], COMMAND),
         (["run", "-l", "unix:{sock}", "true", "--", "true"], COMMAND),
         (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
+        (
+            ["doctor", "-l", "unix:{sock}", "-l", "unix:{sock}"],
+            "unix:{sock} is named twice: an address can be listened on once",
+        ),
+        (
+            ["doctor", "-l", "vsock::4294967295"],
+            "vsock::4294967295 leaves the port to the kernel, and no enclave could know which one"
+            " it is: name a port (enclaves use 9000)",
+        ),
         (
             ["send", "vsock::9000"],
             "vsock::9000 names no machine to connect to:"

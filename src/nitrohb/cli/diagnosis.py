@@ -33,7 +33,7 @@ def to_text(report: Report) -> str:
     width = None
     if sys.stdout is not None and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
-        if width >= _TABLE_WIDTH and (table := _table(report)):
+        if width >= _TABLE_WIDTH and (table := _table(report, width)):
             return f"{table}{_sum(report, width)}"
     return "\n".join([*_lines(report, width), _sum(report, width)])
 
@@ -43,12 +43,12 @@ def title(check: Check) -> str:
     return check.title if check.subject is None else f"{check.title} {check.subject}"
 
 
-def _table(report: Report) -> str | None:
+def _table(report: Report, width: int) -> str | None:
     try:
         from .diagnosis_table import to_table
     except ImportError:
         return None
-    return to_table([(title(check), check.finding) for check in report.checks])
+    return to_table([(title(check), check.finding) for check in report.checks], width)
 
 
 def _lines(report: Report, width: int | None) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _sum(report: Report, width: int | None) -> str:
     where = ", ".join(check.subject for check in report.checks if check.subject is not None)
     match report.overall:
         case Verdict.FAILED:
-            words = f"nitrohb serve would not work here on {where}: see what failed."
+            words = "nitrohb serve would fail here: see above what has failed."
         case Verdict.WARNING:
             words = f"nitrohb serve can listen on {where}, but see the warnings."
         case _:

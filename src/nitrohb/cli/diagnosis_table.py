@@ -22,17 +22,17 @@ _STYLES: Final = {
 }
 
 
-def to_table(rows: Iterable[tuple[str, Finding]]) -> str:
-    """Draw findings, each with a title, as wide and as colourful as the terminal allows."""
+def to_table(rows: Iterable[tuple[str, Finding]], width: int) -> str:
+    """Draw findings, each with a title, in the colours that the terminal on stdout has."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("check", max_width=22, overflow="fold")
-    table.add_column("what was seen, and what to do", overflow="fold")
+    table.add_column("finding", overflow="fold")
     for title, finding in rows:
         table.add_row(
             Text(finding.verdict, _STYLES[finding.verdict]), Text(title), _details(finding)
         )
-    console = Console()
+    console = Console(width=width)
     with console.capture() as drawn:
         console.print(table)
     return drawn.get()

@@ -10,7 +10,14 @@ from typing import Final
 
 import trio
 
-from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
+from ..addresses import (
+    CID_ANY,
+    Address,
+    HybridAddress,
+    InheritedSocket,
+    UnixAddress,
+    VsockAddress,
+)
 from ..errors import ListenError
 from ..listeners import Listener, open_listeners, resolve
 from ..local_cid import VSOCK_DEVICE
@@ -146,36 +153,34 @@ def _try_to_listen(address: Address, opened: list[Listener], closing: ExitStack)
     try:
         (listener,) = open_listeners([address])
     except ListenError as error:
-        taken = error.errno == errno.EADDRINUSE
-        return judging.judge_listen(error, _holder(address, opened) if taken else None)
+        if error.errno != errno.EADDRINUSE:
+            return judging.judge_listen(error, None)
+        for rival in opened:
+            if _are_rivals(rival.address, address):
+                return judging.judge_rival(error, rival.address)
+        return judging.judge_listen(error, _holder(address))
     closing.callback(listener.close)
     opened.append(listener)
     return judging.judge_listen(None, None)
 
 
-def _holder(address: Address, opened: Sequence[Listener]) -> str | None:
-    """Who has an address that is taken."""
-    for listener in opened:
-        if _place(listener.address) == _place(address):
-            return f"{listener.address}, which is asked for as well"
-    match address:
-        case VsockAddress(cid, port):
-            return holder_of_port(port, cid)
-        case UnixAddress() | HybridAddress():
-            return holder_of_path(address.path)
-        case _:
-            return None
+def _holder(address: Address) -> str | None:
+    """Which other process has an address that is taken."""
+    if isinstance(address, VsockAddress):
+        return holder_of_port(address.port, address.cid)
+    # An inherited socket is bound already: nobody can have taken it.
+    return None if isinstance(address, InheritedSocket) else holder_of_path(address.path)
 
 
-def _place(address: Address) -> object:
-    """What two addresses have in common that cannot be listened on at a time."""
-    match address:
-        case VsockAddress(_, port):
-            return port
-        case UnixAddress() | HybridAddress():
-            return address.path
+def _are_rivals(one: Address, other: Address) -> bool:
+    """Whether two addresses cannot be listened on at a time."""
+    match one, other:
+        case VsockAddress(cid, port), VsockAddress(other_cid, other_port):
+            return port == other_port and (CID_ANY in (cid, other_cid) or cid == other_cid)
+        case (UnixAddress() | HybridAddress(), UnixAddress() | HybridAddress()):
+            return one.path == other.path
         case _:
-            return address
+            return False
 
 
 async def _make(step: Step) -> Check:

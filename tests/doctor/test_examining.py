@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examination as a whole: nothing is left behind, and nothing hangs it."""
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from nitrohb import (
+    Address,
+    InheritedSocket,
+    PeerClosedError,
+    UnixAddress,
+    UsageError,
+    VsockAddress,
+    parse_address,
+)
+from nitrohb.addresses import PORT_ANY
+from nitrohb.doctor import examining, observing, selftest
+from nitrohb.doctor.examining import examine
+from nitrohb.doctor.report import Check, Report, Verdict
+
+NAMES = [
+    "listen",
+    "python",
+    "kernel",
+    "seccomp",
+    "transport-loopback",
+    "transport-guest",
+    "transport-host",
+    "local-cid",
+    "device-vsock",
+    "device-vhost-vsock",
+    "device-nitro-enclaves",
+    "namespace",
+    "descriptors",
+    "self-test-unix",
+    "self-test-loopback",
+]
+
+
+def check_named(name: str, report: Report) -> Check:
+    (check,) = (check for check in report.checks if check.name == name)
+    return check
+
+
+async def test_a_unix_socket_can_be_listened_on_anywhere(tmp_path: Path) -> None:
+    report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
+    assert [check.name for check in report.checks] == NAMES
+    assert report.overall is Verdict.OK
+    assert report.checks[0].subject == f"unix:{tmp_path}/s"
+    assert check_named("self-test-unix", report).finding.verdict is Verdict.OK
+    assert os.listdir(tmp_path) == []
+
+
+async def test_addresses_are_tried_together_as_a_server_has_them(tmp_path: Path) -> None:
+    texts = [f"unix:{tmp_path}/a_9000", f"hybrid:{tmp_path}/a:9000", f"unix:{tmp_path}/b/c"]
+    report = await examine([parse_address(text) for text in texts], 1)
+    listens = report.checks[:3]
+    assert [check.subject for check in listens] == texts
+    verdicts = [check.finding.verdict for check in listens]
+    assert verdicts == [Verdict.OK, Verdict.FAILED, Verdict.FAILED]
+    assert f"{texts[0]} has it, which is asked for as well" in listens[1].finding.evidence
+    assert "mkdir -p" in (listens[2].finding.remedy or "")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_who_listens_there_is_left_alone(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
+        assert "another process listens there" in report.checks[0].finding.evidence
+        assert os.listdir(tmp_path) == ["s"]
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nor has anybody connected
+            sock.accept()
+
+
+async def test_an_inherited_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        report = await examine([InheritedSocket(sock.fileno())], 1)
+        assert "a socket that does not listen (EINVAL)" in report.checks[0].finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        ([UnixAddress("x")] * 2, "named twice"),
+        ([VsockAddress(1, PORT_ANY)], "leaves the port"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(addresses: list[Address], message: str) -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UsageError, match=message), allow_unwrapped=True, flatten_subgroups=True
+    ):
+        await examine(addresses, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "rivals"),
+    [
+        ("vsock::9000", "vsock:1:9000", True),
+        ("vsock:1:9000", "vsock::9000", True),
+        ("vsock:1:9000", "vsock:3:9000", False),
+        ("vsock::9000", "vsock::9001", False),
+        ("unix:/a_1", "hybrid:/a:1", True),
+        ("unix:/a", "vsock::9000", False),
+        ("fd:3", "fd:3", False),
+    ],
+)
+def test_rivals(one: str, other: str, rivals: bool) -> None:
+    are = examining._are_rivals(parse_address(one), parse_address(other))
+    assert are is rivals
+
+
+async def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a kernel that need not have AF_VSOCK; tests/vsock has a real holder."""
+    asked: list[tuple[int, int]] = []
+
+    def holder(port: int, cid: int) -> str:
+        asked.append((port, cid))
+        return "process 7 (x)"
+
+    def taken(addresses: list[Address]) -> list[Any]:
+        raise examining.ListenError(str(addresses[0]), errno.EADDRINUSE, "taken", "stop it")
+
+    monkeypatch.setattr(examining, "holder_of_port", holder)
+    monkeypatch.setattr(examining, "open_listeners", taken)
+    report = await examine([VsockAddress(5, 9000)], 1)
+    finding = report.checks[0].finding
+    assert (finding.evidence, finding.remedy) == ("taken; held by process 7 (x)", "stop it")
+    assert asked == [(9000, 5)]
+    assert examining._holder(InheritedSocket(3)) is None
+
+
+async def test_what_hangs_delays_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = threading.Event()
+
+    def hang(*_: object) -> Any:
+        end.wait()
+
+    monkeypatch.setattr(examining, "_DEADLINE", 0.5)
+    monkeypatch.setattr(observing, "namespace", hang)
+    monkeypatch.setattr(selftest, "beat_over_unix", hang)
+    try:
+        report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
+    finally:
+        end.set()
+    evidence = "did not come to an end within 0.5 s"
+    for name, verdict in (
+        ("namespace", Verdict.SKIPPED),
+        ("self-test-unix", Verdict.FAILED),
+    ):
+        finding = check_named(name, report).finding
+        assert (finding.verdict, finding.evidence) == (verdict, evidence)
+    assert check_named("kernel", report).finding.evidence != evidence
+    assert report.checks[0].finding.verdict is Verdict.OK
+
+
+async def test_a_cancellation_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scope = trio.CancelScope()
+    look = observing.descriptor_limits
+
+    def cancel() -> tuple[float, float]:
+        trio.from_thread.run_sync(scope.cancel)
+        return look()
+
+    monkeypatch.setattr(observing, "descriptor_limits", cancel)
+    with scope:
+        await examine([UnixAddress(str(tmp_path / "s"))], 1)
+    assert scope.cancelled_caught
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_self_test_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert isinstance(selftest.beat_over_unix(), float)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("directory", ["missing", 100 * "x"])
+def test_a_self_test_without_a_place(
+    directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / (100 * "x")).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / directory))
+    assert isinstance(selftest.beat_over_unix(), OSError)
+    assert os.listdir(tmp_path) == [100 * "x"]
+    assert os.listdir(tmp_path / (100 * "x")) == []
+
+
+async def closed(*_: object, **__: object) -> float:
+    raise PeerClosedError("it was closed\nand more")
+
+
+async def out_of_descriptors(*_: object, **__: object) -> float:
+    raise OSError(errno.EMFILE, "too many")
+
+
+async def silent(*_: object, **__: object) -> float:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("send", "problem"),
+    [
+        (closed, "it was closed"),
+        (out_of_descriptors, "[Errno 24] too many"),
+        (silent, "it took more than 0.1 s"),
+    ],
+)
+def test_a_heartbeat_that_is_not_answered(
+    send: Callable[..., Any], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selftest, "send_heartbeat", send)
+    monkeypatch.setattr(selftest, "_PATIENCE", 0.1)
+    assert selftest.beat_over_unix() == problem
+
+
+@pytest.mark.parametrize("family", [None, 9999])
+def test_no_loopback(family: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "AF_VSOCK", family)
+    assert selftest.beat_over_loopback() is None
+
+
+def test_the_loopback_is_connected_to_only_while_we_are_bound_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a socket that is none of AF_VSOCK; tests/vsock has the real one."""
+    bound: list[tuple[int, int]] = []
+
+    class Socket:
+        def __init__(self, *_: int) -> None:
+            pass
+
+        def __enter__(self) -> "Socket":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            bound.clear()
+
+        def bind(self, address: tuple[int, int]) -> None:
+            bound.append(address)
+
+        def listen(self) -> None:
+            assert bound == [(1, PORT_ANY)]
+
+        def getsockname(self) -> tuple[int, int]:
+            return (1, 1234)
+
+    def run(listen: Socket, address: VsockAddress) -> float:
+        assert bound
+        assert address == VsockAddress(1, 1234)
+        return 0.5
+
+    monkeypatch.setattr(selftest, "AF_VSOCK", 40)
+    monkeypatch.setattr(socket, "socket", Socket)
+    monkeypatch.setattr(selftest, "_run", run)
+    assert selftest.beat_over_loopback() == 0.5

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is seen of this machine, and of others made of files."""
+
+import errno
+import os
+import resource
+import socket
+from pathlib import Path
+
+import pytest
+
+from nitrohb import local_cid as device_of_vsock
+from nitrohb.addresses import CID_ANY
+from nitrohb.doctor import observing
+from nitrohb.doctor.observing import Device, LocalCid, Namespace
+from nitrohb.remedies import NO_AF_VSOCK
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_kernel_makes_af_vsock_sockets_or_says_why_not() -> None:
+    assert observing.vsock_socket() in {0, errno.EAFNOSUPPORT, errno.EPERM}
+
+
+def test_no_machine_has_the_cid_of_another() -> None:
+    assert observing.bind_vsock(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
+
+
+def refuse(*_: object) -> socket.socket:
+    raise OSError(errno.EAFNOSUPPORT, "no")
+
+
+def test_a_kernel_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert observing.vsock_socket() == errno.EAFNOSUPPORT
+
+
+@pytest.mark.parametrize(("family", "number"), [(None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)])
+def test_a_python_or_a_kernel_without_it_binds_nothing(
+    family: int | None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observing, "AF_VSOCK", family)
+    assert observing.bind_vsock(1) == number
+
+
+class Bindable:
+    """What binds to any address."""
+
+    def __init__(self, *_: object) -> None:
+        self.bound: object = None
+
+    def __enter__(self) -> "Bindable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.bound == (1, observing.PORT_ANY)
+
+    def bind(self, address: object) -> None:
+        self.bound = address
+
+
+def test_a_cid_of_ours_is_one_to_which_a_socket_can_be_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(observing, "AF_VSOCK", 40)
+    monkeypatch.setattr(socket, "socket", Bindable)
+    assert observing.bind_vsock(1) == 0
+
+
+def test_a_device_that_is_another_tells_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="ioctl") as no:
+        device_of_vsock.read_local_cid("/dev/null")
+    assert no.value.errno == errno.ENOTTY
+
+    def fail() -> int:
+        raise OSError(errno.ENOTTY, "no")
+
+    monkeypatch.setattr(observing, "read_local_cid", fail)
+    assert observing.local_cid() == LocalCid(CID_ANY, errno.ENOTTY)
+    monkeypatch.setattr(device_of_vsock, "read_local_cid", fail)
+    assert device_of_vsock.local_cid() is None
+
+
+@pytest.mark.parametrize(("told", "cid"), [(3, 3), (CID_ANY, None)])
+def test_the_local_cid(told: int, cid: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observing, "read_local_cid", lambda: told)
+    assert observing.local_cid() == LocalCid(told)
+    monkeypatch.setattr(device_of_vsock, "read_local_cid", lambda: told)
+    assert device_of_vsock.local_cid() == cid
+
+
+@pytest.mark.parametrize(
+    ("local", "guest"),
+    [
+        (LocalCid(CID_ANY), errno.EADDRNOTAVAIL),
+        (LocalCid(1), errno.EADDRNOTAVAIL),
+        (LocalCid(2), errno.EADDRNOTAVAIL),
+        (LocalCid(16), 0),
+        (LocalCid(CID_ANY, errno.ENOENT), errno.ENOENT),
+    ],
+)
+def test_transports(
+    local: LocalCid, guest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that has the CIDs 1 and 16, and a module that was loaded beside one built in."""
+    monkeypatch.setattr(observing, "local_cid", lambda: local)
+    monkeypatch.setattr(
+        observing, "bind_vsock", lambda cid: 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
+    )
+    write(tmp_path / "modules", "vsock_loopback 16384 0 - Live 0x0\nvsock 1 2 - Live 0x0\n")
+    (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
+    seen = observing.transports(str(tmp_path), str(tmp_path))
+    assert (seen.loopback, seen.guest, seen.host) == (0, guest, errno.EADDRNOTAVAIL)
+    assert seen.modules == {"vsock_loopback", "vsock", "vhost_vsock"}
+
+
+def test_transports_of_this_machine() -> None:
+    hidden = observing.transports("/nowhere", "/nowhere")
+    assert hidden.modules == set()
+    here = observing.transports()
+    assert (here.loopback, here.guest, here.host) == (hidden.loopback, hidden.guest, hidden.host)
+
+
+def test_devices(tmp_path: Path) -> None:
+    assert observing.device("/dev/null") is Device.USABLE
+    assert observing.device(str(tmp_path / "missing")) is Device.MISSING
+    assert observing.device(str(tmp_path)) is Device.OTHER
+
+
+def test_a_device_that_may_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may open all
+    assert observing.device("/dev/null") is Device.UNUSABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "mode"),
+    [
+        ("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n", 2),
+        ("Name:\tSeccomp:\nSeccomp:\t0\n", 0),
+        ("Seccomp:\t?\n", None),
+        ("Name:\tx\n", None),
+    ],
+)
+def test_the_seccomp_mode(status: str, mode: int | None, tmp_path: Path) -> None:
+    write(tmp_path / "self" / "status", status)
+    assert observing.seccomp_mode(str(tmp_path)) == mode
+
+
+def test_a_hidden_proc(tmp_path: Path) -> None:
+    assert observing.seccomp_mode(str(tmp_path)) is None
+    assert observing.namespace(str(tmp_path)) == Namespace(None, visible=False)
+
+
+def test_the_namespace(tmp_path: Path) -> None:
+    (tmp_path / "sys" / "net").mkdir(parents=True)
+    assert observing.namespace(str(tmp_path)) == Namespace(None, visible=True)
+    write(tmp_path / "sys" / "net" / "vsock" / "ns_mode", "local\n")
+    assert observing.namespace(str(tmp_path)) == Namespace("local", visible=True)
+
+
+def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert observing.descriptor_limits()[0] > 0
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
+    assert observing.descriptor_limits() == (1024, float("inf"))
