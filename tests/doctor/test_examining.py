@@ -15,6 +15,7 @@ import trio
 from nitrohb import (
     Address,
     InheritedSocket,
+    ListenError,
     PeerClosedError,
     UnixAddress,
     UsageError,
@@ -23,7 +24,7 @@ from nitrohb import (
 )
 from nitrohb.addresses import PORT_ANY
 from nitrohb.doctor import examining, observing, selftest
-from nitrohb.doctor.examining import examine
+from nitrohb.doctor.examining import are_rivals, examine
 from nitrohb.doctor.report import Check, Report, Verdict
 
 NAMES = [
@@ -75,8 +76,10 @@ async def test_who_listens_there_is_left_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
         sock.listen()
-        report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
-        assert "another process listens there" in report.checks[0].finding.evidence
+        addresses = [UnixAddress(str(tmp_path / name)) for name in ("free", "s")]
+        free, taken = (await examine(addresses, 1)).checks[:2]
+        assert free.finding.verdict is Verdict.OK
+        assert taken.finding.evidence.startswith("another process listens there (EADDRINUSE)")
         assert os.listdir(tmp_path) == ["s"]
         sock.setblocking(False)
         with pytest.raises(BlockingIOError):  # nor has anybody connected
@@ -116,28 +119,33 @@ async def test_what_makes_no_sense_is_refused(addresses: list[Address], message:
     ],
 )
 def test_rivals(one: str, other: str, rivals: bool) -> None:
-    are = examining._are_rivals(parse_address(one), parse_address(other))
-    assert are is rivals
+    assert are_rivals(parse_address(one), parse_address(other)) is rivals
 
 
-async def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "evidence"),
+    [
+        (VsockAddress(5, 9000), "taken; held by process 7 (x)"),
+        (InheritedSocket(3), "taken"),
+    ],
+    ids=str,
+)
+async def test_a_port_that_is_taken(
+    address: Address, evidence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a kernel that need not have AF_VSOCK; tests/vsock has a real holder."""
-    asked: list[tuple[int, int]] = []
 
     def holder(port: int, cid: int) -> str:
-        asked.append((port, cid))
+        assert (port, cid) == (9000, 5)
         return "process 7 (x)"
 
     def taken(addresses: list[Address]) -> list[Any]:
-        raise examining.ListenError(str(addresses[0]), errno.EADDRINUSE, "taken", "stop it")
+        raise ListenError(str(addresses[0]), errno.EADDRINUSE, "taken", "stop it")
 
     monkeypatch.setattr(examining, "holder_of_port", holder)
     monkeypatch.setattr(examining, "open_listeners", taken)
-    report = await examine([VsockAddress(5, 9000)], 1)
-    finding = report.checks[0].finding
-    assert (finding.evidence, finding.remedy) == ("taken; held by process 7 (x)", "stop it")
-    assert asked == [(9000, 5)]
-    assert examining._holder(InheritedSocket(3)) is None
+    finding = (await examine([address], 1)).checks[0].finding
+    assert (finding.evidence, finding.remedy) == (evidence, "stop it")
 
 
 async def test_what_hangs_delays_nothing_else(

@@ -120,7 +120,7 @@ def test_where_the_kernel_tells_nothing_processes_are_asked_for_their_sockets(
     for pid in (100, 101, 102):
         fake_process(tmp_path, pid, pid, "x\n")
     found = holder_of_port(9000, CID_ANY, str(tmp_path))
-    assert found == "perhaps process 100 (x), by its AF_VSOCK sockets"
+    assert found == "probably process 100 (x), as AF_VSOCK sockets are open there"
 
 
 def test_the_kernel_names_the_protocol_of_a_socket() -> None:

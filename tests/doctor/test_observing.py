@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nitrohb import local_cid as device_of_vsock
-from nitrohb.addresses import CID_ANY
+from nitrohb.addresses import CID_ANY, PORT_ANY
 from nitrohb.doctor import observing
 from nitrohb.doctor.observing import Device, LocalCid, Namespace
 from nitrohb.remedies import NO_AF_VSOCK
@@ -56,7 +56,7 @@ class Bindable:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.bound == (1, observing.PORT_ANY)
+        assert self.bound == (1, PORT_ANY)
 
     def bind(self, address: object) -> None:
         self.bound = address
@@ -106,10 +106,12 @@ def test_transports(
     local: LocalCid, guest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that has the CIDs 1 and 16, and a module that was loaded beside one built in."""
+
+    def bind(cid: int) -> int:
+        return 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
+
     monkeypatch.setattr(observing, "local_cid", lambda: local)
-    monkeypatch.setattr(
-        observing, "bind_vsock", lambda cid: 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
-    )
+    monkeypatch.setattr(observing, "bind_vsock", bind)
     write(tmp_path / "modules", "vsock_loopback 16384 0 - Live 0x0\nvsock 1 2 - Live 0x0\n")
     (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
     seen = observing.transports(str(tmp_path), str(tmp_path))
@@ -131,7 +133,10 @@ def test_devices(tmp_path: Path) -> None:
 
 
 def test_a_device_that_may_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may open all
+    def refuse(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(os, "access", refuse)  # root may open all
     assert observing.device("/dev/null") is Device.UNUSABLE
 
 
@@ -163,5 +168,9 @@ def test_the_namespace(tmp_path: Path) -> None:
 
 def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert observing.descriptor_limits()[0] > 0
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
+
+    def unlimited(_: int) -> tuple[int, int]:
+        return 1024, resource.RLIM_INFINITY
+
+    monkeypatch.setattr(resource, "getrlimit", unlimited)
     assert observing.descriptor_limits() == (1024, float("inf"))

@@ -4,6 +4,7 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import anyio
 import pytest
@@ -34,3 +35,22 @@ def test_the_script_says_so_too(command: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "modprobe vsock" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_doctor_finds_none() -> None:
+    command = [sys.executable, "-m", "nitrohb", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    reason = "this kernel has no AF_VSOCK (EAFNOSUPPORT)"
+    assert f"\nfailed   kernel: {reason}\n" in done.stdout
+    assert f"failed   listen vsock::9000: {reason}\n" in done.stdout
+    assert f"skipped  loopback transport: cannot be told: {reason}\n" in done.stdout
+    assert "-> Load its module (modprobe vsock)" in done.stdout
+
+
+def test_the_doctor_finds_what_works_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nitrohb", "doctor", "-l", f"unix:{tmp_path}/s"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "info     kernel: this kernel has no AF_VSOCK" in done.stdout
+    assert done.stdout.endswith(f"nitrohb serve can listen on unix:{tmp_path}/s.\n")

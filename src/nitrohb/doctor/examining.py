@@ -26,7 +26,7 @@ from . import judging, observing, selftest
 from .holders import holder_of_path, holder_of_port
 from .report import Check, Finding, Report, Verdict
 
-__all__ = ["examine"]
+__all__ = ["are_rivals", "examine"]
 
 _DEADLINE: Final = 10.0  # seconds
 
@@ -156,7 +156,7 @@ def _try_to_listen(address: Address, opened: list[Listener], closing: ExitStack)
         if error.errno != errno.EADDRINUSE:
             return judging.judge_listen(error, None)
         for rival in opened:
-            if _are_rivals(rival.address, address):
+            if are_rivals(rival.address, address):
                 return judging.judge_rival(error, rival.address)
         return judging.judge_listen(error, _holder(address))
     closing.callback(listener.close)
@@ -172,7 +172,7 @@ def _holder(address: Address) -> str | None:
     return None if isinstance(address, InheritedSocket) else holder_of_path(address.path)
 
 
-def _are_rivals(one: Address, other: Address) -> bool:
+def are_rivals(one: Address, other: Address) -> bool:
     """Whether two addresses cannot be listened on at a time."""
     match one, other:
         case VsockAddress(cid, port), VsockAddress(other_cid, other_port):

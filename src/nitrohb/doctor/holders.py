@@ -58,7 +58,7 @@ def holder_of_port(port: int, cid: int = CID_ANY, proc: str = "/proc") -> str | 
         alone = [each for each in bound if not each.has_peer]
         return _owners({each.inode for each in alone or bound}, proc)
     pids = _processes_with_vsock(proc)
-    return f"perhaps {_named(pids, proc)}, by its AF_VSOCK sockets" if pids else None
+    return f"probably {_named(pids, proc)}, as AF_VSOCK sockets are open there" if pids else None
 
 
 def holder_of_path(path: str, proc: str = "/proc") -> str | None:

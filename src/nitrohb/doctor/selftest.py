@@ -23,6 +23,8 @@ __all__ = ["beat_over_loopback", "beat_over_unix"]
 
 _PATIENCE: Final = 5.0  # seconds
 
+_Problem = NitrohbError | trio.TooSlowError | OSError
+
 
 def beat_over_unix() -> float | str | OSError:
     """Send a heartbeat over a Unix socket that exists only meanwhile.
@@ -76,7 +78,7 @@ async def _beat(listen: UnixAddress | socket.socket, address: UnixAddress | Vsoc
             return await send_heartbeat(address, timeout=None)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first(group: BaseExceptionGroup[_Problem]) -> _Problem:
     """The first of the errors in a group, in whichever groups it is."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
