@@ -105,7 +105,7 @@ def test_an_address_that_is_taken_fails_and_its_holder_is_named(sock: Path) -> N
 def test_a_warning_is_no_failure(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--max-pending", "4294967290")
     code, out, _ = nitrohb_here("doctor", *args)
-    assert "\nwarning  descriptors: " in out
+    assert "\nwarning  open files: " in out
     assert out.endswith(f"nitrohb serve can listen on unix:{sock}, but see the warnings.\n")
     assert code == 0
 

@@ -189,7 +189,8 @@ def machine(loopback: int, guest: int, host: int, *modules: str) -> Transports:
             "only what is in this network namespace",
             "--network host",
         ),
-        (judging.judge_descriptors(1024, 4096, 1024), Verdict.OK, "1024 descriptors", ""),
+        (judging.judge_descriptors(1024, 4096, 1024), Verdict.OK, "1024 may be open", ""),
+        (judging.judge_descriptors(float("inf"), 4096, 2), Verdict.OK, "any number", ""),
         (
             judging.judge_descriptors(1023, 4096, 1024),
             Verdict.WARNING,

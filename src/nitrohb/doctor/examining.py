@@ -103,14 +103,16 @@ def _vsock_steps(needed: bool) -> Iterator[Step]:
     for path in _DEVICES:
         yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
     yield Step(
-        "namespace", "namespace", lambda: judging.judge_namespace(observing.namespace(), needed)
+        "namespace",
+        "vsock namespace",
+        lambda: judging.judge_namespace(observing.namespace(), needed),
     )
 
 
 def _other_steps(max_pending: int) -> Iterator[Step]:
     yield Step(
         "descriptors",
-        "descriptors",
+        "open files",
         lambda: judging.judge_descriptors(*observing.descriptor_limits(), max_pending),
     )
     yield Step(

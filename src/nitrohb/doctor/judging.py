@@ -87,7 +87,7 @@ KINDS: Final = (
     Kind("loopback", "from this machine itself", ("vsock_loopback",)),
     Kind(
         "guest",
-        "from this machine's hypervisor and its enclaves",
+        "from this machine's hypervisor, as those of an EC2 instance's enclaves",
         ("vmw_vsock_virtio_transport", "hv_sock", "vmw_vsock_vmci_transport"),
     ),
     Kind("host", "from VMs on this machine", ("vhost_vsock", "vmw_vsock_vmci_transport")),
@@ -153,12 +153,16 @@ def judge_namespace(seen: Namespace, needed: bool) -> Finding:
 
 def judge_descriptors(soft: float, hard: float, max_pending: int) -> Finding:
     """Whether there can be as many connections as ``--max-pending`` allows."""
-    evidence = f"{soft:g} descriptors, for --max-pending {max_pending}"
+    evidence = f"{_count(soft)} may be open, --max-pending is {max_pending}"
     if soft >= max_pending:
         return Finding(Verdict.OK, evidence)
-    evidence += f" (this user may raise it to {hard:g})" if hard > soft else ""
+    evidence += f" (this user may raise it to {_count(hard)})" if hard > soft else ""
     wanted = max_pending + 64  # and the listeners, and what the process itself has open
     return Finding(Verdict.WARNING, evidence, remedy_for("few descriptors", wanted=wanted))
+
+
+def _count(number: float) -> str:
+    return "any number" if number == float("inf") else f"{number:.0f}"
 
 
 def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
