@@ -2,6 +2,7 @@
 """``nitrohb doctor``: what it prints, and where."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -110,7 +111,7 @@ def test_a_warning_is_no_failure(sock: Path) -> None:
     assert code == 0
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [72, 80, 200])
 def test_a_table_on_a_terminal(columns: int, sock: Path) -> None:
     written = screen("doctor", "-l", f"unix:{sock}", columns=columns)
     assert "\x1b[32mok" in written
@@ -155,6 +156,17 @@ def test_without_a_stdout_it_says_so(sock: Path) -> None:
     with started(*args, command=redirected(">&-")) as script:
         code, _, err = script.end()
     assert (code, err) == (0, "nitrohb: stdout: it is closed; nothing more is printed there\n")
+
+
+def test_too_few_descriptors_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trio itself needs of them differs from version to version."""
+
+    def run(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("trio.run", run)
+    message = "nitrohb: the examination cannot begin: Too many open files\n"
+    assert nitrohb_here("doctor") == (1, "", message)
 
 
 def test_a_signal_ends_it_and_no_file_is_left(sock: Path, tmp_path: Path) -> None:

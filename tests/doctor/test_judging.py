@@ -26,7 +26,7 @@ seconds = st.floats(0, 10)
 machines = st.builds(
     Transports,
     errnos,
-    errnos,
+    st.one_of(st.none(), errnos),
     errnos,
     st.frozensets(st.sampled_from([*GUEST.modules, *LOOPBACK.modules, *HOST.modules, "ext4"])),
 )
@@ -109,7 +109,7 @@ def test_nothing_of_af_vsock_fails_for_those_who_do_not_ask_for_it(
     assert not {finding.verdict for finding in findings} & {Verdict.FAILED, Verdict.WARNING}
 
 
-def machine(loopback: int, guest: int, host: int, *modules: str) -> Transports:
+def machine(loopback: int, guest: int | None, host: int, *modules: str) -> Transports:
     return Transports(loopback, guest, host, frozenset(modules))
 
 
@@ -158,9 +158,9 @@ def machine(loopback: int, guest: int, host: int, *modules: str) -> Transports:
             "modprobe vhost_vsock",
         ),
         (
-            judging.judge_transport(GUEST, machine(0, errno.ENOENT, 0, *GUEST.modules[:1]), True),
+            judging.judge_transport(GUEST, machine(0, None, 0, *GUEST.modules[:1]), True),
             Verdict.SKIPPED,
-            "cannot be told (module vmw_vsock_virtio_transport): No such file",
+            "cannot be told without the local CID (module vmw_vsock_virtio_transport)",
             "",
         ),
         (judging.judge_local_cid(LocalCid(3)), Verdict.OK, "CID 3", ""),
@@ -216,6 +216,12 @@ def machine(loopback: int, guest: int, host: int, *modules: str) -> Transports:
         (judging.judge_unix_beat(0.0012), Verdict.OK, "answered in 1.2 ms", ""),
         (judging.judge_unix_beat("no"), Verdict.FAILED, "not answered: no", "report"),
         (judging.judge_unix_beat(OSError(28, "full")), Verdict.WARNING, "full", "TMPDIR=DIR"),
+        (
+            judging.judge_unix_beat(OSError(errno.EMFILE, "x")),
+            Verdict.WARNING,
+            "this process has too many open files (EMFILE)",
+            "ulimit -n",
+        ),
         (judging.judge_unix_beat(OSError("long")), Verdict.WARNING, "long", "TMPDIR=DIR"),
         (judging.judge_loopback_beat(None), Verdict.SKIPPED, "no loopback", ""),
         (judging.judge_loopback_beat("no"), Verdict.WARNING, "not answered: no", "CID 1"),

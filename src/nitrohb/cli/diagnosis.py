@@ -13,7 +13,7 @@ from ..doctor.report import Check, Report, Verdict
 
 __all__ = ["to_json", "to_text"]
 
-_TABLE_WIDTH = 60  # characters: in less, a table has words broken in two
+_TABLE_WIDTH = 72  # characters: in less, a table has words broken in two
 
 
 def to_json(report: Report) -> str:

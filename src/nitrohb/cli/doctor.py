@@ -3,6 +3,7 @@
 
 import argparse
 
+from ..errors import NitrohbError
 from . import exits
 from .console import Console
 from .listening import addresses
@@ -24,4 +25,7 @@ def doctor(args: argparse.Namespace, console: Console, stop: Stop) -> int:
         console.print(to_json(report) if args.format == "json" else to_text(report))
         return exits.FAILED if report.overall is Verdict.FAILED else exits.DONE
 
-    return stop.run(run)
+    try:
+        return stop.run(run)
+    except OSError as error:  # of trio, which needs some descriptors to begin with
+        raise NitrohbError(f"the examination cannot begin: {error.strerror}") from error

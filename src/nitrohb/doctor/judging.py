@@ -77,9 +77,9 @@ class Kind:
     what: str
     modules: tuple[str, ...]
 
-    def errno(self, seen: Transports) -> int:
-        """The errno that tells whether it is there."""
-        number: int = getattr(seen, self.name)
+    def errno(self, seen: Transports) -> int | None:
+        """The errno that tells whether it is there, or None."""
+        number: int | None = getattr(seen, self.name)
         return number
 
 
@@ -100,8 +100,9 @@ def judge_transport(kind: Kind, seen: Transports, needed: bool) -> Finding:
     modules = "".join(f" (module {name})" for name in kind.modules if name in seen.modules)
     if number == 0:
         return Finding(Verdict.OK, f"there{modules}: connections {kind.what}")
+    if number is None:
+        return Finding(Verdict.SKIPPED, f"cannot be told without the local CID{modules}")
     if number != errno.EADDRNOTAVAIL:
-        # Of the guest's, it may be /dev/vsock that does not tell the CID.
         return Finding(Verdict.SKIPPED, f"cannot be told{modules}: {vsock_advice(number)[0]}")
     remedy = remedy_for(f"no {kind.name} transport")
     numbers = [each.errno(seen) for each in KINDS]
@@ -181,6 +182,8 @@ def judge_rival(error: ListenError, rival: Address) -> Finding:
 
 def judge_unix_beat(seen: float | str | OSError) -> Finding:
     """The seconds that a heartbeat took, or what went wrong; OSError: there was no place for it."""
+    if isinstance(seen, OSError) and seen.errno in (errno.EMFILE, errno.ENFILE):
+        return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
         evidence = f"there is no place for its socket: {seen.strerror or seen}"
         remedy = remedy_for("no temporary directory", command="doctor")

@@ -90,13 +90,14 @@ class Transports:
 
     Attributes:
         loopback: The errno of binding to the loopback's CID.
-        guest: That of binding to the CID that a hypervisor gave this machine, or of finding it out.
+        guest: That of binding to the CID that a hypervisor gave this machine; None if that CID
+            cannot be found out.
         host: That of binding to the CID that a machine has for the VMs that it is the host of.
         modules: The kernel's modules, as far as they can be seen.
     """
 
     loopback: int
-    guest: int
+    guest: int | None
     host: int
     modules: frozenset[str]
 
@@ -111,9 +112,9 @@ def transports(proc: str = "/proc", sys: str = "/sys") -> Transports:
     )
 
 
-def _bind_own_cid(local: LocalCid) -> int:
+def _bind_own_cid(local: LocalCid) -> int | None:
     if local.errno:
-        return local.errno
+        return None
     if local.cid in (CID_ANY, LOOPBACK_CID, HOST_CID):
         return errno.EADDRNOTAVAIL
     return bind_vsock(local.cid)
