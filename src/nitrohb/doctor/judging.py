@@ -9,8 +9,8 @@ from typing import Final
 from ..addresses import CID_ANY, Address
 from ..errors import ListenError
 from ..local_cid import VSOCK_DEVICE
-from ..remedies import NO_AF_VSOCK, remedy_for, vsock_advice
-from .observing import HOST_CID, LOOPBACK_CID, Device, LocalCid, Namespace, Transports
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, remedy_for, vsock_advice
+from .observing import HOST_CID, Device, LocalCid, Namespace, Transports
 from .report import Finding, Verdict
 
 __all__ = [

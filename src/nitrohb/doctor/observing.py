@@ -16,12 +16,11 @@ from typing import Final
 
 from ..addresses import CID_ANY, PORT_ANY
 from ..local_cid import read_local_cid
-from ..remedies import NO_AF_VSOCK
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK
 from ..wire import AF_VSOCK
 
 __all__ = [
     "HOST_CID",
-    "LOOPBACK_CID",
     "Device",
     "LocalCid",
     "Namespace",
@@ -36,9 +35,7 @@ __all__ = [
     "vsock_socket",
 ]
 
-# linux/vm_sockets.h
-LOOPBACK_CID: Final = 1
-HOST_CID: Final = 2
+HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 
 _AF_VSOCK: Final = 40  # linux/socket.h: the kernel can be asked even if Python lacks the name
 

@@ -15,9 +15,9 @@ import trio
 from ..addresses import PORT_ANY, UnixAddress, VsockAddress
 from ..client import send_heartbeat
 from ..errors import AddressError, NitrohbError
+from ..remedies import LOOPBACK_CID
 from ..server import serve_heartbeat
 from ..wire import AF_VSOCK
-from .observing import LOOPBACK_CID
 
 __all__ = ["beat_over_loopback", "beat_over_unix"]
 
