@@ -23,7 +23,6 @@ from nitrohb import (
     Address,
     Connected,
     Disconnected,
-    Done,
     Event,
     Evicted,
     Heartbeat,
@@ -38,7 +37,7 @@ from nitrohb import (
 from nitrohb.cli import terminal
 from nitrohb.cli.console import Console
 from nitrohb.cli.hints import Hints
-from nitrohb.cli.report import Reporter, to_text
+from nitrohb.cli.report import Reporter
 from nitrohb.cli.stop import Stop
 
 from .process import connected, listening, nitrohb_here
@@ -66,51 +65,6 @@ def heartbeat(*, echoed: bool = True) -> Heartbeat:
 
 CONNECTED = Connected(address=ANY, time=TIME, peer=PEER)
 DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
-
-
-@pytest.mark.parametrize(
-    ("event", "text"),
-    [
-        (Listening(address=ANY, time=TIME), "listening    vsock::9000"),
-        (CONNECTED, "connected    vsock::9000 cid 16"),
-        (DISCONNECTED, "disconnected vsock::9000 cid 16 (without a byte)"),
-        (Done(address=ANY, time=TIME), "done         vsock::9000"),
-        (
-            heartbeat(),
-            "heartbeat    vsock::9000 cid 16"
-            " (echoed 0.2 ms after it connected, 75.0 s after we began to listen)",
-        ),
-        (
-            heartbeat(echoed=False),
-            "heartbeat    vsock::9000 cid 16"
-            " (gone before its echo 0.2 ms after it connected, 75.0 s after we began to listen)",
-        ),
-        (rejected(RejectReason.CID), "rejected     vsock::9000 cid 16 (not an allowed CID)"),
-        (
-            rejected(RejectReason.WRONG_BYTE, 0x0A),
-            "rejected     vsock::9000 cid 16 (sent 0x0A, not 0xB7)",
-        ),
-        (rejected(RejectReason.TIMEOUT), "rejected     vsock::9000 cid 16 (sent nothing in time)"),
-        (
-            rejected(RejectReason.ANSWERED),
-            "rejected     vsock::9000 cid 16 (this address has answered another)",
-        ),
-        (
-            rejected(RejectReason.REARMED),
-            "rejected     vsock::9000 cid 16 (this address was rearmed)",
-        ),
-        (
-            Lost(address=UnixAddress("x"), time=TIME, replaced=False),
-            "lost         unix:x (its socket file is gone)",
-        ),
-        (
-            Lost(address=UnixAddress("x"), time=TIME, replaced=True, problem="why"),
-            "lost         unix:x (another file is in its place, and cannot be created again yet)",
-        ),
-    ],
-)
-def test_text_of_an_event(event: Event, text: str) -> None:
-    assert to_text(event) == f"03:04:05.006Z {text}"
 
 
 @pytest.mark.parametrize(

@@ -33,4 +33,11 @@ def test_the_script_says_so_too(command: str) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "modprobe vsock" in done.stderr
+    assert "nitrohb demo" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_what_the_message_offers_works_there() -> None:
+    demo = subprocess.run([sys.executable, "-m", "nitrohb", "demo"], capture_output=True, text=True)
+    assert (demo.returncode, demo.stderr) == (0, "")
+    assert "That was a whole boot." in demo.stdout

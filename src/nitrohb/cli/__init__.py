@@ -37,17 +37,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = Stop()
     stop.install()
     from .console import Console
+    from .levels import NUMBERS
     from .parser import parse
 
     args = parse(sys.argv[1:] if argv is None else argv)
     console = Console()
+    console.level = NUMBERS[args.log_level]
     status = exits.DONE
     try:
         status = args.command(args, console, stop)
     except* NitrohbError as group:
         status = _report(group, console)
+    except* OSError as group:
+        status = _report(_in_words(group), console)
     console.close()
     return status
+
+
+def _in_words(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
+    """A lack of descriptors, which can show anywhere, in words; all else is a bug, and raised."""
+    from ..remedies import lack_error
+
+    if group.subgroup(lambda error: isinstance(error, OSError) and not lack_error(error.errno)):
+        raise group
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, OSError)
+    error = lack_error(first.errno)
+    assert error is not None
+    return BaseExceptionGroup("", [error])
 
 
 def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:
