@@ -34,7 +34,7 @@ from nitrohb import (
     UnixAddress,
     VsockAddress,
 )
-from nitrohb.cli import terminal
+from nitrohb.cli import levels, terminal
 from nitrohb.cli.console import Console
 from nitrohb.cli.hints import Hints
 from nitrohb.cli.report import Reporter
@@ -394,3 +394,42 @@ def test_whoever_has_ended_need_not_be_sent_what_the_terminal_has_sent(
         assert not terminal.is_sent_by_terminal_to(ours.pid, signal.SIGHUP)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, process_group=0) as other:
         assert not terminal.is_sent_by_terminal_to(other.pid, signal.SIGINT)
+
+
+def test_what_does_not_matter_enough_is_not_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open(os.memfd_create("err"), "w+") as err:
+        monkeypatch.setattr("sys.stderr", err)
+        console = Console()
+        console.level = levels.ERROR
+        console.say("a warning", levels.WARNING)
+        console.say("an error")
+        console.close()
+        err.seek(0)
+        assert err.read() == "an error\n"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_lack_of_descriptors_anywhere_is_told_once(
+    nested: bool, number: int, sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error: Exception = OSError(number, os.strerror(number))
+
+    def fails(*_: object) -> NoReturn:
+        raise ExceptionGroup("", [error, ExceptionGroup("", [error])]) if nested else error
+
+    monkeypatch.setattr("nitrohb.cli.serve.listening", fails)
+    code, out, err = nitrohb_here("-l", f"unix:{sock}")
+    assert (code, out, len(err.splitlines())) == (1, "", 2)
+    assert f" has too many open files ({errno.errorcode[number]})\nRaise " in err
+
+
+def test_another_system_error_is_a_bug(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("nitrohb.cli.serve.listening", fails)
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Input/output error")):
+        nitrohb_here("-l", f"unix:{sock}")

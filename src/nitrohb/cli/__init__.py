@@ -11,7 +11,7 @@ from .stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .console import Console
 
@@ -58,15 +58,18 @@ def _in_words(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbE
     """A lack of descriptors, which can show anywhere, in words; all else is a bug, and raised."""
     from ..remedies import lack_error
 
-    if group.subgroup(lambda error: isinstance(error, OSError) and not lack_error(error.errno)):
+    errors = [lack_error(error.errno) for error in _leaves(group)]
+    if None in errors:
         raise group
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, OSError)
-    error = lack_error(first.errno)
-    assert error is not None
-    return BaseExceptionGroup("", [error])
+    return BaseExceptionGroup("", [error for error in errors[:1] if error is not None])
+
+
+def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:
