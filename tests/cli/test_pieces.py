@@ -31,7 +31,6 @@ from nitrohb import (
     Lost,
     Rejected,
     RejectReason,
-    UnixAddress,
     VsockAddress,
 )
 from nitrohb.cli import levels, terminal

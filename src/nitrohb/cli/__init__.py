@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _report(group, console)
     except* OSError as group:
         status = _report(_in_words(group), console)
-    console.close()
+    finally:
+        console.close()
     return status
 
 

@@ -16,9 +16,7 @@ from . import exits
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Final, NoReturn, TypeVar
-
-    from _typeshed import SupportsWrite
+    from typing import Any, Final, NoReturn, TypeVar
 
     from ..addresses import Address
     from ..api.address import ApiAddress
@@ -83,7 +81,7 @@ class _Parser(argparse.ArgumentParser):
         self.formatter_class = _FORMATTER
         return super().format_help()
 
-    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Print as all else is printed: to the journal with a priority, and if it can be."""
         from .console import Console
 
