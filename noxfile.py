@@ -125,6 +125,15 @@ def schemathesis(session: nox.Session) -> None:
 
 
 @nox.session
+def journal(session: nox.Session) -> None:
+    """Have a real systemd-journald read our lines, and see what priorities it has found."""
+    demand(session, "journalctl", "systemd")
+    demand(session, "unshare", "util-linux")
+    install(session, "tests")
+    session.run("pytest", "tests/proofs/test_journal.py", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Open the page of a server in a real browser, and make pictures of it."""
     demand(session, "chromium", "chromium chromium-driver")

@@ -249,12 +249,27 @@ def test_no_address(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "9000", "vsock", "unix", ":", ":9000", "VSOCK::9000", " vsock::9000", "tcp:1:2", "/run/x"],
+    ["", "vsock", "unix", ":", ":9000", "VSOCK::9000", " vsock::9000", "tcp:1:2", "run/x"],
 )
 def test_no_scheme(text: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_address(text)
     assert str(caught.value) == f"{text!r} is not an address: {FORMS}"
+
+
+@pytest.mark.parametrize(
+    ("text", "guess"),
+    [
+        ("9000", "for port 9000 of every CID write vsock::9000"),
+        ("/run/x", "for a Unix socket write unix:/run/x"),
+        ("../x", "for a Unix socket write unix:../x"),
+        ("./a\nb", r"for a Unix socket write unix:./a\nb"),
+    ],
+)
+def test_no_scheme_but_it_is_clear_what_is_meant(text: str, guess: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"{text!r} is not an address: {guess}"
 
 
 @pytest.mark.parametrize("text", ["unix:@x", "hybrid:@x:1"])

@@ -302,7 +302,7 @@ def test_a_dead_socket(run: Run) -> None:
 
 def test_a_file(run: Run) -> None:
     pathlib.Path("a").touch()
-    explained(refused(run, "unix:a"), errno.ECONNREFUSED, "nobody listens there", "Start the")
+    explained(refused(run, "unix:a"), errno.ECONNREFUSED, "a is not a socket", "of a heartbeat")
 
 
 def test_a_directory_that_is_a_file(run: Run) -> None:

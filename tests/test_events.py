@@ -79,6 +79,7 @@ EXAMPLES: list[tuple[Event, dict[str, object]]] = [
             "address": "vsock::9000",
             "cid": 16,
             "peer": "vsock:16:1234",
+            "byte": 0xB7,
             "listening_seconds": 1.5,
             "echo_seconds": 0.25,
             "echoed": True,

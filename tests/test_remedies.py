@@ -5,6 +5,7 @@ import copy
 import errno
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -89,9 +90,46 @@ def check(error: UnusableAddressError, doing: str, address: Address, number: int
             "Allow it in that module's policy, or pass a listening socket in (fd:N).",
         ),
         (
-            listen_error(UnixAddress("/run/{x}.sock"), errno.ENOENT),
-            "cannot listen on unix:/run/{x}.sock: /run does not exist (ENOENT)\n"
-            "Create it first: mkdir -p /run",
+            listen_error(UnixAddress("/missing/{x}.sock"), errno.ENOENT),
+            "cannot listen on unix:/missing/{x}.sock: /missing does not exist (ENOENT)\n"
+            "Create it first: mkdir -p /missing",
+        ),
+        (
+            listen_error(UnixAddress("/no such/x"), errno.ENOENT),
+            "cannot listen on unix:/no such/x: /no such does not exist (ENOENT)\n"
+            "Create it first: mkdir -p '/no such'",
+        ),
+        (
+            listen_error(UnixAddress("/proc/x"), errno.ENOENT),
+            "cannot listen on unix:/proc/x: /proc takes no socket files (ENOENT)\n"
+            "Choose another directory, for example /run or /tmp.",
+        ),
+        (
+            listen_error(UnixAddress("~/x"), errno.ENOENT),
+            "cannot listen on unix:~/x: ~/x is no path in your home directory:"
+            " a shell replaces ~ only at the beginning of a word (ENOENT)\n"
+            "Write the whole path, or $HOME for ~, as in unix:$HOME/nitrohb.sock.",
+        ),
+        (
+            connect_error(UnixAddress("~/x"), errno.ENOENT),
+            "cannot connect to unix:~/x: ~/x is no path in your home directory:"
+            " a shell replaces ~ only at the beginning of a word (ENOENT)\n"
+            "Write the whole path, or $HOME for ~, as in unix:$HOME/nitrohb.sock.",
+        ),
+        (
+            listen_error(UnixAddress("/proc"), errno.EEXIST),
+            "cannot listen on unix:/proc: /proc is a directory (EEXIST)\n"
+            "Name a file in it, one that does not exist.",
+        ),
+        (
+            connect_error(UnixAddress("/dev/null"), errno.ECONNREFUSED),
+            "cannot connect to unix:/dev/null: /dev/null is not a socket (ECONNREFUSED)\n"
+            "Name the socket of a heartbeat server.",
+        ),
+        (
+            connect_error(UnixAddress("/no such/x"), errno.ENOENT),
+            "cannot connect to unix:/no such/x: /no such/x does not exist (ENOENT)\n"
+            "Start the listener first: nitrohb serve -l 'unix:/no such/x'",
         ),
         (
             listen_error(UnixAddress("x"), errno.EROFS),
@@ -123,13 +161,27 @@ def check(error: UnusableAddressError, doing: str, address: Address, number: int
         (
             listen_error(VsockAddress(3, 9000), NO_AF_VSOCK),
             "cannot listen on vsock:3:9000: this Python was built without AF_VSOCK\n"
-            "Use another Python (a distribution's own has it), or a unix: or hybrid: address.",
+            "Use another Python (a distribution's own has it), or a unix: or hybrid: address;"
+            " nitrohb demo shows a heartbeat on any machine.",
         ),
     ],
     ids=lambda value: str(value).partition("\n")[0] if isinstance(value, Exception) else "",
 )
 def test_messages(error: UnusableAddressError, text: str) -> None:
     assert str(error) == text
+
+
+def test_current_directory_that_has_been_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert str(listen_error(UnixAddress("x"), errno.ENOENT)) == (
+        "cannot listen on unix:x: the current directory has been removed (ENOENT)\n"
+        "Change to one that exists."
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,6 +241,7 @@ def test_no_af_vsock_is_no_errno() -> None:
         "SAME_CIDS",
         "api_connect_error",
         "connect_error",
+        "lack_error",
         "listen_error",
         "remedy_for",
         "tcp_listen_error",

@@ -229,11 +229,20 @@ def parse_address(text: str) -> Address:
     scheme, colon, rest = text.partition(":")
     parse = _PARSERS.get(scheme)
     if not colon or parse is None:
-        raise AddressError(f"{text!r} is not an address: {_EXPECTED}")
+        raise AddressError(f"{text!r} is not an address: {_guess(text) or _EXPECTED}")
     try:
         return parse(rest)
     except AddressError as error:
         raise AddressError(f"{text!r} is not an address: {error}") from None
+
+
+def _guess(text: str) -> str:
+    """What somebody means who writes a bare port or path; nothing if that is not clear."""
+    if text.isascii() and text.isdigit():
+        return f"for port {text} of every CID write vsock::{text}"
+    if text.startswith(("/", "./", "../")):
+        return f"for a Unix socket write unix:{text}".encode("unicode_escape").decode()
+    return ""
 
 
 def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:

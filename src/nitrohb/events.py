@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import ClassVar, Final, get_args
 
 from .addresses import Address, VsockAddress
+from .protocol import HEARTBEAT
 
 __all__ = [
     "Connected",
@@ -110,6 +111,7 @@ class Heartbeat(_PeerEvent):
     """An enclave's heartbeat came. ``time`` is when its byte was received.
 
     Attributes:
+        byte: The byte that came, 0 to 255: 0xB7, unless any byte is taken for a heartbeat.
         listening_seconds: Seconds from the moment at which the address first began to listen.
         echo_seconds: Seconds from accepting the connection to the end of the echo.
         echoed: Whether the echo could be sent. False: the enclave had hung up by then.
@@ -117,6 +119,7 @@ class Heartbeat(_PeerEvent):
 
     name = "heartbeat"
 
+    byte: int = HEARTBEAT[0]
     listening_seconds: float
     echo_seconds: float
     echoed: bool

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from .addresses import HybridAddress, InheritedSocket, UnixAddress, VsockAddress
-from .errors import ConnectError, ListenError
+from .errors import ConnectError, ListenError, NitrohbError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "SAME_CIDS",
     "api_connect_error",
     "connect_error",
+    "lack_error",
     "listen_error",
     "remedy_for",
     "tcp_listen_error",
@@ -57,11 +59,13 @@ _ANY: Final = {
 _VSOCK: Final = _ANY | {
     NO_AF_VSOCK: (
         "this Python was built without AF_VSOCK",
-        "Use another Python (a distribution's own has it), or a unix: or hybrid: address.",
+        "Use another Python (a distribution's own has it), or a unix: or hybrid: address;"
+        " nitrohb demo shows a heartbeat on any machine.",
     ),
     errno.EAFNOSUPPORT: (
         "this kernel has no AF_VSOCK",
-        "Load its module (modprobe vsock), or use a unix: or hybrid: address.",
+        "Load its module (modprobe vsock), or use a unix: or hybrid: address;"
+        " nitrohb demo shows a heartbeat on any machine.",
     ),
     errno.EPERM: (
         "AF_VSOCK is not permitted here; in a container its seccomp profile is the likely cause"
@@ -111,7 +115,7 @@ _VSOCK_CONNECT: Final = _VSOCK | {
 }
 
 _UNIX: Final = _ANY | {
-    errno.ENOENT: ("{directory} does not exist", "Create it first: mkdir -p {directory}"),
+    errno.ENOENT: ("{directory} does not exist", "Create it first: mkdir -p {shell_directory}"),
     errno.ENOTDIR: ("{directory} is not a directory", "Choose another path."),
     errno.EACCES: (
         "its socket file may not be created or replaced there",
@@ -139,12 +143,27 @@ _UNIX: Final = _ANY | {
     ),
 }
 
+_NO_HOME: Final = (
+    "{path} is no path in your home directory: a shell replaces ~ only at the beginning of a word",
+    "Write the whole path, or $HOME for ~, as in unix:$HOME/nitrohb.sock.",
+)
+
+_DIRECTORY: Final = ("{path} is a directory", "Name a file in it, one that does not exist.")
+
+_REMOVED: Final = ("the current directory has been removed", "Change to one that exists.")
+
+_NO_PLACE: Final = (
+    "{directory} takes no socket files",
+    "Choose another directory, for example /run or /tmp.",
+)
+
+_NO_SOCKET: Final = ("{path} is not a socket", "Name the socket of a heartbeat server.")
+
+_LISTEN_FIRST: Final = "Start the listener first: nitrohb serve -l {shell_address}"
+
 _UNIX_CONNECT: Final = _UNIX | {
-    errno.ENOENT: ("{path} does not exist", "Start the listener first: nitrohb serve -l {address}"),
-    errno.ECONNREFUSED: (
-        "nobody listens there",
-        "Start the listener first: nitrohb serve -l {address}",
-    ),
+    errno.ENOENT: ("{path} does not exist", _LISTEN_FIRST),
+    errno.ECONNREFUSED: ("nobody listens there", _LISTEN_FIRST),
     errno.EACCES: (
         "its socket file may not be used by this user",
         "Run as its owner, or start the listener with --socket-mode and --socket-group.",
@@ -199,11 +218,11 @@ _TCP_LISTEN: Final = _ANY | {
 _API_CONNECT: Final = _ANY | {
     errno.ENOENT: (
         "there is no such socket",
-        "Start the server with it first: nitrohb serve --keep --api {address}",
+        "Start the server with it first: nitrohb serve --keep --api {shell_address}",
     ),
     errno.ECONNREFUSED: (
         "no server runs there",
-        "Start it first: nitrohb serve --keep --api {address}",
+        "Start it first: nitrohb serve --keep --api {shell_address}",
     ),
     errno.EACCES: (
         "its socket file may not be used by this user",
@@ -276,7 +295,7 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
         case InheritedSocket():
             table = _INHERITED
         case _:
-            table = _UNIX
+            table = _UNIX | _seen_at(address.path)
     facts = _facts(address) | {"local": "" if local_cid is None else f", {local_cid}"}
     return ListenError(str(address), _real(number), *_look_up(table, number, facts))
 
@@ -288,7 +307,11 @@ def connect_error(address: Address, number: int) -> ConnectError:
         address: The address.
         number: The errno, or :data:`NO_AF_VSOCK`.
     """
-    table = _VSOCK_CONNECT if isinstance(address, VsockAddress) else _UNIX_CONNECT
+    match address:
+        case UnixAddress() | HybridAddress():
+            table = _UNIX_CONNECT | _seen_for(address.path)
+        case _:
+            table = _VSOCK_CONNECT
     return ConnectError(str(address), _real(number), *_look_up(table, number, _facts(address)))
 
 
@@ -299,8 +322,36 @@ def tcp_listen_error(address: object, number: int) -> ListenError:
 
 def api_connect_error(address: object, number: int) -> ConnectError:
     """Say why the interface of a running server cannot be reached, and what helps."""
-    facts: dict[str, object] = {"address": address}
-    return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, facts))
+    return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, _common(address)))
+
+
+def lack_error(number: int | None) -> NitrohbError | None:
+    """Say what a lack of descriptors means, wherever it was met; None if it is another error."""
+    if number not in _ANY:
+        return None
+    return NitrohbError("\n".join(_look_up(_ANY, number, {})))
+
+
+def _seen_at(path: str) -> dict[int, _Advice]:
+    """What a look at a path tells beyond the error number, when nobody can listen there."""
+    directory = os.path.dirname(path) or "."
+    if path.startswith("~"):
+        return {errno.ENOENT: _NO_HOME}
+    seen: dict[int, _Advice] = {}
+    if os.path.isdir(path):
+        seen[errno.EEXIST] = _DIRECTORY
+    if os.path.isdir(directory):
+        seen[errno.ENOENT] = _REMOVED if os.stat(directory).st_nlink == 0 else _NO_PLACE
+    return seen
+
+
+def _seen_for(path: str) -> dict[int, _Advice]:
+    """What a look at a path tells beyond the error number, when nobody answers there."""
+    if path.startswith("~"):
+        return {errno.ENOENT: _NO_HOME}
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        return {errno.ECONNREFUSED: _NO_SOCKET}
+    return {}
 
 
 def vsock_advice(number: int) -> _Advice:
@@ -336,12 +387,24 @@ def _look_up(table: dict[int, _Advice], number: int, facts: dict[str, object]) -
 
 
 def _facts(address: Address) -> dict[str, object]:
-    facts: dict[str, object] = {"address": address}
+    import shlex  # here, for those who have made a mistake
+
+    facts = _common(address)
     match address:
         case VsockAddress(cid, port):
             return facts | {"cid": cid, "port": port}
         case UnixAddress() | HybridAddress():
             directory = os.path.dirname(address.path) or "."
-            return facts | {"path": address.path, "directory": directory}
+            return facts | {
+                "path": address.path,
+                "directory": directory,
+                "shell_directory": shlex.quote(directory),
+            }
         case _:
             return facts | {"fd": address.fd}
+
+
+def _common(address: object) -> dict[str, object]:
+    import shlex
+
+    return {"shell_address": shlex.quote(str(address))}

@@ -710,10 +710,12 @@ class _Connection:
     def heartbeat(self) -> Heartbeat:
         """What to report when it has been answered."""
         now = trio.current_time()
+        assert self._handshake.byte is not None
         return Heartbeat(
             address=self.port.address,
             time=self._received,
             peer=self._peer,
+            byte=self._handshake.byte,
             listening_seconds=now - self.port.since,
             echo_seconds=now - self._accepted,
             echoed=self._echoed,

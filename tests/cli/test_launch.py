@@ -368,7 +368,12 @@ async def test_heartbeat_at_the_very_end_of_the_command_counts_and_its_address_c
     assert await launch.run(Stop()) == 5
     console.close()
     names = [line.split()[1] for line in capfd.readouterr().err.splitlines()]
-    assert names == ["listening", "connected", "heartbeat", "done"]
+    assert names == [
+        "nitro_listening",
+        "nitro_connected",
+        "nitro_heartbeat",
+        "nitro_done",
+    ]
 
 
 def test_listening_socket_that_breaks_ends_the_command(

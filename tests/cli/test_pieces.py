@@ -23,7 +23,6 @@ from nitrohb import (
     Address,
     Connected,
     Disconnected,
-    Done,
     Event,
     Evicted,
     Heartbeat,
@@ -32,13 +31,12 @@ from nitrohb import (
     Lost,
     Rejected,
     RejectReason,
-    UnixAddress,
     VsockAddress,
 )
-from nitrohb.cli import terminal
+from nitrohb.cli import levels, terminal
 from nitrohb.cli.console import Console
 from nitrohb.cli.hints import Hints
-from nitrohb.cli.report import Reporter, to_text
+from nitrohb.cli.report import Reporter
 from nitrohb.cli.stop import Stop
 
 from .process import connected, listening, nitrohb_here
@@ -66,51 +64,6 @@ def heartbeat(*, echoed: bool = True) -> Heartbeat:
 
 CONNECTED = Connected(address=ANY, time=TIME, peer=PEER)
 DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
-
-
-@pytest.mark.parametrize(
-    ("event", "text"),
-    [
-        (Listening(address=ANY, time=TIME), "listening    vsock::9000"),
-        (CONNECTED, "connected    vsock::9000 cid 16"),
-        (DISCONNECTED, "disconnected vsock::9000 cid 16 (without a byte)"),
-        (Done(address=ANY, time=TIME), "done         vsock::9000"),
-        (
-            heartbeat(),
-            "heartbeat    vsock::9000 cid 16"
-            " (echoed 0.2 ms after it connected, 75.0 s after we began to listen)",
-        ),
-        (
-            heartbeat(echoed=False),
-            "heartbeat    vsock::9000 cid 16"
-            " (gone before its echo 0.2 ms after it connected, 75.0 s after we began to listen)",
-        ),
-        (rejected(RejectReason.CID), "rejected     vsock::9000 cid 16 (not an allowed CID)"),
-        (
-            rejected(RejectReason.WRONG_BYTE, 0x0A),
-            "rejected     vsock::9000 cid 16 (sent 0x0A, not 0xB7)",
-        ),
-        (rejected(RejectReason.TIMEOUT), "rejected     vsock::9000 cid 16 (sent nothing in time)"),
-        (
-            rejected(RejectReason.ANSWERED),
-            "rejected     vsock::9000 cid 16 (this address has answered another)",
-        ),
-        (
-            rejected(RejectReason.REARMED),
-            "rejected     vsock::9000 cid 16 (this address was rearmed)",
-        ),
-        (
-            Lost(address=UnixAddress("x"), time=TIME, replaced=False),
-            "lost         unix:x (its socket file is gone)",
-        ),
-        (
-            Lost(address=UnixAddress("x"), time=TIME, replaced=True, problem="why"),
-            "lost         unix:x (another file is in its place, and cannot be created again yet)",
-        ),
-    ],
-)
-def test_text_of_an_event(event: Event, text: str) -> None:
-    assert to_text(event) == f"03:04:05.006Z {text}"
 
 
 @pytest.mark.parametrize(
@@ -440,3 +393,42 @@ def test_whoever_has_ended_need_not_be_sent_what_the_terminal_has_sent(
         assert not terminal.is_sent_by_terminal_to(ours.pid, signal.SIGHUP)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, process_group=0) as other:
         assert not terminal.is_sent_by_terminal_to(other.pid, signal.SIGINT)
+
+
+def test_what_does_not_matter_enough_is_not_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open(os.memfd_create("err"), "w+") as err:
+        monkeypatch.setattr("sys.stderr", err)
+        console = Console()
+        console.level = levels.ERROR
+        console.say("a warning", levels.WARNING)
+        console.say("an error")
+        console.close()
+        err.seek(0)
+        assert err.read() == "an error\n"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_lack_of_descriptors_anywhere_is_told_once(
+    nested: bool, number: int, sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error: Exception = OSError(number, os.strerror(number))
+
+    def fails(*_: object) -> NoReturn:
+        raise ExceptionGroup("", [error, ExceptionGroup("", [error])]) if nested else error
+
+    monkeypatch.setattr("nitrohb.cli.serve.listening", fails)
+    code, out, err = nitrohb_here("-l", f"unix:{sock}")
+    assert (code, out, len(err.splitlines())) == (1, "", 2)
+    assert f" has too many open files ({errno.errorcode[number]})\nRaise " in err
+
+
+def test_another_system_error_is_a_bug(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("nitrohb.cli.serve.listening", fails)
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Input/output error")):
+        nitrohb_here("-l", f"unix:{sock}")

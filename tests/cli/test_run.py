@@ -574,7 +574,9 @@ def test_first_process_of_a_container(sock: Path) -> None:
 def test_streams_are_the_command_s_and_events_go_to_stderr(sock: Path) -> None:
     shell = "echo first >&2; cat; exit 0"
     with running(sock, shell=shell) as script:
-        assert re.fullmatch(rf"\S+ listening    unix:{sock}\n", script.error_line())
+        assert re.fullmatch(
+            rf"\S+ nitro_listening address=unix:{sock} level=info\n", script.error_line()
+        )
         assert script.error_line() == "first\n"
         write(script, "through\n")
         assert script.line() == "through\n"
@@ -672,3 +674,20 @@ def test_nothing_is_started_when_nobody_listens(sock: Path) -> None:
         code, out, err = nitrohb("run", "-l", f"unix:{sock}", "--", "echo", "started")
     assert (code, out) == (1, "")
     assert err.startswith(f"nitrohb: cannot listen on unix:{sock}: another process listens there")
+
+
+def test_command_whose_interpreter_is_missing(sock: Path, tmp_path: Path) -> None:
+    """The system's own words would be that the command does not exist, which anybody can see."""
+    script = tmp_path / "launch"
+    script.write_text("#!/no/such/python\n")
+    script.chmod(0o700)
+    code, out, err = nitrohb("run", "--quiet", "-l", f"unix:{sock}", "--", str(script))
+    assert (code, out) == (127, "")
+    reason = "the interpreter that its first line (#!) names does not exist"
+    assert err == f"nitrohb: cannot start {script}: {reason}\n"
+
+
+def test_command_with_a_line_break_in_its_name_stays_on_one_line(sock: Path) -> None:
+    args = ("run", "--quiet", "-l", f"unix:{sock}", "--", "no\nsuch")
+    message = "nitrohb: cannot start 'no\\u000asuch': No such file or directory\n"
+    assert nitrohb(*args) == (127, "", message)

@@ -119,7 +119,8 @@ def test_demo_shows_both_sides_and_leaves_nothing(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     said = [line.split(maxsplit=3) for line in out.splitlines()]
     parent = [words[2] for words in said if words[0] == "parent"]
-    assert parent == ["listening", "connected", "heartbeat", "done"]
+    names = ["listening", "connected", "heartbeat", "done"]
+    assert parent == [f"nitro_{name}" for name in names]
     enclave = " ".join(line for line in out.splitlines() if line.startswith("enclave"))
     assert re.search(r"sends 0xB7 .* got 0xB7 back after \d+\.\d ms", enclave)
     assert f"unix:{tmp_path}/" in out

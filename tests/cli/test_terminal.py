@@ -13,11 +13,14 @@ from .process import HEARTBEAT, Script, beat, listening, read_until, started
 
 
 @contextmanager
-def on_terminal(*args: str, stdout: int | None = None) -> Generator[tuple[Script, int]]:
+def on_terminal(
+    *args: str, stdout: int | None = None, term: str = "xterm"
+) -> Generator[tuple[Script, int]]:
     """Start nitrohb on a terminal, and have the end of it at which a person sits."""
     ours, theirs = pty.openpty()
     try:
-        with started(*args, stdout=stdout or theirs, stderr=theirs) as script:
+        env = {"TERM": term}
+        with started(*args, stdout=stdout or theirs, stderr=theirs, env=env) as script:
             os.close(theirs)
             yield script, ours
     finally:
@@ -57,14 +60,27 @@ def test_waiting_line_is_gone_when_the_wait_is_over(sock: Path) -> None:
     assert "\x1b" not in out
 
 
+def test_terminal_that_cannot_clear_a_line_is_shown_none(sock: Path) -> None:
+    args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.3")
+    with on_terminal(*args, stdout=subprocess.PIPE, term="dumb") as (script, terminal):
+        written = rest(terminal)
+        assert script.end()[0] == 124
+    assert written.startswith("nitrohb: no heartbeat on ")
+    assert "\x1b" not in written
+
+
 def test_waiting_line_stays_below_the_events(sock: Path) -> None:
     with on_terminal("-l", f"unix:{sock}", "--keep") as (script, terminal):
         written = watch(terminal, f"waiting for a heartbeat on unix:{sock}\x1b[?7h")
         assert beat(sock) == HEARTBEAT
-        written += watch(terminal, "began to listen)\r\n")
+        written += watch(terminal, "echoed=true level=info\r\n")
         written += watch(terminal, "\x1b[?7h")
         *events, waiting = on_screen(written).split("\n")
-        assert [event.split()[1] for event in events] == ["listening", "connected", "heartbeat"]
+        assert [event.split()[1] for event in events] == [
+            "nitro_listening",
+            "nitro_connected",
+            "nitro_heartbeat",
+        ]
         assert re.fullmatch(rf"\d+:\d\d waiting for a heartbeat on unix:{sock}", waiting)
         script.popen.terminate()
         assert on_screen(written + rest(terminal)) == "".join(f"{line}\n" for line in events)

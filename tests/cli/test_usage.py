@@ -10,7 +10,7 @@ import nitrohb as library
 from nitrohb.cli.limits import time_limit
 from nitrohb.cli.parser import parse
 
-from .process import nitrohb
+from .process import nitrohb, redirected, started
 
 
 def test_version() -> None:
@@ -22,6 +22,25 @@ def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"  nitrohb {command}" in out.partition("example")[2]
+
+
+def test_help_fits_a_screen_with_the_prompt_below() -> None:
+    _, out, _ = nitrohb("--help", env={"COLUMNS": "80"})
+    assert len(out.splitlines()) < 24
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("args", [["demo", "--quiet"], ["send", "unix:x", "unix:y"]])
+def test_unknown_argument_of_a_command_points_to_the_help_of_that_command(args: list[str]) -> None:
+    assert nitrohb(*args)[2].endswith(f"\nTry: nitrohb {args[0]} --help\n")
+
+
+def test_help_that_nobody_can_read() -> None:
+    with started("--help", command=redirected(">/dev/full")) as script:
+        why = "No space left on device"
+        assert script.end() == (0, "", f"nitrohb: stdout: {why}; nothing more is printed there\n")
+    with started("--hel", command=redirected(">&- 2>&-")) as script:
+        assert script.end() == (2, "", "")
 
 
 def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
@@ -73,7 +92,13 @@ LONG = "/tmp/" + 103 * "x"
         (["--memory", "4G"], "'4G'"),
         (["--memory", "0"], "'0'"),
         (["run", "--kill-after", "0", "--", "true"], "'0'"),
-        (["run", "ls", "--sort", "time"], "--sort"),
+        (["send", "unix:x", "unix:y"], "unknown arguments: unix:y"),
+        (["demo", "--quiet"], "unknown arguments: --quiet"),
+        (["help"], "there is no command 'help': choose from serve, run, send, wait, demo"),
+        (["-l", "9000"], "'9000' is not an address: for port 9000 of every CID write vsock::9000"),
+        (["-l", "/tmp/x"], "'/tmp/x' is not an address: for a Unix socket write unix:/tmp/x"),
+        (["-l", "./a\nb"], "for a Unix socket write unix:./a\\nb"),
+        (["--log-level", "loud"], "'loud'"),
         (["send", "nowhere"], "'nowhere'"),
         (["send", "--timeout", "-1"], "'-1'"),
         (["doctor", "-l", "vsock:9000"], "'vsock:9000'"),
@@ -139,6 +164,7 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
         (["run", "-l", "unix:{sock}"], COMMAND),
         (["run", "-l", "unix:{sock}", "--"], COMMAND),
         (["run", "-l", "unix:{sock}", "true"], COMMAND),
+        (["run", "-l", "unix:{sock}", "ls", "--sort", "time"], COMMAND),
         (["run", "-l", "unix:{sock}", "true", "--", "true"], COMMAND),
         (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
         (

@@ -32,7 +32,5 @@ class Server(Program):
 
     def await_event(self, name: str, nth: int = 1) -> dict[str, Any]:
         """Wait for the first event of a name, or for the nth."""
-        event: dict[str, Any] = json.loads(
-            self.words.await_line(rf'"event": "{name}"', nth).text
-        )
+        event: dict[str, Any] = json.loads(self.words.await_line(rf'"event": "{name}"', nth).text)
         return event

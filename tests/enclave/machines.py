@@ -321,9 +321,7 @@ class Remote:
 
     def await_event(self, name: str, nth: int = 1) -> dict[str, Any]:
         """Wait for the first event of a name, or for the nth."""
-        event: dict[str, Any] = json.loads(
-            self.out.await_line(rf'"event": "{name}"', nth).text
-        )
+        event: dict[str, Any] = json.loads(self.out.await_line(rf'"event": "{name}"', nth).text)
         return event
 
     def await_peer(self, name: str, cid: int) -> dict[str, Any]:

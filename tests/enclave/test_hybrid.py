@@ -29,9 +29,7 @@ def test_one_server_for_several_guests(
         device.prepare(ONE.cid)
         device.prepare(TWO.cid)
         with ExitStack() as running:
-            guests = [
-                running.enter_context(Guest(parts, tmp_path, vm, cid=2)) for vm in (ONE, TWO)
-            ]
+            guests = [running.enter_context(Guest(parts, tmp_path, vm, cid=2)) for vm in (ONE, TWO)]
             assert [guest.outcome() for guest in guests] == ["boot: echoed"] * 2
         beats = server.events("heartbeat")
         assert {beat["address"] for beat in beats} == set(ADDRESSES.values())
@@ -42,9 +40,7 @@ def test_one_server_for_several_guests(
         timelines.append(timeline("two guests that boot at once, the first", guests[0], told))
 
 
-def test_the_time_line_of_one_boot(
-    parts: Parts, tmp_path: Path, timelines: list[Timeline]
-) -> None:
+def test_the_time_line_of_one_boot(parts: Parts, tmp_path: Path, timelines: list[Timeline]) -> None:
     with Server(tmp_path, "-l", ADDRESSES[ONE]) as server, Device(parts, tmp_path, ONE) as device:
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, cid=2) as guest:

@@ -34,6 +34,7 @@ def test_the_script_says_so_too(command: str) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "modprobe vsock" in done.stderr
+    assert "nitrohb demo" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 
@@ -54,3 +55,9 @@ def test_the_doctor_finds_what_works_all_the_same(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "info     kernel: this kernel has no AF_VSOCK" in done.stdout
     assert done.stdout.endswith(f"nitrohb serve can listen on unix:{tmp_path}/s.\n")
+
+
+def test_what_the_message_offers_works_there() -> None:
+    demo = subprocess.run([sys.executable, "-m", "nitrohb", "demo"], capture_output=True, text=True)
+    assert (demo.returncode, demo.stderr) == (0, "")
+    assert "That was a whole boot." in demo.stdout

@@ -41,6 +41,7 @@ _EXAMPLE: Final[Json] = {
     "address": "vsock::9000",
     "cid": 16,
     "peer": "vsock:16:1023",
+    "byte": 0xB7,
     "listening_seconds": 2.5,
     "echo_seconds": 0.0002,
     "echoed": True,
@@ -227,6 +228,12 @@ def _schemas(addresses: list[Address]) -> Json:
                 "address": address | {"description": "The listen address that it came in on."},
                 "cid": _CID_OR_NULL,
                 "peer": {"type": ["string", "null"], "description": "Null on a Unix socket."},
+                "byte": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 255,
+                    "description": "183 (0xB7), unless the server takes any byte.",
+                },
                 "listening_seconds": _SECONDS
                 | {"description": "From the moment at which the address began to listen."},
                 "echo_seconds": _SECONDS | {"description": "From the connection to the echo."},

@@ -11,7 +11,7 @@ from .stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .console import Console
 
@@ -37,17 +37,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = Stop()
     stop.install()
     from .console import Console
+    from .levels import NUMBERS
     from .parser import parse
 
     args = parse(sys.argv[1:] if argv is None else argv)
     console = Console()
+    console.level = NUMBERS[args.log_level]
     status = exits.DONE
     try:
         status = args.command(args, console, stop)
     except* NitrohbError as group:
         status = _report(group, console)
-    console.close()
+    except* OSError as group:
+        status = _report(_in_words(group), console)
+    finally:
+        console.close()
     return status
+
+
+def _in_words(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
+    """A lack of descriptors, which can show anywhere, in words; all else is a bug, and raised."""
+    from ..remedies import lack_error
+
+    errors = [lack_error(error.errno) for error in _leaves(group)]
+    if None in errors:
+        raise group
+    return BaseExceptionGroup("", [error for error in errors[:1] if error is not None])
+
+
+def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:

@@ -11,8 +11,10 @@ from ..events import Event
 from ..listeners import Listener
 from ..server import HeartbeatServer, OnEvent, serve_heartbeat
 from .hints import Hints
+from .journal import prioritized
+from .levels import NONE, NUMBERS
 from .printing import Show, printing
-from .report import Reporter, to_json, to_text
+from .report import Reporter, level_of, to_json, to_text
 
 __all__ = ["answer", "printing_events", "report_to"]
 
@@ -38,17 +40,30 @@ async def answer(
 
 
 def printing_events(
-    print_lines: Callable[[str], None], args: argparse.Namespace
+    print_lines: Callable[[str, int | None], None], args: argparse.Namespace, *, to_journal: bool
 ) -> AbstractAsyncContextManager[Show]:
-    """Print events in the format that is asked for, while the block runs."""
-    return printing(print_lines, to_json if args.format == "json" else to_text)
+    """Print events in the format that is asked for, while the block runs.
+
+    Args:
+        print_lines: Prints lines that have their priorities already.
+        args: The command line.
+        to_journal: Whether the lines are to have priorities, for the systemd journal.
+    """
+    to_line = to_json if args.format == "json" else to_text
+
+    def to_entry(event: Event) -> str:
+        return prioritized(to_line(event), level_of(event))
+
+    return printing(lambda lines: print_lines(lines, None), to_entry if to_journal else to_line)
 
 
 def report_to(show: Callable[[Event], object], hints: Hints, args: argparse.Namespace) -> Reporter:
-    """What takes the events: it shows them, unless they are not wanted, and gives hints."""
+    """What takes the events: it shows those that are wanted, and gives hints."""
+    least = NONE if args.quiet else NUMBERS[args.log_level]
 
     def show_and_hint(event: Event) -> None:
-        show(event)
+        if level_of(event) <= least:
+            show(event)
         hints(event)
 
-    return Reporter(hints if args.quiet else show_and_hint)
+    return Reporter(show_and_hint)

@@ -15,6 +15,9 @@ import sys
 import time
 from contextlib import contextmanager
 
+from .journal import is_journal, prioritized
+from .levels import DEBUG, ERROR, INFO, WARNING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,7 +37,10 @@ class Console:
     """The script's stdout and stderr.
 
     Attributes:
-        is_terminal: Whether somebody watches: stderr is a terminal.
+        is_terminal: Whether somebody watches: stderr is a terminal that can clear a line.
+        level: The least level that is shown; what matters less is not.
+        out_is_journal: Whether stdout goes to the systemd journal.
+        err_is_journal: Whether stderr goes there.
     """
 
     def __init__(self) -> None:
@@ -43,22 +49,40 @@ class Console:
         self._prints = True
         self._status = ""
         self.is_terminal = _is_terminal(self._err)
+        self.level = DEBUG
+        self.out_is_journal = is_journal(self._out)
+        self.err_is_journal = is_journal(self._err)
         # Opened now, because there may be no descriptor left when it is needed.
         self._nowhere = _open_nowhere()
 
-    def print(self, line: str) -> None:
-        """Print a line to stdout."""
+    def print(self, text: str, level: int | None = INFO) -> None:
+        """Print a line to stdout, or several.
+
+        Args:
+            text: The lines, without the last line break.
+            level: Their level; None if they have been chosen, and prioritized, already.
+        """
         self._without_status()
-        if self._prints and (problem := self._write(self._out, f"{line}\n")):
+        chosen = self._chosen(text, level, self.out_is_journal) if self._prints else ""
+        if chosen and (problem := self._write(self._out, f"{chosen}\n")):
             self._prints = False
-            self.say(f"nitrohb: stdout: {problem}; nothing more is printed there")
+            self.say(f"nitrohb: stdout: {problem}; nothing more is printed there", WARNING)
         self._show_status()
 
-    def say(self, line: str) -> None:
-        """Print a line to stderr, for a person."""
+    def say(self, text: str, level: int | None = ERROR) -> None:
+        """Print a line to stderr, or several, for a person; otherwise like :meth:`print`."""
         self._without_status()
-        self._write_err(f"{line}\n")
+        if chosen := self._chosen(text, level, self.err_is_journal):
+            self._write_err(f"{chosen}\n")
         self._show_status()
+
+    def _chosen(self, text: str, level: int | None, to_journal: bool) -> str:
+        """A text as it is to be printed; nothing if it does not matter enough."""
+        if level is None:
+            return text
+        if level > self.level:
+            return ""
+        return prioritized(text, level) if to_journal else text
 
     def status(self, text: str) -> None:
         """Show a status line under everything else; only on a terminal. Empty: take it away."""
@@ -117,7 +141,8 @@ class Console:
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
+    is_dumb = os.environ.get("TERM", "dumb") == "dumb"  # terminfo(5) has it for what clears nothing
+    return not is_dumb and stream is not None and stream.isatty()
 
 
 def _open_nowhere() -> int | None:
@@ -134,9 +159,20 @@ def _duplicate(stream: TextIO) -> int | None:
         return None
 
 
+def _is_file(stream: TextIO) -> bool:
+    try:
+        stream.fileno()
+    except OSError:
+        return False
+    return True
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Write in the file system's encoding: paths stay exact. Do not wait long for a reader."""
     stream.flush()
+    if not _is_file(stream):  # but what a caller of main() has put in the place of one
+        stream.write(text)
+        return
     data = os.fsencode(text)
     deadline = time.monotonic() + _PATIENCE
     # A pipe that has room for something takes this much; a longer write could block for ever.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why there was no heartbeat, as far as that can be known from here."""
 
+import shlex
 import signal
 
 from ..addresses import (
@@ -48,7 +49,7 @@ def _how_to_try(address: Address) -> str:
             parent = VsockAddress(PARENT_CID if cid == CID_ANY else cid, port)
             return f" To try it out, inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
-            return f" To try this side, on this machine: nitrohb send {address}"
+            return f" To try this side, on this machine: nitrohb send {shlex.quote(str(address))}"
         case InheritedSocket():
             return ""  # whoever passed it in knows where it listens
 

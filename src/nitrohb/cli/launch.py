@@ -12,9 +12,11 @@
 import argparse
 import errno
 import math
+import os
 import shlex
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -29,6 +31,8 @@ from .console import Console
 from .environment import environment
 from .explaining import explain_end, explain_timeout
 from .hints import Hints
+from .levels import WARNING
+from .quoting import printable
 from .stop import Stop
 
 if TYPE_CHECKING:
@@ -64,7 +68,7 @@ class Launch:
         self._timeout = timeout
         self._args = args
         self._console = console
-        self._child = Child(args.kill_after, console.say)
+        self._child = Child(args.kill_after, partial(console.say, level=WARNING))
         self._clock = trio.CancelScope()
         self._timed_out = False
         self._closing = 0  # addresses that have answered and are about to close
@@ -89,8 +93,11 @@ class Launch:
             The exit code.
         """
         with self._console.stderr() as stderr:
-            async with printing_events(self._console.say, self._args) as self._show:
-                self._reporter = report_to(self._show, Hints(self._console.say), self._args)
+            hints = Hints(partial(self._console.say, level=WARNING))
+            async with printing_events(
+                self._console.say, self._args, to_journal=self._console.err_is_journal
+            ) as self._show:
+                self._reporter = report_to(self._show, hints, self._args)
                 await self._run(stderr)
         return self._conclude(stop.signal)
 
@@ -150,6 +157,9 @@ class Launch:
         return awaited and not self._child.is_ending
 
     def _explain_refusal(self, why: OSError) -> int:
-        command = shlex.quote(self._args.argv[0])  # an empty one can be seen
-        self._console.say(f"nitrohb: cannot start {command}: {why.strerror}")
+        command = self._args.argv[0]
+        reason = why.strerror
+        if why.errno == errno.ENOENT and os.path.exists(command):
+            reason = "the interpreter that its first line (#!) names does not exist"
+        self._console.say(f"nitrohb: cannot start {printable(shlex.quote(command))}: {reason}")
         return exits.NOT_FOUND if why.errno == errno.ENOENT else exits.NOT_STARTED

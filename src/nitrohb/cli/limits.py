@@ -34,14 +34,16 @@ def time_limit(args: argparse.Namespace) -> float:
 
 
 def _size(path: str) -> int:
+    from .quoting import quoted
+
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise UsageError(f"--eif {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
     try:
         status = os.fstat(fd)
     finally:
         os.close(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        raise UsageError(f"--eif {path} is no image: it must be a file, and not empty")
+        raise UsageError(f"--eif {quoted(path)} is no image: it must be a file, and not empty")
     return status.st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from functools import partial
 
 from .. import __version__
@@ -15,7 +16,7 @@ from . import exits
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Final, NoReturn, TypeVar
+    from typing import Any, Final, NoReturn, TypeVar
 
     from ..addresses import Address
     from ..api.address import ApiAddress
@@ -40,6 +41,8 @@ _TO_LISTEN: Final = """\
   vsock::9000            AF_VSOCK port 9000, on every local CID
   fd:3                   an inherited socket that is already listening
 """
+
+_REPEAT: Final = "* may be repeated\n"
 
 _EXIT_CODES: Final = """\
 exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
@@ -66,7 +69,8 @@ exit codes: that of the command; 128 + n if signal n ended it; or
 
 # For each option that it adds, argparse makes a formatter, only to see that its metavar fits. One
 # that is not told the width of a line loads shutil, to ask for the terminal's: that takes 3 ms.
-_QUICK_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, width=80)
+_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+_QUICK_FORMATTER: Final = partial(_FORMATTER, width=80)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,8 +78,17 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """The help, as wide as the terminal."""
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.formatter_class = _FORMATTER
         return super().format_help()
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print as all else is printed: to the journal with a priority, and if it can be."""
+        from .console import Console
+
+        console = Console()
+        say = console.print if file is sys.stdout and file is not sys.stderr else console.say
+        say(message.removesuffix("\n"))
+        console.close()
 
     def error(self, message: str) -> NoReturn:
         self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
@@ -93,7 +106,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     own = ("-h", "--help", "--version")
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
-    return _build_parser(argv[0]).parse_args(argv, argparse.Namespace(argv=launched))
+    start = argparse.Namespace(argv=launched, misplaced=[])
+    args, unknown = _build_parser(argv[0]).parse_known_args(argv, start)
+    if unknown and not args.misplaced:  # else they are the options of a command without its --
+        args.complain(f"unknown arguments: {' '.join(unknown)}")
+    return args
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -113,12 +130,13 @@ def _build_parser(command: str) -> _Parser:
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
         "  nitrohb doctor             see what this machine lacks, and how to mend it\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
-        "  nitrohb run -- ./launch    start one by a command, once somebody listens for it\n"
+        "  nitrohb run -- ./launch    start one by a command, when somebody listens\n"
         "  nitrohb serve --help       all about serving\n",
         formatter_class=_QUICK_FORMATTER,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
+    parser.set_defaults(log_level="debug")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     # Each brings its module with it, and no command has to wait for another's.
     adders = {
@@ -129,6 +147,8 @@ def _build_parser(command: str) -> _Parser:
         "demo": _add_demo,
         "doctor": _add_doctor,
     }
+    if command not in adders and not command.startswith("-"):
+        parser.error(f"there is no command {command!r}: choose from {', '.join(adders)}")
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
     return parser
@@ -146,11 +166,9 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         "  nitrohb serve                             one enclave, on vsock::9000\n"
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
-        f"{_ADDRESSES}{_TO_LISTEN}\n{_EXIT_CODES}",
+        f"{_REPEAT}\n{_ADDRESSES}{_TO_LISTEN}\n{_EXIT_CODES}",
     )
-    _add_answering(
-        parser, "end with exit code 124 after this time (default: wait for ever)", "stdout"
-    )
+    _add_answering(parser, "end with exit code 124 after it (default: never)", "stdout")
     _add_api(parser)
 
 
@@ -161,19 +179,18 @@ def _add_run(add: Callable[..., _Parser]) -> None:
         add,
         "run",
         run,
-        "listen, then start a command, and answer and report its enclaves' heartbeats",
+        "listen, then start a command that boots enclaves",
         "examples:\n"
         "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,... \n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
         "  nitrohb run --keep --format json -- ./launch-many 2> events\n\n"
-        f"{_RUN}\n{_ADDRESSES}{_TO_LISTEN}",
+        f"{_REPEAT}\n{_RUN}\n{_ADDRESSES}{_TO_LISTEN}",
     )
     parser.usage = "nitrohb run [options] -- CMD [ARG ...]"
     parser.add_argument("misplaced", nargs="*", help=argparse.SUPPRESS)
     _add_answering(
         parser,
-        "end the command, with exit code 124, if an address has had no heartbeat after this time"
-        " (default: wait for ever)",
+        "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
         "stderr",
     )
     parser.add_argument(
@@ -187,11 +204,19 @@ def _add_run(add: Callable[..., _Parser]) -> None:
 
 def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
     """Add the options of every command that answers heartbeats."""
+    parser.usage = parser.usage or f"{parser.prog} [options]"
+    _add_answers(parser)
+    _add_times(parser, timeout)
+    _add_files(parser)
+    _add_output(parser, output)
+
+
+def _add_answers(parser: _Parser) -> None:
     _add_listen(parser)
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="go on answering after a heartbeat (default: one per address)",
+        help="go on after a heartbeat (default: one per ADDR)",
     )
     parser.add_argument(
         "--allow-cid",
@@ -199,92 +224,111 @@ def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
         dest="allow_cids",
         type=_cid,
         action="append",
-        help="answer this CID only; may be repeated (default: any; not for Unix sockets)",
+        help="answer this CID only, on vsock (default: any) *",
     )
     parser.add_argument(
         "--any-byte",
         action="store_true",
-        help="echo whatever byte comes, as QEMU's device does (default: only 0xB7)",
+        help="echo any byte, as QEMU does (default: only 0xB7)",
     )
-    parser.add_argument(
+    _add_max_pending(
+        parser,
+        "silent connections at a time; one more evicts the oldest of the peer that holds the"
+        " most (default: 1024)",
+    )
+
+
+def _add_times(parser: _Parser, timeout: str) -> None:
+    group = parser.add_argument_group("time")
+    group.add_argument(
         "--timeout",
         metavar="SECONDS|auto",
         type=_timeout,
         default=math.inf,
-        help=f"{timeout}; auto: as long as nitro-cli would",
+        help=f"{timeout}; auto: as nitro-cli",
     )
-    parser.add_argument("--eif", metavar="PATH", help="for --timeout auto: the enclave's image")
-    parser.add_argument(
+    group.add_argument("--eif", metavar="PATH", help="for auto: the enclave's image")
+    group.add_argument(
         "--memory",
         metavar="MIB",
         type=_count,
-        help="for --timeout auto: the enclave's memory, as nitro-cli takes it",
+        help="for auto: the enclave's memory",
     )
-    parser.add_argument(
+    group.add_argument(
         "--handshake-timeout",
         metavar="SECONDS",
         type=_seconds,
         default=5.0,
-        help="how long one connection may stay silent (default: 5)",
+        help="how long a connection may be silent (default: 5)",
     )
-    _add_max_pending(
-        parser,
-        "how many connections may wait silently; one more evicts the oldest of the peer that"
-        " holds the most (default: 1024)",
-    )
-    parser.add_argument(
+
+
+def _add_files(parser: _Parser) -> None:
+    group = parser.add_argument_group("socket files")
+    group.add_argument(
         "--socket-mode",
         metavar="MODE",
         type=_mode,
         default=0o600,
-        help="permissions of socket files, in octal (default: 600)",
+        help="their permissions, in octal (default: 600)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--socket-group",
         metavar="GROUP",
         type=_group,
-        help="group of socket files, by name or number (default: your own)",
+        help="their group, a name or number (default: yours)",
     )
-    parser.add_argument(
+
+
+def _add_output(parser: _Parser, output: str) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "--format",
         choices=("text", "json"),
         default="text",
-        help=f"how events are printed to {output}, one a line (default: text)",
+        help=f"of the events on {output}, one a line (default: text)",
     )
-    parser.add_argument("--quiet", action="store_true", help="print no events")
+    group.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="debug",
+        metavar="LEVEL",
+        help="print no less than debug (the default), info, warning, or error",
+    )
+    group.add_argument("--quiet", action="store_true", help="print no events")
 
 
 def _add_api(parser: _Parser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("HTTP interface (pip install 'nitrohb[api]')")
+    group.add_argument(
         "--api",
         metavar="ADDR",
         type=_api,
-        help="with --keep: offer an HTTP interface on unix:PATH or IP:PORT (needs the extra"
-        " nitrohb[api])",
+        help="with --keep: offer it on unix:PATH or IP:PORT",
     )
-    parser.add_argument(
+    group.add_argument(
         "--api-mode",
         metavar="MODE",
         type=_mode,
-        help="permissions of the socket file of --api, in octal (default: 600)",
+        help="permissions of its socket file (default: 600)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--api-group",
         metavar="GROUP",
         type=_group,
-        help="group of the socket file of --api (default: your own)",
+        help="group of its socket file (default: yours)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--api-allow-remote",
         action="store_true",
-        help="let --api be an address that other machines reach: there are no passwords",
+        help="let other machines in: there are no passwords",
     )
-    parser.add_argument(
+    group.add_argument(
         "--api-host",
         metavar="NAME",
         action="append",
         default=[],
-        help="a host name by which clients call --api, besides its IP address; may be repeated",
+        help="a host name by which clients call it *",
     )
 
 
@@ -373,7 +417,7 @@ def _add_demo(add: Callable[..., _Parser]) -> None:
         add,
         "demo",
         demo,
-        "show both sides of a boot in one process, on a temporary Unix socket",
+        "show both sides of a boot, on a temporary Unix socket",
         f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
     )
 
@@ -391,7 +435,7 @@ def _add_doctor(add: Callable[..., _Parser]) -> None:
         "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
         "Each address is listened on for a moment. Nothing is changed, and no file is left.\n\n"
-        f"{_ADDRESSES}{_TO_LISTEN}\n"
+        f"{_REPEAT}\n{_ADDRESSES}{_TO_LISTEN}\n"
         "exit codes: 0 the addresses can be listened on, 1 they cannot, 2 usage\n",
     )
     _add_listen(parser)
@@ -411,7 +455,7 @@ def _add_listen(parser: _Parser) -> None:
         metavar="ADDR",
         type=_address,
         action="append",
-        help="where to listen (default: vsock::9000); may be repeated",
+        help="where to listen (default: vsock::9000) *",
     )
 
 
@@ -430,7 +474,7 @@ def _add(
         formatter_class=_QUICK_FORMATTER,
         allow_abbrev=False,
     )
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, complain=parser.error)
     return parser
 
 

@@ -14,78 +14,68 @@ from ..events import (
     Event,
     Evicted,
     Heartbeat,
+    JsonValue,
     Listening,
     Lost,
     Rejected,
 )
 from ..events import RejectReason as Why
 from ..protocol import HEARTBEAT
+from .levels import DEBUG, INFO, NAMES, WARNING
+from .quoting import quoted
 
-__all__ = ["Reporter", "to_json", "to_text"]
+__all__ = ["Reporter", "level_of", "to_json", "to_text"]
 
 _EXPECTED: Final = f"0x{HEARTBEAT[0]:02X}"
 
 _HEARD: Final = "sent a heartbeat"
 _PENDING: Final = "had sent nothing yet"
 
+_LEVELS: Final[dict[type[Event], int]] = {
+    Listening: INFO,
+    Connected: DEBUG,
+    Heartbeat: INFO,
+    Rejected: WARNING,
+    Disconnected: WARNING,
+    Evicted: WARNING,
+    Lost: WARNING,
+    Done: INFO,
+}
+
+
+def level_of(event: Event) -> int:
+    """How much an event matters, see :mod:`.levels`."""
+    return _LEVELS[type(event)]
+
 
 def to_json(event: Event) -> str:
     """An event as one line of JSON."""
-    return json.dumps(event.to_json())
+    return json.dumps(event.to_json() | {"level": NAMES[level_of(event)]})
 
 
 def to_text(event: Event) -> str:
-    """An event as one line for a person: the time (UTC), what, where, who, and more."""
-    words = [f"{event.time:%H:%M:%S}.{event.time.microsecond // 1000:03}Z", f"{event.name:<12}"]
-    words.append(str(event.address))
-    if event.cid is not None:
-        words.append(f"cid {event.cid}")
-    if more := _more(event):
-        words.append(f"({more})")
-    return " ".join(words)
+    """An event as one line of text: the time (UTC), ``nitro_`` and its name, its fields.
+
+    So do the trace events of QEMU's device read, where ``-msg timestamp=on`` is given:
+    ``nitro_heartbeat_done`` has no fields, and one ``grep nitro_heartbeat`` finds both. The fields
+    are those of the JSON form, as logfmt has them; those that are null are left out.
+    """
+    fields = event.to_json()
+    line = f"{fields.pop('time')} nitro_{fields.pop('event')}"
+    for key, value in fields.items():
+        if value is not None:
+            line += f" {key}={_value(key, value)}"
+    return f"{line} level={NAMES[level_of(event)]}"
 
 
-def _more(event: Event) -> str:
-    match event:
-        case Heartbeat():
-            echo = "echoed" if event.echoed else "gone before its echo"
-            return (
-                f"{echo} {_duration(event.echo_seconds)} after it connected,"
-                f" {_duration(event.listening_seconds)} after we began to listen"
-            )
-        case Rejected():
-            return _why(event)
-        case Disconnected():
-            return "without a byte"
-        case Evicted():
-            return "to make room, before it had sent anything"
-        case Lost():
-            return _whereabouts(event)
-        case Listening() | Connected() | Done():
-            return ""
-
-
-def _whereabouts(event: Lost) -> str:
-    what = "another file is in its place" if event.replaced else "its socket file is gone"
-    return what if event.problem is None else f"{what}, and cannot be created again yet"
-
-
-def _why(event: Rejected) -> str:
-    match event.reason:
-        case Why.CID:
-            return "not an allowed CID"
-        case Why.WRONG_BYTE:
-            return f"sent 0x{event.byte or 0:02X}, not {_EXPECTED}"
-        case Why.TIMEOUT:
-            return "sent nothing in time"
-        case Why.ANSWERED:
-            return "this address has answered another"
-        case Why.REARMED:
-            return "this address was rearmed"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+def _value(key: str, value: JsonValue) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if key == "byte":
+        return f"0x{value:02x}"
+    return str(value).lower()  # a number, or as JSON has it: true, false
 
 
 class Reporter:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from functools import partial
 
 from ..errors import UsageError
 from . import exits
+from .levels import WARNING
 from .limits import time_limit
 from .listening import listening
 
@@ -66,9 +68,13 @@ def _answer(
     from .hints import Hints
     from .waiting import waiting
 
-    hints = Hints(console.say)
+    hints = Hints(partial(console.say, level=WARNING))
     # Events that nobody sees, and that --timeout need not explain, are not even made.
-    unseen = args.quiet and timeout == math.inf and not console.is_terminal
+    unseen = (
+        (args.quiet or args.log_level == "error")
+        and timeout == math.inf
+        and not console.is_terminal
+    )
     unneeded = unseen and args.allow_cids is None
 
     async def answer_all(on_event: OnEvent) -> None:
@@ -80,7 +86,7 @@ def _answer(
             await answer(listeners, args, backend.before(on_event), task_status=backend)
 
     async def run() -> int:
-        async with printing_events(console.print, args) as show:
+        async with printing_events(console.print, args, to_journal=console.out_is_journal) as show:
             reporter = report_to(show, hints, args)
             with trio.move_on_after(timeout) as deadline:
                 async with waiting(console, reporter.awaited):

@@ -19,6 +19,7 @@ from ..events import Heartbeat
 from ..remedies import api_connect_error
 from . import exits
 from .console import Console
+from .quoting import printable
 from .report import to_text
 from .stop import Stop
 
@@ -105,7 +106,8 @@ def _report(
 
 
 def _detail(status: int, answer: dict[str, Any]) -> str:
-    return str(answer.get("detail", f"the server answers with status {status}"))
+    detail = str(answer.get("detail", f"the server answers with status {status}"))
+    return "\n".join(map(printable, detail.split("\n")))
 
 
 def _ask(
@@ -159,6 +161,7 @@ def _heartbeat(answer: dict[str, Any]) -> Heartbeat:
         address=parse_address(answer["address"]),
         time=datetime.fromisoformat(answer["time"]),
         peer=peer,
+        byte=int(answer["byte"]),
         listening_seconds=float(answer["listening_seconds"]),
         echo_seconds=float(answer["echo_seconds"]),
         echoed=bool(answer["echoed"]),

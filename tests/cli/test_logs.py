@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines: as text and JSON, with levels, and with priorities where the journal reads them."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nitrohb import (
+    CID_ANY,
+    Address,
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Evicted,
+    Heartbeat,
+    Listening,
+    Lost,
+    Rejected,
+    RejectReason,
+    UnixAddress,
+    VsockAddress,
+)
+from nitrohb.cli.journal import is_journal
+from nitrohb.cli.levels import NUMBERS
+from nitrohb.cli.quoting import printable, quoted
+from nitrohb.cli.report import level_of, to_json, to_text
+
+from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb, redirected, started
+
+TIME = datetime(2026, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)
+ANY = VsockAddress(CID_ANY, 9000)
+PEER = VsockAddress(16, 1234)
+
+
+def heartbeat(address: Address = ANY, *, byte: int = 0xB7, echoed: bool = True) -> Heartbeat:
+    return Heartbeat(
+        address=address,
+        time=TIME,
+        peer=PEER,
+        byte=byte,
+        listening_seconds=75.04,
+        echo_seconds=0.00005,
+        echoed=echoed,
+    )
+
+
+def rejected(reason: RejectReason, byte: int | None = None) -> Rejected:
+    return Rejected(address=ANY, time=TIME, peer=PEER, reason=reason, byte=byte)
+
+
+PEERS = "address=vsock::9000 cid=16 peer=vsock:16:1234"
+
+
+EXAMPLES: list[tuple[Event, str]] = [
+    (Listening(address=ANY, time=TIME), "nitro_listening address=vsock::9000 level=info"),
+    (Connected(address=ANY, time=TIME, peer=PEER), f"nitro_connected {PEERS} level=debug"),
+    (
+        Connected(address=UnixAddress("/run/x"), time=TIME, peer=None),
+        "nitro_connected address=unix:/run/x level=debug",
+    ),
+    (
+        Disconnected(address=ANY, time=TIME, peer=PEER),
+        f"nitro_disconnected {PEERS} level=warning",
+    ),
+    (Evicted(address=ANY, time=TIME, peer=PEER), f"nitro_evicted {PEERS} level=warning"),
+    (Done(address=ANY, time=TIME), "nitro_done address=vsock::9000 level=info"),
+    (
+        heartbeat(),
+        f"nitro_heartbeat {PEERS} byte=0xb7 listening_seconds=75.040000"
+        " echo_seconds=0.000050 echoed=true level=info",
+    ),
+    (
+        heartbeat(byte=0, echoed=False),
+        f"nitro_heartbeat {PEERS} byte=0x00 listening_seconds=75.040000"
+        " echo_seconds=0.000050 echoed=false level=info",
+    ),
+    (
+        rejected(RejectReason.WRONG_BYTE, 0x0A),
+        f"nitro_rejected {PEERS} reason=wrong-byte byte=0x0a level=warning",
+    ),
+    (
+        Lost(address=UnixAddress("x"), time=TIME, replaced=True, problem='a "b"\nc'),
+        r'nitro_lost address=unix:x replaced=true problem="a \"b\"\u000ac" level=warning',
+    ),
+    (rejected(RejectReason.CID), f"nitro_rejected {PEERS} reason=cid level=warning"),
+]
+
+
+@pytest.mark.parametrize(("event", "text"), EXAMPLES)
+def test_text_of_an_event(event: Event, text: str) -> None:
+    assert to_text(event) == f"2026-01-02T03:04:05.006789Z {text}"
+
+
+def parsed(line: str) -> dict[str, str]:
+    """Read a line of text as logfmt readers do: a key alone is one without a value."""
+    fields: dict[str, str] = {}
+    rest = line
+    while rest:
+        found = re.match(r'([^\s="]+)(?:=("(?:[^"\\]|\\.)*"|[^\s="]*))?(?: |$)', rest)
+        assert found is not None, rest
+        key, value = found[1], found[2] or ""
+        assert key not in fields
+        fields[key] = json.loads(value) if value.startswith('"') else value
+        rest = rest[found.end() :]
+    return fields
+
+
+def addresses() -> st.SearchStrategy[Address]:
+    """Also paths that are no text, and those that try to be more than a value."""
+    paths = st.one_of(
+        st.text(min_size=1, max_size=26),
+        st.binary(min_size=1, max_size=100).map(os.fsdecode),
+        st.sampled_from(['a" cid="1', "a cid=1", "a\\", '\\"', "a=b", " ", "\u2028", "\u202e"]),
+    )
+    return paths.map(path_address).filter(bool).map(lambda address: address or ANY)
+
+
+def path_address(path: str) -> Address | None:
+    try:
+        return UnixAddress(path)
+    except ValueError:
+        return None
+
+
+@given(address=addresses(), byte=st.integers(0, 255), echoed=st.booleans())
+def test_what_is_written_is_read_again(address: Address, byte: int, echoed: bool) -> None:
+    event = heartbeat(address, byte=byte, echoed=echoed)
+    line = to_text(event)
+    assert line.isprintable()
+    fields = parsed(line)
+    assert list(fields)[:2] == ["2026-01-02T03:04:05.006789Z", "nitro_heartbeat"]
+    wanted = event.to_json()
+    assert list(fields)[2:] == [*list(wanted)[2:], "level"]
+    assert fields["address"] == str(address)
+    assert (int(fields["byte"], 16), json.loads(fields["echoed"])) == (byte, echoed)
+    for number in ("cid", "listening_seconds", "echo_seconds"):
+        assert float(fields[number]) == wanted[number]
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_no_value_splits_a_line_or_ends_before_its_end(text: str) -> None:
+    assert printable(text).isprintable()
+    assert quoted(text).isprintable()
+    assert list(parsed(f"a={quoted(text)} b=1")) == ["a", "b"]
+    if not any("\ud800" <= char <= "\udbff" for char in text):  # which JSON may join to a pair
+        assert parsed(f"a={quoted(text)} b=1") == {"a": text, "b": "1"}
+
+
+def test_every_event_has_a_level_in_both_formats() -> None:
+    assert {type(event) for event, _ in EXAMPLES} == set(get_args(Event))
+    for event, text in EXAMPLES:
+        level = json.loads(to_json(event))["level"]
+        assert NUMBERS[level] == level_of(event)
+        assert text.endswith(f" level={level}")
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [
+        ("debug", ["listening", "connected", "rejected", "connected", "heartbeat", "done"]),
+        ("info", ["listening", "rejected", "heartbeat", "done"]),
+        ("warning", ["rejected"]),
+        ("error", []),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_log_level_chooses(command: str, level: str, seen: list[str], sock: Path) -> None:
+    options = ("-l", f"unix:{sock}", "--log-level", level, "--format", "json")
+    launched = () if command == "serve" else ("--", "cat")
+    with started(command, *options, *launched, stdin=subprocess.PIPE) as script:
+        assert beat(sock, b"\0") == b""
+        assert beat(sock) == HEARTBEAT
+        _, out, err = script.end()
+    lines = (out if command == "serve" else err).splitlines()
+    names = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert names == seen
+
+
+def test_log_level_error_leaves_only_errors_on_stderr(sock: Path) -> None:
+    options = ("-l", f"unix:{sock}", "--log-level", "error")
+    with started(*options, command=redirected(">/dev/full")) as script:
+        assert beat(sock) == HEARTBEAT
+        assert script.end() == (0, "", "")
+    assert nitrohb(*options, "--timeout", "0.1")[2].startswith("nitrohb: no heartbeat on ")
+
+
+@contextmanager
+def journal() -> Generator[tuple[socket.socket, socket.socket, dict[str, str]]]:
+    """What a service has: its end of a connection to the journal, and the name of that.
+
+    Yields:
+        The journal's end, the service's, and what the service finds in its environment.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(PATIENCE)
+        status = os.fstat(theirs.fileno())
+        yield ours, theirs, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+
+
+def entries(ours: socket.socket) -> list[tuple[int, str]]:
+    """What the journal makes of all that came: priorities and messages."""
+    with ours.makefile(encoding="utf-8") as stream:
+        return [read_entry(line) for line in stream]
+
+
+def read_entry(line: str) -> tuple[int, str]:
+    entry = re.fullmatch(r"<([0-7])>(.*)\n", line)
+    assert entry is not None, line
+    return int(entry[1]), entry[2]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_journal_gets_the_priority_of_every_event(form: str, sock: Path) -> None:
+    with journal() as (ours, theirs, env):
+        args = ("-l", f"unix:{sock}", "--format", form)
+        with started(*args, stdout=theirs.fileno(), env=env) as script:
+            theirs.close()
+            with connected(sock):
+                pass
+            assert beat(sock) == HEARTBEAT
+            assert script.end() == (0, "", "")
+        found = entries(ours)
+    names = ["listening", "connected", "disconnected", "connected", "heartbeat", "done"]
+    assert [priority for priority, _ in found] == [6, 7, 4, 7, 6, 6]
+    for (_, line), name in zip(found, names, strict=True):
+        if form == "json":
+            assert json.loads(line)["event"] == name
+        else:
+            assert line.split()[1] == f"nitro_{name}"
+
+
+def test_journal_gets_the_priority_of_every_line_of_an_error(tmp_path: Path) -> None:
+    with journal() as (ours, theirs, env):
+        missing = tmp_path / "missing"
+        with started("-l", f"unix:{missing}/s", stderr=theirs.fileno(), env=env) as script:
+            theirs.close()
+            assert script.end() == (1, "", "")
+        found = entries(ours)
+    assert found == [
+        (3, f"nitrohb: cannot listen on unix:{missing}/s: {missing} does not exist (ENOENT)"),
+        (3, f"Create it first: mkdir -p {missing}"),
+    ]
+
+
+def test_journal_gets_the_priority_of_a_usage_error() -> None:
+    with journal() as (ours, theirs, env):
+        with started("--port", "1", stderr=theirs.fileno(), env=env) as script:
+            theirs.close()
+            assert script.end() == (2, "", "")
+        found = entries(ours)
+    assert found == [
+        (3, "nitrohb serve: unknown arguments: --port 1"),
+        (3, "Try: nitrohb serve --help"),
+    ]
+
+
+def test_journal_gets_the_priorities_of_the_events_of_run_and_not_of_its_command(
+    sock: Path,
+) -> None:
+    with journal() as (ours, theirs, env):
+        args = ("run", "-l", f"unix:{sock}", "--", "sh", "-c", "echo its own >&2")
+        with started(*args, stderr=theirs.fileno(), env=env) as script:
+            theirs.close()
+            assert script.end()[0] == 125
+        with ours.makefile(encoding="utf-8") as stream:
+            lines = stream.readlines()
+    assert [line[:3] for line in lines] == ["<6>", "its", "<3>", "<3>"]
+
+
+@pytest.mark.parametrize("name", ["", "0:0", "journal"])
+def test_another_stream_than_the_journal_s_gets_no_priorities(name: str, sock: Path) -> None:
+    """JOURNAL_STREAM is inherited by all that a service starts, wherever their output goes."""
+    with started("-l", f"unix:{sock}", env={"JOURNAL_STREAM": name}) as script:
+        assert script.line().startswith("20")
+        assert beat(sock) == HEARTBEAT
+        assert script.end()[0] == 0
+
+
+def test_a_stream_that_is_none_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    assert not is_journal(None)
+    with open(os.devnull) as stream:
+        assert not is_journal(stream)
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w")  # noqa: SIM115
+    os.close(writer)
+    assert not is_journal(stream)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        stream.close()
