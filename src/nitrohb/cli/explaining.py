@@ -8,6 +8,7 @@ from ..addresses import (
     Address,
     HybridAddress,
     InheritedSocket,
+    NamedSocket,
     UnixAddress,
     VsockAddress,
 )
@@ -49,7 +50,7 @@ def _how_to_try(address: Address) -> str:
             return f" To try it out, inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
             return f" To try this side, on this machine: nitrohb send {address}"
-        case InheritedSocket():
+        case InheritedSocket() | NamedSocket():
             return ""  # whoever passed it in knows where it listens
 
 

@@ -21,14 +21,15 @@ import trio
 
 from ..events import Done, Event, Heartbeat
 from ..listeners import Listener
-from ..server import HeartbeatServer
+from ..server import HeartbeatServer, OnEvent
 from . import exits
-from .answering import answer, printing_events, report_to
+from .answering import answer, informing, printing_events, report_to
 from .child import Child
 from .console import Console
 from .environment import environment
 from .explaining import explain_end, explain_timeout
 from .hints import Hints
+from .manager import find_manager
 from .stop import Stop
 
 if TYPE_CHECKING:
@@ -64,12 +65,14 @@ class Launch:
         self._timeout = timeout
         self._args = args
         self._console = console
+        self._manager = find_manager(console.say)
         self._child = Child(args.kill_after, console.say)
         self._clock = trio.CancelScope()
         self._timed_out = False
         self._closing = 0  # addresses that have answered and are about to close
         self._show: Show
         self._reporter: Reporter
+        self._report: OnEvent
 
     def take(self, number: int) -> None:
         """Pass a signal on to the command; SIGTERM ends it, and is no matter of time any more."""
@@ -91,7 +94,11 @@ class Launch:
         with self._console.stderr() as stderr:
             async with printing_events(self._console.say, self._args) as self._show:
                 self._reporter = report_to(self._show, Hints(self._console.say), self._args)
-                await self._run(stderr)
+                # To a service manager the service has started when the enclaves have.
+                async with informing(
+                    self._manager, self._reporter, self._have_all_booted
+                ) as self._report:
+                    await self._run(stderr)
         return self._conclude(stop.signal)
 
     async def _run(self, stderr: int | None) -> None:
@@ -120,11 +127,14 @@ class Launch:
             self._child.end()
 
     def _on_event(self, event: Event) -> None:
-        self._reporter(event)
+        self._report(event)
         if not self._args.keep:
             self._closing += isinstance(event, Heartbeat) - isinstance(event, Done)
-        if isinstance(event, Heartbeat) and not list(self._reporter.unheard()):
+        if isinstance(event, Heartbeat) and self._have_all_booted():
             self._clock.deadline = math.inf
+
+    def _have_all_booted(self) -> bool:
+        return not list(self._reporter.unheard())
 
     def _conclude(self, number: int | None) -> int:
         """The exit code, and what there is to say about it.

@@ -38,7 +38,8 @@ addresses:
 
 _TO_LISTEN: Final = """\
   vsock::9000            AF_VSOCK port 9000, on every local CID
-  fd:3                   an inherited socket that is already listening
+  fd:3, fd:NAME          an inherited socket that is already listening, by its number, or by the
+                         name under which systemd has passed it
 """
 
 _EXIT_CODES: Final = """\
@@ -191,7 +192,8 @@ def _add_answering(parser: _Parser, timeout: str, output: str) -> None:
         metavar="ADDR",
         type=_address,
         action="append",
-        help="where to listen (default: vsock::9000); may be repeated",
+        help="where to listen; may be repeated (default: the sockets that systemd has passed, if it"
+        " has, else vsock::9000)",
     )
     parser.add_argument(
         "--keep",
