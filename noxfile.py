@@ -13,6 +13,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tests.enclave import parts as enclave_parts
+from tests.systemd import machine
 from tests.uml import launcher
 
 nox.needs_version = ">=2025.5"
@@ -31,6 +32,9 @@ KERNELS = {
     "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
     "tests/vsock/test_without_vsock.py": (),
 }
+
+# The programs of its tests, and the Debian packages that have them.
+SYSTEMD = {"systemd-analyze": "systemd", "systemd-socket-activate": "systemd"}
 
 
 def pythons() -> list[str]:
@@ -187,6 +191,22 @@ def install_programs(session: nox.Session, programs: dict[str, str]) -> None:
     command = [*sudo, "apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
     session.run(*sudo, "apt-get", "update", "-q", external=True)
     session.run(*command, env={"DEBIAN_FRONTEND": "noninteractive"}, external=True)
+
+
+@nox.session
+def systemd(session: nox.Session) -> None:
+    """Have systemd's programs look at the units and use nitrohb, and boot one that runs them."""
+    for program, package in {**SYSTEMD, **machine.PROGRAMS}.items():
+        demand(session, program, package)
+    if launcher.find_kernel() is None:
+        session.error(launcher.MISSING)
+    install(session, "tests")
+    session.run("pytest", "tests/systemd/test_units.py", "tests/systemd/test_activate.py")
+    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider", "-m", "vsock"]
+    in_guest = in_uml(launcher.LOOPBACK, {"HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis"})
+    session.run("python", *in_guest, *pytest, "tests/systemd/test_activate.py")
+    env = {"NITROHB_MACHINE": str(Path(".nox/systemd-machine").resolve())}  # kept for the next run
+    session.run("pytest", "tests/systemd/test_machine.py", *session.posargs, env=env)
 
 
 @nox.session

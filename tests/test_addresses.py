@@ -15,6 +15,7 @@ from nitrohb.addresses import (
     Address,
     HybridAddress,
     InheritedSocket,
+    NamedSocket,
     UnixAddress,
     VsockAddress,
     parse_address,
@@ -53,13 +54,18 @@ vsock_addresses = st.builds(VsockAddress, st.integers(0, U32), ports)
 unix_addresses = st.builds(UnixAddress, paths())
 hybrid_addresses = st.builds(HybridAddress, paths(PATH_MAX - 11), ports)
 inherited_sockets = st.builds(InheritedSocket, st.integers(0, FD_MAX))
-addresses = st.one_of(vsock_addresses, unix_addresses, hybrid_addresses, inherited_sockets)
+names = st.from_regex(r"[A-Za-z][ -9;-~]{0,254}", fullmatch=True)
+named_sockets = st.builds(NamedSocket, names)
+addresses = st.one_of(
+    vsock_addresses, unix_addresses, hybrid_addresses, inherited_sockets, named_sockets
+)
 
 # Texts that are near to an address: right and wrong parts, put together right and wrong.
 scheme = st.sampled_from(["vsock", "unix", "hybrid", "fd", "VSOCK", "tcp", "", " vsock"])
 part = st.one_of(
     st.sampled_from(["", "0", "3", "00", "-1", "+1", " 1", "1 ", "1_0", "0x10", "٣", "²"]),
     st.sampled_from(["4294967295", "4294967296", "2147483647", "2147483648", "/x", "@x", "\0"]),
+    st.sampled_from(["x", "nitrohb.socket", "x y", "x\n", "x\x7f", "xé", 255 * "x", 256 * "x"]),
     st.integers(0, 2**34).map(str),
     st.text(max_size=5),
 )
@@ -131,6 +137,8 @@ def test_every_number_in_range_is_read(number: int) -> None:
         ("hybrid:/vm:4:4294967295", HybridAddress("/vm:4", U32)),
         ("fd:0", InheritedSocket(0)),
         ("fd:2147483647", InheritedSocket(FD_MAX)),
+        ("fd:heartbeat", NamedSocket("heartbeat")),
+        ("fd:nitrohb@1 (x).socket", NamedSocket("nitrohb@1 (x).socket")),
     ],
 )
 def test_forms(text: str, address: Address) -> None:
@@ -184,10 +192,17 @@ def test_addresses_of_one_kind_differ_by_every_field() -> None:
 
 # --- everything that is no address --------------------------------------------------------------
 
-FORMS = "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT or fd:N, for example vsock::9000"
+FORMS = (
+    "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT, fd:N or fd:NAME, for example"
+    " vsock::9000"
+)
 CID = "expected a CID from 0 to 4294967294 in decimal"
 PORT = "expected a port from 0 to 4294967295 in decimal"
 FD = "expected a file descriptor from 0 to 2147483647 in decimal"
+NAME = (
+    "expected a name of at most 255 ASCII characters, a letter first, without a colon or a control"
+    " character"
+)
 CONTROL = "expected a path without control characters"
 
 NO_NUMBERS = [
@@ -211,6 +226,8 @@ def test_no_number(form: str, expected: str, number: str) -> None:
     text = form.format(number)
     if text == "vsock::9000":
         return  # no CID at all is every CID
+    if text == "fd:one":
+        return  # that is a name
     with pytest.raises(AddressError) as caught:
         parse_address(text)
     assert str(caught.value) == f"{text!r} is not an address: {expected}, got {number!r}"
@@ -223,6 +240,11 @@ def test_no_number(form: str, expected: str, number: str) -> None:
         ("vsock:4294967295:1", f"{CID}, got '4294967295'"),  # ANY is written as nothing
         ("hybrid:/vm4:4294967296", f"{PORT}, got '4294967296'"),
         ("fd:2147483648", f"{FD}, got '2147483648'"),
+        ("fd:x:y", NAME),
+        ("fd:x\n", NAME),
+        ("fd:x\x7f", NAME),
+        ("fd:xé", NAME),
+        ("fd:" + 256 * "x", NAME),
         ("vsock:1:2:3", f"{PORT}, got '2:3'"),
         (
             "vsock:9000",

@@ -26,7 +26,15 @@ from nitrohb.addresses import (
     VsockAddress,
 )
 from nitrohb.errors import AddressError, ListenError, UsageError
-from nitrohb.listeners import Listen, Listener, open_listeners, require_cids, resolve, take_over
+from nitrohb.listeners import (
+    Listen,
+    Listener,
+    open_listeners,
+    require_cids,
+    resolve,
+    take_over,
+    where_bound,
+)
 from nitrohb.remedies import NO_AF_VSOCK
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -872,3 +880,81 @@ def explained(
     assert first.startswith(f"cannot listen on {address}: ")
     assert reason in first
     assert remedy in second
+
+
+# --- inherited sockets: where they are bound, and by which name they were passed ------------------
+
+
+class Bound(socket.socket):
+    """A socket that says it is bound to some name."""
+
+    name: object
+
+    def getsockname(self) -> object:
+        return self.name
+
+
+@pytest.mark.parametrize(
+    ("name", "has_cids", "address"),
+    [
+        ((0xFFFFFFFF, 9000), True, "vsock::9000"),
+        ((3, 9000), True, "vsock:3:9000"),
+        ("/run/x y", False, "unix:/run/x y"),
+        ("x", False, "fd:3"),  # from which directory?
+        ("/run/x\ny", False, "fd:3"),
+        ("", False, "fd:3"),
+        (b"\0abstract", False, "fd:3"),
+    ],
+)
+def test_inherited_socket_is_named_by_where_it_is_bound_if_that_can_be_told(
+    name: object, has_cids: bool, address: str
+) -> None:
+    with Bound(socket.AF_UNIX) as sock, Listener(InheritedSocket(3), sock) as listener:
+        sock.name = name
+        listener.has_cids = has_cids
+        assert str(where_bound(listener)) == address
+
+
+def test_any_other_listener_is_where_its_address_says() -> None:
+    with listening("unix:a") as listener:
+        assert where_bound(listener) == UnixAddress("a")
+
+
+def pass_in(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", str(names.count(":") + 1))
+    monkeypatch.setenv("LISTEN_FDNAMES", names)
+
+
+def test_a_name_is_that_of_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with inherited(server("theirs")) as fd:
+        pass_in(monkeypatch, ":".join(f"n{number}" for number in range(3, fd + 1)))
+        with listening(f"fd:n{fd}") as listener:
+            assert listener.address == InheritedSocket(fd)
+            assert connects("theirs")
+
+
+def test_a_name_and_a_number_of_the_same_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    pass_in(monkeypatch, "a:b")
+    with pytest.raises(UsageError, match=r"^fd:4 is named twice: "):
+        open_listeners(["fd:b", "fd:4"])
+
+
+def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    pass_in(monkeypatch, "a:b")
+    error = fails("fd:c")
+    assert (error.address, error.errno) == ("fd:c", None)
+    assert error.reason == (
+        "no socket of this name was passed in; those that were: fd:3 (a), fd:4 (b)"
+    )
+
+
+def test_a_name_where_nothing_was_passed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LISTEN_PID", raising=False)
+    assert fails("fd:c").reason.endswith("; those that were: none at all")
+
+
+def test_a_name_that_several_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    pass_in(monkeypatch, "a:b:a")
+    error = fails("fd:a")
+    assert error.reason == "several sockets of this name were passed in: fd:3, fd:5"

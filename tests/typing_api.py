@@ -33,6 +33,7 @@ from nitrohb import (
     ListenError,
     Listening,
     Lost,
+    NamedSocket,
     NitrohbError,
     PeerClosedError,
     PeerError,
@@ -46,6 +47,7 @@ from nitrohb import (
     WrongByteError,
     answer_heartbeat,
     boot_timeout,
+    inherited_sockets,
     open_listeners,
     parse_address,
     send_heartbeat,
@@ -122,7 +124,7 @@ def listening(sock: socket.socket) -> None:
 
 def addresses(text: str) -> None:
     address = parse_address(text)
-    assert_type(address, VsockAddress | UnixAddress | HybridAddress | InheritedSocket)
+    assert_type(address, VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedSocket)
     match address:
         case VsockAddress(cid, port):
             assert_type((cid, port), tuple[int, int])
@@ -132,8 +134,11 @@ def addresses(text: str) -> None:
             assert_type((vm_path, address.path, port), tuple[str, str, int])
         case InheritedSocket(fd):
             assert_type(fd, int)
+        case NamedSocket(name):
+            assert_type(name, str)
         case _:
             assert_never(address)
+    assert_type(inherited_sockets(), list[InheritedSocket])
 
 
 def events(event: Event) -> None:

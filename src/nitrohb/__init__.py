@@ -11,11 +11,13 @@ script can listen before it loads the rest.
 # nor anything else for the sake of annotations alone: type checkers take this name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .activation import inherited_sockets
     from .addresses import (
         CID_ANY,
         Address,
         HybridAddress,
         InheritedSocket,
+        NamedSocket,
         UnixAddress,
         VsockAddress,
         parse_address,
@@ -70,6 +72,8 @@ __all__ = [
     "UnixAddress",
     "HybridAddress",
     "InheritedSocket",
+    "NamedSocket",
+    "inherited_sockets",
     "parse_address",
     "CID_ANY",
     "Event",
@@ -104,12 +108,14 @@ _MODULES = {
     "thread": ("serve_in_thread", "ThreadServer"),
     "client": ("send_heartbeat", "answer_heartbeat"),
     "timeouts": ("boot_timeout",),
+    "activation": ("inherited_sockets",),
     "addresses": (
         "Address",
         "VsockAddress",
         "UnixAddress",
         "HybridAddress",
         "InheritedSocket",
+        "NamedSocket",
         "parse_address",
         "CID_ANY",
     ),

@@ -9,6 +9,7 @@
                        Hypervisor, vhost-device-vsock with ``uds-path=/vm4``): the VM's
                        connections to port 9000 arrive at the Unix socket ``/vm4_9000``
 ``fd:3``               an inherited socket that is already listening (socket activation)
+``fd:heartbeat``       the same, by the name under which a service manager passed it
 =====================  =========================================================================
 
 Reading and writing are exact inverses: ``str(parse_address(text)) == text`` for every text that is
@@ -32,6 +33,7 @@ __all__ = [
     "Address",
     "HybridAddress",
     "InheritedSocket",
+    "NamedSocket",
     "UnixAddress",
     "VsockAddress",
     "parse_address",
@@ -48,10 +50,12 @@ _CID_MAX: Final = CID_ANY - 1
 # Python cuts a larger port to 32 bits without a word, so that the range must be checked here.
 _PORT_MAX: Final = 0xFFFFFFFF
 _FD_MAX: Final = 0x7FFFFFFF
+_NAME_MAX: Final = 255  # FileDescriptorName= of systemd.socket(5)
 _UNIX_PATH_MAX: Final = 107  # sun_path of unix(7) has 108 bytes, the last of them a NUL
 
 _EXPECTED: Final = (
-    "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT or fd:N, for example vsock::9000"
+    "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT, fd:N or fd:NAME, for example"
+    " vsock::9000"
 )
 
 
@@ -211,7 +215,41 @@ class InheritedSocket(_Value):
         return f"fd:{self.fd}"
 
 
-Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket
+class NamedSocket(_Value):
+    """A listening socket that a service manager passed to this process under a name.
+
+    systemd names a socket by ``FileDescriptorName=`` of its socket unit, and else by the unit's own
+    name. (Source: systemd.socket(5), sd_listen_fds(3).)
+
+    Args:
+        name: Its name: ASCII without control characters and colons, at most 255 characters, of
+            which the first is a letter, so that it cannot be a misspelt number.
+
+    Raises:
+        AddressError: The text cannot be such a name.
+    """
+
+    __slots__ = ("_name",)
+    __match_args__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        if not (_is_name(name) and name[0].isalpha()):
+            raise AddressError(
+                f"expected a name of at most {_NAME_MAX} ASCII characters, a letter first, without"
+                " a colon or a control character"
+            )
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedSocket
 
 
 def parse_address(text: str) -> Address:
@@ -282,7 +320,9 @@ def _parse_hybrid(rest: str) -> HybridAddress:
     return HybridAddress(path, parse_number("port", port, _PORT_MAX))
 
 
-def _parse_fd(rest: str) -> InheritedSocket:
+def _parse_fd(rest: str) -> InheritedSocket | NamedSocket:
+    if rest[:1].isascii() and rest[:1].isalpha():
+        return NamedSocket(rest)
     return InheritedSocket(parse_number("file descriptor", rest, _FD_MAX))
 
 
@@ -301,6 +341,11 @@ def _check_range(what: str, number: int, highest: int) -> None:
 
 def _bad_number(what: str, text: str, highest: int) -> NoReturn:
     raise AddressError(f"expected a {what} from 0 to {highest} in decimal, got {text!r}")
+
+
+def _is_name(text: str) -> bool:
+    allowed = text.isascii() and text.isprintable() and ":" not in text
+    return allowed and 0 < len(text) <= _NAME_MAX
 
 
 def _check_path(written: str, path: str) -> None:

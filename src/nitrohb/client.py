@@ -15,7 +15,7 @@ import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from . import wire
-from .addresses import CID_ANY, Address, InheritedSocket, VsockAddress, parse_address
+from .addresses import CID_ANY, Address, InheritedSocket, NamedSocket, VsockAddress, parse_address
 from .errors import PeerTimeoutError, UsageError
 from .protocol import HEARTBEAT_PORT, PARENT_CID, EnclaveHandshake, Latch, ParentHandshake
 from .remedies import connect_error
@@ -112,7 +112,7 @@ async def answer_heartbeat(
 
 def _connectable(address: str | Address) -> wire.SocketAddress:
     target = parse_address(address) if isinstance(address, str) else address
-    if isinstance(target, InheritedSocket):
+    if isinstance(target, InheritedSocket | NamedSocket):
         raise UsageError(f"{target} is a listening socket: name an address to connect to")
     if isinstance(target, VsockAddress) and target.cid == CID_ANY:
         raise UsageError(

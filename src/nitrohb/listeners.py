@@ -18,11 +18,12 @@ from .addresses import (
     Address,
     HybridAddress,
     InheritedSocket,
+    NamedSocket,
     UnixAddress,
     VsockAddress,
     parse_address,
 )
-from .errors import UsageError
+from .errors import AddressError, UsageError
 from .remedies import listen_error
 from .wire import AF_VSOCK, new_socket, sockaddr
 
@@ -188,7 +189,8 @@ def open_listeners(
 
     Raises:
         AddressError: A text is no address.
-        UsageError: An address is named twice, or leaves its port open.
+        UsageError: An address is named twice, or leaves its port open, or the variables of socket
+            activation, if a name is to be found in them, cannot be understood.
         ListenError: An address cannot be listened on; says why, and what helps.
     """
     targets = list(listen)
@@ -211,15 +213,20 @@ def take_over(targets: Iterable[Listen]) -> ExitStack:
     return stack
 
 
-def resolve(targets: Iterable[Listen]) -> list[Target]:
-    """Parse those targets that are text, and refuse one that is named twice.
+_Found = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | socket.socket | Listener
+
+
+def resolve(targets: Iterable[Listen]) -> list[_Found]:
+    """Parse those targets that are text, find those that are names, refuse one that comes twice.
 
     Raises:
         AddressError: A text is no address.
-        UsageError: An address is named twice.
+        UsageError: An address is named twice, or the variables of socket activation cannot be
+            understood.
+        ListenError: A name is not that of one socket.
     """
-    resolved = [_resolve(target) for target in targets]
-    _check_distinct(resolved)
+    resolved = [_find(_resolve(target)) for target in targets]
+    check_distinct(resolved)
     return resolved
 
 
@@ -232,6 +239,30 @@ def _resolve(target: object) -> Target:
         f"{target!r} is nothing to listen on: expected an address, as text or as an object, a"
         " socket that is listening, or a listener"
     )
+
+
+def _find(target: Target) -> _Found:
+    if not isinstance(target, NamedSocket):
+        return target
+    from .activation import find_named  # here, because most addresses are no names
+
+    return find_named(target)
+
+
+def where_bound(listener: Listener) -> Address:
+    """Where an inherited socket is bound, for people: its descriptor tells them nothing.
+
+    Any other listener's address is as it was written, and so is what cannot be told: an abstract
+    name, or a relative path, which counts from where it was bound.
+    """
+    if isinstance(listener.address, InheritedSocket):
+        with suppress(AddressError):
+            name = listener.sock.getsockname()
+            if listener.has_cids:
+                return VsockAddress(*name)
+            if isinstance(name, str) and os.path.isabs(name):
+                return UnixAddress(name)
+    return listener.address
 
 
 def require_cids(targets: Iterable[Target]) -> None:
@@ -252,7 +283,12 @@ def require_cids(targets: Iterable[Target]) -> None:
             )
 
 
-def _check_distinct(targets: list[Target]) -> None:
+def check_distinct(targets: Iterable[Target]) -> None:
+    """Refuse an address that is named twice.
+
+    Raises:
+        UsageError: One is.
+    """
     seen = set[Address]()
     for address in map(_address, targets):
         if address in seen:
@@ -271,7 +307,7 @@ def _address(target: Target) -> Address:
             return target
 
 
-def _open(target: Target, mode: int, group: int | None) -> Listener:
+def _open(target: _Found, mode: int, group: int | None) -> Listener:
     if isinstance(target, Listener):
         return target
     try:

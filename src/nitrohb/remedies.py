@@ -175,19 +175,23 @@ _UNIX_CONNECT: Final = _UNIX | {
     ),
 }
 
-_INHERITED: Final = _ANY | {
+# What can become of a socket that was passed in, and that is called by where it is bound.
+_BROKEN: Final = _ANY | {
+    errno.ENOTSOCK: ("it is not a socket", "Pass a listening socket in under that number."),
+    errno.ESHUTDOWN: (
+        "another process that holds it has shut it down",
+        "Pass a socket in that stays open.",
+    ),
+}
+
+_INHERITED: Final = _BROKEN | {
     errno.EBADF: (
         "this process has no open descriptor {fd}",
         "Pass a listening socket in under that number; systemd's socket activation begins at fd:3.",
     ),
-    errno.ENOTSOCK: ("it is not a socket", "Pass a listening socket in under that number."),
     errno.EINVAL: (
         "it is a socket that does not listen",
         "Pass a socket on which listen() has been called.",
-    ),
-    errno.ESHUTDOWN: (
-        "another process that holds it has shut it down",
-        "Pass a socket in that stays open.",
     ),
     errno.EPROTOTYPE: ("it is not a stream socket", "Pass a SOCK_STREAM socket."),
     errno.EAFNOSUPPORT: (
@@ -288,6 +292,8 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
     match address:
         case VsockAddress(cid) if (cid, number) == (LOOPBACK_CID, errno.EADDRNOTAVAIL):
             table: dict[int, _Advice] = {number: _LOOPBACK_MISSING}
+        case VsockAddress() | UnixAddress() if number in _BROKEN:
+            table = _BROKEN
         case VsockAddress(_, port) if number == errno.EACCES and port >= _UNPRIVILEGED_PORT:
             table = _VSOCK
         case VsockAddress():
@@ -390,18 +396,15 @@ def _facts(address: Address) -> dict[str, object]:
     import shlex  # here, for those who have made a mistake
 
     facts = _common(address)
-    match address:
-        case VsockAddress(cid, port):
-            return facts | {"cid": cid, "port": port}
-        case UnixAddress() | HybridAddress():
-            directory = os.path.dirname(address.path) or "."
-            return facts | {
-                "path": address.path,
-                "directory": directory,
-                "shell_directory": shlex.quote(directory),
-            }
-        case _:
-            return facts | {"fd": address.fd}
+    facts |= {name: getattr(address, name) for name in address.__match_args__}
+    if isinstance(address, UnixAddress | HybridAddress):
+        directory = os.path.dirname(address.path) or "."
+        facts |= {
+            "path": address.path,
+            "directory": directory,
+            "shell_directory": shlex.quote(directory),
+        }
+    return facts
 
 
 def _common(address: object) -> dict[str, object]:

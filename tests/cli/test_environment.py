@@ -101,13 +101,15 @@ def test_inherited_socket_is_served_and_its_file_is_not_ours(sock: Path) -> None
         args = ("-l", f"fd:{fd}", "--format", "json")
         with started(*args, pass_fds=(fd,)) as script:
             assert beat(sock) == HEARTBEAT
-            assert [script.event()["address"] for _ in range(4)] == [f"fd:{fd}"] * 4
+            assert [script.event()["address"] for _ in range(4)] == [f"unix:{sock}"] * 4
             assert script.end() == (0, "", "")
     assert sock.is_socket()
 
 
-def test_timeout_on_an_inherited_socket_does_not_tell_to_connect_to_it(sock: Path) -> None:
-    with listening(sock) as server:
+def test_timeout_on_an_inherited_socket_that_cannot_be_named() -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"\0nitrohb-test-{os.getpid()}")
+        server.listen()
         fd = server.fileno()
         with started("-l", f"fd:{fd}", "--timeout", "0.3", "--quiet", pass_fds=(fd,)) as script:
             code, _, err = script.end()
@@ -124,7 +126,9 @@ def test_inherited_unix_socket_has_no_cids_to_allow(sock: Path) -> None:
         with started("-l", f"fd:{fd}", "--allow-cid", "4", pass_fds=(fd,)) as script:
             code, out, err = script.end()
     assert (code, out) == (2, "")
-    assert re.fullmatch(rf"nitrohb: fd:{fd} is a Unix socket, whose peers have no CID: .*\n", err)
+    assert re.fullmatch(
+        rf"nitrohb: unix:{sock} is a Unix socket, whose peers have no CID: .*\n", err
+    )
 
 
 def test_inherited_socket_that_does_not_listen() -> None:

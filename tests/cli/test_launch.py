@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nitrohb import InheritedSocket, Listener, VsockAddress, open_listeners
+from nitrohb import Listener, VsockAddress, open_listeners
 from nitrohb.cli.child import Child
 from nitrohb.cli.console import Console
 from nitrohb.cli.environment import environment
@@ -47,41 +47,6 @@ def told(*listeners: Listener) -> str:
     finally:
         for listener in listeners:
             listener.close()
-
-
-class Bound(socket.socket):
-    """A socket that says it is bound to some name."""
-
-    name: object
-
-    def getsockname(self) -> object:
-        return self.name
-
-
-def bound(name: object, *, has_cids: bool = False) -> Listener:
-    sock = Bound(socket.AF_UNIX)
-    sock.name = name
-    listener = Listener(InheritedSocket(3), sock)
-    listener.has_cids = has_cids
-    return listener
-
-
-@pytest.mark.parametrize(
-    ("name", "has_cids", "address"),
-    [
-        ((0xFFFFFFFF, 9000), True, "vsock::9000"),
-        ((3, 9000), True, "vsock:3:9000"),
-        ("/run/x y", False, "unix:/run/x y"),
-        ("x", False, "fd:3"),  # from which directory?
-        ("/run/x\ny", False, "fd:3"),
-        ("", False, "fd:3"),
-        (b"\0abstract", False, "fd:3"),
-    ],
-)
-def test_inherited_socket_is_named_by_where_it_is_bound_if_that_can_be_told(
-    name: object, has_cids: bool, address: str
-) -> None:
-    assert told(bound(name, has_cids=has_cids)) == address
 
 
 def test_address_without_a_path_is_named_as_it_is() -> None:
@@ -404,3 +369,14 @@ def test_stderr_that_cannot_be_duplicated_is_handed_on_all_the_same(
         with console.stderr() as stderr:
             assert stderr is None
     console.close()
+
+
+def test_what_is_meant_for_us_alone_is_not_in_the_command_s_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_ELSE"):
+        monkeypatch.setenv(name, "1")
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "WATCHDOG_ELSE"):
+        monkeypatch.setenv(name, "1")
+    names = {name for name in environment([]) if name.startswith(("LISTEN", "NOTIFY", "WATCHDOG"))}
+    assert names == {"LISTEN_ELSE", "WATCHDOG_ELSE"}

@@ -195,7 +195,7 @@ def test_listening_socket_that_breaks_is_told_in_words(
     assert result == (
         1,
         "",
-        f"nitrohb: cannot listen on fd:{fd}: it is not a socket (ENOTSOCK)\n"
+        f"nitrohb: cannot listen on unix:{sock}: it is not a socket (ENOTSOCK)\n"
         "Pass a listening socket in under that number.\n",
     )
 

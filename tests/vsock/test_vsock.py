@@ -285,7 +285,7 @@ def test_the_script_on_an_inherited_socket(
     output, _ = server.communicate(timeout=PATIENCE)
     assert server.returncode == 0
     beat = json.loads(output.splitlines()[2])
-    assert (beat["event"], beat["address"], beat["cid"]) == ("heartbeat", f"fd:{fd}", LOCAL)
+    assert (beat["event"], beat["address"], beat["cid"]) == ("heartbeat", "vsock::9000", LOCAL)
     assert enclave() == NO_CONNECTION
 
 

@@ -2,8 +2,8 @@
 """Answer and report, as the command line says."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
@@ -13,10 +13,11 @@ from ..server import HeartbeatServer, OnEvent, serve_heartbeat
 from .hints import Hints
 from .journal import prioritized
 from .levels import NONE, NUMBERS
+from .manager import Manager
 from .printing import Show, printing
 from .report import Reporter, level_of, to_json, to_text
 
-__all__ = ["answer", "printing_events", "report_to"]
+__all__ = ["answer", "informing", "printing_events", "report_to"]
 
 
 async def answer(
@@ -67,3 +68,29 @@ def report_to(show: Callable[[Event], object], hints: Hints, args: argparse.Name
         hints(event)
 
     return Reporter(show_and_hint)
+
+
+@asynccontextmanager
+async def informing(
+    manager: Manager | None, reporter: Reporter, is_ready: Callable[[], bool]
+) -> AsyncGenerator[OnEvent]:
+    """Keep the service manager informed, if there is one, while the block runs.
+
+    Args:
+        manager: It.
+        reporter: Takes the events, and knows how it stands.
+        is_ready: Whether the service counts as started.
+
+    Yields:
+        What takes the events for both.
+    """
+    if manager is None:
+        yield reporter
+        return
+
+    def on_event(event: Event) -> None:
+        reporter(event)
+        manager(event)
+
+    async with manager.informed(reporter.status, is_ready):
+        yield on_event

@@ -5,45 +5,42 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..addresses import Address, HybridAddress, InheritedSocket, UnixAddress, VsockAddress
+from ..activation import VARIABLES
+from ..addresses import Address, HybridAddress, UnixAddress
 from ..errors import AddressError
 from ..listeners import Listener, absolute
+from . import manager
 
 __all__ = ["environment"]
+
+# Meant for us. The command cannot use a socket on which we listen, and it is we who tell the
+# service manager how the service does.
+_OURS = {*VARIABLES, *manager.VARIABLES}
 
 
 def environment(listeners: Sequence[Listener]) -> dict[str, str]:
     """Our own environment, and in ``NITROHB_LISTEN`` the addresses of some listeners, one a line.
 
-    No address has a line break in it, but a path may have a space.
+    No address has a line break in it, but a path may have a space. What a service manager has set
+    for us alone is left out.
     """
-    addresses = "\n".join(str(_told(listener)) for listener in listeners)
-    return {**os.environ, "NITROHB_LISTEN": addresses}
+    addresses = "\n".join(str(_told(listener.address)) for listener in listeners)
+    others = {name: value for name, value in os.environ.items() if name not in _OURS}
+    return {**others, "NITROHB_LISTEN": addresses}
 
 
-def _told(listener: Listener) -> Address:
-    """Where it listens, for a process in another directory, and without our descriptors.
+def _told(address: Address) -> Address:
+    """Where we listen, for a process in another directory.
 
     If that cannot be told, it is the address as it was given to us. An absolute path, say, can be
     too long for a Unix socket.
     """
     with suppress(AddressError, OSError):
-        match listener.address:
+        match address:
             case UnixAddress(path):
                 return UnixAddress(absolute(path))
             case HybridAddress(path, port):
                 return HybridAddress(absolute(path), port)
-            case InheritedSocket():
-                return _bound(listener)
-            case VsockAddress():
+            case _:
                 pass
-    return listener.address
-
-
-def _bound(listener: Listener) -> Address:
-    """Where an inherited socket is bound to."""
-    name = listener.sock.getsockname()
-    if listener.has_cids:
-        return VsockAddress(*name)
-    # A relative path counts from where it was bound, which is not known; others are no path at all.
-    return UnixAddress(name) if os.path.isabs(name) else listener.address
+    return address

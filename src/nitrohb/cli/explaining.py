@@ -9,6 +9,7 @@ from ..addresses import (
     Address,
     HybridAddress,
     InheritedSocket,
+    NamedSocket,
     UnixAddress,
     VsockAddress,
 )
@@ -50,7 +51,7 @@ def _how_to_try(address: Address) -> str:
             return f" To try it out, inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
             return f" To try this side, on this machine: nitrohb send {shlex.quote(str(address))}"
-        case InheritedSocket():
+        case InheritedSocket() | NamedSocket():
             return ""  # whoever passed it in knows where it listens
 
 

@@ -23,15 +23,16 @@ import trio
 
 from ..events import Done, Event, Heartbeat
 from ..listeners import Listener
-from ..server import HeartbeatServer
+from ..server import HeartbeatServer, OnEvent
 from . import exits
-from .answering import answer, printing_events, report_to
+from .answering import answer, informing, printing_events, report_to
 from .child import Child
 from .console import Console
 from .environment import environment
 from .explaining import explain_end, explain_timeout
 from .hints import Hints
 from .levels import WARNING
+from .manager import find_manager
 from .quoting import printable
 from .stop import Stop
 
@@ -68,12 +69,15 @@ class Launch:
         self._timeout = timeout
         self._args = args
         self._console = console
-        self._child = Child(args.kill_after, partial(console.say, level=WARNING))
+        warn = partial(console.say, level=WARNING)
+        self._manager = find_manager(warn)
+        self._child = Child(args.kill_after, warn)
         self._clock = trio.CancelScope()
         self._timed_out = False
         self._closing = 0  # addresses that have answered and are about to close
         self._show: Show
         self._reporter: Reporter
+        self._report: OnEvent
 
     def take(self, number: int) -> None:
         """Pass a signal on to the command; SIGTERM ends it, and is no matter of time any more."""
@@ -98,7 +102,11 @@ class Launch:
                 self._console.say, self._args, to_journal=self._console.err_is_journal
             ) as self._show:
                 self._reporter = report_to(self._show, hints, self._args)
-                await self._run(stderr)
+                # To a service manager the service has started when the enclaves have.
+                async with informing(
+                    self._manager, self._reporter, self._have_all_booted
+                ) as self._report:
+                    await self._run(stderr)
         return self._conclude(stop.signal)
 
     async def _run(self, stderr: int | None) -> None:
@@ -127,11 +135,14 @@ class Launch:
             self._child.end()
 
     def _on_event(self, event: Event) -> None:
-        self._reporter(event)
+        self._report(event)
         if not self._args.keep:
             self._closing += isinstance(event, Heartbeat) - isinstance(event, Done)
-        if isinstance(event, Heartbeat) and not list(self._reporter.unheard()):
+        if isinstance(event, Heartbeat) and self._have_all_booted():
             self._clock.deadline = math.inf
+
+    def _have_all_booted(self) -> bool:
+        return not list(self._reporter.unheard())
 
     def _conclude(self, number: int | None) -> int:
         """The exit code, and what there is to say about it.

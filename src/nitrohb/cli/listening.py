@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 
 from ..addresses import CID_ANY, Address, VsockAddress
-from ..listeners import Listener, open_listeners, require_cids
+from ..listeners import Listener, check_distinct, open_listeners, require_cids, where_bound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
 __all__ = ["addresses", "listening"]
 
@@ -20,8 +21,11 @@ __all__ = ["addresses", "listening"]
 def listening(args: argparse.Namespace) -> Generator[list[Listener]]:
     """Listen on all addresses while the block runs. Whatever ends it, no socket file is left.
 
+    Without an address, those are the sockets that a service manager has passed in, if it has.
+
     Raises:
-        UsageError: The options contradict each other.
+        UsageError: The options contradict each other, or the variables of socket activation cannot
+            be understood.
         ListenError: An address cannot be listened on.
     """
     wanted = addresses(args)
@@ -33,12 +37,22 @@ def listening(args: argparse.Namespace) -> Generator[list[Listener]]:
         )
         for listener in listeners:
             closing.callback(listener.close)
+            listener.address = where_bound(listener)
+        check_distinct(listeners)  # a socket may have been passed in twice
         yield listeners
 
 
-def addresses(args: argparse.Namespace) -> list[Address]:
-    """Where to listen, as the command line says."""
-    return args.listen or [_default()]
+def addresses(args: argparse.Namespace) -> Sequence[Address]:
+    """Where to listen, as the command line says, or who has passed sockets in."""
+    return args.listen or _inherited() or [_default()]
+
+
+def _inherited() -> Sequence[Address]:
+    if "LISTEN_PID" not in os.environ:
+        return []
+    from ..activation import inherited_sockets  # here, for those who are started for a socket
+
+    return inherited_sockets()
 
 
 def _default() -> Address:

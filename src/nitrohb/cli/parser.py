@@ -39,7 +39,8 @@ addresses:
 
 _TO_LISTEN: Final = """\
   vsock::9000            AF_VSOCK port 9000, on every local CID
-  fd:3                   an inherited socket that is already listening
+  fd:3, fd:NAME          an inherited socket that is already listening, by its number, or by the
+                         name under which systemd has passed it
 """
 
 _REPEAT: Final = "* may be repeated\n"
@@ -455,7 +456,7 @@ def _add_listen(parser: _Parser) -> None:
         metavar="ADDR",
         type=_address,
         action="append",
-        help="where to listen (default: vsock::9000) *",
+        help="where to listen (default: what systemd has passed, or vsock::9000) *",
     )
 
 

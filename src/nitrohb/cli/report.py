@@ -89,6 +89,7 @@ class Reporter:
         self._show = show
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
+        self._last: Heartbeat | None = None
 
     def __call__(self, event: Event) -> None:
         """Take an event, as ``on_event``."""
@@ -100,6 +101,8 @@ class Reporter:
             case Heartbeat() | Rejected() | Disconnected() | Evicted():
                 seen[_PENDING] -= 1
                 seen[_outcome(event)] += 1
+                if isinstance(event, Heartbeat):
+                    self._last = event
             case Done():
                 self._done.add(event.address)
             case Listening() | Lost():
@@ -108,7 +111,23 @@ class Reporter:
     def awaited(self) -> str:
         """What is still waited for, in words."""
         where = [str(address) for address in self._seen if address not in self._done]
-        return f"a heartbeat on {', '.join(where)}"
+        return f"a heartbeat on {', '.join(where)}" if where else "nothing more"
+
+    def status(self) -> str:
+        """How it stands, in a line: the last heartbeat, how many there were, what is next."""
+        waiting = f"waiting for {self.awaited()}"
+        if (last := self._last) is None:
+            return waiting
+        count = sum(seen[_HEARD] for seen in self._seen.values())
+        cid = "" if last.cid is None else f" from CID {last.cid}"
+        return (
+            f"last heartbeat {last.time:%Y-%m-%d %H:%M:%S}Z{cid} on {last.address}, {count} in all;"
+            f" {waiting}"
+        )
+
+    def listening(self) -> int:
+        """On how many addresses the server has begun to listen."""
+        return len(self._seen)
 
     def unheard(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""

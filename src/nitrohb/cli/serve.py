@@ -63,18 +63,18 @@ def _answer(
 ) -> int:
     import trio
 
-    from .answering import answer, printing_events, report_to
+    from .answering import answer, informing, printing_events, report_to
     from .explaining import explain_timeout
     from .hints import Hints
+    from .manager import find_manager
     from .waiting import waiting
 
-    hints = Hints(partial(console.say, level=WARNING))
+    warn = partial(console.say, level=WARNING)
+    hints = Hints(warn)
+    manager = find_manager(warn)
     # Events that nobody sees, and that --timeout need not explain, are not even made.
-    unseen = (
-        (args.quiet or args.log_level == "error")
-        and timeout == math.inf
-        and not console.is_terminal
-    )
+    nobody = not console.is_terminal and manager is None
+    unseen = (args.quiet or args.log_level == "error") and timeout == math.inf and nobody
     unneeded = unseen and args.allow_cids is None
 
     async def answer_all(on_event: OnEvent) -> None:
@@ -89,8 +89,13 @@ def _answer(
         async with printing_events(console.print, args, to_journal=console.out_is_journal) as show:
             reporter = report_to(show, hints, args)
             with trio.move_on_after(timeout) as deadline:
-                async with waiting(console, reporter.awaited):
-                    await answer_all(hints if unseen else reporter)
+                async with (
+                    waiting(console, reporter.awaited),
+                    informing(
+                        manager, reporter, lambda: reporter.listening() == len(listeners)
+                    ) as on_event,
+                ):
+                    await answer_all(hints if unseen else on_event)
         if not deadline.cancelled_caught:
             return exits.DONE
         explain_timeout(reporter, timeout, console)

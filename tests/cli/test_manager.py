@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service manager is told, on a real socket; and one that does not listen."""
+
+import errno
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from nitrohb import Connected, Heartbeat, Listening, UnixAddress, UsageError, VsockAddress
+from nitrohb.cli.manager import Manager, find_manager
+from nitrohb.cli.report import Reporter
+
+from .process import HEARTBEAT, PATIENCE, beat, nitrohb, started
+
+WHERE = UnixAddress("/run/vm")
+NOW = datetime(2026, 11, 25, 14, 2, 12, tzinfo=UTC)
+LISTENING = Listening(address=WHERE, time=NOW)
+
+
+class Ear:
+    """The manager's end: a datagram socket, and what came on it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(name.replace("@", "\0", 1))
+
+    def heard(self) -> list[str]:
+        """What has come since the last time, a string for each datagram."""
+        self.sock.setblocking(False)
+        messages: list[str] = []
+        while True:
+            try:
+                messages.append(self.sock.recv(10_000).decode())
+            except BlockingIOError:
+                return messages
+
+    def next(self) -> dict[str, str]:
+        """The assignments of the next datagram."""
+        self.sock.settimeout(PATIENCE)
+        return dict(line.split("=", 1) for line in self.sock.recv(10_000).decode().split("\n"))
+
+
+@contextmanager
+def hearing(name: str) -> Generator[Ear]:
+    ear = Ear(name)
+    with ear.sock:
+        yield ear
+
+
+@pytest.fixture(params=["path", "abstract"])
+def ear(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ear]:
+    name = f"@nitrohb-test-{os.getpid()}" if request.param == "abstract" else f"{tmp_path}/notify"
+    with hearing(name) as ear:
+        yield ear
+
+
+def silent(line: str) -> NoReturn:
+    raise AssertionError(line)
+
+
+def manager(
+    monkeypatch: pytest.MonkeyPatch, name: str, say: Callable[[str], object] = silent, **rest: str
+) -> Manager:
+    """The manager of an environment."""
+    for variable, value in {"NOTIFY_SOCKET": name, **rest}.items():
+        monkeypatch.setenv(variable, value)
+    found = find_manager(say)
+    assert found is not None
+    return found
+
+
+@asynccontextmanager
+async def informed(it: Manager, status: str = "well") -> AsyncGenerator[None]:
+    async with it.informed(lambda: status, lambda: True):
+        yield
+
+
+# --- what it is told ------------------------------------------------------------------------------
+
+
+async def test_ready_status_and_the_end(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = manager(monkeypatch, ear.name)
+    async with informed(it):
+        await wait_all_tasks_blocked()
+        assert ear.heard() == []
+        it(LISTENING)
+        await wait_all_tasks_blocked()
+        assert ear.heard() == ["READY=1\nSTATUS=well"]
+    assert ear.heard() == ["STOPPING=1"]
+
+
+async def test_who_ends_at_once_was_ready_before(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that ends without having been ready has failed, in the manager's eyes."""
+    it = manager(monkeypatch, ear.name)
+    async with informed(it):
+        it(LISTENING)
+    assert ear.heard() == ["READY=1\nSTATUS=well", "STOPPING=1"]
+
+
+async def test_an_error_ends_it_too(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with informed(manager(monkeypatch, ear.name)):
+            raise ZeroDivisionError
+    assert ear.heard() == ["STOPPING=1"]
+
+
+async def test_ready_comes_once_and_not_before_it_is_so(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    it = manager(monkeypatch, ear.name)
+    states = iter([False, True])
+    async with it.informed(lambda: "well", lambda: next(states)):
+        for _ in range(3):
+            it(LISTENING)
+            await trio.sleep(1)
+    assert ear.heard() == ["STATUS=well", "READY=1\nSTATUS=well", "STATUS=well", "STOPPING=1"]
+
+
+async def test_connections_are_no_news(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = manager(monkeypatch, ear.name)
+    async with informed(it):
+        it(Connected(address=WHERE, time=NOW, peer=None))
+        await wait_all_tasks_blocked()
+        assert ear.heard() == []
+
+
+async def test_a_flood_of_heartbeats_is_ten_datagrams_a_second(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    it = manager(monkeypatch, ear.name)
+    async with informed(it):
+        for _ in range(450):
+            it(LISTENING)
+            await trio.sleep(0.001)
+        assert len(ear.heard()) == 5
+
+
+async def test_a_status_is_utf_8_and_fits(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = manager(monkeypatch, ear.name)
+    async with informed(it, "\udcff" + 3000 * "é"):
+        it(LISTENING)
+        await wait_all_tasks_blocked()
+        (message,) = ear.heard()
+    _, status = message.split("\n")
+    assert status.startswith("STATUS=\ufffdé")
+    assert status.endswith("é\ufffd...")
+    assert len(message.encode()) < 4096
+
+
+# --- the watchdog ---------------------------------------------------------------------------------
+
+
+async def test_signs_of_life_come_twice_in_the_watchdog_s_time(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    it = manager(monkeypatch, ear.name, WATCHDOG_USEC="30000000", WATCHDOG_PID=str(os.getpid()))
+    async with informed(it):
+        await trio.sleep(59)
+        assert ear.heard() == ["WATCHDOG=1"] * 4
+        it(LISTENING)
+        await trio.sleep(2)
+        assert ear.heard() == ["READY=1\nSTATUS=well", "WATCHDOG=1"]
+
+
+async def test_a_short_watchdog_has_its_signs_in_time(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    it = manager(monkeypatch, ear.name, WATCHDOG_USEC="40000")
+    async with informed(it):
+        for _ in range(100):
+            it(LISTENING)
+            await trio.sleep(0.04)
+            assert any("WATCHDOG=1" in message for message in ear.heard())
+
+
+async def test_a_loop_that_hangs_gives_no_sign(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = manager(monkeypatch, ear.name, WATCHDOG_USEC="20000")
+    async with informed(it):
+        await wait_all_tasks_blocked()
+        ear.heard()
+        time.sleep(0.2)  # that is what hangs
+        assert ear.heard() == []
+
+
+async def test_a_watchdog_of_another_process_is_not_ours(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    it = manager(monkeypatch, ear.name, WATCHDOG_USEC="2", WATCHDOG_PID="1")
+    async with informed(it):
+        await trio.sleep(10)
+        assert ear.heard() == []
+
+
+# --- a manager that does not listen ---------------------------------------------------------------
+
+
+async def test_a_manager_that_is_not_there_is_complained_of_once_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    said: list[str] = []
+    it = manager(monkeypatch, f"{tmp_path}/notify", said.append)
+    async with informed(it):
+        it(LISTENING)
+        await trio.sleep(10)
+        assert said == [
+            "nitrohb: the service manager cannot be told how this service is: No such file or"
+            " directory"
+        ]
+        with hearing(f"{tmp_path}/notify") as ear:
+            await trio.sleep(2)
+            assert ear.heard() == ["READY=1\nSTATUS=well"]
+
+
+async def test_a_name_that_is_too_long_for_a_socket(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    said: list[str] = []
+    it = manager(monkeypatch, "/" + 200 * "x", said.append)
+    async with informed(it):
+        it(LISTENING)
+        await trio.sleep(10)
+    assert said == [
+        "nitrohb: the service manager cannot be told how this service is: AF_UNIX path too long"
+    ]
+
+
+async def test_a_manager_that_takes_nothing_hears_the_newest_when_it_does(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"full", ear.name.replace("@", "\0", 1))
+        statuses = iter("abcd")
+        it = manager(monkeypatch, ear.name, WATCHDOG_USEC="60000000")
+        async with it.informed(lambda: next(statuses), lambda: True):
+            for _ in range(4):
+                it(LISTENING)
+                await trio.sleep(10)
+            assert set(ear.heard()) == {"full"}
+            await trio.sleep(10)
+            assert ear.heard() == ["WATCHDOG=1\nREADY=1\nSTATUS=d"]
+
+
+def none_left(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_no_descriptor_is_ever_left_for_it(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("nitrohb.cli.manager.socket.socket", none_left)
+        async with informed(manager(exhausted, ear.name, said.append)):
+            pass
+    assert said == [
+        "nitrohb: the service manager cannot be told how this service is: Too many open files"
+    ]
+
+
+async def test_no_descriptor_is_left_for_it_for_a_while(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    said: list[str] = []
+    it = manager(monkeypatch, ear.name, said.append)
+    async with informed(it):
+        it(LISTENING)
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr("nitrohb.cli.manager.socket.socket", none_left)
+            await wait_all_tasks_blocked()
+        assert len(said) == 1
+        await trio.sleep(2)
+        assert ear.heard() == ["READY=1\nSTATUS=well"]
+
+
+# --- the environment ------------------------------------------------------------------------------
+
+
+def test_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "x")
+    assert find_manager(silent) is None
+    monkeypatch.setenv("NOTIFY_SOCKET", "")
+    assert find_manager(silent) is None
+
+
+@pytest.mark.parametrize("name", ["x", "/", "@", "vsock:2:1", " /x", "unix:/x"])
+def test_a_socket_that_cannot_be_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError) as caught:
+        manager(monkeypatch, name)
+    assert str(caught.value) == (
+        f"NOTIFY_SOCKET of the environment is {name!r}: expected an absolute path, or @ and the"
+        " name of an abstract socket"
+    )
+
+
+@pytest.mark.parametrize("variable", ["WATCHDOG_USEC", "WATCHDOG_PID"])
+@pytest.mark.parametrize("text", ["0", "-1", "x", "01", "9" * 5000])
+def test_a_watchdog_that_cannot_be_one(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        manager(monkeypatch, "/x", silent, **{"WATCHDOG_USEC": "1", variable: text})
+    assert str(caught.value) == (
+        f"{variable} of the environment is {text!r}: expected a number from 1 up, as a service"
+        " manager sets it"
+    )
+
+
+# --- the status -----------------------------------------------------------------------------------
+
+
+def test_the_status_has_the_last_heartbeat_the_number_of_all_and_what_is_next() -> None:
+    reporter = Reporter(lambda event: None)
+    for address in (WHERE, VsockAddress(3, 9000)):
+        reporter(Listening(address=address, time=NOW))
+    assert reporter.listening() == 2
+    waiting = "waiting for a heartbeat on unix:/run/vm, vsock:3:9000"
+    assert reporter.status() == waiting
+    for address, peer in ((WHERE, None), (VsockAddress(3, 9000), VsockAddress(16, 1024))):
+        reporter(Connected(address=address, time=NOW, peer=peer))
+        reporter(
+            Heartbeat(
+                address=address,
+                time=NOW,
+                peer=peer,
+                listening_seconds=1,
+                echo_seconds=1,
+                echoed=True,
+            )
+        )
+        cid = " from CID 16" if peer else ""
+        assert reporter.status() == (
+            f"last heartbeat 2026-11-25 14:02:12Z{cid} on {address}, {2 if peer else 1} in all;"
+            f" {waiting}"
+        )
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def test_serve_is_ready_when_it_listens(ear: Ear, sock: Path) -> None:
+    env = {"NOTIFY_SOCKET": ear.name, "WATCHDOG_USEC": "60000000"}
+    with started("--keep", "--quiet", "-l", f"unix:{sock}", env=env) as script:
+        assert ear.next() == {
+            "WATCHDOG": "1",
+            "READY": "1",
+            "STATUS": f"waiting for a heartbeat on unix:{sock}",
+        }
+        assert beat(sock) == HEARTBEAT
+        status = ear.next()["STATUS"]
+        assert status.startswith("last heartbeat ")
+        assert f"Z on unix:{sock}, 1 in all; waiting for a heartbeat on unix:{sock}" in status
+        script.popen.send_signal(signal.SIGTERM)
+        assert ear.next() == {"STOPPING": "1"}
+        assert script.end() == (143, "", "")
+
+
+def test_serve_that_is_done_at_once_was_ready(ear: Ear, sock: Path) -> None:
+    with started("--quiet", "-l", f"unix:{sock}", env={"NOTIFY_SOCKET": ear.name}) as script:
+        assert beat(sock) == HEARTBEAT
+        assert script.end() == (0, "", "")
+    told = [line for message in ear.heard() for line in message.split("\n")]
+    assert told[0] == "READY=1"
+    assert told[-2].endswith(" 1 in all; waiting for nothing more")
+    assert told[-1] == "STOPPING=1"
+
+
+def test_run_is_ready_when_the_enclave_has_booted(ear: Ear, sock: Path) -> None:
+    env = {"NOTIFY_SOCKET": ear.name}
+    command = ("sh", "-c", 'read x; echo "$NOTIFY_SOCKET"')
+    args = ("run", "--quiet", "-l", f"unix:{sock}", "--", *command)
+    reader, writer = os.pipe()
+    with started(*args, stdin=reader, env=env) as script:
+        os.close(reader)
+        assert ear.next() == {"STATUS": f"waiting for a heartbeat on unix:{sock}"}
+        assert beat(sock) == HEARTBEAT
+        assert ear.next()["READY"] == "1"
+        os.close(writer)
+        assert script.end() == (0, "\n", "")
+    assert ear.heard()[-1] == "STOPPING=1"
+
+
+def test_serve_goes_on_without_a_manager(tmp_path: Path, sock: Path) -> None:
+    env = {"NOTIFY_SOCKET": f"{tmp_path}/nobody"}
+    with started("--quiet", "-l", f"unix:{sock}", env=env) as script:
+        assert beat(sock) == HEARTBEAT
+        assert script.end() == (
+            0,
+            "",
+            "nitrohb: the service manager cannot be told how this service is: No such file or"
+            " directory\n",
+        )
+
+
+@pytest.mark.parametrize("command", [[], ["run"]])
+def test_a_variable_that_cannot_be_understood_is_refused(command: list[str], sock: Path) -> None:
+    args = (*command, "-l", f"unix:{sock}", *(["--", "true"] if command else []))
+    code, out, err = nitrohb(*args, env={"NOTIFY_SOCKET": "x"})
+    assert (code, out) == (2, "")
+    assert err.startswith("nitrohb: NOTIFY_SOCKET of the environment is 'x': ")
+    assert not sock.exists()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens inside the machine: the page's commands, an enclave's connects, and what came of it.
+
+Runs as a service of the machine's systemd, under its Python. Collects facts, and asserts nothing:
+test_machine.py does. See there also for what the machine has been given.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 60.0  # seconds
+PAGE = "/proof/systemd.md"
+SERVICE = "nitrohb.service"
+ONCE = "nitrohb-once@1.service"
+
+Facts = dict[str, Any]
+
+
+def main() -> None:
+    """Collect the facts, report them, and switch the machine off."""
+    facts: Facts = {}
+    try:
+        collect(facts)
+    except Exception as error:  # noqa: BLE001 - the report is the only way to tell
+        facts["error"] = repr(error)
+        facts["journal"] = output("journalctl", "--no-pager", "-u", "nitrohb*")
+    with open("/dev/ttyS1", "w") as report:
+        json.dump(facts, report)
+    os.sync()
+    subprocess.run(["systemctl", "poweroff", "-ff"])
+
+
+def collect(facts: Facts) -> None:
+    """Follow the page, and look around at each step."""
+    facts["install"] = page("cp deploy/systemd/*.socket")
+    facts["installed"] = {unit: show(unit) for unit in ("nitrohb.socket", SERVICE)}
+    subprocess.run(["modprobe", "vsock_loopback"], check=True)
+
+    facts["first byte"] = beat().hex()
+    facts["activated"] = until(SERVICE, lambda unit: "from CID" in unit["StatusText"])
+    facts["process"] = process(facts["activated"])
+
+    facts["try"] = page("modprobe vsock_loopback")
+    facts["twice"] = until(SERVICE, lambda unit: "2 in all" in unit["StatusText"])
+    facts["launch"] = page("cp -r deploy/systemd/nitrohb.service.d")
+    facts["api files"] = output("ls", "-ln", "/run/nitrohb")
+    facts["group"] = let_a_group_in()
+
+    facts["before the hang"] = show(SERVICE)
+    os.kill(int(facts["before the hang"]["MainPID"]), signal.SIGSTOP)
+    facts["restarted"] = until(
+        SERVICE, lambda unit: unit["NRestarts"] == "1" and unit["SubState"] == "running"
+    )
+    facts["byte after the hang"] = beat().hex()
+
+    subprocess.run(["systemctl", "stop", SERVICE], stderr=subprocess.DEVNULL, check=True)
+    facts["stopped"] = {unit: show(unit) for unit in ("nitrohb.socket", SERVICE)}
+    facts["stopped files"] = os.path.exists("/run/nitrohb")
+    facts["byte that starts it again"] = beat().hex()
+
+    facts["once"] = page("systemctl disable --now")
+    until(ONCE, lambda unit: unit["SubState"] == "dead")
+    facts["once ended"] = output("journalctl", "--no-pager", "-o", "cat", "-u", ONCE)
+    facts["port after it"] = beat_refused()
+    facts["in vain"] = once_in_vain("nitrohb-once@16.service")
+    facts["why"] = output("journalctl", "--no-pager", "-o", "cat", "-u", "nitrohb-once@16.service")
+    facts["journal"] = output("journalctl", "--no-pager", "-o", "cat", "-u", SERVICE)
+
+
+def page(beginning: str) -> str:
+    """Run the block of the page that begins so, and return what it prints."""
+    with open(PAGE) as file:
+        blocks: list[str] = re.findall(r"```sh\n(.*?)```", file.read(), re.DOTALL)
+    (block,) = [text for text in blocks if text.startswith(beginning)]
+    return output("bash", "-euo", "pipefail", "-c", block)
+
+
+def output(*argv: str) -> str:
+    """Run a command, and return all that it prints, with its exit status if that is not 0."""
+    done = subprocess.run(argv, cwd="/proof", capture_output=True, text=True, timeout=PATIENCE)
+    status = f"exit status {done.returncode}\n" if done.returncode else ""
+    return done.stdout + done.stderr + status
+
+
+def show(unit: str) -> dict[str, str]:
+    """The properties of a unit that matter here."""
+    names = "ActiveState,SubState,Result,StatusText,NRestarts,MainPID,ExecMainCode,ExecMainStatus"
+    lines = output("systemctl", "show", f"--property={names}", unit).splitlines()
+    return dict.fromkeys(names.split(","), "") | dict(line.split("=", 1) for line in lines)
+
+
+def until(unit: str, is_so: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+    """Wait until something is so of a unit, and return its properties."""
+    end = time.monotonic() + PATIENCE
+    while not is_so(shown := show(unit)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{unit} is {shown}")
+        time.sleep(0.2)
+    return shown
+
+
+def beat() -> bytes:
+    """Be an enclave's init: connect, send the byte, wait for the answer."""
+    with socket.socket(socket.AF_VSOCK) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect((1, 9000))
+        sock.sendall(b"\xb7")
+        return sock.recv(2)
+
+
+def beat_refused() -> str:
+    try:
+        beat()
+    except OSError as error:
+        return type(error).__name__
+    return "answered"
+
+
+def process(unit: dict[str, str]) -> dict[str, str]:
+    """What the kernel says of the service's process."""
+    with open(f"/proc/{unit['MainPID']}/status") as file:
+        lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    return {name: lines[name] for name in ("Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
+
+
+def let_a_group_in() -> str:
+    """Do as the page says for a group, and claim a heartbeat as one of its members."""
+    with open(PAGE) as file:
+        blocks: list[str] = re.findall(r"```ini\n(.*?)```", file.read(), re.DOTALL)
+    (dropin,) = [text for text in blocks if "Group=" in text]
+    with open("/etc/systemd/system/nitrohb.service.d/api.conf", "w") as file:
+        file.write(dropin)
+    member = "setpriv --reuid=nobody --regid=enclaves --clear-groups"
+    stranger = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
+    return output(
+        "bash",
+        "-euo",
+        "pipefail",
+        "-c",
+        "groupadd enclaves; systemctl daemon-reload; systemctl restart nitrohb.service;"
+        " nitrohb send vsock:1:9000;"
+        f" {member} nitrohb wait --cid 1; {stranger} nitrohb wait --cid 1",
+    )
+
+
+def once_in_vain(unit: str) -> dict[str, str]:
+    """Wait for an enclave that does not come, while another does."""
+    dropin = f"/run/systemd/system/{unit}.d/soon.conf"
+    os.makedirs(os.path.dirname(dropin))
+    with open(dropin, "w") as file:
+        file.write("[Service]\nEnvironment=BOOT_SECONDS=5\n")
+    output("systemctl", "daemon-reload")
+    output("systemctl", "start", unit)
+    with contextlib.suppress(OSError):
+        beat()
+    return until(unit, lambda unit: unit["ActiveState"] == "failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""systemd's own programs at the other end: systemd-socket-activate and systemd-notify."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.process import (
+    HEARTBEAT,
+    NITROHB,
+    PATIENCE,
+    Script,
+    beat,
+    connected,
+    started,
+    wait_for_file,
+)
+
+ACTIVATE = ("systemd-socket-activate",)
+
+
+@contextmanager
+def activated(*args: str) -> Generator[Script]:
+    """Start systemd-socket-activate, which keeps the PATH alone of the environment unless told."""
+    path = "--setenv=PYTHONPATH" if "PYTHONPATH" in os.environ else "--setenv=PATH"
+    with started(path, *args, command=ACTIVATE, stderr=subprocess.DEVNULL) as script:
+        yield script
+
+
+def event_of(script: Script, name: str) -> dict[str, object]:
+    """The first event of this name."""
+    while (event := script.event())["event"] != name:
+        pass
+    return event
+
+
+def test_the_first_connection_starts_it_and_its_byte_is_answered(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with activated("-l", str(one), "-l", str(two), *NITROHB, "--format", "json") as script:
+        wait_for_file(two)
+        assert beat(one) == HEARTBEAT
+        assert event_of(script, "heartbeat")["address"] == f"unix:{one}"
+        assert beat(two) == HEARTBEAT
+        assert event_of(script, "heartbeat")["address"] == f"unix:{two}"
+        assert script.end()[0] == 0
+
+
+def test_one_by_the_name_that_it_was_given(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    names = ("--fdname=first:second", "-l", str(one), "-l", str(two))
+    with activated(*names, *NITROHB, "-l", "fd:second", "--format", "json") as script:
+        wait_for_file(two)
+        assert beat(two) == HEARTBEAT
+        assert event_of(script, "heartbeat")["address"] == f"unix:{two}"
+        assert script.end()[0] == 0
+
+
+@pytest.fixture
+def sock(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+def test_run_is_started_by_it_too(sock: Path) -> None:
+    look = 'echo "$NITROHB_LISTEN" "${LISTEN_FDS-none}"'
+    command = ("run", "--quiet", "--keep", "--", "sh", "-c", look)
+    with activated("-l", str(sock), *NITROHB, *command) as script:
+        wait_for_file(sock)
+        with connected(sock):
+            assert script.line() == f"unix:{sock} none\n"
+            assert script.end()[0] == 0
+
+
+def test_systemd_notify_says_the_same(tmp_path: Path) -> None:
+    """The very datagram of systemd's own program is the one that we send."""
+    name = f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(name)
+        ear.settimeout(PATIENCE)
+        status = f"waiting for a heartbeat on unix:{tmp_path}/s"
+        notify = ("systemd-notify", "--no-block", "--ready", f"--status={status}")
+        subprocess.run(notify, env={**os.environ, "NOTIFY_SOCKET": name}, check=True)
+        theirs = ear.recv(10_000).decode().rstrip("\n").split("\n")
+        args = ("--quiet", "-l", f"unix:{tmp_path}/s")
+        with started(*args, env={"NOTIFY_SOCKET": name}) as script:
+            ours = ear.recv(10_000).decode().split("\n")
+            script.popen.terminate()
+            script.end()
+    assert {*ours} == {line for line in theirs if not line.startswith("MAINPID=")}
+
+
+@pytest.mark.vsock
+def test_on_vsock_the_first_heartbeat_starts_it_and_is_answered() -> None:
+    with activated("-l", "vsock::9000", *NITROHB, "--format", "json") as script:
+        with connected_to_loopback() as client:
+            client.sendall(HEARTBEAT)
+            assert client.recv(2) == HEARTBEAT
+        heartbeat = event_of(script, "heartbeat")
+        assert (heartbeat["address"], heartbeat["cid"]) == ("vsock::9000", 1)
+        assert script.end()[0] == 0
+
+
+@contextmanager
+def connected_to_loopback() -> Generator[socket.socket]:
+    """Be a client on CID 1, as soon as somebody listens there."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket(socket.AF_VSOCK) as client:  # one that has failed cannot be used again
+            client.settimeout(PATIENCE)
+            if client.connect_ex((1, 9000)) == 0:
+                yield client
+                return
+        assert time.monotonic() < until, "nobody listens"
+        time.sleep(0.1)

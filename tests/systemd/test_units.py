@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The units in deploy/systemd, and the page about them, before systemd-analyze."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy" / "systemd"
+PAGE = (ROOT / "docs" / "how-to" / "systemd.md").read_text()
+
+# As instances; a template alone is nothing that systemd could start.
+UNITS = {
+    "nitrohb.socket": "nitrohb.socket",
+    "nitrohb.service": "nitrohb.service",
+    "nitrohb-once@.service": "nitrohb-once@16.service",
+}
+SERVICES = ["nitrohb.service", "nitrohb-once@16.service"]
+MOST = 2.0
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """A directory with the units as they are, and a program that they can name."""
+    for name, instance in UNITS.items():
+        shutil.copy(DEPLOY / name, tmp_path / name)
+        if instance != name:
+            shutil.copy(DEPLOY / name, tmp_path / instance)
+    return tmp_path
+
+
+def analyze(*args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["systemd-analyze", *args], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", UNITS.values())
+def test_systemd_finds_nothing_to_say_about_a_unit(name: str, units: Path) -> None:
+    # The tests need no installed nitrohb: whatever is in systemd's path will do to be found.
+    for unit in units.iterdir():
+        text = unit.read_text().replace("ExecStart=nitrohb ", "ExecStart=env nitrohb ")
+        unit.write_text(text)
+    done = analyze("verify", "--man=no", str(units / name))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_would_find_a_mistake(units: Path) -> None:
+    unit = units / "nitrohb.service"
+    unit.write_text(unit.read_text().replace("WatchdogSec=30", "WatchdogSec=soon"))
+    assert "Failed to parse" in analyze("verify", "--man=no", str(unit)).stderr
+
+
+def exposure(unit: Path) -> float:
+    done = analyze("security", "--offline=true", "--no-pager", str(unit))
+    (figure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+) ", done.stdout)
+    return float(figure)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_locked_up(name: str, units: Path) -> None:
+    figure = exposure(units / name)
+    assert figure < MOST
+    threshold = f"--threshold={round(MOST * 10) - 1}"  # systemd-analyze(1): in tenths
+    done = analyze("security", "--offline=true", "--no-pager", threshold, str(units / name))
+    assert done.returncode == 0, done.stdout
+    assert f"{figure} for `{name.replace('@16', '@')}`" in " ".join(PAGE.split())
+
+
+def test_a_service_that_is_not_locked_up_would_be_noticed(units: Path) -> None:
+    unit = units / "nitrohb.service"
+    unit.write_text("[Service]\nExecStart=nitrohb\n")
+    assert exposure(unit) > MOST
+
+
+def test_the_page_names_what_is_there() -> None:
+    (install,) = re.findall(r"```sh\n(cp deploy.*?)```", PAGE, re.DOTALL)
+    assert "cp deploy/systemd/*.socket deploy/systemd/*.service /etc/systemd/system/" in install
+    assert {path.name for path in DEPLOY.glob("*.*") if path.is_file()} == set(UNITS)
+    dropins = [str(path.relative_to(DEPLOY)) for path in DEPLOY.glob("*.d/*")]
+    assert dropins == ["nitrohb.service.d/api.conf"]
+    for name in [*UNITS, *dropins]:
+        assert name.replace("@.", "@CID.", 1) in PAGE or name in PAGE
+
+
+def test_what_the_page_quotes_is_in_the_units() -> None:
+    service = (DEPLOY / "nitrohb.service").read_text()
+    once = (DEPLOY / "nitrohb-once@.service").read_text()
+    socket = (DEPLOY / "nitrohb.socket").read_text()
+    api = (DEPLOY / "nitrohb.service.d" / "api.conf").read_text()
+    assert "ExecStart=nitrohb " in service
+    assert "SuccessExitStatus=143\n" in service
+    assert "SuccessExitStatus=143\n" in once
+    assert "Environment=BOOT_SECONDS=180\n" in once
+    assert "FileDescriptorName=heartbeat\n" in socket
+    (group,) = re.findall(r"```ini\n(\[Service\]\nGroup=.*?)```", PAGE, re.DOTALL)
+    for line in group.replace(" --api-mode 660", "").replace("Group=enclaves\n", "").splitlines():
+        assert line in api.splitlines()
