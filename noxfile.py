@@ -140,6 +140,33 @@ def bench(session: nox.Session) -> None:
     session.run("python", "bench/run.py", *session.posargs)
 
 
+@nox.session
+def generate(session: nox.Session) -> None:
+    """Write anew what is made of the parser: the shells' completions and the man page."""
+    install(session, "generate")
+    session.run("python", "deploy/packaging/generate.py")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the distributions twice, check and try them, and press Tab in real shells."""
+    for program in ("bash", "zsh", "fish", "groff", "mandoc"):
+        demand(session, program, "bash fish groff mandoc zsh")
+    install(session, "package")
+    proofs = ("tests/proofs/test_distributions.py", "tests/proofs/test_completions.py")
+    session.run("validate-pyproject", "pyproject.toml")
+    session.run("pytest", *proofs, *session.posargs)
+
+
+@nox.session
+def zipapp(session: nox.Session) -> None:
+    """Make dist/nitrohb.pyz, one file that needs nothing but a Python, and try it."""
+    install(session, "tests")
+    session.run("python", "deploy/packaging/zipapp.py", *pythons())
+    env = {"NITROHB_PYTHONS": " ".join(pythons())}
+    session.run("pytest", "tests/proofs/test_zipapp.py", *session.posargs, env=env)
+
+
 def demand(session: nox.Session, program: str, packages: str) -> None:
     """Fail without a program, and say which Debian packages have it."""
     if shutil.which(program) is None:

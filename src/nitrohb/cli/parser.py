@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Command = Callable[[argparse.Namespace, Console, Stop], int]
 
-__all__ = ["parse"]
+__all__ = ["build_parser", "parse"]
 
 _ADDRESSES: Final = """\
 addresses:
@@ -93,7 +93,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     own = ("-h", "--help", "--version")
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
-    return _build_parser(argv[0]).parse_args(argv, argparse.Namespace(argv=launched))
+    return build_parser(argv[0]).parse_args(argv, argparse.Namespace(argv=launched))
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -104,7 +104,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:end], argv[end + 1 :]
 
 
-def _build_parser(command: str) -> _Parser:
+def build_parser(command: str = "") -> argparse.ArgumentParser:
     """The command line as argparse has it: of the commands only the given one, or all for help."""
     parser = _Parser(
         prog="nitrohb",
@@ -126,6 +126,7 @@ def _build_parser(command: str) -> _Parser:
         "send": _add_send,
         "wait": _add_wait,
         "demo": _add_demo,
+        "completion": _add_completion,
     }
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
@@ -384,6 +385,22 @@ def _add_demo(add: Callable[..., _Parser]) -> None:
         "show both sides of a boot in one process, on a temporary Unix socket",
         f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
     )
+
+
+def _add_completion(add: Callable[..., _Parser]) -> None:
+    from .completion import SHELLS, completion
+
+    parser = _add(
+        add,
+        "completion",
+        completion,
+        "print what lets a shell complete these commands and options",
+        "examples:\n"
+        '  eval "$(nitrohb completion bash)"           in ~/.bashrc\n'
+        '  eval "$(nitrohb completion zsh)"            in ~/.zshrc, after compinit\n'
+        "  nitrohb completion fish | source            in ~/.config/fish/config.fish\n",
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
 
 
 def _add(
