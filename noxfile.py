@@ -162,8 +162,9 @@ def package(session: nox.Session) -> None:
 def zipapp(session: nox.Session) -> None:
     """Make dist/nitrohb.pyz, one file that needs nothing but a Python, and try it."""
     install(session, "tests")
-    session.run("python", "deploy/packaging/zipapp.py", *pythons())
-    env = {"NITROHB_PYTHONS": " ".join(pythons())}
+    found = pythons()
+    session.run("python", "deploy/packaging/zipapp.py", *(f"--python=python{it}" for it in found))
+    env = {"NITROHB_PYTHONS": " ".join(found)}
     session.run("pytest", "tests/proofs/test_zipapp.py", *session.posargs, env=env)
 
 

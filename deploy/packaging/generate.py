@@ -22,7 +22,7 @@ __all__ = ["generated"]
 
 ROOT: Final = Path(__file__).parents[2]
 
-# After "unix:" bash completes a path by itself, as a colon begins a new word there.
+# After "unix:" bash completes a path by itself, as a colon begins a new word there (see _BASH).
 _ADDRESS: Final = {
     "zsh": "_nitrohb_address",
     "fish": "(_nitrohb_address)",
@@ -50,6 +50,9 @@ end
 """,
     },
 }
+
+# Where shtab knows of nothing, bash is to complete files.
+_BASH: Final = ("complete -o bashdefault ", "complete -o bashdefault -o default ")
 
 _COMMAND: Final = {
     "bash": "_nitrohb_command_or_file",
@@ -106,7 +109,7 @@ def generated() -> dict[Path, str]:
     files = {ROOT / "docs" / "nitrohb.1": manpage(build_parser())}
     for shell in SHELLS:
         path = ROOT / "src" / "nitrohb" / "cli" / "completions" / f"nitrohb.{shell}"
-        files[path] = shtab.complete(_completed(), shell).rstrip("\n") + "\n"
+        files[path] = shtab.complete(_completed(), shell).replace(*_BASH).rstrip("\n") + "\n"
     return files
 
 

@@ -4,10 +4,11 @@
 ``nox -s zipapp`` runs this. shiv and pex unpack their files into the user's home before they start;
 zipapp, of the standard library, runs them where they are, which needs no place to write.
 
-The file contains the source, and its byte code for each Python named on the command line: without
-it a start takes twice as long until it listens, and three times as long until it answers.
+The file contains the source, and its byte code for each ``--python``: without it a start takes
+twice as long until it listens, and nearly three times as long until it answers.
 """
 
+import argparse
 import shutil
 import stat
 import subprocess
@@ -91,4 +92,8 @@ def _output(*command: str) -> str:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1:], OUT)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--python", action="append", default=[])
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    make(args.python, args.out)

@@ -17,7 +17,7 @@ def test_version() -> None:
     assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo"])
+@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo", "completion"])
 def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -75,6 +75,7 @@ LONG = "/tmp/" + 103 * "x"
         (["run", "--kill-after", "0", "--", "true"], "'0'"),
         (["run", "ls", "--sort", "time"], "--sort"),
         (["send", "nowhere"], "'nowhere'"),
+        (["completion", "tcsh"], "'tcsh'"),
         (["send", "--timeout", "-1"], "'-1'"),
         (["wait"], "one of the arguments --cid --address is required"),
         (["wait", "--cid", "1", "--address", "vsock::9000"], "not allowed with"),

@@ -41,7 +41,7 @@ INTERACTIVE = {
     ),
     "zsh": (
         ["-f", "-i"],
-        "bindkey -e; autoload -U compinit; compinit -u -D; eval \"$(nitrohb completion zsh)\"",
+        'bindkey -e; autoload -U compinit; compinit -u -D; eval "$(nitrohb completion zsh)"',
     ),
 }
 

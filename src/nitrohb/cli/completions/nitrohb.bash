@@ -239,4 +239,4 @@ _shtab_nitrohb() {
   return 0
 }
 
-complete -o bashdefault -F _shtab_nitrohb nitrohb
+complete -o bashdefault -o default -F _shtab_nitrohb nitrohb
