@@ -8,6 +8,7 @@ addresses and exit codes), and gives each Python's own wording of its usage.
 import argparse
 import textwrap
 from collections.abc import Iterator
+from typing import cast
 
 __all__ = ["manpage", "subcommands"]
 
@@ -19,8 +20,8 @@ def manpage(parser: argparse.ArgumentParser) -> str:
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parsers of the commands, by their names."""
-    (action,) = (it for it in parser._actions if isinstance(it, argparse._SubParsersAction))
-    return dict(action.choices)
+    (choices,) = (it.choices for it in parser._actions if isinstance(it.choices, dict))
+    return cast("dict[str, argparse.ArgumentParser]", choices)
 
 
 def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -68,7 +69,7 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        if action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction):
+        if action.help == argparse.SUPPRESS or isinstance(action.choices, dict):
             continue
         yield ".TP"
         yield _heading(action)

@@ -61,7 +61,9 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tab(shell: str, tmp_path: Path) -> None:
     arguments, start = INTERACTIVE[shell]
     env = os.environ | {"TERM": "vt100"}
-    child = pexpect.spawn(shell, arguments, env=env, encoding="utf-8", timeout=60)
+    child: pexpect.spawn[str] = pexpect.spawn(
+        shell, arguments, env=env, encoding="utf-8", timeout=60
+    )
     child.sendline(f"{start}; PS1=read'y> '; PROMPT=$PS1")
     child.expect("ready> ")
     got: dict[str, str] = {}

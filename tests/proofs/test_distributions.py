@@ -9,7 +9,6 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,9 +28,17 @@ NOT_OURS = shutil.ignore_patterns(
 )
 
 
-def run(*command: str, **how: Any) -> str:
+def run(
+    *command: str, cwd: Path | None = None, env: dict[str, str] | None = None, umask: int = -1
+) -> str:
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env=env,
+        umask=umask,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
