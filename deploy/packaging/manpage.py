@@ -20,8 +20,8 @@ def manpage(parser: argparse.ArgumentParser) -> str:
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parsers of the commands, by their names."""
-    (choices,) = (it.choices for it in parser._actions if isinstance(it.choices, dict))
-    return cast("dict[str, argparse.ArgumentParser]", choices)
+    (action,) = (it for it in parser._actions if isinstance(it.choices, dict))
+    return cast("dict[str, argparse.ArgumentParser]", action.choices)
 
 
 def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
