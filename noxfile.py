@@ -173,7 +173,9 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
     parts = enclave_parts.Parts(Path(".nox/enclave-parts").resolve())
     parts.directory.mkdir(parents=True, exist_ok=True)
     device = f"{enclave_parts.DEVICE}@{enclave_parts.DEVICE_VERSION}"
-    session.run("cargo", "install", "--locked", "--root", str(parts.directory), device, external=True)
+    session.run(
+        "cargo", "install", "--locked", "--root", str(parts.directory), device, external=True
+    )
     shutil.rmtree(parts.nitrohb, ignore_errors=True)
     session.run("python", "-m", "pip", "install", "-q", "--target", str(parts.nitrohb), ".[api]")
     session.run("python", "-m", "tests.enclave.parts", str(parts.directory))
@@ -182,7 +184,12 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
 
 def install_programs(session: nox.Session, programs: dict[str, str]) -> None:
     """Install the Debian packages of the programs that this machine lacks, if it is a Debian."""
-    packages = [name for program in programs if not shutil.which(program) for name in programs[program].split()]
+    packages = [
+        name
+        for program in programs
+        if not shutil.which(program)
+        for name in programs[program].split()
+    ]
     if not packages:
         return
     if not shutil.which("apt-get"):
@@ -214,6 +221,34 @@ def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
     session.install(".[api]")
     session.run("python", "bench/run.py", *session.posargs)
+
+
+@nox.session
+def generate(session: nox.Session) -> None:
+    """Write anew what is made of the parser: the shells' completions and the man page."""
+    install(session, "generate")
+    session.run("python", "deploy/packaging/generate.py")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the distributions twice, check and try them, and press Tab in real shells."""
+    for program in ("bash", "zsh", "fish", "groff", "mandoc"):
+        demand(session, program, "bash fish groff mandoc zsh")
+    install(session, "package")
+    proofs = ("tests/proofs/test_distributions.py", "tests/proofs/test_completions.py")
+    session.run("validate-pyproject", "pyproject.toml")
+    session.run("pytest", *proofs, *session.posargs)
+
+
+@nox.session
+def zipapp(session: nox.Session) -> None:
+    """Make dist/nitrohb.pyz, one file that needs nothing but a Python, and try it."""
+    install(session, "tests")
+    found = pythons()
+    session.run("python", "deploy/packaging/zipapp.py", *(f"--python=python{it}" for it in found))
+    env = {"NITROHB_PYTHONS": " ".join(found)}
+    session.run("pytest", "tests/proofs/test_zipapp.py", *session.posargs, env=env)
 
 
 def demand(session: nox.Session, program: str, packages: str) -> None:

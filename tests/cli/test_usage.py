@@ -17,7 +17,10 @@ def test_version() -> None:
     assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "serve", "run", "send", "wait", "demo", "doctor"])
+COMMANDS = ["", "serve", "run", "send", "wait", "demo", "doctor", "completion"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command: str) -> None:
     code, out, err = nitrohb(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -100,6 +103,7 @@ LONG = "/tmp/" + 103 * "x"
         (["-l", "./a\nb"], "for a Unix socket write unix:./a\\nb"),
         (["--log-level", "loud"], "'loud'"),
         (["send", "nowhere"], "'nowhere'"),
+        (["completion", "tcsh"], "'tcsh'"),
         (["send", "--timeout", "-1"], "'-1'"),
         (["doctor", "-l", "vsock:9000"], "'vsock:9000'"),
         (["doctor", "--max-pending", "0"], "'0'"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Command = Callable[[argparse.Namespace, Console, Stop], int]
 
-__all__ = ["parse"]
+__all__ = ["build_parser", "parse"]
 
 _ADDRESSES: Final = """\
 addresses:
@@ -108,7 +108,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
     start = argparse.Namespace(argv=launched, misplaced=[])
-    args, unknown = _build_parser(argv[0]).parse_known_args(argv, start)
+    args, unknown = build_parser(argv[0]).parse_known_args(argv, start)
     if unknown and not args.misplaced:  # else they are the options of a command without its --
         args.complain(f"unknown arguments: {' '.join(unknown)}")
     return args
@@ -122,7 +122,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:end], argv[end + 1 :]
 
 
-def _build_parser(command: str) -> _Parser:
+def build_parser(command: str = "") -> argparse.ArgumentParser:
     """The command line as argparse has it: of the commands only the given one, or all for help."""
     parser = _Parser(
         prog="nitrohb",
@@ -147,8 +147,9 @@ def _build_parser(command: str) -> _Parser:
         "wait": _add_wait,
         "demo": _add_demo,
         "doctor": _add_doctor,
+        "completion": _add_completion,
     }
-    if command not in adders and not command.startswith("-"):
+    if command and command not in adders and not command.startswith("-"):
         parser.error(f"there is no command {command!r}: choose from {', '.join(adders)}")
     for add_command in [adders[command]] if command in adders else adders.values():
         add_command(commands.add_parser)
@@ -462,6 +463,22 @@ def _add_listen(parser: _Parser) -> None:
 
 def _add_max_pending(parser: _Parser, text: str) -> None:
     parser.add_argument("--max-pending", metavar="N", type=_count, default=1024, help=text)
+
+
+def _add_completion(add: Callable[..., _Parser]) -> None:
+    from .completion import SHELLS, completion
+
+    parser = _add(
+        add,
+        "completion",
+        completion,
+        "print what lets a shell complete these commands and options",
+        "examples:\n"
+        '  eval "$(nitrohb completion bash)"           in ~/.bashrc\n'
+        '  eval "$(nitrohb completion zsh)"            in ~/.zshrc, after compinit\n'
+        "  nitrohb completion fish | source            in ~/.config/fish/config.fish\n",
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
 
 
 def _add(

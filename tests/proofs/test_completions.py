@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tab, pressed in real shells; and the man page, in the eyes of those who print it."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from deploy.packaging.manpage import subcommands
+from nitrohb.cli.parser import build_parser
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "nitrohb.1"
+BIN = Path(sys.executable).parent
+
+TYPED = {
+    "nitrohb ser": "nitrohb serve",
+    "nitrohb comp": "nitrohb completion",
+    "nitrohb completion z": "nitrohb completion zsh",
+    "nitrohb --vers": "nitrohb --version",
+    "nitrohb --kee": "nitrohb --keep",
+    "nitrohb serve --hands": "nitrohb serve --handshake-timeout",
+    "nitrohb serve --format j": "nitrohb serve --format json",
+    "nitrohb wait --keep --format t": "nitrohb wait --keep --format text",
+    "nitrohb serve --eif hel": "nitrohb serve --eif hello.eif",
+    "nitrohb serve -l unix:run/vm": "nitrohb serve -l unix:run/vm.sock",
+    "nitrohb send unix:run/vm": "nitrohb send unix:run/vm.sock",
+    "nitrohb serve --socket-group daemo": "nitrohb serve --socket-group daemon",
+    "nitrohb run --keep -- sha256su": "nitrohb run --keep -- sha256sum",
+    "nitrohb run -- sha256sum hel": "nitrohb run -- sha256sum hello.eif",
+}
+
+INTERACTIVE = {
+    "bash": (
+        ["--norc", "--noprofile", "-i"],
+        "bind 'set enable-bracketed-paste off'; eval \"$(nitrohb completion bash)\"",
+    ),
+    "zsh": (
+        ["-f", "-i"],
+        'bindkey -e; autoload -U compinit; compinit -u -D; eval "$(nitrohb completion zsh)"',
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hello.eif").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "vm.sock").touch()
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize("shell", INTERACTIVE)
+def test_tab(shell: str, tmp_path: Path) -> None:
+    arguments, start = INTERACTIVE[shell]
+    env = os.environ | {"TERM": "vt100"}
+    child: pexpect.spawn[str] = pexpect.spawn(
+        shell, arguments, env=env, encoding="utf-8", timeout=60
+    )
+    child.sendline(f"{start}; PS1=read'y> '; PROMPT=$PS1")
+    child.expect("ready> ")
+    got: dict[str, str] = {}
+    for typed in TYPED:
+        # Tab, and then the whole line goes to a file, as a word in quotes.
+        child.send(f"{typed}\t\x01printf %s '\x05' > line\r")
+        child.expect("ready> ")
+        got[typed] = (tmp_path / "line").read_text().rstrip()
+    child.close(force=True)
+    assert got == TYPED
+
+
+def completed_by_fish(line: str) -> list[str]:
+    script = f"nitrohb completion fish | source; complete -C {shlex.quote(line)}"
+    run = subprocess.run(
+        ["fish", "--no-config", "-c", script], check=True, capture_output=True, text=True
+    )
+    assert run.stderr == ""
+    return [candidate.partition("\t")[0] for candidate in run.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_fish(typed: str) -> None:
+    assert completed_by_fish(typed) == [TYPED[typed].split()[-1]]
+
+
+@pytest.mark.parametrize("command", subcommands(build_parser()))
+def test_fish_has_every_option(command: str) -> None:
+    actions = subcommands(build_parser())[command]._actions
+    options = {it for action in actions for it in action.option_strings if it.startswith("--")}
+    assert {*completed_by_fish(f"nitrohb {command} --")} == options
+
+
+@pytest.mark.parametrize("program", [["groff", "-ww", "-man", "-z"], ["mandoc", "-T", "lint"]])
+def test_the_man_page_is_well_formed(program: list[str]) -> None:
+    run = subprocess.run([*program, str(PAGE)], capture_output=True, text=True)
+    found = (run.stdout + run.stderr).splitlines()
+    # It has no date: it changes with the parser, and would be out of date on no day of its own.
+    assert [line for line in found if "missing date" not in line] == []
