@@ -99,7 +99,9 @@ def test_our_profile_lets_serve_do_its_work(tmp_path: Path) -> None:
     assert not hb.exists()
 
 
-@pytest.mark.parametrize("what", ["os.fork()", "socket.socket(socket.AF_NETLINK)", "os.link('a', 'b')"])
+@pytest.mark.parametrize(
+    "what", ["os.fork()", "socket.socket(socket.AF_NETLINK)", "os.link('a', 'b')"]
+)
 def test_our_profile_allows_no_more(what: str) -> None:
     assert "Function not implemented" in under_profile(f"import os, socket; {what}")
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_the_schemas_of_kubernetes_allow_it(resource: dict[str, Any], version: s
 
 
 def test_the_schemas_would_notice_a_mistake() -> None:
-    wrong = {**RESOURCES[1], "spec": {**RESOURCES[1]["spec"], "updateStratgy": {}}}
+    wrong: dict[str, Any] = {**RESOURCES[1], "spec": {**RESOURCES[1]["spec"], "updateStratgy": {}}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, "1.37", strict=True)
 
@@ -130,7 +131,11 @@ def test_the_pod_listens_and_answers_the_kubelet(podman: Podman, tmp_path: Path)
         )
         assert status["Uid"].split() == ["65532"] * 4
         assert (status["CapEff"], status["CapBnd"]) == ("0" * 16, "0" * 16)
-        assert (status["NoNewPrivs"], status["Seccomp"], status["Seccomp_filters"]) == ("1", "2", "1")
+        assert (status["NoNewPrivs"], status["Seccomp"], status["Seccomp_filters"]) == (
+            "1",
+            "2",
+            "1",
+        )
         assert container["HostConfig"]["ReadonlyRootfs"]
 
         in_its_network = ["nsenter", "--net", f"--target={pid}"]
@@ -138,8 +143,17 @@ def test_the_pod_listens_and_answers_the_kubelet(podman: Podman, tmp_path: Path)
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             probe = pod_probe(name)
             url = f"http://{POD_IP}:{probe['port']}{probe['path']}"
-            ask = [*in_its_network, "curl", "-sS", "-A", "kube-probe/1.37", "-w", "\n%{http_code}", url]
-            until(lambda ask=ask: subprocess.run(ask, capture_output=True).stdout[-3:], b"200")
+            ask = [
+                *in_its_network,
+                "curl",
+                "-sS",
+                "-A",
+                "kube-probe/1.37",
+                "-w",
+                "\n%{http_code}",
+                url,
+            ]
+            until(partial(last_three, ask), b"200")
         ready = subprocess.run(
             [*in_its_network, "curl", "-sS", f"http://{POD_IP}:9180/readyz"], capture_output=True
         )
@@ -151,6 +165,11 @@ def test_the_pod_listens_and_answers_the_kubelet(podman: Podman, tmp_path: Path)
         assert done.stdout.endswith(b"421")
         podman.must("stop", "--time=10", "proof-nitrohb")
         assert podman.must("inspect", "--format={{.State.ExitCode}}", "proof-nitrohb") == "143\n"
+
+
+def last_three(command: list[str]) -> bytes:
+    """The end of what a command prints: a status, of curl."""
+    return subprocess.run(command, capture_output=True).stdout[-3:]
 
 
 def pod_probe(name: str) -> dict[str, Any]:
@@ -181,5 +200,10 @@ def test_without_af_vsock_in_the_profile_it_says_why(podman: Podman, tmp_path: P
 
 def run(podman: Podman, profile: Path, *options: str) -> "subprocess.CompletedProcess[bytes]":
     serve = ("serve", "--format=json", "--listen=vsock::9000", "--timeout=1")
-    hardened = ("--read-only", "--cap-drop=all", "--network=none", f"--security-opt=seccomp={profile}")
+    hardened = (
+        "--read-only",
+        "--cap-drop=all",
+        "--network=none",
+        f"--security-opt=seccomp={profile}",
+    )
     return podman("run", "--rm", *hardened, *options, IMAGE, *serve)

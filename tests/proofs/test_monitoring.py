@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus runs the alerts and the dashboard's queries of deploy/ on what a server has counted."""
+"""Prometheus runs the alerts and the dashboard's queries of deploy/ on what a server counts."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def test_the_tests_of_the_rules_notice_a_change(name: str, tmp_path: Path) -> No
 
 @contextmanager
 def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Prometheus]]:
-    """A server, one of its addresses, and a Prometheus with the very alerts, by the DaemonSet's way.
+    """A server, its address, and a Prometheus with the very alerts, by the DaemonSet's way.
 
     Debian's Prometheus knows no Kubernetes. So a file says of the server what Kubernetes would say
     of a pod; all that follows from it is ours.
@@ -114,7 +114,8 @@ def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path)
     options = ("--max-pending=4", "--handshake-timeout=0.5")
     with watched(tmp_path, *options) as (server, path, prometheus):
         assert beat(path) == HEARTBEAT
-        until(prometheus.alerts, {})
+        nothing: dict[str, str] = {}
+        until(prometheus.alerts, nothing)
         assert beat(path, b"\x00") == b""
         with OverTcp(server.port) as client:
             assert ask(client, "POST", "/claims", {"max_age": 0.001, "timeout": 0.1})[0] == 504
@@ -136,7 +137,7 @@ def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path)
             },
         )
         server.end()
-        until(lambda: prometheus.alerts().get("NitrohbDown"), "pending")
+        until(lambda: prometheus.alerts().get("NitrohbDown", ""), "pending")
 
 
 def test_the_dashboard_has_nothing_that_grafana_does_not_know() -> None:
@@ -147,17 +148,19 @@ def test_the_dashboard_has_nothing_that_grafana_does_not_know() -> None:
 
 def lost(ours: Any, known: Any, at: str = "") -> Iterator[str]:
     """What one value has and the other has not."""
-    match ours, known:
-        case dict(), dict():
-            for key, value in ours.items():
-                yield from lost(value, known.get(key), f"{at}/{key}")
-        case list(), list() if len(ours) == len(known):
-            for number, (value, other) in enumerate(zip(ours, known, strict=True)):
-                yield from lost(value, other, f"{at}/{number}")
-        case _ if ours != known:
-            yield at
-        case _:
-            pass
+    if isinstance(ours, dict) and isinstance(known, dict):
+        fields: dict[str, Any] = ours
+        others: dict[str, Any] = known
+        for key, value in fields.items():
+            yield from lost(value, others.get(key), f"{at}/{key}")
+    elif isinstance(ours, list) and isinstance(known, list):
+        values: list[Any] = ours
+        there: list[Any] = known
+        for number, value in enumerate(values):
+            other = there[number] if number < len(there) else None
+            yield from lost(value, other, f"{at}/{number}")
+    elif ours != known:
+        yield at
 
 
 def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:

@@ -56,9 +56,7 @@ class Prometheus:
         """The alerts that there are now, pending or firing."""
         status, answer = get(self._port, "/api/v1/alerts")
         assert status == 200, answer
-        return {
-            alert["labels"]["alertname"]: alert["state"] for alert in answer["data"]["alerts"]
-        }
+        return {alert["labels"]["alertname"]: alert["state"] for alert in answer["data"]["alerts"]}
 
     def until(self, promql: str, expected: float | Mapping[Any, float]) -> None:
         """Wait until an expression has these values."""
