@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -149,13 +149,11 @@ def test_the_dashboard_has_nothing_that_grafana_does_not_know() -> None:
 def lost(ours: Any, known: Any, at: str = "") -> Iterator[str]:
     """What one value has and the other has not."""
     if isinstance(ours, dict) and isinstance(known, dict):
-        fields: dict[str, Any] = ours
-        others: dict[str, Any] = known
+        fields, others = cast("dict[str, object]", ours), cast("dict[str, object]", known)
         for key, value in fields.items():
             yield from lost(value, others.get(key), f"{at}/{key}")
     elif isinstance(ours, list) and isinstance(known, list):
-        values: list[Any] = ours
-        there: list[Any] = known
+        values, there = cast("list[object]", ours), cast("list[object]", known)
         for number, value in enumerate(values):
             other = there[number] if number < len(there) else None
             yield from lost(value, other, f"{at}/{number}")
