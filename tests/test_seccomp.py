@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .cli.process import HEARTBEAT, beat, connected, started
+from .cli.process import HEARTBEAT, beat, connected, started, wait_for_file
 
 # linux/filter.h, linux/seccomp.h, linux/prctl.h
 LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -83,6 +83,9 @@ def test_our_profile_lets_serve_do_its_work(tmp_path: Path) -> None:
     with started(*args, command=(*UNDER_PROFILE, *NITROHB)) as script:
         assert beat(hb) == HEARTBEAT
         assert beat(hb, b"\x00") == b""
+        hb.unlink()  # which it notices, by inotify(7), and listens there again
+        wait_for_file(hb)
+        assert beat(hb) == HEARTBEAT
         wait = (*UNDER_PROFILE, *NITROHB)
         with started("wait", f"--api=unix:{api}", f"--address=unix:{hb}", command=wait) as launcher:
             code, out, err = launcher.end()
