@@ -32,6 +32,7 @@ KERNELS = {
     "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
     "tests/vsock/test_without_vsock.py": (),
 }
+CONTAINERS = "catatonit curl iproute2 mmdebstrap podman runc util-linux"
 
 # The programs of its tests, and the Debian packages that have them.
 SYSTEMD = {"systemd-analyze": "systemd", "systemd-socket-activate": "systemd"}
@@ -119,6 +120,19 @@ def prometheus(session: nox.Session) -> None:
     demand(session, "prometheus", "prometheus")
     install(session, "tests")
     session.run("pytest", "tests/proofs/test_prometheus.py", *session.posargs)
+
+
+@nox.session
+def deploy(session: nox.Session) -> None:
+    """Try what is in deploy/: alerts and dashboard by Prometheus, image and pod by Podman."""
+    demand(session, "prometheus", "prometheus")
+    for program in ("podman", "runc", "mmdebstrap", "curl", "nsenter", "ip"):
+        demand(session, program, CONTAINERS)
+    if os.geteuid() != 0:
+        session.error("the image of deploy/container is built and run as root")
+    install(session, "tests", "deploy")
+    proofs = ("tests/proofs/test_monitoring.py", "tests/proofs/test_containers.py")
+    session.run("pytest", *proofs, *session.posargs)
 
 
 @nox.session

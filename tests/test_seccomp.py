@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's seccomp profile that blocks AF_VSOCK, as Docker's default does: a real filter."""
+"""Seccomp profiles of containers: one that blocks AF_VSOCK, as Docker's default does, and ours."""
 
 import ctypes
 import json
@@ -8,9 +8,13 @@ import socket
 import struct
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .cli.process import HEARTBEAT, beat, connected, started, wait_for_file
 
 # linux/filter.h, linux/seccomp.h, linux/prctl.h
 LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -87,3 +91,49 @@ def test_the_doctor_sees_the_filter() -> None:
         assert checks["kernel"]["verdict"] == "skipped"
         assert checks["self-test-unix"]["verdict"] == "ok"
         assert checks["self-test-loopback"]["verdict"] == "skipped"
+
+
+PROFILE = Path(__file__).parents[1] / "deploy/seccomp/nitrohb.json"
+UNDER_PROFILE = (sys.executable, "-m", "tests.seccomp_profile", str(PROFILE))
+
+
+def under_profile(code: str) -> str:
+    done = subprocess.run([*UNDER_PROFILE, sys.executable, "-c", code], capture_output=True)
+    return done.stderr.decode()
+
+
+def test_our_profile_lets_serve_do_its_work(tmp_path: Path) -> None:
+    hb, api = tmp_path / "hb", tmp_path / "api"
+    args = ("serve", "--keep", "--socket-mode=660", "-l", f"unix:{hb}", "--api", f"unix:{api}")
+    with started(*args, command=(*UNDER_PROFILE, *NITROHB)) as script:
+        assert beat(hb) == HEARTBEAT
+        assert beat(hb, b"\x00") == b""
+        hb.unlink()  # which it notices, by inotify(7), and listens there again
+        wait_for_file(hb)
+        assert beat(hb) == HEARTBEAT
+        wait = (*UNDER_PROFILE, *NITROHB)
+        with started("wait", f"--api=unix:{api}", f"--address=unix:{hb}", command=wait) as launcher:
+            code, out, err = launcher.end()
+        assert (code, err) == (0, "")
+        assert "heartbeat" in out
+        with connected(api) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(partial(client.recv, 4096), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"process_open_fds" in answer
+        script.popen.terminate()
+        code, _, err = script.end()
+        assert (code, err) == (143, "")
+    assert not hb.exists()
+
+
+@pytest.mark.parametrize(
+    "what", ["os.fork()", "socket.socket(socket.AF_NETLINK)", "os.link('a', 'b')"]
+)
+def test_our_profile_allows_no_more(what: str) -> None:
+    assert "Function not implemented" in under_profile(f"import os, socket; {what}")
+
+
+@pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET", "AF_INET6"])
+def test_our_profile_allows_the_families_that_we_listen_on(family: str) -> None:
+    assert under_profile(f"import socket; socket.socket(socket.{family})") == ""

@@ -95,6 +95,8 @@ async def test_a_claim_whose_time_is_up(
             await trio.sleep(seconds / 4)
         assert exchange.is_problem(504, "no such heartbeat came in time")
         assert seconds <= trio.current_time() - began < seconds * 1.6
+        counted = (await api.client.get("/metrics")).body
+    assert b"nitrohb_claims_in_vain_total 1.0" in counted
 
 
 async def test_claims_that_end_together_do_not_wake_up_together(

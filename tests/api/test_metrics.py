@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is counted, and how it is written."""
 
+import os
+import resource
+import time
 from datetime import UTC, datetime
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -65,11 +68,13 @@ def test_everything_is_counted() -> None:
     for event in events:
         metrics.on_event(event)
     metrics.observe_boot(0.5)
+    metrics.count_claim_in_vain()
     got = samples(metrics)
     for name in ("evictions", "disconnections"):
         assert got[f"nitrohb_{name}_total"] == 1
     assert got["nitrohb_connections_total"] == 5
     assert got["nitrohb_pending"] == 1
+    assert got["nitrohb_claims_in_vain_total"] == 1
     assert got["nitrohb_heartbeats_total unix:/run/x\\udc80"] == 1
     assert got["nitrohb_rejections_total unix:/run/x\\udc80 wrong-byte"] == 1
     assert got["nitrohb_echo_seconds_bucket 5.0"] == 0
@@ -78,3 +83,13 @@ def test_everything_is_counted() -> None:
     assert got["nitrohb_boot_seconds_bucket 0.25"] == 0
     assert got["nitrohb_boot_seconds_bucket 0.5"] == 1
     assert got["nitrohb_boot_seconds_bucket 600.0"] == 1
+
+
+def test_the_process_is_measured() -> None:
+    with open(os.devnull):
+        there = samples(Metrics())["process_open_fds"]
+    got = samples(Metrics())
+    assert got["process_open_fds"] == there - 1
+    assert got["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert 0 < got["process_start_time_seconds"] < time.time()
+    assert got["process_resident_memory_bytes"] > 0

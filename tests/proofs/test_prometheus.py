@@ -52,6 +52,12 @@ class Prometheus:
         """The one value of an expression without labels."""
         return self.query(promql)[()]
 
+    def alerts(self) -> dict[str, str]:
+        """The alerts that there are now, pending or firing."""
+        status, answer = get(self._port, "/api/v1/alerts")
+        assert status == 200, answer
+        return {alert["labels"]["alertname"]: alert["state"] for alert in answer["data"]["alerts"]}
+
     def until(self, promql: str, expected: float | Mapping[Any, float]) -> None:
         """Wait until an expression has these values."""
         values = dict(expected) if isinstance(expected, Mapping) else {(): expected}
@@ -59,10 +65,11 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(server: Server, directory: Path) -> Generator[Prometheus]:
-    """A Prometheus that scrapes a server as docs/api.md says, but more often."""
+def scraping(directory: Path, configuration: str) -> Generator[Prometheus]:
+    """A Prometheus that scrapes, and looks at its rules, more often than its configuration says."""
     config = directory / "prometheus.yml"
-    config.write_text(f"global: {{scrape_interval: 500ms}}\n{documented_config(server.port)}")
+    often = "global: {scrape_interval: 500ms, evaluation_interval: 500ms}"
+    config.write_text(f"{often}\n{configuration}")
     port = port_that_is_free()
     options = (
         f"--config.file={config}",
@@ -120,7 +127,7 @@ def test_promtool_has_nothing_to_say(paths: list[Path]) -> None:
 def test_prometheus_has_counted_what_has_happened(paths: list[Path], tmp_path: Path) -> None:
     with (
         serving(*paths, options=("--max-pending", "2")) as server,
-        scraping(server, tmp_path) as prometheus,
+        scraping(tmp_path, documented_config(server.port)) as prometheus,
     ):
         _everything_is_there_from_the_beginning(prometheus, paths)
         _the_silent_are_counted(prometheus, server, paths[0])

@@ -35,7 +35,7 @@ from nitrohb import (
     serve_heartbeat,
 )
 from tests.support import B7, names, without_capability
-from tests.test_seccomp import block_af_vsock
+from tests.test_seccomp import UNDER_PROFILE, block_af_vsock
 
 pytestmark = pytest.mark.vsock
 
@@ -248,8 +248,11 @@ def test_no_such_machine() -> None:
     assert no.value.errno == errno.ENODEV
 
 
-def test_the_script_from_listening_to_done(enclave: Callable[..., int]) -> None:
-    command = [*NITROHB, "serve", "--format", "json"]
+@pytest.mark.parametrize("profile", [(), UNDER_PROFILE], ids=["no profile", "seccomp profile"])
+def test_the_script_from_listening_to_done(
+    enclave: Callable[..., int], profile: tuple[str, ...]
+) -> None:
+    command = [*profile, *NITROHB, "serve", "--format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert json.loads(server.stdout.readline())["event"] == "listening"

@@ -163,6 +163,7 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
         except ServerEndedError as error:
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
     if beat is None:
+        backend.metrics.count_claim_in_vain()
         problem = _in_vain(server, claim, backend.metrics.failures - before)
         if backend.may_be_meant(claim, began - claim.max_age):
             problem.detail += f"; {SAME_CIDS}"

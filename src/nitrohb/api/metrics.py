@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -74,7 +74,7 @@ class Metrics(Collector):
         self._heartbeats = Counter[Address]()
         self.failures = Counter[tuple[Address, str]]()
         self._losses = Counter[Address]()
-        self._connections = self._pending = 0
+        self._connections = self._pending = self._claims_in_vain = 0
         self._echo = _Histogram(
             "nitrohb_echo_seconds", "From a connection to its echo.", ECHO_BUCKETS
         )
@@ -85,6 +85,7 @@ class Metrics(Collector):
         )
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # descriptors, memory, when it started
 
     def on_event(self, event: Event) -> None:
         """Count an event."""
@@ -105,6 +106,10 @@ class Metrics(Collector):
     def observe_boot(self, seconds: float) -> None:
         """Count a boot that somebody has waited for."""
         self._boot.observe(seconds)
+
+    def count_claim_in_vain(self) -> None:
+        """Count a claim whose time was up before its heartbeat came."""
+        self._claims_in_vain += 1
 
     def write(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -145,6 +150,11 @@ class Metrics(Collector):
             "Socket files that others have deleted or replaced.",
             ["address"],
             [((str(address),), count) for address, count in self._losses.items()],
+        )
+        yield CounterMetricFamily(
+            "nitrohb_claims_in_vain",
+            "Claims whose time was up before their heartbeat came.",
+            self._claims_in_vain,
         )
         yield self._echo.family()
         yield self._boot.family()

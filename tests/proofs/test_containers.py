@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deploy/'s image is built, and its DaemonSet's pod run, by Podman and runc; needs root.
+
+No registry of images is asked: the base is a Debian with Python that is made here.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from .serving import until
+
+ROOT = Path(__file__).parents[2]
+MANIFEST = ROOT / "deploy/kubernetes/nitrohb.yaml"
+PROFILE = ROOT / "deploy/seccomp/nitrohb.json"
+RESOURCES: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text()))
+POD_IP = "10.99.0.5"
+IMAGE = "localhost/nitrohb:proof"
+# runc copes with every arrangement of control groups, and not every machine lets limits be raised.
+CONFIGURATION = """
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+"""
+
+
+class Podman:
+    """Podman with a storage of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "containers.conf").write_text(CONFIGURATION)
+        self._env = {**os.environ, "CONTAINERS_CONF": str(directory / "containers.conf")}
+        self._command = (
+            "podman",
+            f"--root={directory / 'root'}",
+            f"--runroot={directory / 'run'}",
+            f"--tmpdir={directory / 'tmp'}",
+        )
+
+    def __call__(self, *args: object, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        command = [*self._command, *map(str, args)]
+        return subprocess.run(command, input=stdin, capture_output=True, env=self._env, timeout=300)
+
+    def must(self, *args: object) -> str:
+        done = self(*args)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
+    """Podman, which has the image of deploy/container."""
+    directory = tmp_path_factory.mktemp("podman")
+    base = directory / "base.tar"
+    packages = "--include=python3,python3-venv,ca-certificates"
+    make = ["mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", str(base)]
+    made = subprocess.run(make, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    podman = Podman(directory)
+    podman.must("import", "--quiet", base, "localhost/base:proof")
+    base.unlink()
+    # Where pip is told of its index, and of the certificates, it is told inside, too.
+    told = [Path("/etc/pip.conf"), Path("/etc/ssl/certs")]
+    volumes = [f"--volume={path}:{path}:ro" for path in told if path.exists()]
+    options = ("--network=host", "--isolation=chroot", "--build-arg=BASE=localhost/base:proof")
+    containerfile = ROOT / "deploy/container/Containerfile"
+    podman.must("build", *options, *volumes, "--tag", IMAGE, "--file", containerfile, ROOT)
+    try:
+        yield podman
+    finally:
+        podman("pod", "rm", "--all", "--force")
+        podman("rm", "--all", "--force", "--time=1")
+        podman("rmi", "--all", "--force")
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+@pytest.mark.parametrize("resource", RESOURCES, ids=[of["kind"] for of in RESOURCES])
+def test_the_schemas_of_kubernetes_allow_it(resource: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(resource, version, strict=True)
+
+
+def test_the_schemas_would_notice_a_mistake() -> None:
+    wrong: dict[str, Any] = {**RESOURCES[1], "spec": {**RESOURCES[1]["spec"], "updateStratgy": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, "1.37", strict=True)
+
+
+def pod_of_the_daemonset() -> dict[str, Any]:
+    """The pod as it is written, but for its image, and for ports that would need a bridge."""
+    (daemonset,) = (of for of in RESOURCES if of["kind"] == "DaemonSet")
+    template: dict[str, Any] = daemonset["spec"]["template"]
+    template["metadata"]["name"] = "proof"
+    (container,) = template["spec"]["containers"]
+    container.update(image=IMAGE, imagePullPolicy="Never")
+    del container["ports"]
+    return {"apiVersion": "v1", "kind": "Pod", **template}
+
+
+@contextmanager
+def running_pod(podman: Podman, directory: Path) -> Generator[dict[str, Any]]:
+    """The pod, in a network of its own, as Podman describes its container."""
+    profiles = directory / "profiles"
+    profiles.mkdir()
+    (profiles / "nitrohb.json").write_text(PROFILE.read_text())
+    manifest = directory / "pod.yaml"
+    manifest.write_text(yaml.safe_dump(pod_of_the_daemonset()))
+    play = ("play", "kube", "--network=none", f"--seccomp-profile-root={directory}", manifest)
+    podman.must(*play)
+    try:
+        yield json.loads(podman.must("inspect", "proof-nitrohb"))[0]
+    finally:
+        podman("play", "kube", "--down", manifest)
+
+
+def test_the_pod_listens_and_answers_the_kubelet(podman: Podman, tmp_path: Path) -> None:
+    with running_pod(podman, tmp_path) as container:
+        pid = container["State"]["Pid"]
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        assert status["Uid"].split() == ["65532"] * 4
+        assert (status["CapEff"], status["CapBnd"]) == ("0" * 16, "0" * 16)
+        assert (status["NoNewPrivs"], status["Seccomp"], status["Seccomp_filters"]) == (
+            "1",
+            "2",
+            "1",
+        )
+        assert container["HostConfig"]["ReadonlyRootfs"]
+
+        in_its_network = ["nsenter", "--net", f"--target={pid}"]
+        subprocess.run([*in_its_network, *f"ip addr add {POD_IP}/32 dev lo".split()], check=True)
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            probe = pod_probe(name)
+            url = f"http://{POD_IP}:{probe['port']}{probe['path']}"
+            ask = [
+                *in_its_network,
+                "curl",
+                "-sS",
+                "-A",
+                "kube-probe/1.37",
+                "-w",
+                "\n%{http_code}",
+                url,
+            ]
+            until(partial(last_three, ask), b"200")
+        ready = subprocess.run(
+            [*in_its_network, "curl", "-sS", f"http://{POD_IP}:9180/readyz"], capture_output=True
+        )
+        assert json.loads(ready.stdout)["listeners"] == [
+            {"address": "vsock::9000", "listening": True}
+        ]
+        strange = [*in_its_network, "curl", "-s", "-w", "%{http_code}", "-H", "Host: evil.example"]
+        done = subprocess.run([*strange, f"http://{POD_IP}:9180/readyz"], capture_output=True)
+        assert done.stdout.endswith(b"421")
+        podman.must("stop", "--time=10", "proof-nitrohb")
+        assert podman.must("inspect", "--format={{.State.ExitCode}}", "proof-nitrohb") == "143\n"
+
+
+def last_three(command: list[str]) -> bytes:
+    """The end of what a command prints: a status, of curl."""
+    return subprocess.run(command, capture_output=True).stdout[-3:]
+
+
+def pod_probe(name: str) -> dict[str, Any]:
+    (daemonset,) = (of for of in RESOURCES if of["kind"] == "DaemonSet")
+    probe: dict[str, Any] = daemonset["spec"]["template"]["spec"]["containers"][0][name]["httpGet"]
+    return probe
+
+
+# The filter is there earlier without no-new-privileges: the runtime has more to do under it.
+@pytest.mark.parametrize("options", [(), ("--security-opt=no-new-privileges",)])
+def test_the_profile_is_enough_for_a_runtime(podman: Podman, options: tuple[str, ...]) -> None:
+    done = run(podman, PROFILE, *options)
+    assert (done.returncode, b'"address": "vsock::9000"' in done.stdout) == (124, True)
+
+
+def test_without_af_vsock_in_the_profile_it_says_why(podman: Podman, tmp_path: Path) -> None:
+    rules = json.loads(PROFILE.read_text())
+    rules["syscalls"] = [
+        of for of in rules["syscalls"] if [arg["value"] for arg in of.get("args", [])] != [40]
+    ]
+    rules["defaultErrnoRet"] = 1  # EPERM, as the default profiles say
+    profile = tmp_path / "without.json"
+    profile.write_text(json.dumps(rules))
+    done = run(podman, profile)
+    assert done.returncode == 1
+    assert b"seccomp" in done.stderr
+
+
+def run(podman: Podman, profile: Path, *options: str) -> "subprocess.CompletedProcess[bytes]":
+    serve = ("serve", "--format=json", "--listen=vsock::9000", "--timeout=1")
+    hardened = (
+        "--read-only",
+        "--cap-drop=all",
+        "--network=none",
+        f"--security-opt=seccomp={profile}",
+    )
+    return podman("run", "--rm", *hardened, *options, IMAGE, *serve)

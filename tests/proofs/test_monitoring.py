@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prometheus runs the alerts and the dashboard's queries of deploy/ on what a server counts."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from tests.api.over_http import OverTcp, ask
+from tests.cli.process import HEARTBEAT, beat, connected
+
+from .serving import Server, serving, until
+from .test_prometheus import Prometheus, scraping
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = DEPLOY / "prometheus/nitrohb.rules.yml"
+RULES_TEST = DEPLOY / "prometheus/nitrohb.rules.test.yml"
+DASHBOARD = json.loads((DEPLOY / "grafana/nitrohb.json").read_text())
+ALERTS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+NAMES = [alert["alert"] for alert in ALERTS]
+
+
+def promtool(*args: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["promtool", *map(str, args)], capture_output=True, text=True)
+
+
+def test_promtool_finds_the_rules_right() -> None:
+    done = promtool("check", "rules", "--lint-fatal", RULES)
+    assert done.returncode == 0, done.stderr
+    done = promtool("test", "rules", RULES_TEST)
+    assert done.returncode == 0, done.stderr
+
+
+def test_promtool_finds_the_example_configuration_right() -> None:
+    done = promtool("check", "config", DEPLOY / "prometheus/prometheus.yml")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_alert_says_what_to_do(name: str) -> None:
+    (alert,) = (alert for alert in ALERTS if alert["alert"] == name)
+    assert alert["labels"]["severity"] in ("warning", "critical")
+    assert alert["annotations"]["summary"]
+    assert len(alert["annotations"]["description"]) > 100
+
+
+def mutants(name: str) -> Iterator[list[dict[str, Any]]]:
+    """The alerts, of which one never fires, fires too easily, or is gone."""
+    for expr in ("({}) and on() vector(1) > 1", "LOOSE"):
+        changed = [dict(alert) for alert in ALERTS]
+        alert = changed[NAMES.index(name)]
+        loose = re.sub(r"(>|==) [\d.]+$", ">= 0", alert["expr"])
+        if expr == "LOOSE" and loose == alert["expr"]:
+            loose = 'vector(1) and on() up{job="nitrohb"}'  # absent() has no bound
+        alert["expr"] = loose if expr == "LOOSE" else expr.format(alert["expr"])
+        yield changed
+    if "for" in ALERTS[NAMES.index(name)]:
+        yield [
+            {key: value for key, value in alert.items() if (alert["alert"], key) != (name, "for")}
+            for alert in ALERTS
+        ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tests_of_the_rules_notice_a_change(name: str, tmp_path: Path) -> None:
+    shutil.copy(RULES_TEST, tmp_path)
+    for changed in mutants(name):
+        groups = {"groups": [{"name": "nitrohb", "rules": changed}]}
+        (tmp_path / RULES.name).write_text(yaml.safe_dump(groups))
+        done = promtool("test", "rules", tmp_path / RULES_TEST.name)
+        assert done.returncode == 1, changed[NAMES.index(name)]
+        assert "FAILED" in done.stderr
+
+
+@contextmanager
+def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Prometheus]]:
+    """A server, its address, and a Prometheus with the very alerts, by the DaemonSet's way.
+
+    Debian's Prometheus knows no Kubernetes. So a file says of the server what Kubernetes would say
+    of a pod; all that follows from it is ours.
+    """
+    path = directory / "hb"
+    with serving(path, options=options) as server:
+        pod = {
+            "__meta_kubernetes_pod_annotation_prometheus_io_scrape": "true",
+            "__meta_kubernetes_pod_annotation_prometheus_io_port": str(server.port),
+            "__meta_kubernetes_pod_ip": "127.0.0.1",
+            "__meta_kubernetes_pod_node_name": "parent-1",
+        }
+        other = {**pod, "__meta_kubernetes_pod_annotation_prometheus_io_scrape": "false"}
+        found = [{"targets": [f"pod:{port}"], "labels": of} for port, of in ((1, pod), (2, other))]
+        (directory / "pods.json").write_text(json.dumps(found))
+        config = yaml.safe_load((DEPLOY / "prometheus/kubernetes.yml").read_text())
+        assert config["scrape_configs"][0].pop("kubernetes_sd_configs")
+        config["scrape_configs"][0]["file_sd_configs"] = [{"files": ["pods.json"]}]
+        shutil.copy(RULES, directory)
+        with scraping(directory, yaml.safe_dump(config)) as prometheus:
+            prometheus.until("sum by (job, instance) (up)", {("parent-1", "nitrohb"): 1})
+            yield server, path, prometheus
+
+
+def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path) -> None:
+    options = ("--max-pending=4", "--handshake-timeout=0.5")
+    with watched(tmp_path, *options) as (server, path, prometheus):
+        assert beat(path) == HEARTBEAT
+        nothing: dict[str, str] = {}
+        until(prometheus.alerts, nothing)
+        assert beat(path, b"\x00") == b""
+        with OverTcp(server.port) as client:
+            assert ask(client, "POST", "/claims", {"max_age": 0.001, "timeout": 0.1})[0] == 504
+        for _ in range(8):
+            with connected(path):
+                pass
+        with ExitStack() as flood:
+            for _ in range(20):
+                flood.enter_context(connected(path))
+            time.sleep(1)  # longer than the handshake's deadline
+        until(
+            prometheus.alerts,
+            {
+                "NitrohbWrongByte": "firing",
+                "NitrohbClaimsInVain": "firing",
+                "NitrohbConnectionsWithoutByte": "firing",
+                "NitrohbSilentConnections": "firing",
+                "NitrohbFlood": "pending",
+            },
+        )
+        server.end()
+        until(lambda: prometheus.alerts().get("NitrohbDown", ""), "pending")
+
+
+def test_the_dashboard_has_nothing_that_grafana_does_not_know() -> None:
+    """Grafana's own SDK keeps what it knows and leaves the rest."""
+    known = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
+    assert list(lost(DASHBOARD, known)) == []
+
+
+def lost(ours: Any, known: Any, at: str = "") -> Iterator[str]:
+    """What one value has and the other has not."""
+    if isinstance(ours, dict) and isinstance(known, dict):
+        fields, others = cast("dict[str, object]", ours), cast("dict[str, object]", known)
+        for key, value in fields.items():
+            yield from lost(value, others.get(key), f"{at}/{key}")
+    elif isinstance(ours, list) and isinstance(known, list):
+        values, there = cast("list[object]", ours), cast("list[object]", known)
+        for number, value in enumerate(values):
+            other = there[number] if number < len(there) else None
+            yield from lost(value, other, f"{at}/{number}")
+    elif ours != known:
+        yield at
+
+
+def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
+    queries = {
+        f"{panel['title']}: {target['expr']}": fill_in(target["expr"])
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+    }
+    assert len(queries) >= 20
+    options = ("--max-pending=2",)
+    with watched(tmp_path, *options) as (server, path, prometheus):
+        with OverTcp(server.port) as launcher:
+            launcher.request("POST", "/claims", "{}")
+            for _ in range(3):  # by then it waits
+                assert server.get("/healthz")[0] == 200
+            assert beat(path) == HEARTBEAT
+            assert launcher.getresponse().status == 200
+        waiting = dict(queries)
+        deadline = time.monotonic() + 30
+        while waiting:
+            assert time.monotonic() < deadline, f"no answer to {waiting}"
+            beat(path)
+            answered = [of for of, promql in waiting.items() if has_data(prometheus, promql)]
+            for of in answered:
+                del waiting[of]
+            time.sleep(0.1)
+        for variable in DASHBOARD["templating"]["list"][1:]:
+            label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+            assert label
+            assert len(prometheus.query(f"group by ({label[2]}) ({fill_in(label[1])})")) == 1
+        # This one has an answer only when a server was started anew.
+        (restarts,) = DASHBOARD["annotations"]["list"]
+        assert prometheus.query(fill_in(restarts["expr"])) == {}
+
+
+def has_data(prometheus: Prometheus, promql: str) -> bool:
+    values = prometheus.query(promql).values()
+    return bool(values) and all(map(math.isfinite, values))
+
+
+def fill_in(expr: str) -> str:
+    """A query with a value for each of Grafana's variables."""
+    for variable, value in {
+        "$__rate_interval": "1m",
+        "$__range": "1h",
+        "$job": ".*",
+        "$instance": ".*",
+    }.items():
+        expr = expr.replace(variable, value)
+    assert "$" not in expr
+    return expr
+
+
+def test_no_two_panels_lie_on_each_other() -> None:
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
