@@ -179,6 +179,20 @@ def install_programs(session: nox.Session, programs: dict[str, str]) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, a warning being an error, and look through what came out."""
+    demand(session, "dot", "graphviz")
+    install(session, "tests", "docs")
+    site = Path(session.virtualenv.location).resolve() / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet")
+    session.run("sphinx-build", *strict, "docs", str(site))
+    env = {"NITROHB_SITE": str(site)}
+    session.run("pytest", "tests/proofs/test_site.py", *session.posargs, env=env)
+    session.log(f"the site is in {site}: begin with index.html")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
     session.install(".[api]")
