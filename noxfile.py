@@ -26,6 +26,7 @@ KERNELS = {
     "tests/vsock/test_vsock.py": launcher.LOOPBACK,
     "tests/floods/test_vsock.py": launcher.LOOPBACK,
     "tests/launches/test_vsock.py": launcher.LOOPBACK,
+    "tests/docs/test_vsock.py": launcher.LOOPBACK,
     "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
     "tests/vsock/test_without_vsock.py": (),
 }

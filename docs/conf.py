@@ -24,6 +24,7 @@ extensions = [
 ]
 exclude_patterns = ["_ext"]
 nitpicky = True
+highlight_language = "text"
 
 # What a docstring names and this site does not have: there is no network to look elsewhere.
 nitpick_ignore_regex = [
@@ -40,7 +41,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 add_module_names = False

@@ -222,6 +222,7 @@ class EnclaveHandshake(_Handshake):
     __slots__ = ()
 
     opening: Final = HEARTBEAT
+    """What the enclave sends first."""
 
     def __init__(self) -> None:
         super().__init__(Latch(once=False))

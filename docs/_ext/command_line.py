@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parser of the command line, with all its commands, as sphinx-argparse-cli wants it."""
+
+import argparse
+
+from nitrohb.cli.parser import _build_parser
+
+__all__ = ["create_parser"]
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """The whole parser; what is only for the eyes of a terminal is left out."""
+    parser = _build_parser("")
+    for one in (parser, *commands(parser).values()):
+        one.formatter_class = argparse.RawDescriptionHelpFormatter
+        for action in one._actions:
+            action.default = action.default or None  # an empty list is no value to tell of
+    return parser
+
+
+def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands, by their names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise LookupError("the command line has no commands")
