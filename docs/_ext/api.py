@@ -30,9 +30,7 @@ def _describe_variable(
     lines[:] = documented.get(("", name), [])
 
 
-def _hide_constructor(
-    _app: Any, _what: str, full_name: str, *_: object
-) -> tuple[str, str] | None:
+def _hide_constructor(_app: Any, _what: str, full_name: str, *_: object) -> tuple[str, str] | None:
     """Show no constructor of what only nitrohb itself makes."""
     made = ("nitrohb.HeartbeatServer", "nitrohb.ThreadServer")
     return ("", "") if full_name in made else None

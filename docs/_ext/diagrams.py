@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from nitrohb.protocol import HEARTBEAT, TRANSITIONS, Input, Latch, ParentHandshake, State
 
-__all__ = ["Move", "moves", "setup"]
+__all__ = ["Move", "moves", "read_tree", "setup"]
 
 _WIRE: Final = {Input.HEARTBEAT: HEARTBEAT, Input.OTHER_BYTE: b"\n", Input.END: b""}
 
@@ -86,9 +86,9 @@ class _StateDiagram(SphinxDirective):
         rows = "\n".join(
             f"| {_condition(move)} | **{move.to.value}** | {_consequence(move)} |" for move in made
         )
-        words = f"| what comes from the wire | the state is then | the parent |\n|---|---|---|\n{rows}"
+        header = "| what comes from the wire | the state is then | the parent |\n|---|---|---|"
         drawing = _draw(_state_lines(made), self.options["title"], "the table below has the same")
-        return [drawing, *self.parse_text_to_nodes(words)]
+        return [drawing, *self.parse_text_to_nodes(f"{header}\n{rows}")]
 
 
 def _condition(move: Move) -> str:
@@ -141,13 +141,18 @@ class _DecisionTree(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         _, path = self.env.relfn2path(self.arguments[0])
         self.env.note_dependency(path)
-        tree = _read_tree(Path(path))
+        tree = read_tree(Path(path))
         note = "the list below has the same, as text"
         drawing = _draw(_tree_lines(tree), self.options["title"], note)
         return [drawing, *self.parse_text_to_nodes("\n".join(_tree_words(tree)))]
 
 
-def _read_tree(path: Path) -> dict[str, _Node]:
+def read_tree(path: Path) -> dict[str, _Node]:
+    """Read a decision tree: its nodes by their names, the first of them its root.
+
+    Raises:
+        ExtensionError: It is no tree.
+    """
     data = tomllib.loads(path.read_text())
     tree = {
         name: _Node(name, of["text"], of.get("answers", {}), of.get("section"))
@@ -206,9 +211,7 @@ def _answers(tree: dict[str, _Node], node: _Node, indent: str) -> Iterator[str]:
 def _draw(lines: Iterable[str], title: str, note: str) -> nodes.Node:
     """A graph as SVG, in a box that scrolls where it is too wide."""
     dot = "\n".join(("digraph {", *_DEFAULTS, *lines, "}"))
-    done = subprocess.run(
-        ["dot", "-Tsvg"], input=dot, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["dot", "-Tsvg"], input=dot, capture_output=True, text=True, check=False)
     if done.returncode or done.stderr:
         raise ExtensionError(f"dot cannot draw {title!r}: {done.stderr}")
     svg = _tidy(done.stdout, f"{title} ({note})")

@@ -84,14 +84,37 @@ def test_a_wrong_example_is_found(example: str, why: str, tmp_path: Path) -> Non
         run_page(page)
 
 
+RIGHT = """\
+<!-- in another terminal -->
+```sh
+echo begun; until [ -e end ]; do sleep 0.01; done
+```
+
+1. one
+
+   ```sh
+   echo 1 in 0.5 ms; touch end
+   ```
+
+   ```text
+   7 in 2.0 ms
+   ```
+
+<!-- the other terminal shows -->
+```text
+begun
+```
+
+<!-- exit code 3 -->
+```sh
+exit 3
+```
+"""
+
+
 def test_a_right_example_is_run(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(
-        "<!-- in another terminal -->\n```sh\necho begun; until [ -e end ]; do sleep 0.01; done\n```\n"
-        "1. one\n\n   ```sh\n   echo 1 in 0.5 ms; touch end\n   ```\n\n   ```text\n   7 in 2.0 ms\n   ```\n"
-        "\n<!-- the other terminal shows -->\n```text\nbegun\n```\n"
-        "<!-- exit code 3 -->\n```sh\nexit 3\n```\n"
-    )
+    page.write_text(RIGHT)
     run_page(page)
     assert (tmp_path / "end").exists()
 
