@@ -28,6 +28,7 @@ _TYPES: Final[dict[object, Json]] = {
     float: {"type": "number", "minimum": 0},  # seconds are the only ones
     RejectReason: {"enum": [str(reason) for reason in RejectReason]},
     VsockAddress | None: {"type": ["string", "null"], "pattern": "^vsock:[0-9]+:[0-9]+$"},
+    str | None: {"type": ["string", "null"]},
     int | None: {"type": ["integer", "null"], "minimum": 0, "maximum": 255},  # a byte
 }
 
@@ -57,7 +58,7 @@ def schema_of(event: type[Any]) -> Json:
             own[name] = _form(event, name, type_) | {"description": said[name]}
     cid = _CID if "peer" in own else {"type": "null"}
     properties = {key: properties[key] for key in ("event", "time", "address")}
-    properties["cid"] = cid | {"description": inspect.getdoc(event.cid) or ""}
+    properties["cid"] = cid | {"description": _in_json(inspect.getdoc(event.cid) or "")}
     properties |= own
     return {
         "type": "object",
@@ -78,11 +79,18 @@ def meanings(event: type[Any]) -> dict[str, str]:
     for owner in reversed(event.__mro__):
         _, _, attributes = (inspect.cleandoc(owner.__doc__ or "")).partition("Attributes:\n")
         for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
-            found[name] = re.sub(r"\s+", " ", text)
+            found[name] = _in_json(text)
     fields = {field.name for field in dataclasses.fields(event)}
     if lacking := fields - found.keys():
         raise LookupError(f"the docstring of {event.__name__} does not tell of {lacking}")
     return found
+
+
+def _in_json(text: str) -> str:
+    """A docstring's words, in one line, and with the names that JSON has for things."""
+    for python, name in (("None", "null"), ("True", "true"), ("False", "false")):
+        text = re.sub(rf"\b{python}\b", name, text)
+    return re.sub(r"\s+", " ", text)
 
 
 def _form(event: type[Any], name: str, type_: object) -> Json:

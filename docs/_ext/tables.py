@@ -40,6 +40,8 @@ _SAMPLES: Final[dict[str, object]] = {
     "echoed": True,
     "reason": RejectReason.WRONG_BYTE,
     "byte": 0x0A,
+    "replaced": False,
+    "problem": None,
 }
 
 _LISTEN: Final = (

@@ -18,6 +18,7 @@ TUTORIAL: Final = "tutorial.md"
 OTHERS: Final = {
     "api.md": {
         "indented": "tests/api/test_docs.py",
+        "json": "tests/docs/test_schema.py",
         "yaml": "tests/proofs/test_prometheus.py",
     },
 }

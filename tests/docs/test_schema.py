@@ -26,6 +26,8 @@ from nitrohb import (
 from tests.cli.process import NITROHB, nitrohb
 from tests.test_events import EXAMPLES
 
+from .examples import ROOT, blocks
+
 SCHEMA = create_schema()
 VALIDATOR = jsonschema.Draft202012Validator(
     SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
@@ -45,6 +47,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "peer": st.none() | st.builds(VsockAddress, st.integers(0, 2**32 - 2), numbers),
     "listening_seconds": st.floats(0, 1e9),
     "echo_seconds": st.floats(0, 1e9),
+    "problem": st.none() | st.text(),
     "byte": st.none() | st.integers(0, 255),
 }
 
@@ -85,6 +88,18 @@ def test_an_event_with_something_else_in_it_is_none(event: Event) -> None:
     form = event.to_json()
     for name, wrong in [("time", "now"), ("address", "tcp:1"), ("peer", 1), ("cid", -1)]:
         assert not VALIDATOR.is_valid(form | {name: wrong})
+
+
+def test_what_the_interface_is_shown_to_send_is_as_it_says() -> None:
+    shown = [
+        json.loads(block.text)
+        for block in blocks((ROOT / "docs/api.md").read_text())
+        if block.kind == "json"
+    ]
+    assert [event["event"] for event in shown] == ["lost"]
+    for event in shown:
+        VALIDATOR.validate(event)
+        assert list(event) == list(SCHEMA["$defs"][event["event"]]["properties"])
 
 
 def test_what_the_script_prints_is_as_it_says(tmp_path: Path) -> None:
