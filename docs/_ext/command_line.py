@@ -2,6 +2,7 @@
 """The parser of the command line, with all its commands, as sphinx-argparse-cli wants it."""
 
 import argparse
+from typing import cast
 
 from nitrohb.cli.parser import _build_parser
 
@@ -22,5 +23,5 @@ def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
     """The commands, by their names."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
+            return dict(cast("dict[str, argparse.ArgumentParser]", action.choices))
     raise LookupError("the command line has no commands")

@@ -112,13 +112,13 @@ def _event(event: type[Any]) -> str:
 def _type(form: Json) -> str:
     if "enum" in form:
         return ", ".join(f"`{value}`" for value in form["enum"])
-    kinds = form["type"] if isinstance(form["type"], list) else [form["type"]]
-    return " or ".join(kinds)
+    kinds: str | list[str] = form["type"]
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)
 
 
 def _metrics() -> str:
     families = text_string_to_metric_families(_scrape())
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for family in families:
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         name = f"{family.name}_total" if family.type == "counter" else family.name

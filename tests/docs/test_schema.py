@@ -29,7 +29,7 @@ from tests.test_events import EXAMPLES
 from .examples import ROOT, blocks
 
 SCHEMA = create_schema()
-VALIDATOR = jsonschema.Draft202012Validator(
+VALIDATOR: Any = jsonschema.Draft202012Validator(
     SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
 )
 
