@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python API: public names are documented where they live, and each of them must be."""
 
+import pkgutil
 from typing import Any
 
 from sphinx.errors import ExtensionError
@@ -23,11 +24,16 @@ def _describe_variable(
 ) -> None:
     """Put in what is written below a variable: autodoc looks for it in the package only."""
     package, _, name = full_name.rpartition(".")
-    if what != "data" or package != "nitrohb":
-        return
-    module = nitrohb._HOME.get(name, "events")
-    documented = ModuleAnalyzer.for_module(f"nitrohb.{module}").find_attr_docs()
-    lines[:] = documented.get(("", name), [])
+    if what == "data" and package == "nitrohb":
+        lines[:] = _written_below(name)
+
+
+def _written_below(name: str) -> list[str]:
+    for module in pkgutil.iter_modules(nitrohb.__path__, "nitrohb."):
+        documented = ModuleAnalyzer.for_module(module.name).find_attr_docs()
+        if ("", name) in documented:
+            return documented["", name]
+    return []
 
 
 def _hide_constructor(_app: Any, _what: str, full_name: str, *_: object) -> tuple[str, str] | None:

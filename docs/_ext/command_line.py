@@ -2,16 +2,16 @@
 """The parser of the command line, with all its commands, as sphinx-argparse-cli wants it."""
 
 import argparse
-from typing import cast
+from typing import Any
 
-from nitrohb.cli.parser import _build_parser
+from nitrohb.cli.parser import build_parser
 
-__all__ = ["create_parser"]
+__all__ = ["commands", "create_parser"]
 
 
 def create_parser() -> argparse.ArgumentParser:
     """The whole parser; what is only for the eyes of a terminal is left out."""
-    parser = _build_parser("")
+    parser = build_parser()
     for one in (parser, *commands(parser).values()):
         one.formatter_class = argparse.RawDescriptionHelpFormatter
         for action in one._actions:
@@ -22,6 +22,7 @@ def create_parser() -> argparse.ArgumentParser:
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The commands, by their names."""
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(cast("dict[str, argparse.ArgumentParser]", action.choices))
+        choices: Any = action.choices
+        if isinstance(choices, dict):  # elsewhere it is a tuple
+            return {str(name): command for name, command in choices.items()}
     raise LookupError("the command line has no commands")

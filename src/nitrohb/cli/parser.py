@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Command = Callable[[argparse.Namespace, Console, Stop], int]
 
-__all__ = ["parse"]
+__all__ = ["build_parser", "parse"]
 
 _ADDRESSES: Final = """\
 addresses:
@@ -93,7 +93,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     own = ("-h", "--help", "--version")
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
-    return _build_parser(argv[0]).parse_args(argv, argparse.Namespace(argv=launched))
+    return build_parser(argv[0]).parse_args(argv, argparse.Namespace(argv=launched))
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -104,7 +104,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:end], argv[end + 1 :]
 
 
-def _build_parser(command: str) -> _Parser:
+def build_parser(command: str = "") -> argparse.ArgumentParser:
     """The command line as argparse has it: of the commands only the given one, or all for help."""
     parser = _Parser(
         prog="nitrohb",
