@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python API: public names are documented where they live, and each of them must be."""
 
-import pkgutil
+import sys
 from typing import Any
 
 from sphinx.errors import ExtensionError
@@ -29,8 +29,9 @@ def _describe_variable(
 
 
 def _written_below(name: str) -> list[str]:
-    for module in pkgutil.iter_modules(nitrohb.__path__, "nitrohb."):
-        documented = ModuleAnalyzer.for_module(module.name).find_attr_docs()
+    # Its value is known already, so the module that it comes from has been loaded.
+    for module in sorted(loaded for loaded in sys.modules if loaded.startswith("nitrohb.")):
+        documented = ModuleAnalyzer.for_module(module).find_attr_docs()
         if ("", name) in documented:
             return documented["", name]
     return []

@@ -2,7 +2,7 @@
 """The parser of the command line, with all its commands, as sphinx-argparse-cli wants it."""
 
 import argparse
-from typing import Any
+from typing import cast
 
 from nitrohb.cli.parser import build_parser
 
@@ -22,7 +22,6 @@ def create_parser() -> argparse.ArgumentParser:
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The commands, by their names."""
     for action in parser._actions:
-        choices: Any = action.choices
-        if isinstance(choices, dict):  # elsewhere it is a tuple
-            return {str(name): command for name, command in choices.items()}
+        if isinstance(action.choices, dict):  # elsewhere it is a tuple
+            return cast("dict[str, argparse.ArgumentParser]", action.choices)
     raise LookupError("the command line has no commands")
