@@ -2,7 +2,7 @@
 """The parser of the command line, with all its commands, as sphinx-argparse-cli wants it."""
 
 import argparse
-from typing import cast
+from typing import Any, cast
 
 from nitrohb.cli.parser import build_parser
 
@@ -22,6 +22,7 @@ def create_parser() -> argparse.ArgumentParser:
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The commands, by their names."""
     for action in parser._actions:
-        if isinstance(action.choices, dict):  # elsewhere it is a tuple
-            return cast("dict[str, argparse.ArgumentParser]", action.choices)
+        choices: Any = action.choices
+        if isinstance(choices, dict):  # elsewhere it is a tuple
+            return cast("dict[str, argparse.ArgumentParser]", choices)
     raise LookupError("the command line has no commands")

@@ -54,6 +54,14 @@ def test_what_is_run_elsewhere_is_run_there(page: str) -> None:
             assert runs, f"{page}:{block.line}: {block.elsewhere} does not run this"
 
 
+@pytest.mark.parametrize("page", ["../README.md", *PAGES])
+def test_its_links_lead_to_files(page: str) -> None:
+    """Who reads the pages where they lie follows these; those of the site are checked there."""
+    here = (DOCS / page).parent
+    links = re.findall(r"\]\(([^()\s#:]+)(?:#[^()\s]*)?\)", (DOCS / page).read_text())
+    assert not [link for link in links if not (here / link).is_file()]
+
+
 @pytest.mark.parametrize("page", OTHERS)
 def test_other_pages_have_tests_of_their_own(page: str) -> None:
     for block in blocks((DOCS / page).read_text()):
