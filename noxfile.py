@@ -29,6 +29,7 @@ KERNELS = {
     "tests/launches/test_vsock.py": launcher.LOOPBACK,
     # What says who holds a port; elsewhere it is loaded by modprobe(8) when it is asked.
     "tests/vsock/test_doctor.py": (*launcher.LOOPBACK, "vsock_diag"),
+    "tests/docs/test_vsock.py": launcher.LOOPBACK,
     "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
     "tests/vsock/test_without_vsock.py": (),
 }
@@ -228,6 +229,20 @@ def systemd(session: nox.Session) -> None:
     session.run("python", *in_guest, *pytest, "tests/systemd/test_activate.py")
     env = {"NITROHB_MACHINE": str(Path(".nox/systemd-machine").resolve())}  # kept for the next run
     session.run("pytest", "tests/systemd/test_machine.py", *session.posargs, env=env)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, a warning being an error, and look through what came out."""
+    demand(session, "dot", "graphviz")
+    install(session, "tests", "docs")
+    site = Path(session.virtualenv.location).resolve() / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet")
+    session.run("sphinx-build", *strict, "docs", str(site))
+    env = {"NITROHB_SITE": str(site)}
+    session.run("pytest", "tests/proofs/test_site.py", *session.posargs, env=env)
+    session.log(f"the site is in {site}: begin with index.html")
 
 
 @nox.session

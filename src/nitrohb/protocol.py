@@ -210,7 +210,7 @@ class ParentHandshake(_Handshake):
 
     @property
     def reply(self) -> bytes:
-        """What the enclave has to be sent: its own byte back, or nothing."""
+        """What the enclave has to be sent, which is its own byte, or nothing."""
         if self.state is not _ANSWERING or self.byte is None:
             return b""
         return bytes((self.byte,))
@@ -222,6 +222,7 @@ class EnclaveHandshake(_Handshake):
     __slots__ = ()
 
     opening: Final = HEARTBEAT
+    """What the enclave sends first."""
 
     def __init__(self) -> None:
         super().__init__(Latch(once=False))

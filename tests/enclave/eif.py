@@ -2,7 +2,8 @@
 """An enclave image file (EIF), as QEMU's ``-M nitro-enclave`` boots it.
 
 The format is that of the aws-nitro-enclaves-image-format crate (version 4): a header with a table
-of sections, and the sections; all numbers are big-endian. The checksum is a CRC-32 of all but itself.
+of sections, and the sections; all numbers are big-endian. The checksum, a CRC-32, is of all but
+itself.
 """
 
 import struct

@@ -251,7 +251,7 @@ class Guest(Program):
             _read_prompt(sock)
 
     def outcome(self) -> str:
-        """Wait until its init is done and QEMU has ended; return what came of the last connection."""
+        """Wait until init is done and QEMU has ended; return what came of the last connection."""
         self.words.await_line("^init: done")
         assert self.ends() == 0
         return self.outcomes()[-1]
@@ -383,7 +383,7 @@ class Parent(Guest):
 
     @contextmanager
     def nitrohb(self, *args: str, files: int = 1024) -> Generator[Remote]:
-        """Run nitrohb in there, as a server that prints JSON; kill it in the end, if it still runs."""
+        """Run a server in there, which prints JSON; kill it in the end, if it still runs."""
         remote = self.start(*NITROHB, "serve", "--format", "json", *args, files=files)
         try:
             remote.await_event("listening")

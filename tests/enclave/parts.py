@@ -79,8 +79,9 @@ def parts() -> Parts:
 def commands(name: str) -> str:
     """A block of commands of the how-to, by the name in the comment before it."""
     text = HOW_TO.read_text("utf-8")
-    (block,) = re.findall(rf"^<!-- {re.escape(name)} -->\n```sh\n(.*?)^```$", text, re.M | re.S)
-    return str(block)
+    block = re.compile(rf"^<!-- {re.escape(name)} -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    (found,) = block.findall(text)
+    return str(found)
 
 
 def make_guest(parts: Parts) -> None:
@@ -137,7 +138,7 @@ def within(root: Path, path: Path) -> Path:
 def libraries(programs: Iterable[Path]) -> Iterator[Path]:
     """The shared libraries of some programs, as the dynamic linker finds them."""
     found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)
-    for match in re.finditer(r"^\s+(?:\S+ => )?(/\S+) \(0x", found.stdout, re.M):
+    for match in re.finditer(r"^\s+(?:\S+ => )?(/\S+) \(0x", found.stdout, re.MULTILINE):
         yield Path(match[1])
 
 

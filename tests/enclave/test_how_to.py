@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of docs/how-to/qemu.md, as they stand; those of AF_VSOCK are in test_forwarded.py."""
+"""The commands of docs/how-to/qemu.md, as they stand; test_forwarded.py has those of AF_VSOCK."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ RUN_BY_THE_SESSION = {"install", "guest"}
 
 def test_every_command_is_run_somewhere() -> None:
     text = HOW_TO.read_text("utf-8")
-    named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.M))
+    named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.MULTILINE))
     assert named == RUN_HERE | RUN_FORWARDED | RUN_BY_THE_SESSION
     assert len(named) == text.count("```sh\n")
 

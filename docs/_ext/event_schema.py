@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON Schema of the events, from their classes. Needs nothing but nitrohb."""
+
+import dataclasses
+import inspect
+import re
+from typing import Any, Final, get_args, get_type_hints
+
+from nitrohb import CID_ANY, Event, RejectReason, VsockAddress
+
+__all__ = ["create_schema", "meanings", "schema_of"]
+
+Json = dict[str, Any]
+
+_COMMON: Final[Json] = {
+    "time": {
+        "type": "string",
+        "format": "date-time",
+        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+    },
+    "address": {"type": "string", "pattern": "^(vsock|unix|hybrid|fd):."},
+}
+_CID: Final[Json] = {"type": ["integer", "null"], "minimum": 0, "maximum": CID_ANY - 1}
+
+# What the types of an event's own fields are in JSON.
+_TYPES: Final[dict[object, Json]] = {
+    bool: {"type": "boolean"},
+    float: {"type": "number", "minimum": 0},  # seconds are the only ones
+    RejectReason: {"enum": [str(reason) for reason in RejectReason]},
+    VsockAddress | None: {"type": ["string", "null"], "pattern": "^vsock:[0-9]+:[0-9]+$"},
+    str | None: {"type": ["string", "null"]},
+    int | None: {"type": ["integer", "null"], "minimum": 0, "maximum": 255},  # a byte
+}
+
+
+def create_schema() -> Json:
+    """Every event, as one JSON Schema document."""
+    events = get_args(Event)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An event of nitrohb",
+        "description": "A line of `nitrohb serve --format json`, or the data of one that is sent by"
+        " the HTTP interface. Properties may be added; names never change their meaning.",
+        "oneOf": [{"$ref": f"#/$defs/{event.name}"} for event in events],
+        "$defs": {event.name: schema_of(event) for event in events},
+    }
+
+
+def schema_of(event: type[Any]) -> Json:
+    """One kind of event."""
+    said = meanings(event)
+    properties: Json = {"event": {"const": event.name, "description": "Which event it is."}}
+    own: Json = {}
+    for name, type_ in get_type_hints(event).items():
+        if name in _COMMON:
+            properties[name] = _COMMON[name] | {"description": said[name]}
+        elif name != "name":
+            own[name] = _form(event, name, type_) | {"description": said[name]}
+    cid = _CID if "peer" in own else {"type": "null"}
+    properties = {key: properties[key] for key in ("event", "time", "address")}
+    properties["cid"] = cid | {"description": _in_json(inspect.getdoc(event.cid) or "")}
+    properties |= own
+    return {
+        "type": "object",
+        "description": summary(event),
+        "properties": properties,
+        "required": list(properties),
+    }
+
+
+def summary(event: type[Any]) -> str:
+    """What an event says, without its fields."""
+    return re.split(r"\n+\w+:\n", inspect.getdoc(event) or "")[0].replace("``", "`")
+
+
+def meanings(event: type[Any]) -> dict[str, str]:
+    """What the fields of an event mean, by the docstrings of its class and those above it."""
+    found: dict[str, str] = {}
+    for owner in reversed(event.__mro__):
+        _, _, attributes = (inspect.cleandoc(owner.__doc__ or "")).partition("Attributes:\n")
+        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
+            found[name] = _in_json(text)
+    fields = {field.name for field in dataclasses.fields(event)}
+    if lacking := fields - found.keys():
+        raise LookupError(f"the docstring of {event.__name__} does not tell of {lacking}")
+    return found
+
+
+def _in_json(text: str) -> str:
+    """A docstring's words, in one line, and with the names that JSON has for things."""
+    for python, name in (("None", "null"), ("True", "true"), ("False", "false")):
+        text = re.sub(rf"\b{python}\b", name, text)
+    return re.sub(r"\s+", " ", text)
+
+
+def _form(event: type[Any], name: str, type_: object) -> Json:
+    for known, form in _TYPES.items():
+        if type_ == known:
+            return form
+    raise LookupError(f"{event.__name__}.{name}: nobody has said what {type_} is in JSON")

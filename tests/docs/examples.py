@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs what a page shows, from top to bottom, as its reader would.
+
+``sh`` is run by bash and ``python`` by Python, all of one page in one directory and one namespace.
+A ``text`` or ``json`` block after it is what it prints. A comment right before a block says more::
+
+    <!-- in another terminal -->           goes on while the next blocks run
+    <!-- the other terminal shows -->      all that it has printed, when it has ended
+    <!-- the other terminal shows, after Ctrl-C -->
+    <!-- exit code 124 -->                 how the command ends
+    <!-- run by tests/x.py::test_name -->  it needs more than any machine has: that test has it
+
+A block that is neither run nor compared is an error: nobody would notice when it is wrong.
+"""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from sybil import Document, Example, Region
+from sybil.evaluators.python import PythonEvaluator
+from sybil.region import Lexeme
+
+from tests.test_readme import shape
+
+__all__ = ["ROOT", "Block", "blocks", "run_page"]
+
+ROOT: Final = Path(__file__).parents[2]
+
+_PATIENCE: Final = 60.0  # seconds
+_OUTPUT: Final = ("text", "json")
+_ELSEWHERE: Final = "run by "
+_BEGINS: Final = "in another terminal"
+_ENDS: Final = {"the other terminal shows": False, "the other terminal shows, after Ctrl-C": True}
+_EXIT_CODE: Final = "exit code "
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code in a page."""
+
+    kind: str
+    text: str
+    remark: str
+    line: int
+    lines: tuple[int, int]
+
+    @property
+    def elsewhere(self) -> str:
+        """What runs it, if that is not this module."""
+        found = self.remark.startswith(_ELSEWHERE)
+        return self.remark.removeprefix(_ELSEWHERE) if found else ""
+
+
+def blocks(text: str) -> list[Block]:
+    """All blocks of code in a page, as MyST finds them too; but no directives."""
+    return list(_find(MarkdownIt("commonmark").parse(text)))
+
+
+def _find(tokens: list[Token]) -> Iterator[Block]:
+    remark = ""
+    for token in tokens:
+        if token.type in ("fence", "code_block"):
+            assert token.map is not None
+            kind = token.info.strip() if token.type == "fence" else "indented"
+            if not kind.startswith("{") or kind.startswith(("{code", "{sourcecode")):
+                start, end = token.map
+                yield Block(kind, token.content, remark, start + 1, (start, end))
+        comment = re.fullmatch(r"<!-- (.*) -->\s*", token.content)
+        remark = comment[1] if token.type == "html_block" and comment else ""
+
+
+def run_page(path: Path) -> None:
+    """Run all the examples of a page in the current directory, and compare what they print."""
+    run = _Run(path)
+    document = Document.parse(str(path), run.parse)
+    document.namespace["__name__"] = "page"
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        run.clean_up()
+    run.check_end()
+
+
+@dataclass
+class _Run:
+    path: Path
+    printed: str | None = None  # by what ran last, unless it has been compared already
+    other: "subprocess.Popen[bytes] | None" = None
+    log: Path = field(default_factory=lambda: Path("other-terminal.log").absolute())
+    python: PythonEvaluator = field(default_factory=PythonEvaluator)
+
+    def parse(self, document: Document) -> Iterator[Region]:
+        starts = [0]
+        for line in document.text.splitlines(keepends=True):
+            starts.append(starts[-1] + len(line))
+        for block in blocks(document.text):
+            start, end = (starts[line] for line in block.lines)
+            yield Region(start, end, block, self.evaluate)
+
+    def evaluate(self, example: Example) -> str:
+        block: Block = example.parsed
+        where = f"{self.path}:{block.line}"
+        if block.elsewhere:
+            self.printed = None
+        elif block.kind == "sh":
+            self._run_shell(block, where)
+        elif block.kind == "python":
+            self._run_python(block, example)
+        elif block.kind in _OUTPUT and block.remark in _ENDS:
+            self._compare(block, self._end_other(where, interrupt=_ENDS[block.remark]), where)
+        elif block.kind in _OUTPUT and self.printed is not None:
+            self._compare(block, self.printed, where)
+            self.printed = None
+        else:
+            raise AssertionError(f"{where}: this {block.kind} block is executed by nobody")
+        return ""
+
+    def _run_shell(self, block: Block, where: str) -> None:
+        command = ["bash", "-euo", "pipefail", "-c", block.text]
+        if block.remark == _BEGINS:
+            assert self.other is None, f"{where}: the other terminal is busy"
+            self.other = self._start(command)
+            return
+        expected = 0
+        if block.remark:
+            assert block.remark.startswith(_EXIT_CODE), f"{where}: what is {block.remark!r}?"
+            expected = int(block.remark.removeprefix(_EXIT_CODE))
+        done = subprocess.run(
+            command,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_PATIENCE,
+        )
+        assert done.returncode == expected, f"{where}: {done.returncode}, {done.stdout}"
+        self.printed = done.stdout
+
+    def _start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        """Start a command, and wait until it has something to say: it listens then."""
+        with self.log.open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        until = time.monotonic() + _PATIENCE
+        while not self.log.stat().st_size and process.poll() is None:
+            assert time.monotonic() < until, f"{command} says nothing"
+            time.sleep(0.01)
+        return process
+
+    def _end_other(self, where: str, *, interrupt: bool) -> str:
+        assert self.other is not None, f"{where}: there is no other terminal"
+        if interrupt:
+            os.killpg(self.other.pid, signal.SIGINT)
+        code = self.other.wait(_PATIENCE)
+        self.other = None
+        printed = self.log.read_text()
+        assert code == (128 + signal.SIGINT if interrupt else 0), f"{where}: {code}, {printed}"
+        return printed
+
+    def _run_python(self, block: Block, example: Example) -> None:
+        example.parsed = Lexeme(block.text, 0, 0)
+        output = io.StringIO()
+        with redirect_stdout(output), redirect_stderr(output):
+            self.python(example)
+        self.printed = output.getvalue()
+
+    def _compare(self, block: Block, printed: str, where: str) -> None:
+        printed = printed.replace(os.getcwd(), "/home/you")
+        assert shape(printed) == shape(block.text), f"{where}: it prints\n{printed}"
+
+    def clean_up(self) -> None:
+        if self.other is not None:
+            os.killpg(self.other.pid, signal.SIGKILL)
+            self.other.wait()
+
+    def check_end(self) -> None:
+        assert self.other is None, f"{self.path}: nobody has looked at the other terminal"
+
+
+# What a page calls nitrohb and python3 is what the tests have.
+BIN: Final = str(Path(sys.executable).parent)

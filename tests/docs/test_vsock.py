@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples that need a real AF_VSOCK. The enclave is this kernel's loopback, CID 1."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from nitrohb import send_heartbeat
+from tests.cli.process import NITROHB, nitrohb, started
+
+from .examples import ROOT, blocks
+
+pytestmark = pytest.mark.vsock
+
+LOCAL = 1
+
+
+def example(page: str, test: Callable[..., object]) -> str:
+    """The block of a page that a test of this module runs."""
+    found = [
+        block.text
+        for block in blocks((ROOT / "docs" / page).read_text())
+        if block.elsewhere == f"tests/docs/test_vsock.py::{test.__name__}"
+    ]
+    (text,) = found
+    return text
+
+
+def test_wait_by_cid(capsys: pytest.CaptureFixture[str]) -> None:
+    async def start_enclave(cid: int) -> None:
+        await send_heartbeat(f"vsock:{cid}:9000")
+
+    namespace: dict[str, Any] = {"start_enclave": start_enclave}
+    exec(example("how-to/launcher.md", test_wait_by_cid), namespace)
+    trio.run(namespace["launch_all"], LOCAL)
+    assert capsys.readouterr().out == "1 has booted\n"
+
+
+def test_one_server_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, *args = example("how-to/several-enclaves.md", test_one_server_for_several).split()
+    assert program == "nitrohb"
+    with started(*args) as server:
+        assert "listening    vsock::9000" in server.line()
+        subprocess.run([*NITROHB, "send", f"vsock:{LOCAL}:9000"], check=True)
+        assert "connected    vsock::9000 cid 1" in server.line()
+        code, printed, _ = nitrohb("wait", "--api", "unix:api.sock", "--cid", str(LOCAL))
+    assert (code, "vsock::9000 cid 1 (echoed" in printed) == (0, True)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation as it was built: links lead somewhere, and nothing is missing.
+
+``nox -s docs`` builds it, and says where it is in ``NITROHB_SITE``.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from sphinx.errors import ExtensionError
+
+import nitrohb
+from docs._ext import diagrams
+from docs._ext.command_line import commands, create_parser
+from docs._ext.event_schema import create_schema
+from nitrohb.api.metrics import Metrics
+from nitrohb.cli import exits
+from nitrohb.protocol import TRANSITIONS, Input, State
+
+SITE: Final = Path(os.environ["NITROHB_SITE"])
+
+# What a browser fetches by itself, and by which attribute; a link only says where one might go.
+FETCHED: Final = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "object": "data",
+    "link": "href",
+}
+
+
+class Page(HTMLParser):
+    """What a page of the site has, and where it leads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.labels: list[str] = []
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" and "href" in found else []
+        self.fetched += [found[FETCHED[tag]]] if FETCHED.get(tag) in found else []
+        if tag == "svg" and found.get("role") == "img":
+            self.labels.append(found["aria-label"])
+        if tag == "text":
+            self._inside.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "text":
+            self.words.append(self._inside.pop())
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self._inside[-1] += data
+
+
+PAGES: Final = {path: Page(path) for path in sorted(SITE.rglob("*.html"))}
+
+
+def page(name: str) -> Page:
+    return PAGES[SITE / name]
+
+
+def text_of(name: str) -> str:
+    """The words of a page, without its tags."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", page(name).path.read_text()))
+
+
+def inner_links() -> Iterator[tuple[Path, str]]:
+    for path, found in PAGES.items():
+        for link in found.links:
+            if not urlsplit(link).scheme:
+                yield path, link
+
+
+def test_every_inner_link_leads_to_a_place() -> None:
+    dead = [f"{path.name}: {link}" for path, link in inner_links() if not leads(path, link)]
+    assert len(list(inner_links())) > 500
+    assert not dead
+
+
+def leads(path: Path, link: str) -> bool:
+    parts = urlsplit(link)
+    target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+    if not parts.fragment:
+        return target.is_file()
+    return target in PAGES and unquote(parts.fragment) in ("", *PAGES[target].ids)
+
+
+def test_a_dead_link_is_found() -> None:
+    index = SITE / "index.html"
+    assert leads(index, "tutorial.html")
+    assert not leads(index, "nothing.html")
+    assert not leads(index, "tutorial.html#nothing")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
+def test_no_id_is_there_twice(path: Path) -> None:
+    ids = PAGES[path].ids
+    assert sorted(set(ids)) == sorted(ids)
+
+
+def test_nothing_is_fetched_from_elsewhere() -> None:
+    fetched = [url for found in PAGES.values() for url in found.fetched]
+    for sheet in SITE.rglob("*.css"):
+        text = sheet.read_text()
+        fetched += re.findall(r"url\(\s*[\"']?([^\"')]+)", text)
+        assert "@import" not in text
+    assert len(fetched) > 100
+    foreign = [url for url in fetched if urlsplit(url).netloc]
+    assert not foreign
+
+
+def test_every_public_name_is_documented() -> None:
+    ids = page("reference/python.html").ids
+    assert not [name for name in nitrohb.__all__ if f"nitrohb.{name}" not in ids]
+    text = text_of("reference/python.html")
+    assert "Claim a heartbeat: each is handed out once" in text
+    assert "VMADDR_CID_ANY of linux/vm_sockets.h" in text, "what is written below a constant"
+
+
+def test_every_command_and_each_of_its_options_is_documented() -> None:
+    ids = page("reference/command-line.html").ids
+    found = commands(create_parser())
+    assert {"serve", "run", "send", "wait", "demo"} <= found.keys()
+    for name, parser in found.items():
+        for action in parser._actions:
+            if action.help != "==SUPPRESS==":
+                for option in action.option_strings:
+                    assert f"nitrohb-{name}-{option}" in ids
+
+
+def test_the_schema_is_there() -> None:
+    schema = json.loads((SITE / "events.schema.json").read_text())
+    assert schema == create_schema()
+    assert "events.schema.json" in {Path(link).name for link in page("reference/events.html").links}
+
+
+def test_every_event_is_documented() -> None:
+    assert set(create_schema()["$defs"]) <= {*page("reference/events.html").ids}
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = text_of("reference/exit-codes.html")
+    for name in exits.__all__:
+        assert f" {getattr(exits, name)} " in text
+
+
+def test_every_metric_is_documented() -> None:
+    text = text_of("reference/metrics.html")
+    for family in Metrics().collect():
+        assert f" {family.name}" in text
+        assert family.documentation in text
+
+
+def test_every_state_is_drawn() -> None:
+    found = page("explanation/protocol.html")
+    assert {state.value for state in State} <= {*found.words}
+    assert {said.value for said in Input if said is not Input.HEARTBEAT} <= {*found.words}
+    assert any("states of one connection" in label for label in found.labels)
+
+
+def test_a_state_that_the_diagram_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MoreStates:
+        WAITING = State.WAITING
+
+        def __iter__(self) -> Iterator[object]:
+            yield from (*State, "another")
+
+    monkeypatch.setattr(diagrams, "State", MoreStates())
+    with pytest.raises(ExtensionError, match=r"how to get to {'another'}"):
+        diagrams.moves()
+
+
+def test_a_move_that_the_diagram_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = TRANSITIONS | {(State.CLOSED, Input.HEARTBEAT): State.HEARTBEAT}
+    monkeypatch.setattr(diagrams, "TRANSITIONS", more)
+    with pytest.raises(ExtensionError, match=r"but protocol\.py has"):
+        diagrams.moves()
+
+
+def test_every_cause_is_drawn_and_leads_to_its_section() -> None:
+    found = page("how-to/debugging.html")
+    tree = diagrams.read_tree(Path(__file__).parents[2] / "docs/how-to/debugging.toml")
+    causes = [node for node in tree.values() if node.section]
+    assert len(causes) > 10
+    for node in causes:
+        assert found.links.count(f"#{node.section}") >= 2, "in the drawing, and in words"
+        assert node.section in found.ids
+    drawn = " ".join(found.words)
+    words = {word.strip("`?") for node in tree.values() for word in node.text.split()}
+    assert all(word in drawn for word in words)
+
+
+ASKS = '[a]\ntext = "?"\nanswers.x = "b"\n'
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ('[a]\ntext = "?"\n', "needs either answers or a section"),
+        (ASKS, "is to be reached once"),
+        (f'{ASKS}[b]\ntext = "!"\nsection = "b"\n[c]\ntext = "!"\nsection = "c"\n', "once"),
+    ],
+)
+def test_a_tree_that_leads_nowhere(tree: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "tree.toml"
+    path.write_text(tree)
+    with pytest.raises(ExtensionError, match=why):
+        diagrams.read_tree(path)
