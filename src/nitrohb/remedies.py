@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from .addresses import HybridAddress, InheritedSocket, UnixAddress, VsockAddress
+from .addresses import HybridAddress, UnixAddress, VsockAddress
 from .errors import ConnectError, ListenError, NitrohbError
 
 TYPE_CHECKING = False
@@ -298,10 +298,10 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
             table = _VSOCK
         case VsockAddress():
             table = _VSOCK_LISTEN
-        case InheritedSocket():
-            table = _INHERITED
-        case _:
+        case UnixAddress() | HybridAddress():
             table = _UNIX | _seen_at(address.path)
+        case _:
+            table = _INHERITED
     facts = _facts(address) | {"local": "" if local_cid is None else f", {local_cid}"}
     return ListenError(str(address), _real(number), *_look_up(table, number, facts))
 

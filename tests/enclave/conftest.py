@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,13 +38,13 @@ class Enclaves:
         self._siblings = siblings
 
     @contextmanager
-    def booting(self, cid: int, **arguments: object) -> Generator[Guest]:
+    def booting(self, cid: int, **arguments: Any) -> Generator[Guest]:
         """An enclave that boots, and is killed in the end if it still runs."""
         self._siblings.device.prepare(cid)
         with Guest(self._parts, self._siblings.directory, hybrid(cid), **arguments) as guest:
             yield guest
 
-    def boot(self, cid: int, **arguments: object) -> str:
+    def boot(self, cid: int, **arguments: Any) -> str:
         """Boot an enclave, and return what came of it."""
         with self.booting(cid, **arguments) as guest:
             return guest.outcome()

@@ -146,10 +146,10 @@ class Device(Program):
     """vhost-device-vsock, in a directory, for some guests: who are siblings, if they are hybrid."""
 
     def __init__(
-        self, parts: Parts, directory: Path, *vms: Vm, command: Sequence[str] = ()
+        self, parts: Parts, directory: Path, *vms: Vm, command: Sequence[str | Path] = ()
     ) -> None:
         options = itertools.chain.from_iterable(("--vm", str(vm)) for vm in vms)
-        super().__init__(*(command or [parts.device]), *options, cwd=directory)
+        super().__init__(*(command or (parts.device,)), *options, cwd=directory)
         self._directory = directory
         self._vms = {vm.cid: vm for vm in vms}
 
@@ -221,7 +221,7 @@ class Guest(Program):
         initramfs: Path | None = None,
         megabytes: int = 128,
         more: Sequence[str] = (),
-        **arguments: object,
+        **arguments: str | int,
     ) -> None:
         self.started = time.time()
         append = ["console=ttyS0", "quiet", "loglevel=3", "panic=-1"]

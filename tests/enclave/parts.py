@@ -122,8 +122,9 @@ def python() -> Path:
 def copy_python(root: Path) -> None:
     """Copy a Python and the libraries that it needs to where they are on this machine."""
     paths = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
-    for path in {paths["stdlib"], paths["platstdlib"]}:
-        shutil.copytree(path, within(root, Path(path)), ignore=_LEFT_OUT, dirs_exist_ok=True)
+    for directory in {Path(paths["stdlib"]), Path(paths["platstdlib"])}:
+        target = within(root, directory)
+        shutil.copytree(directory, target, ignore=_LEFT_OUT, dirs_exist_ok=True)
     programs = [python(), *Path(paths["platstdlib"], "lib-dynload").glob("*.so")]
     for path in {python(), *libraries(programs)}:
         target = within(root, path)

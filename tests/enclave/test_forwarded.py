@@ -7,6 +7,7 @@ All of it runs in a kernel that has that loopback: QEMU and the device are proce
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def device(parts: Parts, tmp_path: Path) -> Iterator[Device]:
 def boot(parts: Parts, tmp_path: Path, device: Device) -> Boot:
     """Boots a guest, and returns what came of it."""
 
-    def boot(**arguments: object) -> str:
+    def boot(**arguments: Any) -> str:
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, **arguments) as guest:
             return guest.outcome()
@@ -110,4 +111,5 @@ def test_an_eif_on_the_machine_of_a_nitro_enclave(
 
 def test_the_kernel_has_the_module_that_the_how_to_loads() -> None:
     assert commands("forward: module") == "sudo modprobe vsock_loopback\n"
-    assert "vsock_loopback" in {line.split()[0] for line in Path("/proc/modules").open()}
+    modules = Path("/proc/modules").read_text("ascii").splitlines()
+    assert "vsock_loopback" in {line.split()[0] for line in modules}

@@ -14,7 +14,6 @@ from ..addresses import (
     CID_ANY,
     Address,
     HybridAddress,
-    InheritedSocket,
     UnixAddress,
     VsockAddress,
 )
@@ -170,8 +169,9 @@ def _holder(address: Address) -> str | None:
     """Which other process has an address that is taken."""
     if isinstance(address, VsockAddress):
         return holder_of_port(address.port, address.cid)
-    # An inherited socket is bound already: nobody can have taken it.
-    return None if isinstance(address, InheritedSocket) else holder_of_path(address.path)
+    if isinstance(address, UnixAddress | HybridAddress):
+        return holder_of_path(address.path)
+    return None  # an inherited socket is bound already: nobody can have taken it
 
 
 def are_rivals(one: Address, other: Address) -> bool:

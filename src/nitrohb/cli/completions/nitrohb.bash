@@ -5,15 +5,16 @@
 #    source ~/.local/share/bash_completion/nitrohb
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_nitrohb_subparsers=(serve run send wait demo completion)
+_shtab_nitrohb_subparsers=(serve run send wait demo doctor completion)
 
-_shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --timeout --eif --memory --handshake-timeout --max-pending --socket-mode --socket-group --format --quiet --api --api-mode --api-group --api-allow-remote --api-host)
-_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --timeout --eif --memory --handshake-timeout --max-pending --socket-mode --socket-group --format --quiet --kill-after)
+_shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
+_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --kill-after)
 _shtab_nitrohb_send_option_strings=(-h --help --timeout)
 _shtab_nitrohb_wait_option_strings=(-h --help --cid --address --timeout --max-age --api --format)
 _shtab_nitrohb_demo_option_strings=(-h --help)
+_shtab_nitrohb_doctor_option_strings=(-h --help -l --listen --max-pending --format)
 _shtab_nitrohb_completion_option_strings=(-h --help)
-_shtab_nitrohb_option_strings=(-h --help --version -l --listen --keep --allow-cid --any-byte --timeout --eif --memory --handshake-timeout --max-pending --socket-mode --socket-group --format --quiet --api --api-mode --api-group --api-allow-remote --api-host)
+_shtab_nitrohb_option_strings=(-h --help --version -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
 
 _shtab_nitrohb_serve__l_COMPGEN=''
 _shtab_nitrohb_serve___listen_COMPGEN=''
@@ -29,6 +30,8 @@ _shtab_nitrohb_run___socket_group_COMPGEN=_nitrohb_group
 _shtab_nitrohb_send_pos_0_COMPGEN=''
 _shtab_nitrohb_wait___address_COMPGEN=''
 _shtab_nitrohb_wait___api_COMPGEN=''
+_shtab_nitrohb_doctor__l_COMPGEN=''
+_shtab_nitrohb_doctor___listen_COMPGEN=''
 _shtab_nitrohb__l_COMPGEN=''
 _shtab_nitrohb___listen_COMPGEN=''
 _shtab_nitrohb___eif_COMPGEN=_shtab_compgen_files
@@ -37,11 +40,15 @@ _shtab_nitrohb___api_COMPGEN=''
 _shtab_nitrohb___api_group_COMPGEN=_nitrohb_group
 
 _shtab_nitrohb_serve___format_choices=(text json)
+_shtab_nitrohb_serve___log_level_choices=(debug info warning error)
 _shtab_nitrohb_run___format_choices=(text json)
+_shtab_nitrohb_run___log_level_choices=(debug info warning error)
 _shtab_nitrohb_wait___format_choices=(text json)
+_shtab_nitrohb_doctor___format_choices=(text json)
 _shtab_nitrohb_completion_pos_0_choices=(bash zsh fish)
-_shtab_nitrohb_pos_0_choices=(serve run send wait demo completion)
+_shtab_nitrohb_pos_0_choices=(serve run send wait demo doctor completion)
 _shtab_nitrohb___format_choices=(text json)
+_shtab_nitrohb___log_level_choices=(debug info warning error)
 
 _shtab_nitrohb_serve__h_nargs=0
 _shtab_nitrohb_serve___help_nargs=0
@@ -61,6 +68,8 @@ _shtab_nitrohb_wait__h_nargs=0
 _shtab_nitrohb_wait___help_nargs=0
 _shtab_nitrohb_demo__h_nargs=0
 _shtab_nitrohb_demo___help_nargs=0
+_shtab_nitrohb_doctor__h_nargs=0
+_shtab_nitrohb_doctor___help_nargs=0
 _shtab_nitrohb_completion__h_nargs=0
 _shtab_nitrohb_completion___help_nargs=0
 _shtab_nitrohb_pos_0_nargs=A...

@@ -11,8 +11,9 @@
 _shtab_nitrohb_commands() {
   local _commands=(
     completion:'Print what lets a shell complete these commands and options.'
-    demo:'Show both sides of a boot in one process, on a temporary Unix socket.'
-    run:'Listen, then start a command, and answer and report its enclaves'"'"' heartbeats.'
+    demo:'Show both sides of a boot, on a temporary Unix socket.'
+    doctor:'Check what this machine can do, what is missing, and how to mend it.'
+    run:'Listen, then start a command that boots enclaves.'
     send:'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
     serve:'Listen, answer enclaves'"'"' heartbeats, and report.'
     wait:'Claim one enclave'"'"'s heartbeat from a running serve --keep --api.'
@@ -23,24 +24,25 @@ _shtab_nitrohb_commands() {
 _shtab_nitrohb_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "(- : *)--version[show program\'s version number and exit]"
-  "*"{-l,--listen}"[where to listen (default\: vsock\:\:9000)\; may be repeated]:ADDR:_nitrohb_address"
-  "--keep[go on answering after a heartbeat (default\: one per address)]"
-  "*--allow-cid[answer this CID only\; may be repeated (default\: any\; not for Unix sockets)]:CID:"
-  "--any-byte[echo whatever byte comes, as QEMU\'s device does (default\: only 0xB7)]"
-  "--timeout[end with exit code 124 after this time (default\: wait for ever)\; auto\: as long as nitro-cli would]:SECONDS|auto:"
-  "--eif[for --timeout auto\: the enclave\'s image]:PATH:_files"
-  "--memory[for --timeout auto\: the enclave\'s memory, as nitro-cli takes it]:MIB:"
-  "--handshake-timeout[how long one connection may stay silent (default\: 5)]:SECONDS:"
-  "--max-pending[how many connections may wait silently\; one more evicts the oldest of the peer that holds the most (default\: 1024)]:N:"
-  "--socket-mode[permissions of socket files, in octal (default\: 600)]:MODE:"
-  "--socket-group[group of socket files, by name or number (default\: your own)]:GROUP:_groups"
-  "--format[how events are printed to stdout, one a line (default\: text)]:format:(text json)"
+  "*"{-l,--listen}"[where to listen (default\: what systemd has passed, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "--keep[go on after a heartbeat (default\: one per ADDR)]"
+  "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
+  "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
+  "--max-pending[silent connections at a time\; one more evicts the oldest of the peer that holds the most (default\: 1024)]:N:"
+  "--timeout[end with exit code 124 after it (default\: never)\; auto\: as nitro-cli]:SECONDS|auto:"
+  "--eif[for auto\: the enclave\'s image]:PATH:_files"
+  "--memory[for auto\: the enclave\'s memory]:MIB:"
+  "--handshake-timeout[how long a connection may be silent (default\: 5)]:SECONDS:"
+  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
+  "--format[of the events on stdout, one a line (default\: text)]:format:(text json)"
+  "--log-level[print no less than debug (the default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer an HTTP interface on unix\:PATH or IP\:PORT (needs the extra nitrohb\[api\])]:ADDR:_nitrohb_address"
-  "--api-mode[permissions of the socket file of --api, in octal (default\: 600)]:MODE:"
-  "--api-group[group of the socket file of --api (default\: your own)]:GROUP:_groups"
-  "--api-allow-remote[let --api be an address that other machines reach\: there are no passwords]"
-  "*--api-host[a host name by which clients call --api, besides its IP address\; may be repeated]:NAME:"
+  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT]:ADDR:_nitrohb_address"
+  "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
+  "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
+  "--api-allow-remote[let other machines in\: there are no passwords]"
+  "*--api-host[a host name by which clients call it \*]:NAME:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -61,20 +63,31 @@ _shtab_nitrohb_demo_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_nitrohb_demo_defaults_added=0
 
+_shtab_nitrohb_doctor_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "*"{-l,--listen}"[where to listen (default\: what systemd has passed, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
+  "--format[a table on a terminal, or else lines\; or one JSON object (default\: text)]:format:(text json)"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_nitrohb_doctor_defaults_added=0
+
 _shtab_nitrohb_run_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*"{-l,--listen}"[where to listen (default\: vsock\:\:9000)\; may be repeated]:ADDR:_nitrohb_address"
-  "--keep[go on answering after a heartbeat (default\: one per address)]"
-  "*--allow-cid[answer this CID only\; may be repeated (default\: any\; not for Unix sockets)]:CID:"
-  "--any-byte[echo whatever byte comes, as QEMU\'s device does (default\: only 0xB7)]"
-  "--timeout[end the command, with exit code 124, if an address has had no heartbeat after this time (default\: wait for ever)\; auto\: as long as nitro-cli would]:SECONDS|auto:"
-  "--eif[for --timeout auto\: the enclave\'s image]:PATH:_files"
-  "--memory[for --timeout auto\: the enclave\'s memory, as nitro-cli takes it]:MIB:"
-  "--handshake-timeout[how long one connection may stay silent (default\: 5)]:SECONDS:"
-  "--max-pending[how many connections may wait silently\; one more evicts the oldest of the peer that holds the most (default\: 1024)]:N:"
-  "--socket-mode[permissions of socket files, in octal (default\: 600)]:MODE:"
-  "--socket-group[group of socket files, by name or number (default\: your own)]:GROUP:_groups"
-  "--format[how events are printed to stderr, one a line (default\: text)]:format:(text json)"
+  "*"{-l,--listen}"[where to listen (default\: what systemd has passed, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "--keep[go on after a heartbeat (default\: one per ADDR)]"
+  "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
+  "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
+  "--max-pending[silent connections at a time\; one more evicts the oldest of the peer that holds the most (default\: 1024)]:N:"
+  "--timeout[end the command, with exit code 124, if an ADDR had no heartbeat (default\: never)\; auto\: as nitro-cli]:SECONDS|auto:"
+  "--eif[for auto\: the enclave\'s image]:PATH:_files"
+  "--memory[for auto\: the enclave\'s memory]:MIB:"
+  "--handshake-timeout[how long a connection may be silent (default\: 5)]:SECONDS:"
+  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
+  "--format[of the events on stderr, one a line (default\: text)]:format:(text json)"
+  "--log-level[print no less than debug (the default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
   "--kill-after[kill the command if it goes on this long after it was told to end (default\: 10)]:SECONDS:"
   "(-)*::the command:_nitrohb_command"
@@ -94,24 +107,25 @@ _shtab_nitrohb_send_defaults_added=0
 
 _shtab_nitrohb_serve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*"{-l,--listen}"[where to listen (default\: vsock\:\:9000)\; may be repeated]:ADDR:_nitrohb_address"
-  "--keep[go on answering after a heartbeat (default\: one per address)]"
-  "*--allow-cid[answer this CID only\; may be repeated (default\: any\; not for Unix sockets)]:CID:"
-  "--any-byte[echo whatever byte comes, as QEMU\'s device does (default\: only 0xB7)]"
-  "--timeout[end with exit code 124 after this time (default\: wait for ever)\; auto\: as long as nitro-cli would]:SECONDS|auto:"
-  "--eif[for --timeout auto\: the enclave\'s image]:PATH:_files"
-  "--memory[for --timeout auto\: the enclave\'s memory, as nitro-cli takes it]:MIB:"
-  "--handshake-timeout[how long one connection may stay silent (default\: 5)]:SECONDS:"
-  "--max-pending[how many connections may wait silently\; one more evicts the oldest of the peer that holds the most (default\: 1024)]:N:"
-  "--socket-mode[permissions of socket files, in octal (default\: 600)]:MODE:"
-  "--socket-group[group of socket files, by name or number (default\: your own)]:GROUP:_groups"
-  "--format[how events are printed to stdout, one a line (default\: text)]:format:(text json)"
+  "*"{-l,--listen}"[where to listen (default\: what systemd has passed, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "--keep[go on after a heartbeat (default\: one per ADDR)]"
+  "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
+  "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
+  "--max-pending[silent connections at a time\; one more evicts the oldest of the peer that holds the most (default\: 1024)]:N:"
+  "--timeout[end with exit code 124 after it (default\: never)\; auto\: as nitro-cli]:SECONDS|auto:"
+  "--eif[for auto\: the enclave\'s image]:PATH:_files"
+  "--memory[for auto\: the enclave\'s memory]:MIB:"
+  "--handshake-timeout[how long a connection may be silent (default\: 5)]:SECONDS:"
+  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
+  "--format[of the events on stdout, one a line (default\: text)]:format:(text json)"
+  "--log-level[print no less than debug (the default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer an HTTP interface on unix\:PATH or IP\:PORT (needs the extra nitrohb\[api\])]:ADDR:_nitrohb_address"
-  "--api-mode[permissions of the socket file of --api, in octal (default\: 600)]:MODE:"
-  "--api-group[group of the socket file of --api (default\: your own)]:GROUP:_groups"
-  "--api-allow-remote[let --api be an address that other machines reach\: there are no passwords]"
-  "*--api-host[a host name by which clients call --api, besides its IP address\; may be repeated]:NAME:"
+  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT]:ADDR:_nitrohb_address"
+  "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
+  "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
+  "--api-allow-remote[let other machines in\: there are no passwords]"
+  "*--api-host[a host name by which clients call it \*]:NAME:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -151,6 +165,7 @@ _shtab_nitrohb() {
       case $line[1] in
         completion) _arguments -C -s $_shtab_nitrohb_completion_options ;;
         demo) _arguments -C -s $_shtab_nitrohb_demo_options ;;
+        doctor) _arguments -C -s $_shtab_nitrohb_doctor_options ;;
         run) _arguments -C -s $_shtab_nitrohb_run_options ;;
         send) _arguments -C -s $_shtab_nitrohb_send_options ;;
         serve) _arguments -C -s $_shtab_nitrohb_serve_options ;;
