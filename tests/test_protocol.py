@@ -405,6 +405,7 @@ FLOORS = (
     "addresses",
     "remedies",
     "events",
+    "activation",
     "wire",
     "local_cid",
     "listeners",

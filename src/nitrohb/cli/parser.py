@@ -129,10 +129,8 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         description="Answer the boot heartbeat of AWS Nitro Enclaves, real or emulated.",
         epilog="examples:\n"
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
-        "  nitrohb doctor             see what this machine lacks, and how to mend it\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
-        "  nitrohb run -- ./launch    start one by a command, when somebody listens\n"
-        "  nitrohb serve --help       all about serving\n",
+        "  nitrohb run -- ./launch    start one by a command, when somebody listens\n",
         formatter_class=_QUICK_FORMATTER,
         allow_abbrev=False,
     )
@@ -431,7 +429,7 @@ def _add_doctor(add: Callable[..., _Parser]) -> None:
         add,
         "doctor",
         doctor,
-        "check what this machine can do, what is missing, and how to mend it",
+        "check what this machine can do, what it lacks, and what helps",
         "examples:\n"
         "  nitrohb doctor                        can an enclave be answered on vsock::9000?\n"
         "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"

@@ -151,7 +151,7 @@ complete -c nitrohb -n '_shtab_nitrohb_using wait' -l api -xka "(_nitrohb_addres
 complete -c nitrohb -n '_shtab_nitrohb_using wait' -l format -xka "text json" -d 'how the heartbeat is printed to stdout (default: text)'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a demo -d 'Show both sides of a boot, on a temporary Unix socket.'
 complete -c nitrohb -n '_shtab_nitrohb_using demo' -s h -l help -d 'show this help message and exit'
-complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a doctor -d 'Check what this machine can do, what is missing, and how to mend it.'
+complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a doctor -d 'Check what this machine can do, what it lacks, and what helps.'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -s l -l listen -xka "(_nitrohb_address)" -d 'where to listen (default: what systemd has passed, or vsock::9000) *'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l max-pending -x -d 'how many silent connections serve should allow (default: 1024)'

@@ -12,7 +12,7 @@ _shtab_nitrohb_commands() {
   local _commands=(
     completion:'Print what lets a shell complete these commands and options.'
     demo:'Show both sides of a boot, on a temporary Unix socket.'
-    doctor:'Check what this machine can do, what is missing, and how to mend it.'
+    doctor:'Check what this machine can do, what it lacks, and what helps.'
     run:'Listen, then start a command that boots enclaves.'
     send:'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
     serve:'Listen, answer enclaves'"'"' heartbeats, and report.'
