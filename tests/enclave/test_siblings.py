@@ -44,7 +44,7 @@ def test_three_enclaves_boot_at_once_and_each_is_awaited(
         for cid, wait in waits.items():
             assert wait.ends() == 0, wait.err.lines
             (line,) = wait.out.lines
-            assert f" cid {cid} " in line.text
+            assert f" cid={cid} " in line.text
         assert {event["cid"] for event in server.events("heartbeat")} == set(ENCLAVES)
 
 
