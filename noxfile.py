@@ -167,7 +167,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def enclave(session: nox.Session) -> None:
     """Boot whole guests, whose init sends its heartbeat over a real virtio-vsock device."""
-    install_programs(session, enclave_parts.PROGRAMS)
+    install_programs(session, enclave_parts.PROGRAMS, enclave_parts.KERNEL)
     install(session, "tests")
     env = {
         "NITROHB_PARTS": str(make_enclave_parts(session).directory),
@@ -175,12 +175,14 @@ def enclave(session: nox.Session) -> None:
     }
     scratch = Path(".nox/enclave-scratch").resolve()
     scratch.mkdir(parents=True, exist_ok=True)
-    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={scratch}/tests"]
-    here = [*pytest, "tests/enclave", *session.posargs]
-    session.run(*enclave_parts.contained(scratch), *here, env=env, external=True)
+    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
+    forwarded = "tests/enclave/test_forwarded.py"
+    tests = session.posargs or ["tests/enclave", f"--ignore={forwarded}"]
+    contained = [*enclave_parts.contained(scratch), *pytest, f"--basetemp={scratch}/tests"]
+    session.run(*contained, *tests, env=env, external=True)
     if not session.posargs:
         in_loopback = in_uml(launcher.LOOPBACK, env, mem="1G")
-        session.run("python", *in_loopback, *pytest, "tests/enclave/test_forwarded.py")
+        session.run("python", *in_loopback, *pytest, "--basetemp=/run/tests", forwarded)
 
 
 def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
@@ -197,22 +199,22 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
     return parts
 
 
-def install_programs(session: nox.Session, programs: dict[str, str]) -> None:
-    """Install the Debian packages of the programs that this machine lacks, if it is a Debian."""
-    packages = [
-        name
-        for program in programs
-        if not shutil.which(program)
-        for name in programs[program].split()
-    ]
-    if not packages:
-        return
+def install_programs(session: nox.Session, programs: dict[str, str], known: str) -> None:
+    """Install the Debian packages of the programs that this machine lacks.
+
+    And learn of the packages that there are, if one that should be known is not.
+    """
     if not shutil.which("apt-get"):
-        session.error(f"these are missing, by their names in Debian: {' '.join(packages)}")
+        session.error("this session takes its parts from Debian: it needs apt-get")
     sudo = [] if os.geteuid() == 0 else ["sudo"]
-    command = [*sudo, "apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-    session.run(*sudo, "apt-get", "update", "-q", external=True)
-    session.run(*command, env={"DEBIAN_FRONTEND": "noninteractive"}, external=True)
+    packages = [names for program, names in programs.items() if not shutil.which(program)]
+    is_known = subprocess.run(["apt-cache", "show", known], capture_output=True).returncode == 0
+    if packages or not is_known:
+        session.run(*sudo, "apt-get", "update", "-q", external=True)
+    if packages:
+        install = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y"]
+        names = " ".join(packages).split()
+        session.run(*install, "--no-install-recommends", *names, external=True)
 
 
 @nox.session

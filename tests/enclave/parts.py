@@ -29,8 +29,12 @@ PROGRAMS = {
     "cpio": "cpio",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "linux.uml": "user-mode-linux",
 }
 """The programs that it takes, and the Debian packages that have them."""
+
+KERNEL = "linux-image-cloud-amd64"
+"""The Debian package that names the kernel of the guests."""
 
 # Of Python's standard library, what a server never uses and what is large.
 _LEFT_OUT = shutil.ignore_patterns(
@@ -85,13 +89,19 @@ def commands(name: str) -> str:
 
 
 def make_guest(parts: Parts) -> None:
-    """Make the kernel and the initramfs of an enclave; the kernel is fetched once."""
+    """Make the kernel and the initramfs of an enclave, if the recipe is not that of last time."""
+    recipe = commands("guest") + Path(__file__).with_name("init.c").read_text("utf-8")
+    stamp = parts.directory / "recipe"
+    if stamp.exists() and stamp.read_text("utf-8") == recipe:
+        return
+    stamp.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=parts.directory, prefix="new-") as name:
         new = Path(name)
         env = os.environ | {"NITROHB": str(PROJECT)}
         subprocess.run(["sh", "-eu", "-c", commands("guest")], cwd=new, env=env, check=True)
         for made in ("kernel", "initramfs", "enclave.cpio", "vmlinuz"):
             replace(new / made, parts.directory / made)
+    stamp.write_text(recipe, "utf-8")
 
 
 def replace(new: Path, old: Path) -> None:

@@ -22,7 +22,7 @@ def test_every_command_is_run_somewhere() -> None:
 def test_what_it_takes_is_what_the_session_installs() -> None:
     debian, cargo = commands("install").splitlines()
     packages = {name for names in PROGRAMS.values() for name in names.split()}
-    assert packages - {"util-linux"} == set(debian.split()) & packages
+    assert packages - {"user-mode-linux", "util-linux"} == set(debian.split()) & packages
     assert cargo == f"cargo install {DEVICE} --version {DEVICE_VERSION} --locked"
 
 
