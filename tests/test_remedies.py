@@ -161,7 +161,8 @@ def check(error: UnusableAddressError, doing: str, address: Address, number: int
         (
             listen_error(VsockAddress(3, 9000), NO_AF_VSOCK),
             "cannot listen on vsock:3:9000: this Python was built without AF_VSOCK\n"
-            "Use another Python (a distribution's own has it), or a unix: or hybrid: address;"
+            "Use another Python (a distribution's own has it), or a unix: or hybrid: address."
+            " nitrohb doctor tells what this machine can do;"
             " nitrohb demo shows a heartbeat on any machine.",
         ),
     ],

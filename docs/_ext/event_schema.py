@@ -7,6 +7,7 @@ import re
 from typing import Any, Final, get_args, get_type_hints
 
 from nitrohb import CID_ANY, Event, RejectReason, VsockAddress
+from nitrohb.cli.levels import NAMES
 
 __all__ = ["create_schema", "meanings", "schema_of"]
 
@@ -21,6 +22,13 @@ _COMMON: Final[Json] = {
     "address": {"type": "string", "pattern": "^(vsock|unix|hybrid|fd):."},
 }
 _CID: Final[Json] = {"type": ["integer", "null"], "minimum": 0, "maximum": CID_ANY - 1}
+_BYTE: Final[Json] = {"minimum": 0, "maximum": 255}
+
+# What only the command line has, behind all that belongs to the event.
+_LEVEL: Final[Json] = {
+    "enum": list(NAMES.values()),
+    "description": "How much it matters. The command line adds it; the HTTP interface does not.",
+}
 
 # What the types of an event's own fields are in JSON.
 _TYPES: Final[dict[object, Json]] = {
@@ -29,7 +37,8 @@ _TYPES: Final[dict[object, Json]] = {
     RejectReason: {"enum": [str(reason) for reason in RejectReason]},
     VsockAddress | None: {"type": ["string", "null"], "pattern": "^vsock:[0-9]+:[0-9]+$"},
     str | None: {"type": ["string", "null"]},
-    int | None: {"type": ["integer", "null"], "minimum": 0, "maximum": 255},  # a byte
+    int: {"type": "integer"} | _BYTE,  # a byte is the only one
+    int | None: {"type": ["integer", "null"]} | _BYTE,
 }
 
 
@@ -63,7 +72,7 @@ def schema_of(event: type[Any]) -> Json:
     return {
         "type": "object",
         "description": summary(event),
-        "properties": properties,
+        "properties": properties | {"level": _LEVEL},
         "required": list(properties),
     }
 

@@ -23,13 +23,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from nitrohb import Event, RejectReason, VsockAddress, parse_address
+from nitrohb import Event, Rejected, RejectReason, VsockAddress, parse_address
 from nitrohb.cli import exits
+from nitrohb.cli.report import to_json, to_text
 from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
 
 from .event_schema import Json, create_schema, schema_of, summary
 
 __all__ = ["setup"]
+
+_COMMON: Final = ("event", "time", "address", "cid", "level")
 
 _PATIENCE: Final = 30.0  # seconds
 
@@ -39,7 +42,6 @@ _SAMPLES: Final[dict[str, object]] = {
     "echo_seconds": 0.000204,
     "echoed": True,
     "reason": RejectReason.WRONG_BYTE,
-    "byte": 0x0A,
     "replaced": False,
     "problem": None,
 }
@@ -97,16 +99,17 @@ def _event(event: type[Any]) -> str:
     rows = [
         (f"`{name}`", _type(form), form["description"])
         for name, form in schema["properties"].items()
-        if name not in ("event", "time", "address", "cid")
+        if name not in _COMMON
     ]
     fields = _table(("field", "type", "meaning"), rows) if rows else "No fields of its own."
     sample = event(
         address=parse_address("vsock::9000"),
         time=datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC),
         **{name: value for name, value in _SAMPLES.items() if name in schema["properties"]},
+        **({"byte": 0x0A} if event is Rejected else {}),
     )
-    line = json.dumps(sample.to_json())
-    return f"## `{event.name}`\n\n{summary(event)}\n\n{fields}\n\n```json\n{line}\n```"
+    shown = f"```text\n{to_text(sample)}\n```\n\n```json\n{to_json(sample)}\n```"
+    return f"## `{event.name}`\n\n{summary(event)}\n\n{fields}\n\n{shown}"
 
 
 def _type(form: Json) -> str:

@@ -51,6 +51,11 @@ SAME_CIDS: Final = (
 
 _UNPRIVILEGED_PORT: Final = 1024  # LAST_RESERVED_PORT of the kernel's af_vsock.c is 1023
 
+# The doctor itself leaves it out.
+_MORE: Final = (
+    " nitrohb doctor tells what this machine can do; nitrohb demo shows a heartbeat on any machine."
+)
+
 _ANY: Final = {
     errno.EMFILE: ("this process has too many open files", "Raise its limit (ulimit -n)."),
     errno.ENFILE: ("the system has too many open files", "Raise the sysctl fs.file-max."),
@@ -59,13 +64,11 @@ _ANY: Final = {
 _VSOCK: Final = _ANY | {
     NO_AF_VSOCK: (
         "this Python was built without AF_VSOCK",
-        "Use another Python (a distribution's own has it), or a unix: or hybrid: address;"
-        " nitrohb demo shows a heartbeat on any machine.",
+        "Use another Python (a distribution's own has it), or a unix: or hybrid: address.{more}",
     ),
     errno.EAFNOSUPPORT: (
         "this kernel has no AF_VSOCK",
-        "Load its module (modprobe vsock), or use a unix: or hybrid: address;"
-        " nitrohb demo shows a heartbeat on any machine.",
+        "Load its module (modprobe vsock), or use a unix: or hybrid: address.{more}",
     ),
     errno.EPERM: (
         "AF_VSOCK is not permitted here; in a container its seccomp profile is the likely cause"
@@ -366,7 +369,7 @@ def vsock_advice(number: int) -> _Advice:
     Args:
         number: The errno of socket(2), or :data:`NO_AF_VSOCK`.
     """
-    return _look_up(_VSOCK, number, {})
+    return _look_up(_VSOCK, number, {"more": ""})
 
 
 def remedy_for(condition: str, **facts: object) -> str:
@@ -395,7 +398,7 @@ def _look_up(table: dict[int, _Advice], number: int, facts: dict[str, object]) -
 def _facts(address: Address) -> dict[str, object]:
     import shlex  # here, for those who have made a mistake
 
-    facts = _common(address)
+    facts = _common(address) | {"more": _MORE}
     facts |= {name: getattr(address, name) for name in address.__match_args__}
     if isinstance(address, UnixAddress | HybridAddress):
         directory = os.path.dirname(address.path) or "."

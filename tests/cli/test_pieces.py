@@ -179,6 +179,7 @@ def test_timeout_on_vsock_tells_what_to_try_inside_the_enclave(
         f"nitrohb: no heartbeat on {address} within 0.05 s: nobody connected\n"
         "Does the enclave run, and do its connections arrive here?"
         f" To try it out, inside the enclave: {advice}\n"
+        f"To check this machine: nitrohb doctor -l {address}\n"
     )
 
 

@@ -246,7 +246,8 @@ def test_timeout_ends_the_command(sock: Path) -> None:
             "",
             f"nitrohb: no heartbeat on unix:{sock} within 0.3 s: nobody connected\n"
             "Does the enclave run, and do its connections arrive here?"
-            f" To try this side, on this machine: nitrohb send unix:{sock}\n",
+            f" To try this side, on this machine: nitrohb send unix:{sock}\n"
+            f"To check this machine: nitrohb doctor -l unix:{sock}\n",
         )
     assert not sock.exists()
 

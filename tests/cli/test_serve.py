@@ -248,6 +248,7 @@ def test_timeout_when_nobody_connected_tells_how_to_try(sock: Path) -> None:
         f"nitrohb: no heartbeat on unix:{sock} within 0.3 s: nobody connected\n"
         "Does the enclave run, and do its connections arrive here?"
         f" To try this side, on this machine: nitrohb send unix:{sock}\n"
+        f"To check this machine: nitrohb doctor -l unix:{sock}\n"
     )
     assert not sock.exists()
 

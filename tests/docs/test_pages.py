@@ -136,6 +136,7 @@ def test_what_goes_on_is_ended_by_a_key(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- in another terminal -->\n```sh\nnitrohb serve -l unix:s\n```\n"
-        "<!-- the other terminal shows, after Ctrl-C -->\n```text\n1 listening    unix:s\n```\n"
+        "<!-- the other terminal shows, after Ctrl-C -->\n```text\n"
+        "1 nitro_listening address=unix:s level=info\n```\n"
     )
     run_page(page)

@@ -17,12 +17,14 @@ from nitrohb import (
     Connected,
     Disconnected,
     Event,
+    Heartbeat,
     HybridAddress,
     InheritedSocket,
     Rejected,
     UnixAddress,
     VsockAddress,
 )
+from nitrohb.cli.report import to_json
 from tests.cli.process import NITROHB, nitrohb
 from tests.test_events import EXAMPLES
 
@@ -41,6 +43,7 @@ addresses: st.SearchStrategy[Address] = st.one_of(
     st.builds(HybridAddress, names, numbers),
     st.builds(InheritedSocket, st.integers(0, 2**31 - 1)),
 )
+BYTES = st.integers(0, 255)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "address": addresses,
     "time": st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC)),
@@ -48,16 +51,23 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "listening_seconds": st.floats(0, 1e9),
     "echo_seconds": st.floats(0, 1e9),
     "problem": st.none() | st.text(),
-    "byte": st.none() | st.integers(0, 255),
 }
 
 
 def events(kind: type[Any]) -> st.SearchStrategy[Event]:
-    given_ones = {name: FIELDS[name] for name in meanings(kind) if name in FIELDS}
+    fields = FIELDS | {"byte": BYTES if kind is Heartbeat else st.none() | BYTES}
+    given_ones = {name: fields[name] for name in meanings(kind) if name in fields}
     return st.builds(kind, **given_ones)
 
 
 any_event = st.one_of([events(kind) for kind in get_args(Event)])
+
+
+def fields_of(name: str) -> list[str]:
+    """What an event has by itself: all but the level, which the command line adds."""
+    fields = list(SCHEMA["$defs"][name]["properties"])
+    assert fields.pop() == "level"
+    return fields
 
 
 def test_it_is_a_schema() -> None:
@@ -68,7 +78,7 @@ def test_it_is_a_schema() -> None:
 def test_real_events_are_as_it_says(event: Event) -> None:
     form = json.loads(json.dumps(event.to_json()))
     VALIDATOR.validate(form)
-    assert list(form) == list(SCHEMA["$defs"][event.name]["properties"]), "in the same order"
+    assert list(form) == fields_of(event.name), "in the same order"
 
 
 @pytest.mark.parametrize("form", [form for _, form in EXAMPLES])
@@ -99,7 +109,7 @@ def test_what_the_interface_is_shown_to_send_is_as_it_says() -> None:
     assert [event["event"] for event in shown] == ["lost"]
     for event in shown:
         VALIDATOR.validate(event)
-        assert list(event) == list(SCHEMA["$defs"][event["event"]]["properties"])
+        assert list(event) == fields_of(event["event"])
 
 
 def test_what_the_script_prints_is_as_it_says(tmp_path: Path) -> None:
@@ -109,3 +119,17 @@ def test_what_the_script_prints_is_as_it_says(tmp_path: Path) -> None:
     assert (code, len(lines)) == (0, 4)
     for line in lines:
         VALIDATOR.validate(line)
+        assert list(line) == [*fields_of(line["event"]), "level"]
+
+
+@given(any_event)
+def test_the_level_is_what_the_command_line_adds(event: Event) -> None:
+    line = json.loads(to_json(event))
+    VALIDATOR.validate(line)
+    assert list(line) == list(SCHEMA["$defs"][event.name]["properties"])
+    assert not VALIDATOR.is_valid(line | {"level": "loud"})
+
+
+@given(events(Heartbeat), st.sampled_from([None, -1, 256, "0xb7"]))
+def test_a_heartbeat_has_a_byte(event: Event, wrong: object) -> None:
+    assert not VALIDATOR.is_valid(event.to_json() | {"byte": wrong})

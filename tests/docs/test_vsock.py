@@ -45,8 +45,8 @@ def test_one_server_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     program, *args = example("how-to/several-enclaves.md", test_one_server_for_several).split()
     assert program == "nitrohb"
     with started(*args) as server:
-        assert "listening    vsock::9000" in server.line()
+        assert " nitro_listening address=vsock::9000 " in server.line()
         subprocess.run([*NITROHB, "send", f"vsock:{LOCAL}:9000"], check=True)
-        assert "connected    vsock::9000 cid 1" in server.line()
+        assert " nitro_connected address=vsock::9000 cid=1 " in server.line()
         code, printed, _ = nitrohb("wait", "--api", "unix:api.sock", "--cid", str(LOCAL))
-    assert (code, "vsock::9000 cid 1 (echoed" in printed) == (0, True)
+    assert (code, " nitro_heartbeat address=vsock::9000 cid=1 " in printed) == (0, True)

@@ -30,6 +30,8 @@ def explain_timeout(reporter: Reporter, timeout: float, console: Console) -> Non
         if not seen:
             how = _how_to_try(address)
             console.say(f"Does the enclave run, and do its connections arrive here?{how}")
+            if how:
+                console.say(f"To check this machine: nitrohb doctor -l {_quoted(address)}")
 
 
 def explain_end(reporter: Reporter, status: int, console: Console) -> None:
@@ -50,9 +52,13 @@ def _how_to_try(address: Address) -> str:
             parent = VsockAddress(PARENT_CID if cid == CID_ANY else cid, port)
             return f" To try it out, inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
-            return f" To try this side, on this machine: nitrohb send {shlex.quote(str(address))}"
+            return f" To try this side, on this machine: nitrohb send {_quoted(address)}"
         case InheritedSocket() | NamedSocket():
             return ""  # whoever passed it in knows where it listens
+
+
+def _quoted(address: Address) -> str:
+    return shlex.quote(str(address))
 
 
 def _status(status: int) -> str:
