@@ -13,8 +13,7 @@ ONE = hybrid(4)
 TWO = hybrid(5)
 LISTEN = ("-l", "hybrid:vm4.vsock:9000", "-l", "hybrid:vm5.vsock:9000")
 
-SECOND = 1000  # milliseconds
-LATE = 5 * SECOND  # enough to kill somebody before the byte comes
+LATE = 5000  # milliseconds: enough to kill or pause somebody before the byte comes
 
 
 def test_the_server_is_killed_between_accept_and_echo(
@@ -23,6 +22,7 @@ def test_the_server_is_killed_between_accept_and_echo(
     """The enclave fails; the port is free at once, and the next boot works."""
     with enclaves.booting(16, late=LATE) as guest:
         with siblings.parent.nitrohb("--keep") as server:
+            guest.words.await_line("^init: connected")
             server.await_event("connected")
             server.send(signal.SIGKILL)
             assert server.ends() == -signal.SIGKILL
@@ -39,6 +39,7 @@ def test_the_server_is_killed_on_a_unix_socket(parts: Parts, tmp_path: Path) -> 
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, cid=2, late=LATE) as guest:
             with Server(tmp_path, *LISTEN) as server:
+                guest.words.await_line("^init: connected")
                 server.await_event("connected")
                 server.send(signal.SIGKILL)
                 server.ends()
@@ -89,8 +90,8 @@ def test_a_guest_is_paused_for_longer_than_the_deadline(parts: Parts, tmp_path: 
     limit = ("--handshake-timeout", "5")
     with Server(tmp_path, *LISTEN, *limit) as server, Device(parts, tmp_path, ONE, TWO) as device:
         device.prepare(ONE.cid)
-        with Guest(parts, tmp_path, ONE, cid=2, late=SECOND) as guest:
-            server.await_event("connected")
+        with Guest(parts, tmp_path, ONE, cid=2, late=LATE) as guest:
+            guest.words.await_line("^init: connected")
             guest.send(signal.SIGSTOP)
             assert server.await_event("rejected")["reason"] == "timeout"
             device.prepare(TWO.cid)

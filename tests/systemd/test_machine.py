@@ -143,14 +143,14 @@ def shape(line: str) -> str:
 def test_a_launcher_claims_a_heartbeat_from_the_interface(facts: Facts) -> None:
     answered, claimed = facts["launch"].splitlines()
     assert answered.startswith("vsock:1:9000 answered in ")
-    assert " heartbeat    vsock::9000 cid 1 " in claimed
+    assert " nitro_heartbeat address=vsock::9000 cid=1 " in claimed
     assert re.search(r"^srw------- ", facts["api files"], re.MULTILINE)
 
 
 def test_a_group_may_claim_and_others_may_not(facts: Facts) -> None:
     answered, claimed, refused, *_ = facts["group"].splitlines()
     assert answered.startswith("vsock:1:9000 answered in ")
-    assert " heartbeat    vsock::9000 cid 1 " in claimed
+    assert " nitro_heartbeat address=vsock::9000 cid=1 " in claimed
     assert refused.endswith("its socket file may not be used by this user (EACCES)")
 
 
@@ -176,7 +176,7 @@ def test_one_enclave_is_answered_and_the_unit_has_succeeded(facts: Facts) -> Non
     assert facts["once"].startswith("vsock:1:9000 answered in ")
     log = facts["once ended"]
     assert "Started nitrohb-once@1.service - Boot heartbeat of the Nitro Enclave" in log
-    assert " heartbeat    vsock::9000 cid 1 " in log
+    assert " nitro_heartbeat address=vsock::9000 cid=1 " in log
     assert "nitrohb-once@1.service: Deactivated successfully." in log
     assert facts["port after it"] == "ConnectionResetError"
 
