@@ -258,6 +258,7 @@ def test_timeout_is_told_before_the_command_that_ends_itself_in_its_own_way(sock
         assert "listening" in script.error_line()
         assert "within 1 s: nobody connected" in script.error_line()
         assert "Does the enclave run" in script.error_line()
+        assert "nitrohb doctor" in script.error_line()
         assert script.error_line() == "told\n"
         assert end(script) == (124, "", "")
 

@@ -34,7 +34,7 @@ from sybil.region import Lexeme
 
 from tests.test_readme import shape
 
-__all__ = ["ROOT", "Block", "blocks", "run_page"]
+__all__ = ["ROOT", "Block", "blocks", "example", "run_page"]
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -66,6 +66,13 @@ class Block:
 def blocks(text: str) -> list[Block]:
     """All blocks of code in a page, as MyST finds them too; but no directives."""
     return list(_find(MarkdownIt("commonmark").parse(text)))
+
+
+def example(page: str, test: str) -> str:
+    """The block of a page that a test runs, named as in its comment: its path, ``::``, its name."""
+    found = blocks((ROOT / "docs" / page).read_text())
+    (text,) = [block.text for block in found if block.elsewhere == test]
+    return text
 
 
 def _find(tokens: list[Token]) -> Iterator[Block]:

@@ -2,7 +2,6 @@
 """Examples that need a real AF_VSOCK. The enclave is this kernel's loopback, CID 1."""
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,12 @@ import trio
 from nitrohb import send_heartbeat
 from tests.cli.process import NITROHB, nitrohb, started
 
-from .examples import ROOT, blocks
+from .examples import example
 
 pytestmark = pytest.mark.vsock
 
+HERE = "tests/docs/test_vsock.py"
 LOCAL = 1
-
-
-def example(page: str, test: Callable[..., object]) -> str:
-    """The block of a page that a test of this module runs."""
-    found = [
-        block.text
-        for block in blocks((ROOT / "docs" / page).read_text())
-        if block.elsewhere == f"tests/docs/test_vsock.py::{test.__name__}"
-    ]
-    (text,) = found
-    return text
 
 
 def test_wait_by_cid(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,14 +24,15 @@ def test_wait_by_cid(capsys: pytest.CaptureFixture[str]) -> None:
         await send_heartbeat(f"vsock:{cid}:9000")
 
     namespace: dict[str, Any] = {"start_enclave": start_enclave}
-    exec(example("how-to/launcher.md", test_wait_by_cid), namespace)
+    exec(example("how-to/launcher.md", f"{HERE}::test_wait_by_cid"), namespace)
     trio.run(namespace["launch_all"], LOCAL)
     assert capsys.readouterr().out == "1 has booted\n"
 
 
 def test_one_server_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    program, *args = example("how-to/several-enclaves.md", test_one_server_for_several).split()
+    test = f"{HERE}::test_one_server_for_several"
+    program, *args = example("how-to/several-enclaves.md", test).split()
     assert program == "nitrohb"
     with started(*args) as server:
         assert " nitro_listening address=vsock::9000 " in server.line()

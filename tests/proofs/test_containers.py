@@ -6,6 +6,8 @@ No registry of images is asked: the base is a Debian with Python that is made he
 
 import json
 import os
+import shlex
+import socket
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,14 +19,17 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from tests.cli.process import HEARTBEAT, NITROHB, beat
+from tests.docs.examples import example
+
 from .serving import until
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "deploy/kubernetes/nitrohb.yaml"
 PROFILE = ROOT / "deploy/seccomp/nitrohb.json"
 RESOURCES: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text()))
-POD_IP = "10.99.0.5"
-IMAGE = "localhost/nitrohb:proof"
+POD_IP = "10.0.0.5"
+IMAGE = "localhost/nitrohb:latest"
 # runc copes with every arrangement of control groups, and not every machine lets limits be raised.
 CONFIGURATION = """
 [containers]
@@ -48,14 +53,37 @@ class Podman:
             f"--tmpdir={directory / 'tmp'}",
         )
 
-    def __call__(self, *args: object, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+    def __call__(self, *args: object) -> "subprocess.CompletedProcess[bytes]":
         command = [*self._command, *map(str, args)]
-        return subprocess.run(command, input=stdin, capture_output=True, env=self._env, timeout=300)
+        return subprocess.run(command, capture_output=True, cwd=ROOT, env=self._env, timeout=300)
+
+    @contextmanager
+    def started(self, *args: str, passing: socket.socket) -> Generator[None]:
+        """Run it as systemd does that passes a socket to it."""
+        fd = passing.fileno()
+        shell = f'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&{fd}'
+        command = ["sh", "-c", shell, "sh", *self._command, *args]
+        with subprocess.Popen(command, cwd=ROOT, env=self._env, pass_fds=[fd]) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
 
     def must(self, *args: object) -> str:
         done = self(*args)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+
+def page(test: str) -> str:
+    return example("how-to/containers.md", f"tests/proofs/test_containers.py::{test}")
+
+
+def shown(test: str) -> list[str]:
+    """The arguments for Podman that the page shows."""
+    program, *args = shlex.split(page(test))
+    assert program == "podman"
+    return args
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +102,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
     told = [Path("/etc/pip.conf"), Path("/etc/ssl/certs")]
     volumes = [f"--volume={path}:{path}:ro" for path in told if path.exists()]
     options = ("--network=host", "--isolation=chroot", "--build-arg=BASE=localhost/base:proof")
-    containerfile = ROOT / "deploy/container/Containerfile"
-    podman.must("build", *options, *volumes, "--tag", IMAGE, "--file", containerfile, ROOT)
+    verb, *rest = shown("podman")
+    podman.must(verb, *options, *volumes, *rest)
     try:
         yield podman
     finally:
@@ -163,6 +191,11 @@ def test_the_pod_listens_and_answers_the_kubelet(podman: Podman, tmp_path: Path)
         strange = [*in_its_network, "curl", "-s", "-w", "%{http_code}", "-H", "Host: evil.example"]
         done = subprocess.run([*strange, f"http://{POD_IP}:9180/readyz"], capture_output=True)
         assert done.stdout.endswith(b"421")
+        program, *args = shlex.split(page("test_the_pod_listens_and_answers_the_kubelet"))
+        assert program == "nitrohb"
+        wait = [*in_its_network, *NITROHB, *args, "--timeout=0.1"]
+        done = subprocess.run(wait, capture_output=True)
+        assert (done.returncode, b"no such heartbeat came" in done.stderr) == (124, True)
         podman.must("stop", "--time=10", "proof-nitrohb")
         assert podman.must("inspect", "--format={{.State.ExitCode}}", "proof-nitrohb") == "143\n"
 
@@ -179,10 +212,10 @@ def pod_probe(name: str) -> dict[str, Any]:
 
 
 # The filter is there earlier without no-new-privileges: the runtime has more to do under it.
-@pytest.mark.parametrize("options", [(), ("--security-opt=no-new-privileges",)])
-def test_the_profile_is_enough_for_a_runtime(podman: Podman, options: tuple[str, ...]) -> None:
-    done = run(podman, PROFILE, *options)
-    assert (done.returncode, b'"address": "vsock::9000"' in done.stdout) == (124, True)
+@pytest.mark.parametrize("is_hardened", [True, False])
+def test_the_profile_is_enough_for_a_runtime(podman: Podman, is_hardened: bool) -> None:
+    done = run(podman, PROFILE, is_hardened=is_hardened)
+    assert (done.returncode, b'"address": "vsock::9000"' in done.stdout) == (124, True), done
 
 
 def test_without_af_vsock_in_the_profile_it_says_why(podman: Podman, tmp_path: Path) -> None:
@@ -195,15 +228,28 @@ def test_without_af_vsock_in_the_profile_it_says_why(podman: Podman, tmp_path: P
     profile.write_text(json.dumps(rules))
     done = run(podman, profile)
     assert done.returncode == 1
+    test = "test_without_af_vsock_in_the_profile_it_says_why"
+    assert page(test).strip() in done.stderr.decode()
     assert b"seccomp" in done.stderr
 
 
-def run(podman: Podman, profile: Path, *options: str) -> "subprocess.CompletedProcess[bytes]":
-    serve = ("serve", "--format=json", "--listen=vsock::9000", "--timeout=1")
-    hardened = (
-        "--read-only",
-        "--cap-drop=all",
-        "--network=none",
-        f"--security-opt=seccomp={profile}",
-    )
-    return podman("run", "--rm", *hardened, *options, IMAGE, *serve)
+def run(
+    podman: Podman, profile: Path, *, is_hardened: bool = True
+) -> "subprocess.CompletedProcess[bytes]":
+    """The page's command, with a profile of ours, without a network, and only for a second."""
+    verb, *args = shown("test_the_profile_is_enough_for_a_runtime")
+    args[args.index("seccomp=deploy/seccomp/nitrohb.json")] = f"seccomp={profile}"
+    if not is_hardened:
+        at = args.index("no-new-privileges")
+        del args[at - 1 : at + 1]
+    return podman(verb, "--network=none", *args, "--format=json", "--timeout=1")
+
+
+def test_a_socket_is_passed_on(podman: Podman, tmp_path: Path) -> None:
+    verb, *args = shown("test_a_socket_is_passed_on")
+    path = tmp_path / "hb"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        with podman.started(verb, "--network=none", *args, "--timeout=60", passing=listening):
+            assert beat(path) == HEARTBEAT

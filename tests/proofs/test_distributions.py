@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import nitrohb
+from tests.docs.examples import example
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -116,6 +117,16 @@ def test_the_wheel_installed_by_itself(dist: Path, tmp_path: Path) -> None:
     assert run(script, "completion", "fish") == (
         (venv / "share/fish/vendor_completions.d/nitrohb.fish").read_text()
     )
+
+
+def test_the_installation_for_systemd(dist: Path, tmp_path: Path) -> None:
+    """The page's commands, in the sdist as a checkout, and below a directory of ours."""
+    test = "tests/proofs/test_distributions.py::test_the_installation_for_systemd"
+    commands = example("how-to/systemd.md", test)
+    (tmp_path / "bin").mkdir()
+    here = commands.replace("/opt/", f"{tmp_path}/").replace("/usr/local/bin", f"{tmp_path}/bin")
+    run("bash", "-euo", "pipefail", "-c", here, cwd=unpack(dist, tmp_path))
+    assert run(str(tmp_path / "bin/nitrohb"), "--version") == f"nitrohb {VERSION}\n"
 
 
 def test_the_version_stands_in_one_place(dist: Path) -> None:

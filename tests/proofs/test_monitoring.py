@@ -4,7 +4,9 @@
 import json
 import math
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Generator, Iterator
@@ -18,7 +20,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.api.over_http import OverTcp, ask
-from tests.cli.process import HEARTBEAT, beat, connected
+from tests.cli.process import HEARTBEAT, beat, connected, started
+from tests.docs.examples import example
 
 from .serving import Server, serving, until
 from .test_prometheus import Prometheus, scraping
@@ -35,16 +38,42 @@ def promtool(*args: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["promtool", *map(str, args)], capture_output=True, text=True)
 
 
+def page(test: str) -> str:
+    return example("how-to/monitoring.md", f"tests/proofs/test_monitoring.py::{test}")
+
+
+def shown(test: str, directory: Path) -> "subprocess.CompletedProcess[str]":
+    """Run in a directory what the page shows."""
+    command = shlex.split(page(test))
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True)
+
+
 def test_promtool_finds_the_rules_right() -> None:
     done = promtool("check", "rules", "--lint-fatal", RULES)
     assert done.returncode == 0, done.stderr
-    done = promtool("test", "rules", RULES_TEST)
-    assert done.returncode == 0, done.stderr
+    done = shown("test_promtool_finds_the_rules_right", DEPLOY.parent)
+    assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stderr
 
 
 def test_promtool_finds_the_example_configuration_right() -> None:
-    done = promtool("check", "config", DEPLOY / "prometheus/prometheus.yml")
+    test = "test_promtool_finds_the_example_configuration_right"
+    done = shown(test, DEPLOY / "prometheus")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_figures_are_there(tmp_path: Path) -> None:
+    """The page's commands, on a free port, and for a Unix socket, which every machine has."""
+    serve, curl = page("test_the_figures_are_there").splitlines()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    program, *args = shlex.split(serve.removesuffix(" &").replace("9180", port))
+    assert program == "nitrohb"
+    with started(*args, "-l", f"unix:{tmp_path}/hb") as server:
+        assert "nitro_listening" in server.line()
+        command = [*shlex.split(curl.replace("9180", port)), "--retry", "9", "--retry-connrefused"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "\nnitrohb_pending 0.0\n" in done.stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
