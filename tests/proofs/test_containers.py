@@ -62,7 +62,7 @@ class Podman:
         """Run it as systemd does that passes a socket to it."""
         fd = passing.fileno()
         shell = f'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&{fd}'
-        command = ["sh", "-c", shell, "sh", *self._command, *args]
+        command = ["bash", "-c", shell, "bash", *self._command, *args]
         with subprocess.Popen(command, cwd=ROOT, env=self._env, pass_fds=[fd]) as process:
             try:
                 yield
@@ -81,7 +81,7 @@ def page(test: str) -> str:
 
 def shown(test: str) -> list[str]:
     """The arguments for Podman that the page shows."""
-    program, *args = shlex.split(page(test))
+    program, *args = shlex.split(page(test).replace("\\\n", ""))
     assert program == "podman"
     return args
 
