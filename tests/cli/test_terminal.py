@@ -108,8 +108,9 @@ def test_send_shows_its_wait(sock: Path) -> None:
 def test_error_clears_the_waiting_line(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.3")
     with on_terminal(*args, stdout=subprocess.PIPE) as (script, terminal):
-        first, second, end = on_screen(rest(terminal)).split("\n")
+        first, second, third, end = on_screen(rest(terminal)).split("\n")
         assert script.end()[:2] == (124, "")
     assert first == f"nitrohb: no heartbeat on unix:{sock} within 0.3 s: nobody connected"
     assert second.startswith("Does the enclave run")
+    assert third == f"To check this machine: nitrohb doctor -l unix:{sock}"
     assert end == ""
