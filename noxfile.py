@@ -181,8 +181,9 @@ def enclave(session: nox.Session) -> None:
     contained = [*enclave_parts.contained(scratch), *pytest, f"--basetemp={scratch}/tests"]
     session.run(*contained, *tests, env=env, external=True)
     if not session.posargs:
-        in_loopback = in_uml(launcher.LOOPBACK, env, mem="1G")
-        session.run("python", *in_loopback, *pytest, "--basetemp=/run/tests", forwarded)
+        in_loopback = ["python", *in_uml(launcher.LOOPBACK, env, mem="1G")]
+        tests = [*pytest, "--basetemp=/run/tests", forwarded]
+        session.run(*enclave_parts.with_parent("TERM"), *in_loopback, *tests, external=True)
 
 
 def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:

@@ -162,13 +162,22 @@ def archive(root: Path, target: Path) -> None:
 def contained(scratch: Path) -> list[str]:
     """What to put before a command so that it leaves nothing behind, however it ends.
 
-    It runs in a PID namespace, which ends with its first process; and what it writes to a scratch
-    directory is in memory, on a file system that nobody else sees.
+    It runs in a PID namespace, which ends with its first process, and with whoever starts it; and
+    what it writes to a scratch directory is in memory, on a file system that nobody else sees.
     """
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     mount = 'mount -t tmpfs -o mode=700 none "$0" && exec "$@"'
     namespaces = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-    return ["unshare", *user, *namespaces, "--", "sh", "-c", mount, str(scratch)]
+    unshare = ("unshare", *user, *namespaces, "--", "sh", "-c", mount, str(scratch))
+    return [*with_parent("KILL"), *unshare]
+
+
+def with_parent(signal: str) -> list[str]:
+    """What to put before a command that is to get a signal when its parent ends, however it does.
+
+    nox passes on an interrupt, but a nox that is terminated or killed leaves its commands running.
+    """
+    return ["setpriv", "--pdeathsig", signal]
 
 
 def main(directory: str) -> None:

@@ -4,19 +4,33 @@
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from .parts import contained
 
+# What starts a command and waits for it, as nox does.
+STARTER = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])")
 
-def test_a_killed_run_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("starter", "number"),
+    [((), signal.SIGKILL), (STARTER, signal.SIGTERM), (STARTER, signal.SIGKILL)],
+    ids=["itself", "its-terminated-parent", "its-killed-parent"],
+)
+def test_a_killed_run_leaves_no_process_and_no_file(
+    tmp_path: Path, starter: Sequence[str], number: int
+) -> None:
     # The descriptor is how we know the processes in there, wherever they are: the pipe ends when
     # the last of them does.
-    script = 'touch "$0/file"; sleep 1000 & echo started; sleep 1000'
-    command = [*contained(tmp_path), "sh", "-c", script, str(tmp_path)]
+    script = 'touch "$0/file"; sleep 30 & echo started; sleep 30; echo still there'
+    command = [*starter, *contained(tmp_path), "sh", "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"started\n"
-        run.send_signal(signal.SIGKILL)
+        run.send_signal(number)
         assert run.stdout.read() == b""
     assert os.listdir(tmp_path) == []

@@ -52,6 +52,7 @@ def test_only_allowed_enclaves_are_answered(siblings: Siblings, enclaves: Enclav
     with siblings.parent.nitrohb("--keep", "--allow-cid", "16") as server:
         assert enclaves.boot(17) == "boot: end"
         assert enclaves.boot(16) == "boot: echoed"
+        server.await_peer("heartbeat", 16)
         (refused,) = server.events("rejected")
         assert (refused["cid"], refused["reason"], refused["byte"]) == (17, "cid", None)
         (beat,) = server.events("heartbeat")
@@ -73,8 +74,7 @@ def test_a_silent_enclave_keeps_nobody_out(siblings: Siblings, enclaves: Enclave
     with siblings.parent.nitrohb(*patient) as server, enclaves.booting(17, manner="silent") as one:
         server.await_peer("connected", 17)
         assert enclaves.boot(16) == "boot: echoed"
-        (beat,) = server.events("heartbeat")
-        assert beat["cid"] == 16
+        assert server.await_event("heartbeat")["cid"] == 16
         assert one.outcomes() == []  # it is silent still, and connected
         server.send(signal.SIGTERM)
         assert one.outcome() == "silent: end"
