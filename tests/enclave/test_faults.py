@@ -110,7 +110,6 @@ def test_the_descriptor_table_is_full(siblings: Siblings, enclaves: Enclaves) ->
             greedy.words.await_line(f"^init: holds {held}")
             server.await_event("evicted")
             assert enclaves.boot(16) == "boot: echoed"
-            assert server.look()["descriptors"] <= 40
             assert {event["cid"] for event in server.events("evicted")} == {17}
             server.send(signal.SIGTERM)
             greedy.outcome()
