@@ -3,7 +3,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from .machines import NITROHB, Program
 class Server(Program):
     """A server that keeps on, and prints JSON."""
 
-    def __init__(self, directory: Path, *args: str, under: Sequence[str | Path] = ()) -> None:
+    def __init__(self, directory: Path, *args: str) -> None:
         options = ("serve", "--keep", "--format", "json", *args)
-        super().__init__(*under, sys.executable, *NITROHB, *options, cwd=directory)
+        super().__init__(sys.executable, *NITROHB, *options, cwd=directory)
         self.await_event("listening", args.count("-l"))
 
     def events(self, *names: str) -> list[dict[str, Any]]:

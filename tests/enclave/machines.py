@@ -234,22 +234,11 @@ class Guest(Program):
             *("-object", f"memory-backend-memfd,id=mem,size={megabytes}M,share=on"),
             *("-chardev", f"socket,id=vsock,path={vm.socket}"),
             *("-device", "vhost-user-vsock-pci,chardev=vsock"),
-            *("-monitor", f"unix:monitor{vm.cid},server=on,wait=off"),
             *("-kernel", parts.kernel, "-initrd", initramfs or parts.enclave),
             *("-append", " ".join(append)),
             *more,
             cwd=directory,
         )
-        self._monitor = directory / f"monitor{vm.cid}"
-
-    def tell_monitor(self, command: str) -> None:
-        """Have QEMU do something: ``stop`` pauses the guest, ``cont`` lets it go on."""
-        with socket.socket(socket.AF_UNIX) as sock, directory_of(self._monitor) as name:
-            sock.settimeout(PATIENCE)
-            sock.connect(name)
-            _read_prompt(sock)
-            sock.sendall(command.encode() + b"\n")
-            _read_prompt(sock)
 
     def outcome(self) -> str:
         """Wait until init is done and QEMU has ended; return what came of the last connection."""
@@ -261,14 +250,6 @@ class Guest(Program):
         """What came of each of its connections so far, such as ``boot: echoed``."""
         said = [re.fullmatch(r"init: (\w+: [\w-]+)", line.text) for line in self.words.lines]
         return [match[1] for match in said if match]
-
-
-def _read_prompt(sock: socket.socket) -> None:
-    read = b""
-    while not read.endswith(b"(qemu) "):
-        data = sock.recv(4096)
-        assert data, f"QEMU's monitor has ended: {read!r}"
-        read += data
 
 
 class Remote:

@@ -23,6 +23,15 @@ class Reader:
         self._path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
 
     @contextmanager
+    def serves(self, arrangement: str) -> Generator[Program]:
+        """Run an arrangement's nitrohb and device, which are ready for a guest; yields nitrohb."""
+        with self.runs(f"{arrangement}: nitrohb") as server, self.runs(f"{arrangement}: device"):
+            server.words.await_line("listening")
+            # For this the reader would use ls.
+            until((self._directory / "vhost4.socket").exists, "the device's socket")
+            yield server
+
+    @contextmanager
     def runs(self, name: str, *changes: tuple[str, str]) -> Generator[Program]:
         """Run a block while this lasts, with changes of the text if there must be any."""
         text = commands(name)
@@ -32,11 +41,6 @@ class Reader:
         command = ("sh", "-eu", "-c", f"exec {text}")
         with Program(*command, cwd=self._directory, env={"PATH": self._path}) as program:
             yield program
-
-
-def await_file(path: Path) -> None:
-    """Wait for what the reader would see with ls."""
-    until(path.exists, str(path))
 
 
 def has_nitro_enclave() -> bool:

@@ -15,7 +15,7 @@ from .eif import write_eif
 from .local import Server
 from .machines import NITROHB, Device, Guest, Program, Vm
 from .parts import Parts, commands
-from .reader import Reader, await_file, has_nitro_enclave
+from .reader import Reader, has_nitro_enclave
 
 pytestmark = pytest.mark.vsock
 
@@ -74,14 +74,9 @@ def test_a_wait_for_a_cid_that_cannot_work_says_so_once(tmp_path: Path, boot: Bo
         assert sum(ALIKE in note for note in server.notes()) == 1
 
 
-def test_the_commands_of_the_how_to(tmp_path: Path, reader: Reader) -> None:
+def test_the_commands_of_the_how_to(reader: Reader) -> None:
     """They are run as they stand, all in one directory."""
-    with (
-        reader.runs("forward: nitrohb") as server,
-        reader.runs("forward: device"),
-    ):
-        server.words.await_line("listening")
-        await_file(tmp_path / "vhost4.socket")
+    with reader.serves("forward") as server:
         with reader.runs("forward: guest") as guest:
             guest.words.await_line("^init: boot: echoed")
             assert guest.ends() == 0
@@ -98,12 +93,7 @@ def test_an_eif_on_the_machine_of_a_nitro_enclave(
     clock = "tsc_early_khz=2000000 no_timer_check"
     cmdline = f"console=ttyS0 quiet panic=-1 reboot=t {clock} hb_cid=3"
     write_eif(tmp_path / "hello.eif", parts.kernel, parts.enclave, cmdline)
-    with (
-        reader.runs("forward: nitrohb") as server,
-        reader.runs("forward: device"),
-    ):
-        server.words.await_line("listening")
-        await_file(tmp_path / "vhost4.socket")
+    with reader.serves("forward") as server:
         # Debian's kernel finds that machine's devices by ACPI only.
         with reader.runs("forward: eif", ("id=hello", "id=hello,acpi=on")) as guest:
             guest.words.await_line("^init: boot: echoed")

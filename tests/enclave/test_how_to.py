@@ -2,10 +2,9 @@
 """The commands of docs/how-to/qemu.md, as they stand; test_forwarded.py has those of AF_VSOCK."""
 
 import re
-from pathlib import Path
 
 from .parts import DEVICE, DEVICE_VERSION, HOW_TO, PROGRAMS, commands
-from .reader import Reader, await_file
+from .reader import Reader
 
 RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
 RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")}
@@ -26,13 +25,8 @@ def test_what_it_takes_is_what_the_session_installs() -> None:
     assert cargo == f"cargo install {DEVICE} --version {DEVICE_VERSION} --locked"
 
 
-def test_the_commands(tmp_path: Path, reader: Reader) -> None:
-    with (
-        reader.runs("hybrid: nitrohb") as server,
-        reader.runs("hybrid: device"),
-    ):
-        server.words.await_line("listening")
-        await_file(tmp_path / "vhost4.socket")
+def test_the_commands(reader: Reader) -> None:
+    with reader.serves("hybrid") as server:
         with reader.runs("hybrid: guest") as guest:
             guest.words.await_line("^init: boot: echoed")
             assert guest.ends() == 0
