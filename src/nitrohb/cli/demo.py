@@ -2,19 +2,17 @@
 """``nitrohb demo``: both sides of a boot in one process."""
 
 import argparse
-import os
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..addresses import UnixAddress
 from ..errors import NitrohbError
 from ..remedies import remedy_for
+from ..scratch import scratch_path
 from . import exits
 from .console import Console
 from .stop import Stop
-
-if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
 
 __all__ = ["demo"]
 
@@ -42,21 +40,21 @@ def demo(_args: argparse.Namespace, console: Console, stop: Stop) -> int:
         console.print("enclave  start its application; without an answer it would now be dead")
         return exits.DONE
 
-    with _temporary_directory() as directory:
-        address = UnixAddress(os.path.join(directory, "demo.sock"))
-        status = stop.run(partial(boot, address))
+    with _place() as path:
+        status = stop.run(partial(boot, UnixAddress(path)))
     if status == exits.DONE:
         console.print("That was a whole boot. For a real enclave: nitrohb serve (see --help)")
-    return status
+    return exits.FAILED if console.has_lost else status
 
 
-def _temporary_directory() -> "TemporaryDirectory[str]":
-    from tempfile import TemporaryDirectory  # here, because serve would have to wait for it
-
-    try:
-        return TemporaryDirectory(prefix="nitrohb-")
-    except OSError as error:
-        raise NitrohbError(
-            f"the demo finds no place for its socket: {error.strerror}\n"
-            + remedy_for("no temporary directory", command="demo")
-        ) from error
+@contextmanager
+def _place() -> Generator[str]:
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(scratch_path("demo.sock"))
+        except OSError as error:
+            raise NitrohbError(
+                f"the demo finds no place for its socket: {error.strerror}\n"
+                + remedy_for("no temporary directory", command="demo")
+            ) from error
+        yield path

@@ -4,9 +4,7 @@
 Both functions block, and run an event loop of their own: they are for a thread.
 """
 
-import os
 import socket
-import tempfile
 from functools import partial
 from typing import Final
 
@@ -15,7 +13,8 @@ import trio
 from ..addresses import PORT_ANY, UnixAddress, VsockAddress
 from ..client import send_heartbeat
 from ..errors import AddressError, NitrohbError
-from ..remedies import LOOPBACK_CID
+from ..remedies import LOOPBACK_CID, lack_error
+from ..scratch import scratch_path
 from ..server import serve_heartbeat
 from ..wire import AF_VSOCK
 
@@ -31,11 +30,11 @@ def beat_over_unix() -> float | str | OSError:
 
     Returns:
         The seconds that it took; what went wrong, in words; or an OSError if there is no place for
-        the socket.
+        the socket, or no descriptor.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="nitrohb-") as directory:
-            address = UnixAddress(os.path.join(directory, "doctor.sock"))
+        with scratch_path("doctor.sock") as path:
+            address = UnixAddress(path)
             return _run(address, address)
     except AddressError as error:  # the path is too long
         return OSError(str(error))
@@ -68,6 +67,8 @@ def _run(listen: UnixAddress | socket.socket, address: UnixAddress | VsockAddres
         return trio.run(_beat, listen, address)
     except* (NitrohbError, trio.TooSlowError, OSError) as group:
         problem = _first(group)
+    if isinstance(problem, OSError) and lack_error(problem.errno):
+        raise problem  # not a heartbeat's fault
     return str(problem).partition("\n")[0] or f"it took more than {_PATIENCE:g} s"
 
 
