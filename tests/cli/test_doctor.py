@@ -24,7 +24,6 @@ from .process import (
     nitrohb,
     nitrohb_here,
     read_until,
-    redirected,
     started,
     wait_for,
 )
@@ -149,13 +148,6 @@ def test_brackets_are_text_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unix:[red]/[/]" in text
     assert "[bold]" in text
     assert "-> do [this]" in text
-
-
-def test_without_a_stdout_it_says_so(sock: Path) -> None:
-    args = ("doctor", "-l", f"unix:{sock}")
-    with started(*args, command=redirected(">&-")) as script:
-        code, _, err = script.end()
-    assert (code, err) == (0, "nitrohb: stdout: it is closed; nothing more is printed there\n")
 
 
 def test_too_few_descriptors_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:

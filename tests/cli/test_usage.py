@@ -2,6 +2,7 @@
 """What the command line takes, and what it says about what it does not take."""
 
 import grp
+import os
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,11 @@ def test_help_has_an_example(command: str) -> None:
     assert f"  nitrohb {command}" in out.partition("example")[2]
 
 
-def test_help_fits_a_screen_with_the_prompt_below() -> None:
-    _, out, _ = nitrohb("--help", env={"COLUMNS": "80"})
-    assert len(out.splitlines()) < 24
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_with_the_prompt_below(command: str) -> None:
+    _, out, _ = nitrohb(*command.split(), "--help", env={"COLUMNS": "80"})
+    high = {"serve": 50, "run": 50, "doctor": 30}  # the old terminal, but for the most options
+    assert len(out.splitlines()) < high.get(command, 24)
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -38,10 +41,27 @@ def test_unknown_argument_of_a_command_points_to_the_help_of_that_command(args: 
     assert nitrohb(*args)[2].endswith(f"\nTry: nitrohb {args[0]} --help\n")
 
 
-def test_help_that_nobody_can_read() -> None:
-    with started("--help", command=redirected(">/dev/full")) as script:
-        why = "No space left on device"
-        assert script.end() == (0, "", f"nitrohb: stdout: {why}; nothing more is printed there\n")
+@pytest.mark.parametrize("args", ["--help", "--version", "completion zsh", "doctor -l", "demo"])
+@pytest.mark.parametrize(
+    ("how", "why"), [(">&-", "it is closed"), (">/dev/full", "No space left on device")]
+)
+def test_a_command_whose_output_is_all_it_is_for_fails_without(
+    args: str, how: str, why: str, sock: Path
+) -> None:
+    listen = [f"unix:{sock}"] if args.endswith("-l") else []
+    with started(*args.split(), *listen, command=redirected(how)) as script:
+        assert script.end() == (1, "", f"nitrohb: stdout: {why}; nothing more is printed there\n")
+
+
+def test_a_reader_that_has_read_enough_is_no_failure() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with started("completion", "bash", stdout=writer) as script:
+        os.close(writer)
+        assert script.popen.wait() == 0
+
+
+def test_a_mistake_that_nobody_can_read_of() -> None:
     with started("--hel", command=redirected(">&- 2>&-")) as script:
         assert script.end() == (2, "", "")
 
@@ -105,6 +125,8 @@ LONG = "/tmp/" + 103 * "x"
         (["send", "nowhere"], "'nowhere'"),
         (["completion", "tcsh"], "'tcsh'"),
         (["send", "--timeout", "-1"], "'-1'"),
+        (["--timeout", "soon"], "expected seconds, more than 0, or auto, got 'soon'"),
+        (["wait", "--timeout", "auto"], "expected seconds, more than 0, got 'auto'"),
         (["doctor", "-l", "vsock:9000"], "'vsock:9000'"),
         (["doctor", "--max-pending", "0"], "'0'"),
         (["doctor", "--format", "xml"], "'xml'"),

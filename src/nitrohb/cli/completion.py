@@ -24,4 +24,4 @@ def completion(args: argparse.Namespace, console: Console, _stop: Stop) -> int:
 
     script = files(__package__ or "").joinpath("completions", f"nitrohb.{args.shell}")
     console.print(script.read_text("utf-8").rstrip("\n"))
-    return exits.DONE
+    return exits.FAILED if console.has_lost else exits.DONE

@@ -41,12 +41,15 @@ class Console:
         level: The least level that is shown; what matters less is not.
         out_is_journal: Whether stdout goes to the systemd journal.
         err_is_journal: Whether stderr goes there.
+        has_lost: Whether something could not be printed to stdout that somebody may have wanted:
+            not if the reader has gone, who has then read enough.
     """
 
     def __init__(self) -> None:
         self._out: TextIO | None = sys.stdout
         self._err: TextIO | None = sys.stderr
         self._prints = True
+        self.has_lost = False
         self._status = ""
         self.is_terminal = _is_terminal(self._err)
         self.level = DEBUG
@@ -66,6 +69,7 @@ class Console:
         chosen = self._chosen(text, level, self.out_is_journal) if self._prints else ""
         if chosen and (problem := self._write(self._out, f"{chosen}\n")):
             self._prints = False
+            self.has_lost = problem != os.strerror(errno.EPIPE)
             self.say(f"nitrohb: stdout: {problem}; nothing more is printed there", WARNING)
         self._show_status()
 

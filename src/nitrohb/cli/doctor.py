@@ -23,7 +23,8 @@ def doctor(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     async def run() -> int:
         report = await examine(wanted, args.max_pending)
         console.print(to_json(report) if args.format == "json" else to_text(report))
-        return exits.FAILED if report.overall is Verdict.FAILED else exits.DONE
+        failed = console.has_lost or report.overall is Verdict.FAILED
+        return exits.FAILED if failed else exits.DONE
 
     try:
         return stop.run(run)

@@ -33,14 +33,12 @@ _ADDRESSES: Final = """\
 addresses:
   vsock:3:9000           AF_VSOCK port 9000 of CID 3
   unix:/run/x.sock       a Unix socket
-  hybrid:/tmp/vm4:9000   port 9000 of a VM whose vsock is the Unix socket /tmp/vm4
-                         (Firecracker, Cloud Hypervisor, vhost-device-vsock)
+  hybrid:/tmp/vm4:9000   port 9000 of a VM whose vsock is the socket /tmp/vm4
 """
 
 _TO_LISTEN: Final = """\
   vsock::9000            AF_VSOCK port 9000, on every local CID
-  fd:3, fd:NAME          an inherited socket that is already listening, by its number, or by the
-                         name under which systemd has passed it
+  fd:3, fd:NAME          an inherited socket, by its number or systemd's name
 """
 
 _REPEAT: Final = "* may be repeated\n"
@@ -50,27 +48,19 @@ exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
 _RUN: Final = """\
-The command has our stdin, stdout and stderr, and in NITROHB_LISTEN the addresses, one a line, their
-paths absolute. Events go to stderr.
+The command finds the addresses in NITROHB_LISTEN, one a line. SIGTERM and a
+time-out end it, and what it has left behind. Other signals are passed on to it.
 
-SIGTERM and a time-out end the command, and then what it has left behind: by SIGTERM, and after
---kill-after seconds by SIGKILL. SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on, and
-mean what the command makes of them; Ctrl-C on a terminal reaches it from there. When it ends by
-itself, what it leaves behind goes on. We never end before it does, unless we are killed (SIGKILL).
-
-exit codes: that of the command; 128 + n if signal n ended it; or
-  124  an address had no heartbeat in time: the command was ended
-  125  the command ended before its heartbeat (not with --keep, nor if SIGTERM came, or another
-       signal and its status is not 0)
-  126  the command cannot be started (127: there is none)
-    1  failed, say to listen: the command was not started, or was ended
-    2  usage
+exit codes: that of the command, or 128 + n if signal n ended it; or
+  1 failed, 2 usage, 124 an address had no heartbeat in time,
+  125 the command ended before its heartbeat, 126 it cannot be started,
+  127 there is no such command
 """
 
 
 # For each option that it adds, argparse makes a formatter, only to see that its metavar fits. One
 # that is not told the width of a line loads shutil, to ask for the terminal's: that takes 3 ms.
-_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
 _QUICK_FORMATTER: Final = partial(_FORMATTER, width=80)
 
 
@@ -90,6 +80,8 @@ class _Parser(argparse.ArgumentParser):
         say = console.print if file is sys.stdout and file is not sys.stderr else console.say
         say(message.removesuffix("\n"))
         console.close()
+        if console.has_lost:  # the help, or the version, which is all that was asked for
+            sys.exit(exits.FAILED)
 
     def error(self, message: str) -> NoReturn:
         self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
@@ -166,7 +158,7 @@ def _add_serve(add: Callable[..., _Parser]) -> None:
         "  nitrohb serve                             one enclave, on vsock::9000\n"
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
-        f"{_REPEAT}\n{_ADDRESSES}{_TO_LISTEN}\n{_EXIT_CODES}",
+        f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}{_EXIT_CODES}",
     )
     _add_answering(parser, "end with exit code 124 after it (default: never)", "stdout")
     _add_api(parser)
@@ -181,10 +173,10 @@ def _add_run(add: Callable[..., _Parser]) -> None:
         run,
         "listen, then start a command that boots enclaves",
         "examples:\n"
-        "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,... \n"
+        "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
         "  nitrohb run --keep --format json -- ./launch-many 2> events\n\n"
-        f"{_REPEAT}\n{_RUN}\n{_ADDRESSES}{_TO_LISTEN}",
+        f"{_RUN}\n{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
     )
     parser.usage = "nitrohb run [options] -- CMD [ARG ...]"
     parser.add_argument("misplaced", nargs="*", help=argparse.SUPPRESS)
@@ -195,10 +187,10 @@ def _add_run(add: Callable[..., _Parser]) -> None:
     )
     parser.add_argument(
         "--kill-after",
-        metavar="SECONDS",
+        metavar="SEC",
         type=_seconds,
         default=10.0,
-        help="kill the command if it goes on this long after it was told to end (default: 10)",
+        help="SIGKILL for what has not ended then (default: 10)",
     )
 
 
@@ -233,8 +225,7 @@ def _add_answers(parser: _Parser) -> None:
     )
     _add_max_pending(
         parser,
-        "silent connections at a time; one more evicts the oldest of the peer that holds the"
-        " most (default: 1024)",
+        "how many may be silent at a time (default: 1024)",
     )
 
 
@@ -242,7 +233,7 @@ def _add_times(parser: _Parser, timeout: str) -> None:
     group = parser.add_argument_group("time")
     group.add_argument(
         "--timeout",
-        metavar="SECONDS|auto",
+        metavar="SEC|auto",
         type=_timeout,
         default=math.inf,
         help=f"{timeout}; auto: as nitro-cli",
@@ -256,7 +247,7 @@ def _add_times(parser: _Parser, timeout: str) -> None:
     )
     group.add_argument(
         "--handshake-timeout",
-        metavar="SECONDS",
+        metavar="SEC",
         type=_seconds,
         default=5.0,
         help="how long a connection may be silent (default: 5)",
@@ -286,14 +277,14 @@ def _add_output(parser: _Parser, output: str) -> None:
         "--format",
         choices=("text", "json"),
         default="text",
-        help=f"of the events on {output}, one a line (default: text)",
+        help=f"of the events on {output} (default: text)",
     )
     group.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="debug",
         metavar="LEVEL",
-        help="print no less than debug (the default), info, warning, or error",
+        help="from debug (default), info, warning, or error up",
     )
     group.add_argument("--quiet", action="store_true", help="print no events")
 
@@ -354,7 +345,7 @@ def _add_send(add: Callable[..., _Parser]) -> None:
     )
     parser.add_argument(
         "--timeout",
-        metavar="SECONDS",
+        metavar="SEC",
         type=_seconds,
         default=5.0,
         help="end with exit code 124 after this time (default: 5)",
@@ -384,14 +375,14 @@ def _add_wait(add: Callable[..., _Parser]) -> None:
     )
     parser.add_argument(
         "--timeout",
-        metavar="SECONDS",
+        metavar="SEC",
         type=_seconds,
         default=60.0,
         help="end with exit code 124 after this time (default: 60)",
     )
     parser.add_argument(
         "--max-age",
-        metavar="SECONDS",
+        metavar="SEC",
         type=_age,
         default=60.0,
         help="how long ago it may have come (default: 60)",
@@ -431,11 +422,11 @@ def _add_doctor(add: Callable[..., _Parser]) -> None:
         doctor,
         "check what this machine can do, what it lacks, and what helps",
         "examples:\n"
-        "  nitrohb doctor                        can an enclave be answered on vsock::9000?\n"
+        "  nitrohb doctor                        can it listen on vsock::9000?\n"
         "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
-        "Each address is listened on for a moment. Nothing is changed, and no file is left.\n\n"
-        f"{_REPEAT}\n{_ADDRESSES}{_TO_LISTEN}\n"
+        "Each address is listened on for a moment. Nothing is changed, no file is left.\n\n"
+        f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
         "exit codes: 0 the addresses can be listened on, 1 they cannot, 2 usage\n",
     )
     _add_listen(parser)
@@ -455,7 +446,7 @@ def _add_listen(parser: _Parser) -> None:
         metavar="ADDR",
         type=_address,
         action="append",
-        help="where to listen (default: what systemd has passed, or vsock::9000) *",
+        help="listen here (default: systemd's, or vsock::9000) *",
     )
 
 
@@ -542,7 +533,13 @@ def _number(text: str) -> float:
 
 
 def _timeout(text: str) -> float | None:
-    return None if text == "auto" else _seconds(text)
+    if text == "auto":
+        return None
+    try:
+        return _seconds(text)
+    except argparse.ArgumentTypeError:
+        message = f"expected seconds, more than 0, or auto, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _mode(text: str) -> int:
