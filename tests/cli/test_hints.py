@@ -29,6 +29,22 @@ def test_an_allow_list_that_the_loopback_makes_useless(
     assert (code, err) == (143, "")
 
 
+def test_an_allow_list_that_lets_in_the_loopback_and_so_every_vm(sock: Path) -> None:
+    command = (*FORWARDED, str(sock))
+    allowed = ("--allow-cid", "1", "--allow-cid", "16")
+    with started("serve", "--keep", "--quiet", *allowed, command=command) as script:
+        assert beat(sock) == HEARTBEAT
+        said = script.error_line()
+        assert "a connection from CID 1 on vsock:3:9000 is allowed, whichever VM it is of" in said
+        assert "sibling VM" in script.error_line()
+        assert beat(sock) == HEARTBEAT
+        script.popen.terminate()
+        assert script.end() == (143, "", ""), "it is said once"
+    with started("serve", "--quiet", "--allow-cid", "1", command=command) as script:
+        assert beat(sock) == HEARTBEAT
+        assert script.end() == (0, "", ""), "it is what was asked for"
+
+
 def test_an_enclave_that_is_awaited_by_its_cid_and_comes_over_the_loopback(
     sock: Path, tmp_path: Path
 ) -> None:

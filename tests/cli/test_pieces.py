@@ -108,7 +108,7 @@ REFUSED = Rejected(address=ANY, time=TIME, peer=LOOPBACK, reason=RejectReason.CI
 
 def test_who_is_refused_because_of_the_loopback_is_named_once() -> None:
     said: list[str] = []
-    hints = Hints(said.append)
+    hints = Hints(said.append, None)
     for event in (
         CONNECTED,
         rejected(RejectReason.CID),
@@ -127,7 +127,7 @@ def test_who_is_refused_because_of_the_loopback_is_named_once() -> None:
 
 def test_who_comes_over_the_loopback_while_another_is_awaited_is_named_once() -> None:
     said: list[str] = []
-    hints = Hints(said.append)
+    hints = Hints(said.append, None)
     hints.awaits_cid = lambda: True
     hints(CONNECTED)
     assert not said
@@ -139,7 +139,7 @@ def test_who_comes_over_the_loopback_while_another_is_awaited_is_named_once() ->
 
 def test_a_loss_is_said_when_there_is_something_to_be_done() -> None:
     said: list[str] = []
-    hints = Hints(said.append)
+    hints = Hints(said.append, None)
     hints(Lost(address=ANY, time=TIME, replaced=False))
     assert not said
     lost = Lost(address=ANY, time=TIME, replaced=False, problem="why\nwhat to do")

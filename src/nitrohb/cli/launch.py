@@ -97,7 +97,7 @@ class Launch:
             The exit code.
         """
         with self._console.stderr() as stderr:
-            hints = Hints(partial(self._console.say, level=WARNING))
+            hints = Hints(partial(self._console.say, level=WARNING), self._args.allow_cids)
             async with printing_events(
                 self._console.say, self._args, to_journal=self._console.err_is_journal
             ) as self._show:

@@ -70,7 +70,7 @@ def _answer(
     from .waiting import waiting
 
     warn = partial(console.say, level=WARNING)
-    hints = Hints(warn)
+    hints = Hints(warn, args.allow_cids)
     manager = find_manager(warn)
     # Events that nobody sees, and that --timeout need not explain, are not even made.
     nobody = not console.is_terminal and manager is None
