@@ -196,7 +196,9 @@ def test_current_directory_that_has_been_removed(
 def test_an_error_that_nobody_has_met_yet(address: Address, number: int, reason: str) -> None:
     error = listen_error(address, number)
     assert (error.errno, error.reason) == (number, reason)
-    assert error.remedy == "Nothing more is known about this error."
+    assert error.remedy == (
+        "No remedy is known for this error. What this machine lacks: nitrohb doctor"
+    )
 
 
 def advised(make: Make, address: Address) -> set[str]:
@@ -204,7 +206,7 @@ def advised(make: Make, address: Address) -> set[str]:
     return {
         errno.errorcode.get(number, "no AF_VSOCK")
         for number in ERRNOS
-        if "Nothing more is known" not in make(address, number).remedy
+        if "No remedy is known" not in make(address, number).remedy
     }
 
 

@@ -61,6 +61,8 @@ _ANY: Final = {
     errno.ENFILE: ("the system has too many open files", "Raise the sysctl fs.file-max."),
 }
 
+_UNKNOWN: Final = "No remedy is known for this error. What this machine lacks: nitrohb doctor"
+
 _VSOCK: Final = _ANY | {
     NO_AF_VSOCK: (
         "this Python was built without AF_VSOCK",
@@ -389,7 +391,7 @@ def _real(number: int) -> int | None:
 def _look_up(table: dict[int, _Advice], number: int, facts: dict[str, object]) -> _Advice:
     if number not in table:
         name = errno.errorcode.get(number, "unknown")
-        return (f"{os.strerror(number)} ({name})", "Nothing more is known about this error.")
+        return (f"{os.strerror(number)} ({name})", _UNKNOWN)
     reason, remedy = (text.format_map(facts) for text in table[number])
     name = "" if number == NO_AF_VSOCK else f" ({errno.errorcode[number]})"
     return (reason + name, remedy)

@@ -178,7 +178,7 @@ async def test_who_waits_in_vain_learns_what_came_instead(
             "no such heartbeat came in time; connections there meanwhile that brought none:"
             " 1 disconnected, 2 wrong-byte; the last one, of 20",
         )
-        assert in_vain.json()["detail"].endswith("Z, is claimed already or older than max_age")
+        assert in_vain.json()["detail"].endswith("Z, is claimed already or more than 60 s old")
         assert waits[1].status == 200
 
 

@@ -273,5 +273,5 @@ def test_only_what_comes_from_now_on(sock: Path, api: Path) -> None:
         options = ("--address", f"unix:{sock}", "--api", f"unix:{api}", "--timeout", "0.1")
         code, out, err = nitrohb("wait", *options, "--max-age", "0")
         assert (code, out) == (124, "")
-        assert "is claimed already or older than max_age" in err
+        assert "is claimed already or more than 0 s old" in err
         assert nitrohb("wait", *options)[0] == 0

@@ -46,7 +46,7 @@ def test_the_holder_of_a_path_is_named(name: str, tmp_path: Path) -> None:
     assert holder_of_path(path) is None
     with holding(path) as pid:
         comm = Path(f"/proc/{pid}/comm").read_text().strip()
-        assert holder_of_path(path) == f"process {pid} ({comm})"
+        assert holder_of_path(path) == f"held by process {pid} ({comm})"
     assert holder_of_path(path) is None
 
 
@@ -55,7 +55,7 @@ def test_a_path_is_found_by_its_absolute_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with holding(str(tmp_path / "s")) as pid:
-        assert f"process {pid} " in (holder_of_path("s") or "")
+        assert f"held by process {pid} " in (holder_of_path("s") or "")
 
 
 def test_a_holder_that_cannot_be_seen(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_holder_that_cannot_be_seen(tmp_path: Path) -> None:
         (tmp_path / "net").mkdir()
         (tmp_path / "net" / "unix").write_bytes(Path("/proc/net/unix").read_bytes())
         (tmp_path / "1").mkdir()
-        assert holder_of_path(path, str(tmp_path)) == "a process that this user cannot see"
+        assert holder_of_path(path, str(tmp_path)) == "held by a process that this user cannot see"
 
 
 def test_nothing_is_known_without_proc(tmp_path: Path) -> None:
@@ -96,16 +96,19 @@ def test_the_holders_of_a_port_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     fake_process(tmp_path, 104, 13, "client\n")
     fake_process(tmp_path, os.getpid(), 11, "we\n")
     proc = str(tmp_path)
-    named = holder_of_port(9000, 3, proc) or ""
+    named = (holder_of_port(9000, 3, proc) or "").removeprefix("held by ")
     assert sorted(named.split(" and ")) == ["process 101 (listens)", "process 102 (its ?[31mchild)"]
-    assert holder_of_port(9001, CID_ANY, proc) == "process 103"
-    assert holder_of_port(9002, 5, proc) == "process 104 (client)"
+    assert holder_of_port(9001, CID_ANY, proc) == "held by process 103"
+    assert holder_of_port(9002, 5, proc) == "held by process 104 (client)"
     assert holder_of_port(9002, 4, proc) is None
     assert holder_of_port(9003, CID_ANY, proc) is None
 
 
+@pytest.mark.parametrize(
+    ("pids", "has"), [((100,), "which has"), ((100, 103), "which have"), ((), "")], ids=len
+)
 def test_where_the_kernel_tells_nothing_processes_are_asked_for_their_sockets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pids: tuple[int, ...], has: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def protocol(fd: str, name: str) -> bytes:
         assert name == "system.sockprotoname"
@@ -117,10 +120,15 @@ def test_where_the_kernel_tells_nothing_processes_are_asked_for_their_sockets(
 
     monkeypatch.setattr(holders, "bound_sockets", list[Bound])
     monkeypatch.setattr(os, "getxattr", protocol)
-    for pid in (100, 101, 102):
+    for pid in (101, 102, *pids):
         fake_process(tmp_path, pid, pid, "x\n")
     found = holder_of_port(9000, CID_ANY, str(tmp_path))
-    assert found == "probably process 100 (x), as AF_VSOCK sockets are open there"
+    if not pids:
+        assert found is None
+        return
+    named = (found or "").removeprefix("probably held by ")
+    named = named.removesuffix(f", {has} AF_VSOCK sockets open")
+    assert sorted(named.split(" and ")) == [f"process {pid} (x)" for pid in pids]
 
 
 def test_the_kernel_names_the_protocol_of_a_socket() -> None:

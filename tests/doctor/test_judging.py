@@ -58,7 +58,7 @@ FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
     "listen": st.builds(
         judging.judge_listen,
         st.one_of(st.none(), st.builds(listen_error, st.just(VsockAddress(3, 9000)), errnos)),
-        st.sampled_from([None, "process 1 (init)"]),
+        st.sampled_from([None, "held by process 1 (init)"]),
     ),
     "self-test-unix": st.builds(
         judging.judge_unix_beat,
@@ -199,7 +199,7 @@ def machine(loopback: int, guest: int | None, host: int, *modules: str) -> Trans
         ),
         (
             judging.judge_listen(
-                listen_error(VsockAddress(CID_ANY, 9000), errno.EADDRINUSE), "process 7 (x)"
+                listen_error(VsockAddress(CID_ANY, 9000), errno.EADDRINUSE), "held by process 7 (x)"
             ),
             Verdict.FAILED,
             "(EADDRINUSE); held by process 7 (x)",

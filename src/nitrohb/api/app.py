@@ -191,7 +191,8 @@ def _in_vain(
         came = ", ".join(f"{count} {what}" for what, count in sorted(instead.items()))
         detail += f"; connections there meanwhile that brought none: {came}"
     if last:
-        detail += f"; the last one, of {last[-1]}, is claimed already or older than max_age"
+        old = f"more than {claim.max_age:g} s old"
+        detail += f"; the last one, of {last[-1]}, is claimed already or {old}"
     return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail)
 
 

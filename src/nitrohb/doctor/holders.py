@@ -52,17 +52,20 @@ class Bound(NamedTuple):
 
 
 def holder_of_port(port: int, cid: int = CID_ANY, proc: str = "/proc") -> str | None:
-    """Say which other process has a vsock port, in words; None if that cannot be told."""
+    """Say who holds a vsock port, in words (held by ...); None if that cannot be told."""
     if bound := [bound for bound in bound_sockets() if _conflicts(bound, cid, port)]:
         # What a listener has accepted has its port too, but does not take it.
         alone = [each for each in bound if not each.has_peer]
         return _owners({each.inode for each in alone or bound}, proc)
     pids = _processes_with_vsock(proc)
-    return f"probably {_named(pids, proc)}, as AF_VSOCK sockets are open there" if pids else None
+    if not pids:
+        return None
+    has = "has" if len(pids) == 1 else "have"
+    return f"probably held by {_named(pids, proc)}, which {has} AF_VSOCK sockets open"
 
 
 def holder_of_path(path: str, proc: str = "/proc") -> str | None:
-    """Say which other process listens on a path, in words; None if that cannot be told."""
+    """Say who listens on a path, in words (held by ...); None if that cannot be told."""
     inodes = set(_listening_inodes(path, proc))
     return _owners(inodes, proc) if inodes else None
 
@@ -119,13 +122,13 @@ def _listening_inodes(path: str, proc: str) -> Generator[int]:
 
 
 def _owners(inodes: set[int], proc: str) -> str:
-    """Say whose some sockets are."""
+    """Say who holds some sockets."""
     links = {f"socket:[{inode}]" for inode in inodes}
     pids: list[int] = []
     for pid, fd in _descriptors(proc):
         if pid not in pids and _target(fd) in links:
             pids.append(pid)
-    return _named(pids, proc) if pids else "a process that this user cannot see"
+    return f"held by {_named(pids, proc) if pids else 'a process that this user cannot see'}"
 
 
 def _processes_with_vsock(proc: str) -> list[int]:

@@ -170,7 +170,7 @@ def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
     """How listening on an address went, and who has it if somebody has."""
     if error is None:
         return Finding(Verdict.OK, "it can be listened on (tried, and undone)")
-    held = f"; held by {holder}" if holder else ""
+    held = f"; {holder}" if holder else ""
     return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
 
 
