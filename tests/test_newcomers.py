@@ -24,7 +24,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from nitrohb import Connected, Disconnected, Event, Evicted, Heartbeat, Rejected, server, wire
+from nitrohb import (
+    Connected,
+    Disconnected,
+    Event,
+    Evicted,
+    Heartbeat,
+    Rejected,
+    port,
+    serve_heartbeat,
+    wire,
+)
 from tests.support import B7, Client, PeersWithCids, names, serving, settled
 
 FOR_EVER = 10**15  # nanoseconds
@@ -38,8 +48,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent newcomer is looked at for ever, and not left to a handler task."""
-    monkeypatch.setattr(server, "_BYTE_IS_NEAR", FOR_EVER)
-    monkeypatch.setattr(server, "_CHECKPOINT", 0)
+    monkeypatch.setattr(port, "_BYTE_IS_NEAR", FOR_EVER)
+    monkeypatch.setattr(port, "_CHECKPOINT", 0)
 
 
 class Poll:
@@ -57,7 +67,7 @@ class Poll:
 
 @pytest.fixture(autouse=True)
 def _closed_descriptors_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+    monkeypatch.setattr(port, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -121,9 +131,9 @@ async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
 ) -> None:
     """Its deadline is kept there: nobody can put it off by keeping the listener task awake."""
     now = 0
-    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic_ns=lambda: now))
-    monkeypatch.setattr(server, "_BYTE_IS_NEAR", 300)
-    monkeypatch.setattr(server, "_CHECKPOINT", 0)
+    monkeypatch.setattr(port, "time", SimpleNamespace(monotonic_ns=lambda: now))
+    monkeypatch.setattr(port, "_BYTE_IS_NEAR", 300)
+    monkeypatch.setattr(port, "_CHECKPOINT", 0)
     async with serving(f"unix:{path}", once=False) as events:
         with Client(path):
             await until(lambda: len(events) == 2)
@@ -180,7 +190,7 @@ async def test_a_callback_that_fails_while_it_looks_on_leaves_nothing_open(path:
 
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(server.serve_heartbeat, f"unix:{path}", on_event=on_event))
+            await nursery.start(partial(serve_heartbeat, f"unix:{path}", on_event=on_event))
             with Client(path), Client(path) as leaving:
                 await trio.lowlevel.checkpoint()
                 leaving.half_close()
@@ -288,7 +298,7 @@ STEPS = st.lists(
 def test_every_connection_has_one_outcome(steps: list[Step], limit: int, few: int) -> None:
     """Whatever comes in one and the same pass of the event loop: bytes, ends, evictions."""
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "_FEW", few)
+        patch.setattr(port, "_FEW", few)
         trio.run(whatever_comes, Path(directory) / "hb", steps, limit, clock=MockClock())
 
 

@@ -400,6 +400,7 @@ PACKAGE = pathlib.Path(nitrohb.__file__).parent
 FLOORS = (
     "errors",
     "timeouts",
+    "scratch",
     "protocol",
     "pending",
     "addresses",
@@ -413,6 +414,9 @@ FLOORS = (
     "handout",
     "inotify",
     "socketfiles",
+    "rules",
+    "connection",
+    "port",
     "server",
     "client",
     "thread",
@@ -426,6 +430,8 @@ FLOORS = (
 FOREIGN = {
     "handout": {"trio"},
     "socketfiles": {"trio"},
+    "connection": {"trio"},
+    "port": {"trio"},
     "server": {"trio"},
     "client": {"anyio", "trio"},
     "thread": {"anyio", "trio"},

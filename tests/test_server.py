@@ -205,7 +205,7 @@ async def test_a_heartbeat_has_the_time_of_its_byte_not_of_its_connection(
         with Client(path) as client:
             await settled()
             when = datetime(2026, 3, 4, tzinfo=UTC)
-            monkeypatch.setattr("nitrohb.server.utc_now", lambda: when)
+            monkeypatch.setattr("nitrohb.connection.utc_now", lambda: when)
             client.send(B7)
             await settled()
     assert isinstance(events[2], Heartbeat)
