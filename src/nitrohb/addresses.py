@@ -277,10 +277,16 @@ def parse_address(text: str) -> Address:
 def _guess(text: str) -> str:
     """What somebody means who writes a bare port or path; nothing if that is not clear."""
     if text.isascii() and text.isdigit():
-        return f"for port {text} of every CID write vsock::{text}"
-    if text.startswith(("/", "./", "../")):
-        return f"for a Unix socket write unix:{text}".encode("unicode_escape").decode()
-    return ""
+        scheme, rest, meaning = "vsock", f":{text}", f"port {text} of every CID"
+    elif text.startswith(("/", "./", "../")):
+        scheme, rest, meaning = "unix", text, "a Unix socket"
+    else:
+        return ""
+    try:
+        _PARSERS[scheme](rest)
+    except AddressError as error:
+        return str(error)
+    return f"for {meaning} write {scheme}:{rest}"
 
 
 def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:

@@ -120,7 +120,7 @@ LONG = "/tmp/" + 103 * "x"
         (["help"], "there is no command 'help': choose from serve, run, send, wait, demo"),
         (["-l", "9000"], "'9000' is not an address: for port 9000 of every CID write vsock::9000"),
         (["-l", "/tmp/x"], "'/tmp/x' is not an address: for a Unix socket write unix:/tmp/x"),
-        (["-l", "./a\nb"], "for a Unix socket write unix:./a\\nb"),
+        (["-l", "./a\nb"], "expected a path without control characters"),
         (["--log-level", "loud"], "'loud'"),
         (["send", "nowhere"], "'nowhere'"),
         (["completion", "tcsh"], "'tcsh'"),
