@@ -409,6 +409,7 @@ FLOORS = (
     "activation",
     "wire",
     "local_cid",
+    "unixfiles",
     "listeners",
     "claims",
     "handout",

@@ -231,7 +231,7 @@ def test_the_new_file_may_look_like_the_old_one(
     def be_the_same(_: str) -> tuple[int, int]:
         return 1, 1
 
-    monkeypatch.setattr("nitrohb.listeners._identity", be_the_same)
+    monkeypatch.setattr("nitrohb.unixfiles.identity", be_the_same)
     (old,) = open_listeners([UnixAddress(str(path))])
     path.unlink()
     with old.reopen():
@@ -486,7 +486,7 @@ async def test_a_directory_that_another_process_has_locked_is_not_waited_for(
     import fcntl
 
     pauses: list[float] = []
-    monkeypatch.setattr("nitrohb.listeners.time.sleep", pauses.append)
+    monkeypatch.setattr("nitrohb.unixfiles.time.sleep", pauses.append)
     fd = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:

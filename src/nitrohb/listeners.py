@@ -7,12 +7,12 @@ import errno
 import os
 import select
 import socket
-import stat
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
+from . import unixfiles
 from .addresses import (
     PORT_ANY,
     Address,
@@ -29,7 +29,7 @@ from .wire import AF_VSOCK, new_socket, sockaddr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
     from typing import Any, Final, Literal, Self
 
@@ -38,9 +38,6 @@ __all__ = ["Listener", "Listen", "open_listeners"]
 _BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
 
 _UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
-
-_LOCK_ATTEMPTS: Final = 100
-_LOCK_PAUSE: Final = 0.01  # seconds
 
 
 class Listener:
@@ -71,7 +68,7 @@ class Listener:
         self._began = time.time()
         self._opened = time.monotonic()
         self._path = path
-        self._identity = None if path is None else _identity(path)
+        self._identity = None if path is None else unixfiles.identity(path)
         self._reopen = reopen
         self.file = path if reopen else None
 
@@ -152,7 +149,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours. May be repeated."""
         if self._path is not None:
-            _remove_own(self._path, self._identity)
+            unixfiles.remove_own(self._path, self._identity)
         self._path = None
         self.sock.close()
 
@@ -315,7 +312,7 @@ def _open(target: _Found, mode: int, group: int | None) -> Listener:
             case VsockAddress():
                 return Listener(target, _open_vsock(target))
             case UnixAddress() | HybridAddress():
-                return _open_unix(target, absolute(target.path), mode, group)
+                return _open_unix(target, unixfiles.absolute(target.path), mode, group)
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
             case _:
@@ -354,19 +351,19 @@ def _open_unix(
     mode: int,
     group: int | None,
     *,
-    attempts: int = _LOCK_ATTEMPTS,
+    attempts: int = unixfiles.LOCK_ATTEMPTS,
 ) -> Listener:
     # As it is written, which may be shorter, unless this process is in another directory by now.
-    path = address.path if absolute(address.path) == file else file
+    path = address.path if unixfiles.absolute(address.path) == file else file
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
         # On Linux bind(2) gives the file the mode of the unbound socket, less the umask, so that
         # there is no moment at which anybody else may connect.
         os.fchmod(sock.fileno(), 0o600)
-        _bind_unix(sock, path, attempts)
-        undo.callback(_remove_own, path, _identity(path))
+        unixfiles.bind(sock, path, attempts)
+        undo.callback(unixfiles.remove_own, path, unixfiles.identity(path))
         if mode != 0o600 or group is not None:
-            _share(path, mode, group)
+            unixfiles.share(path, mode, group)
         sock.listen(_BACKLOG)
         reopen = partial(_reopen_unix, address, file, mode, group)
         listener = Listener(address, sock, path=file, reopen=reopen)
@@ -382,83 +379,6 @@ def _reopen_unix(
         return _open_unix(address, file, mode, group, attempts=1)
     except OSError as error:  # Python itself refuses a path that is too long, without an errno
         raise listen_error(address, error.errno or errno.ENAMETOOLONG) from error
-
-
-def absolute(path: str) -> str:
-    """The absolute path.
-
-    Not os.path.abspath(), for which a/../b is b: not so if a is a symbolic link.
-    """
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-
-
-def _share(path: str, mode: int, group: int | None) -> None:
-    """Give our new socket file another mode and group, even if its name is swapped meanwhile."""
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise OSError(errno.EEXIST, "another file has taken the name")
-        pinned = f"/proc/self/fd/{fd}"
-        if group is not None:
-            os.chown(pinned, -1, group)
-        os.chmod(pinned, mode)
-    finally:
-        os.close(fd)
-
-
-def _bind_unix(sock: socket.socket, path: str, attempts: int) -> None:
-    try:
-        sock.bind(path)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        with _locked(os.path.dirname(path) or ".", attempts):
-            with suppress(FileNotFoundError):  # whoever it was has just removed it
-                _remove_dead_socket(path)
-            sock.bind(path)
-
-
-def _remove_dead_socket(path: str) -> None:
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise OSError(errno.EEXIST, "not a socket")
-    # A datagram socket asks without being noticed: EPROTOTYPE says that a stream socket is bound
-    # there, whether it listens yet or not, and no connection is made that a server would have to
-    # handle. ECONNREFUSED says that the socket behind the file is gone.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except OSError as error:
-            if error.errno != errno.EPROTOTYPE:
-                raise
-    raise OSError(errno.EADDRINUSE, "somebody listens there")
-
-
-@contextmanager
-def _locked(directory: str, attempts: int) -> Generator[None]:
-    """Keep another nitrohb from removing our new socket for the dead one that it saw before.
-
-    The lock is on the directory, so that it leaves no file behind. Whoever may read the directory
-    could hold it for ever: hence the bounded wait.
-    """
-    import fcntl  # here, because most of the time nobody has left a dead socket
-
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for _ in range(attempts):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(_LOCK_PAUSE)
-            else:
-                break
-        else:
-            raise OSError(errno.EWOULDBLOCK, "the directory stays locked")
-        yield
-    finally:
-        os.close(fd)
 
 
 def _adopt(fd: int) -> socket.socket:
@@ -479,22 +399,3 @@ def _checked(sock: socket.socket) -> socket.socket:
         raise OSError(errno.EINVAL, "not listening")
     sock.set_inheritable(False)
     return sock
-
-
-def _remove_own(path: str, file: tuple[int, int] | None) -> None:
-    """Remove a socket file of ours, unless another file has taken its name.
-
-    One that cannot be removed, say because privileges were dropped since, stays behind as a dead
-    socket, which the next start replaces. That is no reason to leave the socket itself open.
-    """
-    with suppress(OSError):
-        if _identity(path) == file:
-            os.unlink(path)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -8,7 +8,8 @@ from contextlib import suppress
 from ..activation import VARIABLES
 from ..addresses import Address, HybridAddress, UnixAddress
 from ..errors import AddressError
-from ..listeners import Listener, absolute
+from ..listeners import Listener
+from ..unixfiles import absolute
 from . import manager
 
 __all__ = ["environment"]
