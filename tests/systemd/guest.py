@@ -18,6 +18,7 @@ from typing import Any
 
 PATIENCE = 60.0  # seconds
 PAGE = "/proof/systemd.md"
+LOGS = "/proof/logs.md"
 SERVICE = "nitrohb.service"
 ONCE = "nitrohb-once@1.service"
 
@@ -54,6 +55,10 @@ def collect(facts: Facts) -> None:
     facts["api files"] = output("ls", "-ln", "/run/nitrohb")
     facts["group"] = let_a_group_in()
 
+    facts["wrong byte"] = beat(b"\x00").hex()
+    subprocess.run(["journalctl", "--sync"], check=True)
+    facts["warnings"] = page("journalctl -u nitrohb", LOGS)
+
     facts["before the hang"] = show(SERVICE)
     os.kill(int(facts["before the hang"]["MainPID"]), signal.SIGSTOP)
     facts["restarted"] = until(
@@ -75,9 +80,9 @@ def collect(facts: Facts) -> None:
     facts["journal"] = output("journalctl", "--no-pager", "-o", "cat", "-u", SERVICE)
 
 
-def page(beginning: str) -> str:
+def page(beginning: str, path: str = PAGE) -> str:
     """Run the block of the page that begins so, and return what it prints."""
-    with open(PAGE) as file:
+    with open(path) as file:
         blocks: list[str] = re.findall(r"```sh\n(.*?)```", file.read(), re.DOTALL)
     (block,) = [text for text in blocks if text.startswith(beginning)]
     return output("bash", "-euo", "pipefail", "-c", block)
@@ -107,12 +112,12 @@ def until(unit: str, is_so: Callable[[dict[str, str]], bool]) -> dict[str, str]:
     return shown
 
 
-def beat() -> bytes:
+def beat(byte: bytes = b"\xb7") -> bytes:
     """Be an enclave's init: connect, send the byte, wait for the answer."""
     with socket.socket(socket.AF_VSOCK) as sock:
         sock.settimeout(PATIENCE)
         sock.connect((1, 9000))
-        sock.sendall(b"\xb7")
+        sock.sendall(byte)
         return sock.recv(2)
 
 

@@ -82,6 +82,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         **install(tmp_path_factory.mktemp("install")),
         "/proof/deploy": ROOT / "deploy",
         "/proof/systemd.md": PAGE,
+        "/proof/logs.md": ROOT / "docs" / "logs.md",
         "/proof/guest.py": HERE / "guest.py",
         "/etc/systemd/system/proof.service": PROOF,
         "/etc/systemd/system/nitrohb.service.d/soon.conf": SOON,
@@ -138,6 +139,14 @@ def test_systemctl_status_shows_what_the_page_shows(facts: Facts) -> None:
 def shape(line: str) -> str:
     """A line without its times and numbers."""
     return re.sub(r"; .*? ago$", "; AGO", re.sub(r"Mon|Tue|Wed|Thu|Fri|Sat|Sun|\d+", "N", line))
+
+
+def test_a_priority_chooses_lines_of_the_journal(facts: Facts) -> None:
+    assert facts["wrong byte"] == ""
+    (line,) = [line for line in facts["warnings"].splitlines() if " nitro_" in line]
+    assert " nitro_rejected address=vsock::9000 cid=1 " in line
+    assert " reason=wrong-byte byte=0x00 level=warning" in line
+    assert " nitro_heartbeat " in facts["journal"]
 
 
 def test_a_launcher_claims_a_heartbeat_from_the_interface(facts: Facts) -> None:
