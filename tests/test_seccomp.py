@@ -139,3 +139,19 @@ def test_our_profile_allows_no_more(what: str) -> None:
 @pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET", "AF_INET6"])
 def test_our_profile_allows_the_families_that_we_listen_on(family: str) -> None:
     assert under_profile(f"import socket; socket.socket(socket.{family})") == ""
+
+
+def test_our_profile_lets_the_kernel_tell_of_socket_files(tmp_path: Path) -> None:
+    """The server can do without, but then looks at each of them twice a second."""
+    code = (
+        "import os, select; from nitrohb.inotify import ATTRIB, Inotify\n"
+        f"path = {str(tmp_path)!r}\n"
+        "with Inotify() as inotify:\n"
+        "    inotify.watch({path: ATTRIB})\n"
+        "    os.chmod(path, 0o700)\n"
+        "    assert select.select([inotify], [], [], 10)[0]\n"
+        "    inotify.clear()\n"
+        "    inotify.watch({})\n"
+        "    assert select.select([inotify], [], [], 10)[0]\n"  # IN_IGNORED: it ends
+    )
+    assert under_profile(code) == ""
