@@ -351,7 +351,8 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
             assert script.end() == (
                 0,
                 "",
-                "nitrohb: stdout: nobody reads it; nothing more is printed there\n",
+                "nitrohb: stdout: nobody reads it; until somebody does, lines are left out\n"
+                "nitrohb: stdout: 4 lines were left out, while nobody read it\n",
             )
 
 

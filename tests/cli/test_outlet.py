@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever reads slowly, pauses or has gone, on a real pipe and a real terminal."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import termios
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nitrohb.cli import outlet
+from nitrohb.cli.console import Console
+from nitrohb.cli.outlet import Outlet
+
+from .process import HEARTBEAT, beat, read_until, started
+
+SIZE = 4096  # of the smallest pipe
+
+
+@contextmanager
+def piped() -> Generator[tuple[Outlet, int]]:
+    """An outlet into a small pipe, and the end from which that is read; both without patience."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, SIZE)
+    os.set_blocking(reader, False)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        open(reader, "rb", buffering=0),
+        open(writer, "w") as stream,
+    ):
+        patch.setattr(outlet, "_PATIENCE", 0)
+        out = Outlet(stream)
+        try:
+            yield out, reader
+        finally:
+            out.close()
+
+
+def read(reader: int) -> bytes:
+    with contextlib.suppress(BlockingIOError):
+        return os.read(reader, 2 * SIZE)
+    return b""
+
+
+@given(st.lists(st.one_of(st.integers(1, 3 * SIZE), st.just("read")), max_size=12))
+def test_each_line_is_there_whole_or_counted(steps: list[int | str]) -> None:
+    with piped() as (out, reader):
+        seen = b""
+        told = 0
+        written: list[bytes] = []
+        for number, step in enumerate(steps):
+            if isinstance(step, str):
+                seen += read(reader)
+            else:
+                text = f"{number}:{step * 'x'}."
+                told += out.left_out()
+                news = out.write(f"{text}\n")
+                assert news in ("", "nobody reads it; until somebody does, lines are left out")
+                written.append(text.encode())
+        seen += read(reader)
+        told += out.close()
+        lines = seen.split(b"\n")
+        whole = [line for line in lines if line.endswith(b".")]
+        assert whole == [line for line in written if line in whole], "in order, none twice"
+        assert len(whole) + told == len(written)
+        assert out.has_lost is (told > 0)
+        assert not out.problem
+
+
+def test_a_pause_is_told_of_when_it_begins_and_when_it_ends() -> None:
+    with piped() as (out, reader):
+        assert out.write("x\n" * SIZE).startswith("nobody reads it; ")
+        assert out.write("left out\n") == ""
+        assert out.left_out() == 0, "it goes on"
+        assert read(reader) == b"x\n" * (SIZE // 2)
+        assert out.left_out() == SIZE // 2 + 1
+        assert out.left_out() == 0, "that has been told"
+        assert out.write("whole\n") == ""
+        assert read(reader).endswith(b"\nwhole\n")
+
+
+def test_a_line_that_was_cut_ends_before_the_next() -> None:
+    with piped() as (out, reader):
+        out.write(2 * SIZE * "x" + "\n")
+        assert read(reader) == SIZE * b"x"
+        assert out.left_out() == 1
+        out.write("next\n")
+        assert read(reader) == b"\nnext\n"
+
+
+def test_a_reader_that_has_gone_has_lost_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        out = Outlet(stream)
+        assert out.write("x\n") == "Broken pipe; nothing more is printed there"
+        assert out.write("x\n") == ""
+        assert (out.problem, out.has_lost, out.close()) == ("Broken pipe", False, 0)
+
+
+def test_what_is_left_out_on_stdout_is_said_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, SIZE)
+    monkeypatch.setattr(outlet, "_PATIENCE", 0)
+    with (
+        open(reader, "rb", buffering=0) as pipe,
+        open(writer, "w") as out,
+        open(os.memfd_create("err"), "w+") as err,
+    ):
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", err)
+        console = Console()
+        console.print(2 * SIZE * "x")
+        assert console.has_lost
+        pipe.read(SIZE)
+        console.print("y")
+        console.print(2 * SIZE * "x")
+        console.close()
+        err.seek(0)
+        pause = "nitrohb: stdout: nobody reads it; until somebody does, lines are left out\n"
+        end = "nitrohb: stdout: 1 line was left out, while nobody read it\n"
+        assert err.read() == pause + end + pause + end
+
+
+def test_a_terminal_that_is_stopped_and_goes_on(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-S, and after some events Ctrl-Q: the rest is shown, and that something is missing."""
+    controller, terminal = pty.openpty()
+    with open(controller, "rb", buffering=0), open(terminal, "wb", buffering=0) as theirs:
+        args = ("--keep", "-l", f"unix:{sock}")
+        with started(*args, stdout=terminal, stderr=terminal, env={"TERM": "xterm"}) as script:
+            read_until(controller, lambda seen: b"nitro_listening" in seen)
+            termios.tcflow(theirs, termios.TCOOFF)
+            for _ in range(3):
+                assert beat(sock) == HEARTBEAT
+            termios.tcflow(theirs, termios.TCOON)
+            assert beat(sock) == HEARTBEAT
+            seen = read_until(controller, lambda seen: seen.count(b"nitro_heartbeat") > 0)
+            assert "left out, while nobody read it" in seen
+            script.popen.terminate()
+            assert script.popen.wait() == 143
