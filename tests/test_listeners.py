@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import re
 import socket
 import stat
 import threading
@@ -24,11 +25,13 @@ from nitrohb.addresses import (
     InheritedSocket,
     UnixAddress,
     VsockAddress,
+    parse_address,
 )
 from nitrohb.errors import AddressError, ListenError, UsageError
 from nitrohb.listeners import (
     Listen,
     Listener,
+    check_distinct,
     open_listeners,
     require_cids,
     resolve,
@@ -250,6 +253,35 @@ def test_an_address_named_twice(twice: list[Listen], name: str) -> None:
     assert os.listdir() == []
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("unix:a", "unix:./a"),
+        ("unix:deep/../a", "unix:a"),
+        ("unix:link/a", "unix:deep/a"),
+        ("hybrid:a:1", "unix:a_1"),
+        ("vsock::9000", "vsock:3:9000"),
+        ("vsock:3:9000", "vsock::9000"),
+    ],
+)
+@pytest.mark.parametrize("between", [[], ["unix:b", "vsock:3:9001"]])
+def test_an_address_named_twice_in_other_words(one: str, other: str, between: list[str]) -> None:
+    os.mkdir("deep")
+    os.symlink("deep", "link")
+    message = f"^{re.escape(f'{one} and {other} cannot be listened on at a time: name one')}$"
+    with pytest.raises(UsageError, match=message):
+        open_listeners([one, *between, other])
+    assert sorted(os.listdir()) == ["deep", "link"]
+
+
+def test_addresses_that_only_look_alike() -> None:
+    os.mkdir("deep")
+    check_distinct(
+        map(parse_address, ["unix:a", "unix:deep/a", "hybrid:a:1", "unix:a_2", "fd:3", "fd:4"])
+    )
+    check_distinct(map(parse_address, ["vsock:1:9000", "vsock:3:9000", "vsock::9001"]))
+
+
 @pytest.mark.parametrize("other", ["object", "number"])
 def test_a_socket_named_twice(other: str) -> None:
     """Two owners of one descriptor would close it twice, and the second time it is another's."""
@@ -302,7 +334,7 @@ def test_an_open_unix_socket_has_no_cids() -> None:
 
 
 def test_vsock_has_cids() -> None:
-    require_cids(resolve(["vsock::9000", "vsock:3:9000", "fd:3"]))
+    require_cids(resolve(["vsock::9000", "vsock:3:9001", "fd:3"]))
 
 
 # --- socket files -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from functools import partial
 
 from . import unixfiles
 from .addresses import (
+    CID_ANY,
     PORT_ANY,
     Address,
     HybridAddress,
@@ -281,16 +282,41 @@ def require_cids(targets: Iterable[Target]) -> None:
 
 
 def check_distinct(targets: Iterable[Target]) -> None:
-    """Refuse an address that is named twice.
+    """Refuse what is named twice, be it in other words.
 
     Raises:
-        UsageError: One is.
+        UsageError: Two targets cannot be listened on at a time.
     """
-    seen = set[Address]()
+    seen = dict[object, list[Address]]()
     for address in map(_address, targets):
-        if address in seen:
-            raise UsageError(f"{address} is named twice: an address can be listened on once")
-        seen.add(address)
+        others = seen.setdefault(_place(address), [])
+        for other in others:
+            if other == address:
+                raise UsageError(f"{address} is named twice: an address can be listened on once")
+            if not _are_apart(other, address):
+                raise UsageError(f"{other} and {address} cannot be listened on at a time: name one")
+        others.append(address)
+
+
+def _place(address: Address) -> object:
+    """Where two addresses that have it in common may be in each other's way."""
+    match address:
+        case VsockAddress():
+            return address.port
+        case UnixAddress() | HybridAddress():
+            directory, name = os.path.split(address.path)
+            return os.path.join(os.path.realpath(directory), name)
+        case _:
+            return address
+
+
+def _are_apart(one: Address, other: Address) -> bool:
+    """Whether one port can be had by two: not if one of them is for every CID."""
+    match one, other:
+        case VsockAddress(cid), VsockAddress(other_cid):
+            return CID_ANY not in (cid, other_cid) and cid != other_cid
+        case _:
+            return False
 
 
 def _address(target: Target) -> Address:

@@ -125,6 +125,7 @@ LONG = "/tmp/" + 103 * "x"
         (["send", "nowhere"], "'nowhere'"),
         (["completion", "tcsh"], "'tcsh'"),
         (["send", "--timeout", "-1"], "'-1'"),
+        (["--quiet=1"], "argument --quiet: takes no value, got '1'"),
         (["--timeout", "soon"], "expected seconds, more than 0, or auto, got 'soon'"),
         (["wait", "--timeout", "auto"], "expected seconds, more than 0, got 'auto'"),
         (["doctor", "-l", "vsock:9000"], "'vsock:9000'"),
@@ -183,6 +184,10 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
             "--eif and --memory are of no use without --timeout auto",
         ),
         (["-l", "unix:{sock}", "--api", "unix:{sock}2"], NO_KEEP),
+        (
+            ["-l", "hybrid:{sock}:9000", "--keep", "--api", "unix:{sock}_9000"],
+            "hybrid:{sock}:9000 and unix:{sock}_9000 cannot be listened on at a time: name one",
+        ),
         (["-l", "unix:{sock}", "--keep", "--api-mode", "600"], NO_API),
         (["-l", "unix:{sock}", "--keep", "--api-group", "0"], NO_API),
         (["-l", "unix:{sock}", "--keep", "--api-allow-remote"], NO_API),
@@ -193,6 +198,10 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
         (["run", "-l", "unix:{sock}", "ls", "--sort", "time"], COMMAND),
         (["run", "-l", "unix:{sock}", "true", "--", "true"], COMMAND),
         (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
+        (
+            ["doctor", "-l", "unix:{sock}", "-l", "hybrid:{sock}:9000", "-l", "unix:{sock}_9000"],
+            "hybrid:{sock}:9000 and unix:{sock}_9000 cannot be listened on at a time: name one",
+        ),
         (
             ["doctor", "-l", "unix:{sock}", "-l", "unix:{sock}"],
             "unix:{sock} is named twice: an address can be listened on once",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ..addresses import Address, UnixAddress
 from ..api.address import ApiAddress, TcpAddress
 from ..errors import UsageError
-from ..listeners import open_listeners
+from ..listeners import check_distinct, open_listeners
 from ..remedies import tcp_listen_error
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: Ex
         What serves the interface while its block runs.
 
     Raises:
+        UsageError: Heartbeats come in on its address.
         ListenError: Its address cannot be listened on.
     """
     address: ApiAddress = args.api
-    sock = _listen(address, args, closing)
+    sock = _listen(address, args, addresses, closing)
 
     @asynccontextmanager
     async def api() -> "AsyncGenerator[Backend]":
@@ -95,8 +96,14 @@ def open_api(args: argparse.Namespace, addresses: Sequence[Address], closing: Ex
     return api
 
 
-def _listen(address: ApiAddress, args: argparse.Namespace, closing: ExitStack) -> socket.socket:
+def _listen(
+    address: ApiAddress,
+    args: argparse.Namespace,
+    addresses: Sequence[Address],
+    closing: ExitStack,
+) -> socket.socket:
     if isinstance(address, UnixAddress):
+        check_distinct([*addresses, address])
         mode = _MODE if args.api_mode is None else args.api_mode
         (listener,) = open_listeners([address], socket_mode=mode, socket_group=args.api_group)
         closing.callback(listener.close)

@@ -42,4 +42,5 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with a message about a mistake."""
+        message = message.replace("ignored explicit argument", "takes no value, got")
         self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
