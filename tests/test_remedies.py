@@ -3,7 +3,9 @@
 
 import copy
 import errno
+import os
 import pickle
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,13 @@ from nitrohb.addresses import (
     VsockAddress,
 )
 from nitrohb.errors import UnusableAddressError
-from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
+from nitrohb.remedies import (
+    NO_AF_VSOCK,
+    connect_error,
+    listen_error,
+    start_advice,
+    without_doctor,
+)
 
 VSOCK: list[Address] = [VsockAddress(CID_ANY, 9000), VsockAddress(1, 9000), VsockAddress(3, 9000)]
 UNIX: list[Address] = [
@@ -87,7 +95,8 @@ def check(error: UnusableAddressError, doing: str, address: Address, number: int
             listen_error(VsockAddress(5, 1024), errno.EACCES),
             "cannot listen on vsock:5:1024: a security module (SELinux, AppArmor) does not permit"
             " AF_VSOCK here (EACCES)\n"
-            "Allow it in that module's policy, or pass a listening socket in (fd:N).",
+            "Allow it in that module's policy, or use a unix: or hybrid: address. nitrohb doctor"
+            " tells what this machine can do; nitrohb demo shows a heartbeat on any machine.",
         ),
         (
             listen_error(UnixAddress("/missing/{x}.sock"), errno.ENOENT),
@@ -201,6 +210,53 @@ def test_an_error_that_nobody_has_met_yet(address: Address, number: int, reason:
     )
 
 
+def test_a_socket_file_of_somebody_else(tmp_path: Path) -> None:
+    address = UnixAddress(str(tmp_path / "s"))
+    assert "may not be created" in listen_error(address, errno.EACCES).reason
+    (tmp_path / "s").touch()
+    assert "is there that this user may not replace" in listen_error(address, errno.EACCES).reason
+
+
+def test_a_directory_that_may_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = UnixAddress(str(tmp_path / "s"))
+    assert "--socket-mode" in connect_error(address, errno.EACCES).remedy
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (str(tmp_path), os.X_OK))
+    error = connect_error(address, errno.EACCES)
+    assert error.reason == f"this user may not enter {tmp_path} (EACCES)"
+    assert "--socket-mode" not in error.remedy
+
+
+def test_who_has_asked_the_doctor_is_not_sent_there() -> None:
+    """Else a doctor's every second line would name it."""
+    sent = 0
+    for address in (*VSOCK, *UNIX, FD):
+        for number in ERRNOS:
+            remedy = listen_error(address, number).remedy
+            sent += "nitrohb doctor" in remedy
+            short = without_doctor(remedy)
+            assert "nitrohb doctor" not in short
+            assert remedy.startswith(short)
+            assert short.endswith((".", ")", shlex.quote(str(address)))) or "mkdir -p" in short
+    assert sent
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "remedy"),
+    [
+        (errno.EAGAIN, "this user, or this container, may have no more processes", "ulimit -u"),
+        (errno.EMFILE, "this process has too many open files", "ulimit -n"),
+        (errno.E2BIG, "Argument list too long", "nitrohb doctor"),
+    ],
+)
+def test_a_command_that_cannot_be_started(number: int, reason: str, remedy: str) -> None:
+    """tests/cli/test_run.py has those that can be provoked."""
+    said = start_advice("launch", number)
+    assert said[0] == f"{reason} ({errno.errorcode[number]})"
+    assert remedy in said[1]
+
+
 def advised(make: Make, address: Address) -> set[str]:
     """The errors for which there is more than the system's own text."""
     return {
@@ -249,6 +305,8 @@ def test_no_af_vsock_is_no_errno() -> None:
         "lack_error",
         "listen_error",
         "remedy_for",
+        "start_advice",
         "tcp_listen_error",
         "vsock_advice",
+        "without_doctor",
     }

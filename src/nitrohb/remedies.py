@@ -31,8 +31,10 @@ __all__ = [
     "lack_error",
     "listen_error",
     "remedy_for",
+    "start_advice",
     "tcp_listen_error",
     "vsock_advice",
+    "without_doctor",
 ]
 
 NO_AF_VSOCK: Final = -1
@@ -51,17 +53,19 @@ SAME_CIDS: Final = (
 
 _UNPRIVILEGED_PORT: Final = 1024  # LAST_RESERVED_PORT of the kernel's af_vsock.c is 1023
 
-# The doctor itself leaves it out.
+# These lead to the doctor, who leaves them out.
 _MORE: Final = (
     " nitrohb doctor tells what this machine can do; nitrohb demo shows a heartbeat on any machine."
 )
+_WHO: Final = " Who it is: nitrohb doctor -l {shell_address}"
+_LACKS: Final = " What this machine lacks: nitrohb doctor"
 
 _ANY: Final = {
     errno.EMFILE: ("this process has too many open files", "Raise its limit (ulimit -n)."),
     errno.ENFILE: ("the system has too many open files", "Raise the sysctl fs.file-max."),
 }
 
-_UNKNOWN: Final = "No remedy is known for this error. What this machine lacks: nitrohb doctor"
+_UNKNOWN: Final = f"No remedy is known for this error.{_LACKS}"
 
 _VSOCK: Final = _ANY | {
     NO_AF_VSOCK: (
@@ -75,15 +79,20 @@ _VSOCK: Final = _ANY | {
     errno.EPERM: (
         "AF_VSOCK is not permitted here; in a container its seccomp profile is the likely cause"
         " (Docker's default profile blocks it)",
-        "Allow AF_VSOCK in that profile, or pass a listening socket in (socket activation, fd:N).",
+        "Allow AF_VSOCK in that profile, or use a unix: or hybrid: address.{more}",
     ),
     errno.EACCES: (
         "a security module (SELinux, AppArmor) does not permit AF_VSOCK here",
-        "Allow it in that module's policy, or pass a listening socket in (fd:N).",
+        "Allow it in that module's policy, or use a unix: or hybrid: address.{more}",
     ),
 }
 
 _VSOCK_LISTEN: Final = _VSOCK | {
+    errno.EPERM: (
+        _VSOCK[errno.EPERM][0],
+        "Allow AF_VSOCK in that profile, pass a listening socket in (socket activation, fd:N), or"
+        " use a unix: or hybrid: address.{more}",
+    ),
     errno.EADDRNOTAVAIL: (
         "CID {cid} is not a CID of this machine",
         "Name the local CID{local}, or write vsock::{port} to listen on every one.",
@@ -91,7 +100,7 @@ _VSOCK_LISTEN: Final = _VSOCK | {
     errno.EADDRINUSE: (
         "port {port} is taken; a listener on any CID takes a port for all of them",
         "Stop the other listener: another nitrohb, or nitro-cli or QEMU -M nitro in the middle of a"
-        " launch, which frees the port when the launch is over.",
+        f" launch, which frees the port when the launch is over.{_WHO}",
     ),
     errno.EACCES: (
         "ports below 1024 need a privilege",
@@ -127,7 +136,7 @@ _UNIX: Final = _ANY | {
         "Choose a directory in which you may write, or change its owner or mode.",
     ),
     errno.EPERM: (
-        "its socket file may not be created there, or not be given that group",
+        "its socket file may not be created there, or not be given the group that was asked for",
         "Choose a group of which you are a member, or a directory in which you may write.",
     ),
     errno.EROFS: (
@@ -136,7 +145,7 @@ _UNIX: Final = _ANY | {
     ),
     errno.EADDRINUSE: (
         "another process listens there",
-        "Stop it, or choose another path. (Its socket file was left alone.)",
+        f"Stop it, or choose another path. (Its socket file was left alone.){_WHO}",
     ),
     errno.EEXIST: (
         "{path} exists and is not a socket",
@@ -154,6 +163,16 @@ _NO_HOME: Final = (
 )
 
 _DIRECTORY: Final = ("{path} is a directory", "Name a file in it, one that does not exist.")
+
+_FOREIGN: Final = (
+    "a socket file is there that this user may not replace",
+    "Have its owner remove it, or choose another path.",
+)
+
+_NO_ENTRY: Final = (
+    "this user may not enter {directory}",
+    "Run as a user who may, or have the listener put its socket elsewhere.",
+)
 
 _REMOVED: Final = ("the current directory has been removed", "Change to one that exists.")
 
@@ -239,6 +258,26 @@ _API_CONNECT: Final = _ANY | {
     ),
 }
 
+_START: Final = _ANY | {
+    errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
+    errno.ENOTDIR: ("there is no such command", "Check its path."),
+    errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
+    errno.ENOEXEC: (
+        "it is no program that this machine can run",
+        "A script begins with the line that names its interpreter, say #!/bin/sh.",
+    ),
+    errno.EAGAIN: (
+        "this user, or this container, may have no more processes",
+        "Raise the limit (ulimit -u, or the container's limit of pids).",
+    ),
+}
+
+_NO_PROGRAM: Final = ("it is a directory", "Name a program in it.")
+
+_NO_INTERPRETER: Final = (
+    "the interpreter that its first line (#!) names does not exist",
+    "Install that, or correct the line.",
+)
 
 _CONDITIONS: Final = {
     "no loopback transport": (
@@ -336,6 +375,27 @@ def api_connect_error(address: object, number: int) -> ConnectError:
     return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, _common(address)))
 
 
+def start_advice(command: str, number: int) -> _Advice:
+    """Say why a command cannot be started, and what helps.
+
+    Args:
+        command: Its name, or path.
+        number: The errno of execve(2) or fork(2).
+    """
+    if number == errno.EACCES and os.path.isdir(command):
+        return _look_up({number: _NO_PROGRAM}, number, {})
+    if number == errno.ENOENT and os.path.exists(command):
+        return _look_up({number: _NO_INTERPRETER}, number, {})
+    return _look_up(_START, number, {})
+
+
+def without_doctor(remedy: str) -> str:
+    """A remedy for somebody whom the doctor tells it, and who need not be sent there."""
+    for beginning in (_MORE, _WHO, _LACKS):
+        remedy = remedy.partition(beginning.partition("{")[0])[0]
+    return remedy
+
+
 def lack_error(number: int | None) -> NitrohbError | None:
     """Say what a lack of descriptors means, wherever it was met; None if it is another error."""
     if number not in _ANY:
@@ -351,6 +411,8 @@ def _seen_at(path: str) -> dict[int, _Advice]:
     seen: dict[int, _Advice] = {}
     if os.path.isdir(path):
         seen[errno.EEXIST] = _DIRECTORY
+    elif os.path.lexists(path):
+        seen[errno.EACCES] = _FOREIGN
     if os.path.isdir(directory):
         seen[errno.ENOENT] = _REMOVED if os.stat(directory).st_nlink == 0 else _NO_PLACE
     return seen
@@ -360,6 +422,8 @@ def _seen_for(path: str) -> dict[int, _Advice]:
     """What a look at a path tells beyond the error number, when nobody answers there."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}
+    if not os.access(os.path.dirname(path) or ".", os.X_OK):
+        return {errno.EACCES: _NO_ENTRY}
     if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
         return {errno.ECONNREFUSED: _NO_SOCKET}
     return {}

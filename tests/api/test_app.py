@@ -93,7 +93,7 @@ async def test_a_claim_whose_time_is_up(
         exchange = api.client.begin("POST", "/claims", claim)
         while not exchange.is_over:
             await trio.sleep(seconds / 4)
-        assert exchange.is_problem(504, "no such heartbeat came in time")
+        assert exchange.is_problem(504, "no heartbeat came within ")
         assert seconds <= trio.current_time() - began < seconds * 1.6
         counted = (await api.client.get("/metrics")).body
     assert b"nitrohb_claims_in_vain_total 1.0" in counted
@@ -175,8 +175,9 @@ async def test_who_waits_in_vain_learns_what_came_instead(
         in_vain = waits[0]
         assert in_vain.is_problem(
             504,
-            "no such heartbeat came in time; connections there meanwhile that brought none:"
-            " 1 disconnected, 2 wrong-byte; the last one, of 20",
+            f"no heartbeat on {one} came within 60 s;"
+            " connections there meanwhile that brought none: 1 disconnected, 2 wrong-byte;"
+            " the last one, of 20",
         )
         assert in_vain.json()["detail"].endswith("Z, is claimed already or more than 60 s old")
         assert waits[1].status == 200
@@ -350,7 +351,8 @@ async def test_who_waits_in_vain_learns_that_the_loopback_hides_cids(
         await trio.sleep(1)
         exchange = api.client.begin("POST", "/claims", claim | {"timeout": 5})
         await trio.sleep(6)
-        assert exchange.is_problem(504, "no such heartbeat came in time")
+        assert exchange.is_problem(504, "no heartbeat")
+        assert " came within 5 s" in exchange.json()["detail"]
         assert ("forward-cid=1" in exchange.json()["detail"]) == is_named
 
 

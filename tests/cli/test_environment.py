@@ -66,7 +66,8 @@ def test_another_nitrohb_there_is_left_undisturbed(sock: Path) -> None:
         assert nitrohb("-l", f"unix:{sock}") == refused(
             f"unix:{sock}",
             "another process listens there (EADDRINUSE)",
-            "Stop it, or choose another path. (Its socket file was left alone.)",
+            "Stop it, or choose another path. (Its socket file was left alone.)"
+            f" Who it is: nitrohb doctor -l unix:{sock}",
         )
         assert beat(sock) == HEARTBEAT
         assert [first.event()["event"] for _ in range(3)] == ["connected", "heartbeat", "done"]

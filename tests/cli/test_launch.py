@@ -84,6 +84,26 @@ async def run(child: Child, *argv: str) -> None:
     await child.run(argv, os.environ, None)
 
 
+@pytest.mark.parametrize("why", ["can't start new thread", "another bug"])
+async def test_where_no_thread_can_be_started_no_command_can(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trio forks in a thread, which a limit of processes counts, too."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(why)
+
+    monkeypatch.setattr("trio.lowlevel.open_process", fail)
+    child = Child(10, no_words)
+    if why == "another bug":
+        with pytest.raises(RuntimeError):
+            await child.run(["true"], {}, None)
+        return
+    await child.run(["true"], {}, None)
+    assert child.refusal is not None
+    assert child.refusal.errno == errno.EAGAIN
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 async def test_command_that_has_a_signal_before_its_start_is_not_started(number: int) -> None:
     child = Child(10, no_words)

@@ -215,7 +215,7 @@ async def test_a_manager_that_is_not_there_is_complained_of_once_and_tried_again
         await trio.sleep(10)
         assert said == [
             "nitrohb: the service manager cannot be told how this service is: No such file or"
-            " directory"
+            f" directory (NOTIFY_SOCKET is '{tmp_path}/notify')"
         ]
         with hearing(f"{tmp_path}/notify") as ear:
             await trio.sleep(2)
@@ -232,6 +232,7 @@ async def test_a_name_that_is_too_long_for_a_socket(
         await trio.sleep(10)
     assert said == [
         "nitrohb: the service manager cannot be told how this service is: AF_UNIX path too long"
+        f" (NOTIFY_SOCKET is '/{200 * 'x'}')"
     ]
 
 
@@ -266,6 +267,7 @@ async def test_no_descriptor_is_ever_left_for_it(ear: Ear, monkeypatch: pytest.M
             pass
     assert said == [
         "nitrohb: the service manager cannot be told how this service is: Too many open files"
+        f" (NOTIFY_SOCKET is {ear.name!r})"
     ]
 
 
@@ -400,7 +402,7 @@ def test_serve_goes_on_without_a_manager(tmp_path: Path, sock: Path) -> None:
             0,
             "",
             "nitrohb: the service manager cannot be told how this service is: No such file or"
-            " directory\n",
+            f" directory (NOTIFY_SOCKET is '{tmp_path}/nobody')\n",
         )
 
 

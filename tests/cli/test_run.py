@@ -646,8 +646,9 @@ def not_started(sock: Path, *command: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("command", ["no-such-command", "/no/such/command"])
 def test_command_that_is_not_there(command: str, sock: Path) -> None:
-    message = f"nitrohb: cannot start {command}: No such file or directory\n"
-    assert not_started(sock, command) == (127, "", message)
+    message = f"nitrohb: cannot start {command}: there is no such command (ENOENT)\n"
+    remedy = "Check its name, or write its whole path.\n"
+    assert not_started(sock, command) == (127, "", message + remedy)
 
 
 @pytest.mark.parametrize(("command", "shown"), [("", "''"), ("/no/such dir/x", "'/no/such dir/x'")])
@@ -660,15 +661,20 @@ def test_command_that_cannot_be_started_is_quoted(command: str, shown: str, sock
 def test_command_that_is_not_executable(sock: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch(mode=0o600)
-    message = f"nitrohb: cannot start {file}: Permission denied\n"
-    assert not_started(sock, str(file)) == (126, "", message)
+    message = f"nitrohb: cannot start {file}: this user may not run it (EACCES)\n"
+    remedy = "Make it executable (chmod +x), or name another.\n"
+    assert not_started(sock, str(file)) == (126, "", message + remedy)
+    message = f"nitrohb: cannot start {tmp_path}: it is a directory (EACCES)\n"
+    remedy = "Name a program in it.\n"
+    assert not_started(sock, str(tmp_path)) == (126, "", message + remedy)
 
 
 def test_command_that_is_no_program(sock: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch(mode=0o700)
-    message = f"nitrohb: cannot start {file}: Exec format error\n"
-    assert not_started(sock, str(file)) == (126, "", message)
+    message = f"nitrohb: cannot start {file}: it is no program that this machine can run (ENOEXEC)"
+    remedy = "A script begins with the line that names its interpreter, say #!/bin/sh."
+    assert not_started(sock, str(file)) == (126, "", f"{message}\n{remedy}\n")
 
 
 def test_nothing_is_started_when_nobody_listens(sock: Path) -> None:
@@ -685,11 +691,14 @@ def test_command_whose_interpreter_is_missing(sock: Path, tmp_path: Path) -> Non
     script.chmod(0o700)
     code, out, err = nitrohb("run", "--quiet", "-l", f"unix:{sock}", "--", str(script))
     assert (code, out) == (127, "")
-    reason = "the interpreter that its first line (#!) names does not exist"
-    assert err == f"nitrohb: cannot start {script}: {reason}\n"
+    reason = "the interpreter that its first line (#!) names does not exist (ENOENT)"
+    remedy = "Install that, or correct the line."
+    assert err == f"nitrohb: cannot start {script}: {reason}\n{remedy}\n"
 
 
 def test_command_with_a_line_break_in_its_name_stays_on_one_line(sock: Path) -> None:
     args = ("run", "--quiet", "-l", f"unix:{sock}", "--", "no\nsuch")
-    message = "nitrohb: cannot start 'no\\u000asuch': No such file or directory\n"
-    assert nitrohb(*args) == (127, "", message)
+    code, _, err = nitrohb(*args)
+    assert code == 127
+    assert err.startswith("nitrohb: cannot start 'no\\u000asuch': there is no such command")
+    assert len(err.splitlines()) == 2

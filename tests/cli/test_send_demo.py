@@ -82,7 +82,8 @@ def test_send_to_a_silent_parent_times_out(sock: Path) -> None:
         assert nitrohb("send", f"unix:{sock}", "--timeout", "0.3") == (
             124,
             "",
-            f"nitrohb: unix:{sock} did not answer within 0.3 s\n",
+            f"nitrohb: unix:{sock} did not answer within 0.3 s\n"
+            "Is it a heartbeat server that listens there? It reports who connects.\n",
         )
 
 

@@ -186,7 +186,9 @@ def _in_vain(
         for beat in server.last_heartbeats()
         if claim.cid in (None, beat.cid) and claim.address in (None, str(beat.address))
     ]
-    detail = "no such heartbeat came in time"
+    sender = "" if claim.cid is None else f" of CID {claim.cid}"
+    where = "" if claim.address is None else f" on {claim.address}"
+    detail = f"no heartbeat{sender}{where} came within {claim.timeout:g} s"
     if instead:
         came = ", ".join(f"{count} {what}" for what, count in sorted(instead.items()))
         detail += f"; connections there meanwhile that brought none: {came}"

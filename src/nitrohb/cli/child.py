@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A command in a process of its own, which is never left running."""
 
+import errno
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -96,6 +97,10 @@ class Child:
             )
         except OSError as error:
             self.refusal = error
+        except RuntimeError as error:  # of the thread from which trio forks
+            if "start new thread" not in str(error):
+                raise
+            self.refusal = OSError(errno.EAGAIN, str(error))
         else:
             family = Family(process, others, self._say)
             with family.reaping():

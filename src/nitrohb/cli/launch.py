@@ -12,7 +12,6 @@
 import argparse
 import errno
 import math
-import os
 import shlex
 import signal
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import trio
 
 from ..events import Done, Event, Heartbeat
 from ..listeners import Listener
+from ..remedies import start_advice
 from ..server import HeartbeatServer, OnEvent
 from . import exits
 from .answering import answer, informing, printing_events, report_to
@@ -169,8 +169,7 @@ class Launch:
 
     def _explain_refusal(self, why: OSError) -> int:
         command = self._args.argv[0]
-        reason = why.strerror
-        if why.errno == errno.ENOENT and os.path.exists(command):
-            reason = "the interpreter that its first line (#!) names does not exist"
-        self._console.say(f"nitrohb: cannot start {printable(shlex.quote(command))}: {reason}")
+        reason, remedy = start_advice(command, why.errno or 0)
+        shown = printable(shlex.quote(command))
+        self._console.say(f"nitrohb: cannot start {shown}: {reason}\n{remedy}")
         return exits.NOT_FOUND if why.errno == errno.ENOENT else exits.NOT_STARTED

@@ -147,7 +147,11 @@ class Manager:
         if not self._has_complained:
             self._has_complained = True
             why = error.strerror or error
-            self._say(f"nitrohb: the service manager cannot be told how this service is: {why}")
+            name = os.fsdecode(self._name).replace("\0", "@", 1)
+            self._say(
+                f"nitrohb: the service manager cannot be told how this service is: {why}"
+                f" (NOTIFY_SOCKET is {name!r})"
+            )
 
 
 def find_manager(say: Callable[[str], object]) -> Manager | None:

@@ -24,6 +24,7 @@ def send(args: argparse.Namespace, console: Console, stop: Stop) -> int:
                 seconds = await send_heartbeat(address, timeout=args.timeout)
         except* PeerTimeoutError as late:
             console.say(f"nitrohb: {late.exceptions[0]}")
+            console.say("Is it a heartbeat server that listens there? It reports who connects.")
             seconds = None
         if seconds is None:
             return exits.TIMED_OUT

@@ -20,7 +20,7 @@ from ..remedies import api_connect_error
 from . import exits
 from .console import Console
 from .quoting import printable
-from .report import to_text
+from .report import to_json, to_text
 from .stop import Stop
 
 __all__ = ["wait"]
@@ -46,7 +46,8 @@ def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     while stop.signal is None and (left := until - time.monotonic()) > 0:
         timeout = min(left, _LONGEST)
         try:
-            status, answer = _ask(address, wanted | {"timeout": timeout}, timeout, stop)
+            asked = {"timeout": max(round(timeout, 3), 0.001)}  # which the answer repeats
+            status, answer = _ask(address, wanted | asked, timeout, stop)
         except TimeoutError:
             answer = {"detail": f"the server at {address} does not answer: it is busy, or stopped"}
         except ConnectionError:
@@ -92,10 +93,12 @@ def _report(
                 beat = _heartbeat(answer)
             except (KeyError, TypeError, ValueError):
                 raise _stranger(address) from None
-            console.print(json.dumps(answer) if args.format == "json" else to_text(beat))
+            console.print(to_json(beat) if args.format == "json" else to_text(beat))
             return exits.DONE
         case HTTPStatus.GATEWAY_TIMEOUT | HTTPStatus.SERVICE_UNAVAILABLE:
             console.say(f"nitrohb: {_detail(status, answer)}")
+            if status == answer.get("status") == HTTPStatus.GATEWAY_TIMEOUT:
+                console.say(f"What has come, the server at {address} has printed.")
             return exits.TIMED_OUT
         case _ if answer.get("status") != status:  # no problem of ours
             raise _stranger(address)
