@@ -161,6 +161,22 @@ def test_too_few_descriptors_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> N
     assert nitrohb_here("doctor") == (1, "", message)
 
 
+def test_more_addresses_than_descriptors(tmp_path: Path) -> None:
+    command = ("sh", "-c", 'ulimit -n 32; exec "$@"', "sh", *NITROHB)
+    listens = [arg for number in range(40) for arg in ("-l", f"unix:{tmp_path}/{number}")]
+    with started("doctor", "--format", "json", *listens, command=command) as script:
+        code, out, err = script.end()
+    assert (code, err) == (1, "")
+    first, *_, last = (check for check in json.loads(out)["checks"] if check["name"] == "listen")
+    assert first["verdict"] == "ok"
+    assert last["subject"] == f"unix:{tmp_path}/39"
+    assert last["verdict"] == "failed"
+    assert last["evidence"] == "this process has too many open files (EMFILE)"
+    assert last["remedy"] == "Raise its limit (ulimit -n)."
+    assert '"self-test-unix"' in out
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_signal_ends_it_and_no_file_is_left(sock: Path, tmp_path: Path) -> None:
     """It comes while a check waits for a lock, which takes it a second."""
     with listening(sock):

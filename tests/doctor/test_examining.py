@@ -26,6 +26,7 @@ from nitrohb.addresses import PORT_ANY
 from nitrohb.doctor import examining, observing, selftest
 from nitrohb.doctor.examining import are_rivals, examine
 from nitrohb.doctor.report import Check, Report, Verdict
+from nitrohb.listeners import Listener, open_listeners
 
 NAMES = [
     "listen",
@@ -72,6 +73,62 @@ async def test_addresses_are_tried_together_as_a_server_has_them(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
+async def test_addresses_are_tried_before_all_else_and_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server has the descriptors that the other checks take."""
+    seen: list[list[str]] = []
+    limits = observing.descriptor_limits
+
+    def look() -> tuple[float, float]:
+        seen.append(os.listdir(tmp_path))
+        return limits()
+
+    def listen(addresses: list[Address]) -> list[Listener]:
+        assert seen == []
+        return open_listeners(addresses)
+
+    monkeypatch.setattr(observing, "descriptor_limits", look)
+    monkeypatch.setattr(examining, "open_listeners", listen)
+    report = await examine([UnixAddress(f"{tmp_path}/{number}") for number in range(9)], 1)
+    assert report.overall is Verdict.OK
+    assert seen == [[]]
+
+
+async def test_a_lack_of_descriptors_ends_one_check_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be met where the module that knows the remedy is loaded."""
+
+    def lack(*_: object) -> Any:
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(examining, "open_listeners", lack)
+    monkeypatch.setattr(observing, "namespace", lack)
+    report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
+    assert [check.name for check in report.checks] == NAMES
+    reason = "this process has too many open files (EMFILE)"
+    for name, verdict, evidence in (
+        ("listen", Verdict.FAILED, reason),
+        ("namespace", Verdict.SKIPPED, f"cannot be told: {reason}"),
+    ):
+        finding = check_named(name, report).finding
+        assert (finding.verdict, finding.evidence) == (verdict, evidence)
+        assert finding.remedy == "Raise its limit (ulimit -n)."
+    assert check_named("descriptors", report).finding.verdict is Verdict.OK
+
+
+async def test_any_other_error_of_the_system_is_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(examining, "open_listeners", fail)
+    with pytest.raises(OSError, match="broken"):
+        await examine([UnixAddress(str(tmp_path / "s"))], 1)
+
+
 async def test_who_listens_there_is_left_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
@@ -100,9 +157,7 @@ async def test_an_inherited_socket() -> None:
     ],
 )
 async def test_what_makes_no_sense_is_refused(addresses: list[Address], message: str) -> None:
-    with pytest.RaisesGroup(
-        pytest.RaisesExc(UsageError, match=message), allow_unwrapped=True, flatten_subgroups=True
-    ):
+    with pytest.raises(UsageError, match=message):
         await examine(addresses, 1)
 
 

@@ -67,11 +67,15 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
     Raises:
         UsageError: An address is named twice, or leaves its port open.
 
-    **Checkpoints.** It takes :data:`_DEADLINE` seconds at most for an address, and as much again
-    for all else. A cancellation waits for that, so that no file is left behind. What hangs for
-    longer is abandoned, in a thread that ends with the process.
+    **Checkpoints.** It takes :data:`_DEADLINE` seconds at most for an address, as much again to
+    close them all, and then as much again for all else. A cancellation waits for what it is at, so
+    that no file is left behind. What hangs for longer is abandoned, in a thread that ends with the
+    process.
     """
     resolve(addresses)
+    # Before all else, which takes descriptors that a server would have.
+    listens = await _listen(addresses)
+    await trio.lowlevel.checkpoint_if_cancelled()
     needed = any(isinstance(address, VsockAddress) for address in addresses)
     steps = [*_vsock_steps(needed), *_other_steps(max_pending)]
     made: dict[int, Check] = {}
@@ -82,7 +86,6 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
     async with trio.open_nursery() as nursery:
         for index in range(len(steps)):
             nursery.start_soon(make, index)
-        listens = await _listen(addresses)
     await trio.lowlevel.checkpoint_if_cancelled()
     return Report([*listens, *(made[index] for index in range(len(steps)))])
 
@@ -186,7 +189,10 @@ def are_rivals(one: Address, other: Address) -> bool:
 
 
 async def _make(step: Step) -> Check:
-    finding = await _in_time(step.look)
+    try:
+        finding = await _in_time(step.look)
+    except OSError as error:  # of loading a module that has more to say, if nothing else
+        finding = judging.judge_lack(error, asked_for=step.subject is not None)
     if finding is None:
         finding = Finding(step.overdue, f"did not come to an end within {_DEADLINE:g} s")
     return Check(step.name, step.title, step.subject, finding)

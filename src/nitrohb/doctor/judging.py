@@ -19,6 +19,7 @@ __all__ = [
     "judge_descriptors",
     "judge_device",
     "judge_kernel",
+    "judge_lack",
     "judge_listen",
     "judge_local_cid",
     "judge_loopback_beat",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _FILTER: Final = 2  # SECCOMP_MODE_FILTER of linux/seccomp.h
+
+_LACKS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def _missing(needed: bool) -> Verdict:
@@ -166,6 +169,20 @@ def _count(number: float) -> str:
     return "any number" if number == float("inf") else f"{number:.0f}"
 
 
+def judge_lack(error: OSError, asked_for: bool) -> Finding:
+    """A check that lacked a descriptor, and whether it is about an address that is asked for.
+
+    Raises:
+        OSError: It lacked something else.
+    """
+    if error.errno not in _LACKS:
+        raise error
+    reason, remedy = vsock_advice(error.errno)
+    if asked_for:
+        return Finding(Verdict.FAILED, reason, remedy)
+    return Finding(Verdict.SKIPPED, f"cannot be told: {reason}", remedy)
+
+
 def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
     """How listening on an address went, and who has it if somebody has."""
     if error is None:
@@ -182,7 +199,7 @@ def judge_rival(error: ListenError, rival: Address) -> Finding:
 
 def judge_unix_beat(seen: float | str | OSError) -> Finding:
     """The seconds that a heartbeat took, or what went wrong; OSError: there was no place for it."""
-    if isinstance(seen, OSError) and seen.errno in (errno.EMFILE, errno.ENFILE):
+    if isinstance(seen, OSError) and seen.errno in _LACKS:
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
         evidence = f"there is no place for its socket: {seen.strerror or seen}"
