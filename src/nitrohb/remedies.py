@@ -311,6 +311,10 @@ _CONDITIONS: Final = {
         "Raise the limit (ulimit -n {wanted}, or LimitNOFILE={wanted} of a systemd unit), or lower"
         " --max-pending."
     ),
+    "no thread": (
+        "Raise this user's limit of processes (ulimit -u) or the container's (--pids-limit), or"
+        " that of memory (ulimit -v)."
+    ),
     "no temporary directory": (
         "Name a directory in which you may write: TMPDIR=DIR nitrohb {command}"
     ),

@@ -229,6 +229,50 @@ async def test_what_hangs_delays_nothing_else(
     assert report.checks[0].finding.verdict is Verdict.OK
 
 
+class Threads:
+    """A limit of them: so many can be started, and then there is an error."""
+
+    def __init__(self, number: int, message: str = "can't start new thread") -> None:
+        self.left = number
+        self.message = message
+
+    def __call__(self, look: Callable[[], None], *args: object) -> None:
+        if not self.left:
+            raise RuntimeError(self.message)
+        self.left -= 1
+        start_thread(look, *args)
+
+
+start_thread: Callable[..., None] = trio.lowlevel.start_thread_soon
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+async def test_addresses_are_tried_where_no_thread_can_be_started(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio._threads.start_thread_soon", Threads(number))
+    addresses = [UnixAddress(str(tmp_path / name)) for name in ("s", "missing/s")]
+    report = await examine(addresses, 1)
+    assert [check.name for check in report.checks] == ["listen", *NAMES]
+    free, missing, *others = (check.finding for check in report.checks)
+    assert free.verdict is Verdict.OK
+    assert "(ENOENT)" in missing.evidence
+    for other in others:
+        assert other.verdict is Verdict.SKIPPED
+        assert other.evidence == "cannot be told: no thread can be started"
+        assert "ulimit -u" in (other.remedy or "")
+        assert "--pids-limit" in (other.remedy or "")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_any_other_error_of_a_thread_is_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio._threads.start_thread_soon", Threads(0, "something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        await examine([UnixAddress(str(tmp_path / "s"))], 1)
+
+
 async def test_a_cancellation_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

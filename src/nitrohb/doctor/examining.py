@@ -29,6 +29,8 @@ __all__ = ["are_rivals", "examine"]
 
 _DEADLINE: Final = 10.0  # seconds
 
+_NO_THREAD: Final = "can't start new thread"  # Python's _threadmodule.c
+
 _DEVICES: Final = (VSOCK_DEVICE, "/dev/vhost-vsock", "/dev/nitro_enclaves")
 
 
@@ -70,7 +72,8 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
     **Checkpoints.** It takes :data:`_DEADLINE` seconds at most for an address, as much again to
     close them all, and then as much again for all else. A cancellation waits for what it is at, so
     that no file is left behind. What hangs for longer is abandoned, in a thread that ends with the
-    process.
+    process. Where no thread can be started, addresses are tried without one, and so without a
+    deadline, and all else cannot be told.
     """
     resolve(addresses)
     # Before all else, which takes descriptors that a server would have.
@@ -143,8 +146,11 @@ async def _listen(addresses: Sequence[Address]) -> list[Check]:
     """Try the addresses together, as a server has them, and give them back."""
     opened: list[Listener] = []
     with ExitStack() as closing:
-        checks = [await _make(_listen_step(address, opened, closing)) for address in addresses]
-        await _in_time(closing.pop_all().close)
+        steps = [_listen_step(address, opened, closing) for address in addresses]
+        # A server needs no thread for that.
+        checks = [await _make(step, without_thread=step.look) for step in steps]
+        close = closing.pop_all().close
+        await _in_time(close, without_thread=close)
     return checks
 
 
@@ -188,9 +194,11 @@ def are_rivals(one: Address, other: Address) -> bool:
             return False
 
 
-async def _make(step: Step) -> Check:
+async def _make(
+    step: Step, without_thread: Callable[[], Finding] = judging.judge_lack_of_threads
+) -> Check:
     try:
-        finding = await _in_time(step.look)
+        finding = await _in_time(step.look, without_thread)
     except OSError as error:  # of loading a module that has more to say, if nothing else
         finding = judging.judge_lack(error, asked_for=step.subject is not None)
     if finding is None:
@@ -198,9 +206,19 @@ async def _make(step: Step) -> Check:
     return Check(step.name, step.title, step.subject, finding)
 
 
-async def _in_time(look: Callable[[], Finding | None]) -> Finding | None:
-    """Look in a thread; None if that does not come to an end in time."""
+async def _in_time(
+    look: Callable[[], Finding | None], without_thread: Callable[[], Finding | None]
+) -> Finding | None:
+    """Look in a thread; None if that does not come to an end in time.
+
+    Where no thread can be started, the second function is called instead, for as long as it takes.
+    """
     # Not cancelled before: it may have a socket file by now.
     with trio.move_on_after(_DEADLINE, shield=True):
-        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        try:
+            return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        except RuntimeError as error:
+            if not str(error).startswith(_NO_THREAD):
+                raise
+            return without_thread()
     return None

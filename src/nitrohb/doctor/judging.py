@@ -20,6 +20,7 @@ __all__ = [
     "judge_device",
     "judge_kernel",
     "judge_lack",
+    "judge_lack_of_threads",
     "judge_listen",
     "judge_local_cid",
     "judge_loopback_beat",
@@ -181,6 +182,12 @@ def judge_lack(error: OSError, asked_for: bool) -> Finding:
     if asked_for:
         return Finding(Verdict.FAILED, reason, remedy)
     return Finding(Verdict.SKIPPED, f"cannot be told: {reason}", remedy)
+
+
+def judge_lack_of_threads() -> Finding:
+    """A check that is made in a thread only, since it may hang."""
+    evidence = "cannot be told: no thread can be started"
+    return Finding(Verdict.SKIPPED, evidence, remedy_for("no thread"))
 
 
 def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
