@@ -22,10 +22,10 @@ from nitrohb import (
     VsockAddress,
     parse_address,
 )
-from nitrohb.addresses import PORT_ANY
+from nitrohb.addresses import PORT_ANY, NamedSocket
 from nitrohb.doctor import examining, observing, selftest
 from nitrohb.doctor.examining import are_rivals, examine
-from nitrohb.doctor.report import Check, Report, Verdict
+from nitrohb.doctor.report import Check, Finding, Report, Verdict
 from nitrohb.listeners import Listener, open_listeners
 
 NAMES = [
@@ -149,10 +149,35 @@ async def test_an_inherited_socket() -> None:
         assert "a socket that does not listen (EINVAL)" in report.checks[0].finding.evidence
 
 
+async def test_a_name_that_was_not_passed_in_is_a_failure_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LISTEN_PID", raising=False)
+    address = NamedSocket("heart")
+    with pytest.raises(ListenError) as no:
+        open_listeners([address])
+    report = await examine([address, UnixAddress(str(tmp_path / "s"))], 1)
+    missing, free = report.checks[:2]
+    assert missing.subject == "fd:heart"
+    assert missing.finding == Finding(Verdict.FAILED, no.value.reason, no.value.remedy)
+    assert free.finding.verdict is Verdict.OK
+
+
+async def test_a_socket_that_is_named_by_its_number_and_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "heart")
+    with pytest.raises(UsageError, match="fd:3 is named twice"):
+        await examine([InheritedSocket(3), NamedSocket("heart")], 1)
+
+
 @pytest.mark.parametrize(
     ("addresses", "message"),
     [
         ([UnixAddress("x")] * 2, "named twice"),
+        ([NamedSocket("not passed")] * 2, "named twice"),
         ([VsockAddress(1, PORT_ANY)], "leaves the port"),
     ],
 )

@@ -18,7 +18,7 @@ from ..addresses import (
     VsockAddress,
 )
 from ..errors import ListenError
-from ..listeners import Listener, open_listeners, resolve
+from ..listeners import Listener, Target, check_distinct, open_listeners, resolve
 from ..local_cid import VSOCK_DEVICE
 from ..wire import AF_VSOCK
 from . import judging, observing, selftest
@@ -75,7 +75,7 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
     process. Where no thread can be started, addresses are tried without one, and so without a
     deadline, and all else cannot be told.
     """
-    resolve(addresses)
+    _check_distinct(addresses)
     # Before all else, which takes descriptors that a server would have.
     listens = await _listen(addresses)
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -91,6 +91,17 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
             nursery.start_soon(make, index)
     await trio.lowlevel.checkpoint_if_cancelled()
     return Report([*listens, *(made[index] for index in range(len(steps)))])
+
+
+def _check_distinct(addresses: Sequence[Address]) -> None:
+    """Refuse an address that is named twice, also by a number and a name."""
+    found: list[Target] = []
+    for address in addresses:
+        try:
+            found.extend(resolve([address]))
+        except ListenError:  # no socket of its name: its check is to say that
+            found.append(address)
+    check_distinct(found)
 
 
 def _vsock_steps(needed: bool) -> Iterator[Step]:
