@@ -150,14 +150,24 @@ def test_brackets_are_text_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "-> do [this]" in text
 
 
-def test_too_few_descriptors_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What trio itself needs of them differs from version to version."""
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (
+            errno.EMFILE,
+            "this process has too many open files (EMFILE)\nRaise its limit (ulimit -n).",
+        ),
+        (errno.EPERM, "[Errno 1] refused"),
+    ],
+)
+def test_trio_cannot_begin(number: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many descriptors it needs differs from version to version."""
 
     def run(*_: object) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(number, "refused")
 
     monkeypatch.setattr("trio.run", run)
-    message = "nitrohb: the examination cannot begin: Too many open files\n"
+    message = f"nitrohb: the examination cannot begin: {why}\n"
     assert nitrohb_here("doctor") == (1, "", message)
 
 

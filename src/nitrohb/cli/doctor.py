@@ -4,6 +4,7 @@
 import argparse
 
 from ..errors import NitrohbError
+from ..remedies import lack_error
 from . import exits
 from .console import Console
 from .listening import addresses
@@ -29,4 +30,5 @@ def doctor(args: argparse.Namespace, console: Console, stop: Stop) -> int:
     try:
         return stop.run(run)
     except OSError as error:  # of trio, which needs some descriptors to begin with
-        raise NitrohbError(f"the examination cannot begin: {error.strerror}") from error
+        why = lack_error(error.errno) or error
+        raise NitrohbError(f"the examination cannot begin: {why}") from error
