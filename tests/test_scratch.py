@@ -36,6 +36,28 @@ def test_it_is_gone_even_where_no_descriptor_is_left(root: Path, used: bool) -> 
     assert os.listdir(root) == []
 
 
+@pytest.mark.parametrize(
+    ("directory", "limit", "message"),
+    [
+        ("missing", resource.getrlimit(resource.RLIMIT_NOFILE)[0], "No usable temporary directory"),
+        ("", 0, "Too many open files"),
+    ],
+)
+def test_a_lack_of_descriptors_is_no_lack_of_a_directory(
+    directory: str, limit: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tempfile calls both the same."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / directory)])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+        with pytest.raises(OSError, match=message), scratch_path("s"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_it_is_gone_after_an_error_and_there_can_be_two(root: Path) -> None:
     with suppress(ZeroDivisionError), scratch_path("s") as one, scratch_path("s") as two:
         assert one != two

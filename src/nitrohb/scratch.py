@@ -22,9 +22,9 @@ def scratch_path(name: str) -> Generator[str]:
         The path of the file.
 
     Raises:
-        OSError: The directory cannot be made.
+        OSError: The directory cannot be made; EMFILE or ENFILE if a lack of descriptors is why.
     """
-    directory = tempfile.mkdtemp(prefix="nitrohb-")
+    directory = _directory()
     path = os.path.join(directory, name)
     try:
         yield path
@@ -32,3 +32,13 @@ def scratch_path(name: str) -> Generator[str]:
         with suppress(FileNotFoundError):
             os.unlink(path)
         os.rmdir(directory)
+
+
+def _directory() -> str:
+    try:
+        return tempfile.mkdtemp(prefix="nitrohb-")
+    except FileNotFoundError:
+        # tempfile tries each directory with a file in it, and says of whatever keeps it from making
+        # one that no directory is usable.
+        os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
+        raise
