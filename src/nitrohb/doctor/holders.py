@@ -61,7 +61,8 @@ def holder_of_port(port: int, cid: int = CID_ANY, proc: str = "/proc") -> str | 
     if not pids:
         return None
     has = "has" if len(pids) == 1 else "have"
-    return f"probably held by {_named(pids, proc)}, which {has} AF_VSOCK sockets open"
+    # Only one has the port, but each could.
+    return f"probably held by {_named(pids, proc, 'or')}, which {has} AF_VSOCK sockets open"
 
 
 def holder_of_path(path: str, proc: str = "/proc") -> str | None:
@@ -128,7 +129,7 @@ def _owners(inodes: set[int], proc: str) -> str:
     for pid, fd in _descriptors(proc):
         if pid not in pids and _target(fd) in links:
             pids.append(pid)
-    return f"held by {_named(pids, proc) if pids else 'a process that this user cannot see'}"
+    return f"held by {_named(pids, proc, 'and') if pids else 'a process that this user cannot see'}"
 
 
 def _processes_with_vsock(proc: str) -> list[int]:
@@ -168,8 +169,8 @@ def _list(path: str) -> list[str]:
         return []
 
 
-def _named(pids: list[int], proc: str) -> str:
-    return " and ".join(_name(pid, proc) for pid in pids)
+def _named(pids: list[int], proc: str, conjunction: str) -> str:
+    return f" {conjunction} ".join(_name(pid, proc) for pid in pids)
 
 
 def _name(pid: int, proc: str) -> str:
