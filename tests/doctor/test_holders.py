@@ -22,17 +22,17 @@ LISTEN = """
 import socket, sys
 sock = socket.socket(socket.AF_UNIX)
 sock.bind(sys.argv[1])
-sock.listen()
+exec(sys.argv[2])
 print(flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def holding(path: str) -> Generator[int]:
-    """Another process that listens on a path; yields its number."""
+def holding(path: str, then: str = "sock.listen()") -> Generator[int]:
+    """Another process that is bound to a path, and listens there; yields its number."""
     with subprocess.Popen(
-        [sys.executable, "-c", LISTEN, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", LISTEN, path, then], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
@@ -56,6 +56,42 @@ def test_a_path_is_found_by_its_absolute_name(
     monkeypatch.chdir(tmp_path)
     with holding(str(tmp_path / "s")) as pid:
         assert f"held by process {pid} " in (holder_of_path("s") or "")
+
+
+def test_who_is_bound_to_a_path_without_listening_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with holding(path, "pass") as pid:
+        assert f"held by process {pid} " in (holder_of_path(path) or "")
+
+
+def test_who_is_bound_to_a_path_and_connected_to_another_is_named(tmp_path: Path) -> None:
+    path, other = str(tmp_path / "s"), str(tmp_path / "other")
+    with holding(other), holding(path, f"sock.connect({other!r})") as pid:
+        assert f"held by process {pid} " in (holder_of_path(path) or "")
+
+
+LISTENER = "00000000: 00000002 00000000 00010000 0001 01 11 /s\n"
+BOUND = "00000000: 00000002 00000000 00000000 0001 01 12 /s\n"
+ACCEPTED = "00000000: 00000003 00000000 00000000 0001 03 13 /s\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "pid"),
+    [
+        (ACCEPTED + BOUND + LISTENER, 101),
+        (ACCEPTED + LISTENER, 101),
+        (ACCEPTED + BOUND, 102),
+        (ACCEPTED, 103),
+    ],
+)
+def test_of_all_that_have_a_path_the_one_that_takes_it_is_named(
+    table: str, pid: int, tmp_path: Path
+) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "unix").write_text(table)
+    for inode in (11, 12, 13):
+        fake_process(tmp_path, 90 + inode, inode, "x\n")
+    assert holder_of_path("/s", str(tmp_path)) == f"held by process {pid} (x)"
 
 
 def test_a_holder_that_cannot_be_seen(tmp_path: Path) -> None:

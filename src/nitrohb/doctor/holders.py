@@ -40,6 +40,7 @@ _DIAG_TIMEOUT: Final = 1.0  # seconds
 _DIAG_READ: Final = 1 << 16
 
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON of linux/net.h, in the flags of /proc/net/unix
+_CONNECTED: Final = 3  # SS_CONNECTED of linux/net.h, the state there
 
 
 class Bound(NamedTuple):
@@ -48,6 +49,14 @@ class Bound(NamedTuple):
     cid: int
     port: int
     inode: int
+    has_peer: bool
+
+
+class Named(NamedTuple):
+    """A Unix socket that has a name, whether it listens, and whether it has a peer."""
+
+    inode: int
+    listens: bool
     has_peer: bool
 
 
@@ -66,8 +75,15 @@ def holder_of_port(port: int, cid: int = CID_ANY, proc: str = "/proc") -> str | 
 
 
 def holder_of_path(path: str, proc: str = "/proc") -> str | None:
-    """Say who listens on a path, in words (held by ...); None if that cannot be told."""
-    inodes = set(_listening_inodes(path, proc))
+    """Say who listens on a path, or else who is bound to it, in words (held by ...).
+
+    None if that cannot be told.
+    """
+    named = list(_named_sockets(path, proc))
+    # What a listener has accepted has its path too, but does not take it.
+    alone = [each for each in named if not each.has_peer]
+    listening = [each for each in alone if each.listens]
+    inodes = {each.inode for each in listening or alone or named}
     return _owners(inodes, proc) if inodes else None
 
 
@@ -111,15 +127,16 @@ def parse_diag(data: bytes) -> tuple[list[Bound], bool]:
     return found, not found
 
 
-def _listening_inodes(path: str, proc: str) -> Generator[int]:
-    """The inodes of the sockets that listen on a path, as it was written when they were bound."""
+def _named_sockets(path: str, proc: str) -> Generator[Named]:
+    """The sockets that have a path for their name, as it was written when they were bound."""
     names = {path, os.path.abspath(path)}
     with suppress(OSError), open(f"{proc}/net/unix", errors="surrogateescape") as table:
         for line in table:
             # Num RefCount Protocol Flags Type St Inode Path, the first line being these words
             words = line.rstrip("\n").split(maxsplit=7)
-            if len(words) == 8 and words[7] in names and int(words[3], 16) & _LISTENS:
-                yield int(words[6])
+            if len(words) == 8 and words[7] in names:
+                listens = bool(int(words[3], 16) & _LISTENS)
+                yield Named(int(words[6]), listens, has_peer=int(words[5], 16) == _CONNECTED)
 
 
 def _owners(inodes: set[int], proc: str) -> str:
