@@ -27,6 +27,7 @@ from nitrohb.doctor import examining, observing, selftest
 from nitrohb.doctor.examining import are_rivals, examine
 from nitrohb.doctor.report import Check, Finding, Report, Verdict
 from nitrohb.listeners import Listener, open_listeners
+from nitrohb.remedies import NO_AF_VSOCK
 
 NAMES = [
     "listen",
@@ -369,10 +370,14 @@ def test_a_lack_of_descriptors_is_not_a_heartbeat_that_is_not_answered(
     assert problem.errno == errno.EMFILE
 
 
-@pytest.mark.parametrize("family", [None, 9999])
-def test_no_loopback(family: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("family", "number"), [(None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)])
+def test_no_loopback_without_af_vsock(
+    family: int | None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(selftest, "AF_VSOCK", family)
-    assert selftest.beat_over_loopback() is None
+    seen = selftest.beat_over_loopback()
+    assert isinstance(seen, OSError)
+    assert seen.errno == number
 
 
 def test_the_loopback_is_connected_to_only_while_we_are_bound_to_it(

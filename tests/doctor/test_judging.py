@@ -66,7 +66,8 @@ FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
         st.one_of(seconds, words, st.builds(OSError, st.just(28), st.just("full"))),
     ),
     "self-test-loopback": st.builds(
-        judging.judge_loopback_beat, st.one_of(st.none(), seconds, words)
+        judging.judge_loopback_beat,
+        st.one_of(seconds, words, st.builds(OSError, errnos, st.just("x"))),
     ),
 }
 
@@ -224,7 +225,30 @@ def machine(loopback: int, guest: int | None, host: int, *modules: str) -> Trans
             "ulimit -n",
         ),
         (judging.judge_unix_beat(OSError("long")), Verdict.WARNING, "long", "TMPDIR=DIR"),
-        (judging.judge_loopback_beat(None), Verdict.SKIPPED, "no loopback", ""),
+        (
+            judging.judge_loopback_beat(OSError(ABSENT, "x")),
+            Verdict.SKIPPED,
+            "there is no loopback",
+            "",
+        ),
+        (
+            judging.judge_loopback_beat(OSError(errno.EPERM, "x")),
+            Verdict.SKIPPED,
+            "cannot be told: AF_VSOCK is not permitted here;",
+            "",
+        ),
+        (
+            judging.judge_loopback_beat(OSError(errno.EMFILE, "x")),
+            Verdict.SKIPPED,
+            "cannot be told: this process has too many open files (EMFILE)",
+            "",
+        ),
+        (
+            judging.judge_loopback_beat(OSError(NO_AF_VSOCK, "x")),
+            Verdict.SKIPPED,
+            "cannot be told: this Python was built without AF_VSOCK",
+            "",
+        ),
         (judging.judge_loopback_beat("no"), Verdict.WARNING, "not answered: no", "CID 1"),
     ],
     ids=lambda value: value.evidence if isinstance(value, Finding) else "",

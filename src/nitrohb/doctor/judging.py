@@ -215,10 +215,12 @@ def judge_unix_beat(seen: float | str | OSError) -> Finding:
     return _beat(seen, Verdict.FAILED, "heartbeat unanswered")
 
 
-def judge_loopback_beat(seen: float | str | None) -> Finding:
-    """The same over CID 1; None: there is no loopback."""
-    if seen is None:
+def judge_loopback_beat(seen: float | str | OSError) -> Finding:
+    """The same over CID 1; OSError: of a socket that is to be bound to it."""
+    if isinstance(seen, OSError) and seen.errno == errno.EADDRNOTAVAIL:
         return Finding(Verdict.SKIPPED, "there is no loopback transport")
+    if isinstance(seen, OSError):
+        return Finding(Verdict.SKIPPED, f"cannot be told: {vsock_advice(seen.errno or 0)[0]}")
     return _beat(seen, Verdict.WARNING, "loopback unanswered")
 
 

@@ -13,7 +13,7 @@ import trio
 from ..addresses import PORT_ANY, UnixAddress, VsockAddress
 from ..client import send_heartbeat
 from ..errors import AddressError, NitrohbError
-from ..remedies import LOOPBACK_CID, lack_error
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, lack_error
 from ..scratch import scratch_path
 from ..server import serve_heartbeat
 from ..wire import AF_VSOCK
@@ -42,24 +42,26 @@ def beat_over_unix() -> float | str | OSError:
         return error
 
 
-def beat_over_loopback() -> float | str | None:
+def beat_over_loopback() -> float | str | OSError:
     """Send a heartbeat to CID 1, if that is the loopback of this machine.
 
     It connects only while it is bound to CID 1 itself. The kernel allows that only if the
     connection stays in the machine, by its loopback transport.
 
     Returns:
-        The seconds that it took; what went wrong, in words; or None if there is no loopback.
+        The seconds that it took; what went wrong, in words; or an OSError if a socket cannot be
+        bound to CID 1: EADDRNOTAVAIL where there is no loopback, and :data:`NO_AF_VSOCK` for its
+        errno where Python does not know AF_VSOCK.
     """
     if AF_VSOCK is None:
-        return None
+        return OSError(NO_AF_VSOCK, "no AF_VSOCK")
     try:
         with socket.socket(AF_VSOCK, socket.SOCK_STREAM) as sock:
             sock.bind((LOOPBACK_CID, PORT_ANY))
             sock.listen()
             return _run(sock, VsockAddress(*sock.getsockname()))
-    except OSError:
-        return None
+    except OSError as error:
+        return error
 
 
 def _run(listen: UnixAddress | socket.socket, address: UnixAddress | VsockAddress) -> float | str:
