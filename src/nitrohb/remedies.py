@@ -299,8 +299,16 @@ _CONDITIONS: Final = {
         "Needed to start real enclaves: use an EC2 instance with enclaves enabled, and"
         " modprobe nitro_enclaves"
     ),
-    "device may not be opened": (
-        "If this user is to use it, add them to the device's group, or run as root."
+    "device of a group": (
+        "If this user is to use it, add them to the device's group (ls -l {path}), or run as root."
+    ),
+    "device of its owner": (
+        "If this user is to use it, give the device a group of theirs (chgrp GROUP {path}) and the"
+        " mode 0660, by a rule of udev if that is to stay; or run as root."
+    ),
+    "device refused": (
+        "Pass it in, if this is a container (--device {path}); or allow it in the policy of the"
+        " security module (SELinux, AppArmor)."
     ),
     "local namespace": (
         "Run nitrohb in the network namespace of the VMM. A real enclave reaches only the host's"

@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -132,12 +133,38 @@ def test_devices(tmp_path: Path) -> None:
     assert observing.device(str(tmp_path)) is Device.OTHER
 
 
-def test_a_device_that_may_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "user", "seen"),
+    [
+        (0o600, 0, 0, 1000, Device.FOR_OWNER),
+        (0o660, 0, 36, 1000, Device.FOR_GROUP),
+        (0o660, 0, 0, 1000, Device.FOR_OWNER),  # nobody is told to join the group root
+        (0o620, 0, 36, 1000, Device.FOR_OWNER),
+        (0o640, 0, 100, 1000, Device.FOR_OWNER),
+        (0o660, 0, 100, 1000, Device.REFUSED),
+        (0o660, 0, 27, 1000, Device.REFUSED),
+        (0o666, 0, 0, 1000, Device.REFUSED),
+        (0o600, 1000, 0, 1000, Device.REFUSED),
+        (0o600, 65534, 65534, 0, Device.REFUSED),
+    ],
+)
+def test_a_device_that_may_not_be_opened(
+    mode: int, uid: int, gid: int, user: int, seen: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this or that mode, owner and group, to a user of the groups 100 and 27."""
+
+    def look(_: str) -> os.stat_result:
+        return os.stat_result((stat.S_IFCHR | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
+
     def refuse(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(os, "access", refuse)  # root may open all
-    assert observing.device("/dev/null") is Device.UNUSABLE
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(os, "access", refuse)
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    monkeypatch.setattr(os, "getgid", lambda: 100)
+    monkeypatch.setattr(os, "getgroups", lambda: [27])
+    assert observing.device("/dev/vsock") is seen
 
 
 @pytest.mark.parametrize(

@@ -129,13 +129,19 @@ def judge_local_cid(seen: LocalCid) -> Finding:
     return Finding(Verdict.SKIPPED, f"cannot be told: {VSOCK_DEVICE}: {why}")
 
 
+_UNUSABLE: Final = {
+    Device.FOR_GROUP: "device of a group",
+    Device.FOR_OWNER: "device of its owner",
+    Device.REFUSED: "device refused",
+}
+
+
 def judge_device(path: str, seen: Device) -> Finding:
     """What is found where a device should be."""
     if seen is Device.USABLE:
         return Finding(Verdict.OK, seen.value)
-    unusable = seen is Device.UNUSABLE
-    remedy = remedy_for("device may not be opened" if unusable else f"no {path}")
-    return Finding(Verdict.INFO, seen.value, remedy)
+    condition = _UNUSABLE.get(seen, f"no {path}")
+    return Finding(Verdict.INFO, seen.value, remedy_for(condition, path=path))
 
 
 def judge_namespace(seen: Namespace, needed: bool) -> Finding:

@@ -126,11 +126,16 @@ def _modules(proc: str, sys: str) -> frozenset[str]:
         return frozenset(loaded)
 
 
+_BOTH: Final = os.R_OK | os.W_OK  # as in three bits of a mode
+
+
 class Device(Enum):
     """What is found where a device should be."""
 
     USABLE = "it is there, and this user may open it"
-    UNUSABLE = "it is there, but this user may not open it"
+    FOR_GROUP = "it is there, but this user is not in its group, which may open it"
+    FOR_OWNER = "it is there, but its mode lets only its owner read and write it"
+    REFUSED = "it is there, and its mode lets this user open it, but something else does not"
     MISSING = "it is not there"
     OTHER = "what is there is no device"
 
@@ -143,7 +148,24 @@ def device(path: str) -> Device:
         return Device.MISSING
     if not stat.S_ISCHR(status.st_mode):
         return Device.OTHER
-    return Device.USABLE if os.access(path, os.R_OK | os.W_OK) else Device.UNUSABLE
+    return Device.USABLE if os.access(path, _BOTH) else _why_unusable(status)
+
+
+def _why_unusable(status: os.stat_result) -> Device:
+    """What of a device that may not be opened is in the way."""
+    mode = stat.S_IMODE(status.st_mode)
+    uid, gids = os.getuid(), {os.getgid(), *os.getgroups()}
+    if uid == status.st_uid:
+        granted = mode >> 6
+    elif status.st_gid in gids:
+        granted = mode >> 3
+    else:
+        granted = mode
+    if uid == 0 or granted & _BOTH == _BOTH:
+        return Device.REFUSED
+    # The group root is nobody's to join for the sake of a device.
+    has_group = mode >> 3 & _BOTH == _BOTH and status.st_gid not in {0, *gids}
+    return Device.FOR_GROUP if has_group else Device.FOR_OWNER
 
 
 def seccomp_mode(proc: str = "/proc") -> int | None:
