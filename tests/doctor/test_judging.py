@@ -47,6 +47,7 @@ FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
     "device": st.builds(judging.judge_device, st.sampled_from(DEVICES), st.sampled_from(Device)),
     "namespace": st.builds(
         judging.judge_namespace,
+        errnos,
         st.builds(Namespace, st.sampled_from([None, "", "global", "local", "?"]), st.booleans()),
         st.booleans(),
     ),
@@ -105,7 +106,7 @@ def test_nothing_of_af_vsock_fails_for_those_who_do_not_ask_for_it(
         judging.judge_python(has_af_vsock=False, needed=False),
         judging.judge_kernel(number, needed=False),
         judging.judge_seccomp(number, mode, needed=False),
-        judging.judge_namespace(Namespace("local", visible=True), needed=False),
+        judging.judge_namespace(number, Namespace("local", visible=True), needed=False),
         *(judging.judge_transport(kind, machine, needed=False) for kind in KINDS),
     ]
     assert not {finding.verdict for finding in findings} & {Verdict.FAILED, Verdict.WARNING}
@@ -193,12 +194,29 @@ def machine(loopback: int, guest: int | None, host: int, *modules: str) -> Trans
             "something else does not",
             "--device /dev/vsock",
         ),
-        (judging.judge_namespace(Namespace("global", True), True), Verdict.OK, "whole machine", ""),
-        (judging.judge_namespace(Namespace(None, True), True), Verdict.OK, "Linux 7.0", ""),
-        (judging.judge_namespace(Namespace(None, False), True), Verdict.SKIPPED, "hidden", ""),
-        (judging.judge_namespace(Namespace("odd", True), True), Verdict.SKIPPED, "'odd'", ""),
         (
-            judging.judge_namespace(Namespace("local", True), True),
+            judging.judge_namespace(0, Namespace("global", True), True),
+            Verdict.OK,
+            "whole machine",
+            "",
+        ),
+        (judging.judge_namespace(0, Namespace(None, True), True), Verdict.OK, "Linux 7.0", ""),
+        (
+            judging.judge_namespace(errno.EAFNOSUPPORT, Namespace(None, True), True),
+            Verdict.SKIPPED,
+            "this kernel has no AF_VSOCK (EAFNOSUPPORT)",
+            "",
+        ),
+        (
+            judging.judge_namespace(errno.EPERM, Namespace(None, True), True),
+            Verdict.SKIPPED,
+            "cannot be told: AF_VSOCK is not permitted here",
+            "",
+        ),
+        (judging.judge_namespace(0, Namespace(None, False), True), Verdict.SKIPPED, "hidden", ""),
+        (judging.judge_namespace(0, Namespace("odd", True), True), Verdict.SKIPPED, "'odd'", ""),
+        (
+            judging.judge_namespace(0, Namespace("local", True), True),
             Verdict.WARNING,
             "only what is in this network namespace",
             "--network host",

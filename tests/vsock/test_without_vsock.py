@@ -47,6 +47,7 @@ def test_the_doctor_finds_none() -> None:
     assert f"failed   listen vsock::9000: {reason}\n" in done.stdout
     assert f"skipped  loopback transport: cannot be told: {reason}\n" in done.stdout
     assert f"skipped  self-test, CID 1: cannot be told: {reason}\n" in done.stdout
+    assert f"skipped  vsock namespace: {reason}\n" in done.stdout
     assert "-> Load its module (modprobe vsock)" in done.stdout
 
 

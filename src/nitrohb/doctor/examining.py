@@ -121,7 +121,8 @@ def _vsock_steps(needed: bool) -> Iterator[Step]:
     yield Step(
         "namespace",
         "vsock namespace",
-        lambda: judging.judge_namespace(observing.namespace(), needed),
+        # The socket first: the kernel may load the module for it that has the sysctl.
+        lambda: judging.judge_namespace(observing.vsock_socket(), observing.namespace(), needed),
     )
 
 

@@ -144,8 +144,8 @@ def judge_device(path: str, seen: Device) -> Finding:
     return Finding(Verdict.INFO, seen.value, remedy_for(condition, path=path))
 
 
-def judge_namespace(seen: Namespace, needed: bool) -> Finding:
-    """Whose vsock this network namespace has."""
+def judge_namespace(number: int, seen: Namespace, needed: bool) -> Finding:
+    """Whose vsock this network namespace has, and the errno of making an AF_VSOCK socket in it."""
     match seen:
         case Namespace("local"):
             verdict = Verdict.WARNING if needed else Verdict.INFO
@@ -153,6 +153,10 @@ def judge_namespace(seen: Namespace, needed: bool) -> Finding:
             return Finding(verdict, evidence, remedy_for("local namespace"))
         case Namespace("global"):
             return Finding(Verdict.OK, "global: CIDs and ports are those of the whole machine")
+        case Namespace(None, True) if number == errno.EAFNOSUPPORT:
+            return Finding(Verdict.SKIPPED, vsock_advice(number)[0])
+        case Namespace(None, True) if number:
+            return Finding(Verdict.SKIPPED, f"cannot be told: {vsock_advice(number)[0]}")
         case Namespace(None, True):
             evidence = "global: this kernel has no others (Linux 7.0 and later have)"
             return Finding(Verdict.OK, evidence)
