@@ -72,6 +72,16 @@ def test_lines_where_nobody_watches(sock: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_self_test_that_fails_is_a_failure_as_the_help_says(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nitrohb.doctor.selftest.beat_over_unix", lambda: "no answer")
+    code, out, err = nitrohb_here("doctor", "-l", f"unix:{sock}")
+    assert (code, err) == (1, "")
+    assert f"ok       listen unix:{sock}: " in out
+    assert "1 an address or the self-test failed," in nitrohb("doctor", "--help")[1]
+
+
 def test_json_has_names_that_stay(sock: Path) -> None:
     code, out, err = nitrohb("doctor", "-l", f"unix:{sock}", "--format", "json")
     assert (code, err) == (0, "")

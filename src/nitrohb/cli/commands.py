@@ -208,7 +208,7 @@ def add_doctor(add: Callable[..., Parser]) -> None:
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
         "Each address is listened on for a moment. Nothing is changed, no file is left.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
-        "exit codes: 0 the addresses can be listened on, 1 they cannot, 2 usage\n",
+        "exit codes: 0 serve can listen, 1 an address or the self-test failed, 2 usage\n",
     )
     add_listen(parser)
     add_max_pending(parser, "how many silent connections serve should allow (default: 1024)")
