@@ -181,6 +181,17 @@ def test_the_seccomp_mode(status: str, mode: int | None, tmp_path: Path) -> None
     assert observing.seccomp_mode(str(tmp_path)) == mode
 
 
+def test_without_a_descriptor_nothing_is_taken_for_hidden() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        for look in (observing.seccomp_mode, observing.namespace):
+            with pytest.raises(OSError, match="Too many open files"):
+                look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_hidden_proc(tmp_path: Path) -> None:
     assert observing.seccomp_mode(str(tmp_path)) is None
     assert observing.namespace(str(tmp_path)) == Namespace(None, visible=False)

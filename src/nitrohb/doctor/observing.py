@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at the machine, and change nothing. What is not there is an answer, and no error.
 
+Where no descriptor is left to look with, that is an OSError, unless the errno is the answer.
 A system call is told by its errno, 0 for success. Paths are parameters for the sake of tests.
 """
 
@@ -16,7 +17,7 @@ from typing import Final
 
 from ..addresses import CID_ANY, PORT_ANY
 from ..local_cid import read_local_cid
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, lack_error
 from ..wire import AF_VSOCK
 
 __all__ = [
@@ -209,5 +210,7 @@ def _limit(value: int) -> float:
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text("utf-8", "replace")
-    except OSError:
+    except OSError as error:
+        if lack_error(error.errno):
+            raise  # it may well be there
         return None
