@@ -314,7 +314,6 @@ _CONDITIONS: Final = {
         "Run nitrohb in the network namespace of the VMM. A real enclave reaches only the host's"
         " own (for a container: --network host)."
     ),
-    "asked for twice": "Name one of the two: they cannot be listened on at a time.",
     "few descriptors": (
         "Raise the limit (ulimit -n {wanted}, or LimitNOFILE={wanted} of a systemd unit), or lower"
         " --max-pending."

@@ -56,13 +56,6 @@ def test_nothing_stays_bound() -> None:
     assert bound_sockets() == before
 
 
-def test_addresses_that_exclude_each_other() -> None:
-    code, checks = doctor("-l", f"vsock:{LOCAL}:9000", "-l", "vsock::9000")
-    assert code == 1
-    assert checks["listen"]["subject"] == "vsock::9000"
-    assert f"vsock:{LOCAL}:9000 has it, which is asked for" in checks["listen"]["evidence"]
-
-
 def test_a_cid_of_another_machine_and_what_to_name_instead() -> None:
     code, checks = doctor("-l", "vsock:3:9000")
     assert code == 1

@@ -10,22 +10,16 @@ from typing import Final
 
 import trio
 
-from ..addresses import (
-    CID_ANY,
-    Address,
-    HybridAddress,
-    UnixAddress,
-    VsockAddress,
-)
+from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
 from ..errors import ListenError
-from ..listeners import Listener, Target, check_distinct, open_listeners, resolve
+from ..listeners import Target, check_distinct, open_listeners, resolve
 from ..local_cid import VSOCK_DEVICE
 from ..wire import AF_VSOCK
 from . import judging, observing, selftest
 from .holders import holder_of_path, holder_of_port
 from .report import Check, Finding, Report, Verdict
 
-__all__ = ["are_rivals", "examine"]
+__all__ = ["examine"]
 
 _DEADLINE: Final = 10.0  # seconds
 
@@ -94,7 +88,7 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
 
 
 def _check_distinct(addresses: Sequence[Address]) -> None:
-    """Refuse an address that is named twice, also by a number and a name."""
+    """Refuse an address that is named twice, be it in other words, or by a number and a name."""
     found: list[Target] = []
     for address in addresses:
         try:
@@ -156,9 +150,8 @@ def _look_at_device(path: str) -> Finding:
 
 async def _listen(addresses: Sequence[Address]) -> list[Check]:
     """Try the addresses together, as a server has them, and give them back."""
-    opened: list[Listener] = []
     with ExitStack() as closing:
-        steps = [_listen_step(address, opened, closing) for address in addresses]
+        steps = [_listen_step(address, closing) for address in addresses]
         # A server needs no thread for that.
         checks = [await _make(step, without_thread=step.look) for step in steps]
         close = closing.pop_all().close
@@ -166,23 +159,18 @@ async def _listen(addresses: Sequence[Address]) -> list[Check]:
     return checks
 
 
-def _listen_step(address: Address, opened: list[Listener], closing: ExitStack) -> Step:
-    look = partial(_try_to_listen, address, opened, closing)
+def _listen_step(address: Address, closing: ExitStack) -> Step:
+    look = partial(_try_to_listen, address, closing)
     return Step("listen", "listen", look, str(address), Verdict.FAILED)
 
 
-def _try_to_listen(address: Address, opened: list[Listener], closing: ExitStack) -> Finding:
+def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
     try:
         (listener,) = open_listeners([address])
     except ListenError as error:
-        if error.errno != errno.EADDRINUSE:
-            return judging.judge_listen(error, None)
-        for rival in opened:
-            if are_rivals(rival.address, address):
-                return judging.judge_rival(error, rival.address)
-        return judging.judge_listen(error, _holder(address))
+        taken = error.errno == errno.EADDRINUSE
+        return judging.judge_listen(error, _holder(address) if taken else None)
     closing.callback(listener.close)
-    opened.append(listener)
     return judging.judge_listen(None, None)
 
 
@@ -193,17 +181,6 @@ def _holder(address: Address) -> str | None:
     if isinstance(address, UnixAddress | HybridAddress):
         return holder_of_path(address.path)
     return None  # an inherited socket is bound already: nobody can have taken it
-
-
-def are_rivals(one: Address, other: Address) -> bool:
-    """Whether two addresses cannot be listened on at a time."""
-    match one, other:
-        case VsockAddress(cid, port), VsockAddress(other_cid, other_port):
-            return port == other_port and (CID_ANY in (cid, other_cid) or cid == other_cid)
-        case (UnixAddress() | HybridAddress(), UnixAddress() | HybridAddress()):
-            return one.path == other.path
-        case _:
-            return False
 
 
 async def _make(

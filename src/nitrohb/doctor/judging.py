@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from ..addresses import CID_ANY, Address
+from ..addresses import CID_ANY
 from ..errors import ListenError
 from ..local_cid import VSOCK_DEVICE
 from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, remedy_for, vsock_advice
@@ -26,7 +26,6 @@ __all__ = [
     "judge_loopback_beat",
     "judge_namespace",
     "judge_python",
-    "judge_rival",
     "judge_seccomp",
     "judge_transport",
     "judge_unix_beat",
@@ -206,12 +205,6 @@ def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
         return Finding(Verdict.OK, "it can be listened on (tried, and undone)")
     held = f"; {holder}" if holder else ""
     return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
-
-
-def judge_rival(error: ListenError, rival: Address) -> Finding:
-    """Listening on an address fails because of another one, which is asked for as well."""
-    evidence = f"{error.reason}; {rival} has it, which is asked for as well"
-    return Finding(Verdict.FAILED, evidence, remedy_for("asked for twice"))
 
 
 def judge_unix_beat(seen: float | str | OSError) -> Finding:
