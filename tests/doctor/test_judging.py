@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nitrohb.addresses import CID_ANY, VsockAddress
+from nitrohb.addresses import CID_ANY, Address, InheritedSocket, UnixAddress, VsockAddress
 from nitrohb.doctor import judging
 from nitrohb.doctor.judging import KINDS
 from nitrohb.doctor.observing import Device, LocalCid, Namespace, Transports
@@ -86,6 +86,13 @@ def test_whatever_was_seen_has_evidence_and_what_is_wrong_a_remedy(
     if finding.verdict is Verdict.OK:
         assert finding.remedy is None
     assert "{" not in (finding.remedy or "")
+
+
+@given(errnos, st.sampled_from([VsockAddress(3, 9000), UnixAddress("s"), InheritedSocket(3)]))
+def test_nobody_is_sent_to_the_doctor_by_the_doctor(number: int, address: Address) -> None:
+    listen = judging.judge_listen(listen_error(address, number), None)
+    kernel = judging.judge_kernel(number, needed=True)
+    assert "doctor" not in f"{listen.remedy} {kernel.remedy}"
 
 
 @given(st.lists(st.one_of(*FINDINGS.values())))

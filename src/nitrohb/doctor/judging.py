@@ -9,7 +9,7 @@ from typing import Final
 from ..addresses import CID_ANY
 from ..errors import ListenError
 from ..local_cid import VSOCK_DEVICE
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, remedy_for, vsock_advice
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, remedy_for, vsock_advice, without_doctor
 from .observing import HOST_CID, Device, LocalCid, Namespace, Transports
 from .report import Finding, Verdict
 
@@ -53,7 +53,8 @@ def judge_kernel(number: int, needed: bool) -> Finding:
         return Finding(Verdict.OK, "it makes AF_VSOCK sockets")
     if number == errno.EPERM:
         return Finding(Verdict.SKIPPED, "cannot be told: making a socket is refused, see seccomp")
-    return Finding(_missing(needed), *vsock_advice(number))
+    reason, remedy = vsock_advice(number)
+    return Finding(_missing(needed), reason, without_doctor(remedy))
 
 
 def judge_seccomp(number: int, mode: int | None, needed: bool) -> Finding:
@@ -204,7 +205,7 @@ def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
     if error is None:
         return Finding(Verdict.OK, "it can be listened on (tried, and undone)")
     held = f"; {holder}" if holder else ""
-    return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
+    return Finding(Verdict.FAILED, f"{error.reason}{held}", without_doctor(error.remedy))
 
 
 def judge_unix_beat(seen: float | str | OSError) -> Finding:
