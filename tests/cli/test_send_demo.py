@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb send`` and ``nitrohb demo``."""
 
+import errno
 import os
 import re
 import tempfile
@@ -126,6 +127,15 @@ def test_demo_shows_both_sides_and_leaves_nothing(tmp_path: Path) -> None:
     assert re.search(r"sends 0xB7 .* got 0xB7 back after \d+\.\d ms", enclave)
     assert f"unix:{tmp_path}/" in out
     assert os.listdir(tmp_path) == []
+
+
+def test_demo_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(**_: object) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", none_left)
+    message = "nitrohb: this process has too many open files (EMFILE)\n"
+    assert nitrohb_here("demo") == (1, "", f"{message}Raise its limit (ulimit -n).\n")
 
 
 def test_demo_without_a_place_for_its_socket(

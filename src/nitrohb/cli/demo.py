@@ -8,7 +8,7 @@ from functools import partial
 
 from ..addresses import UnixAddress
 from ..errors import NitrohbError
-from ..remedies import remedy_for
+from ..remedies import lack_error, remedy_for
 from ..scratch import scratch_path
 from . import exits
 from .console import Console
@@ -53,7 +53,7 @@ def _place() -> Generator[str]:
         try:
             path = stack.enter_context(scratch_path("demo.sock"))
         except OSError as error:
-            raise NitrohbError(
+            raise lack_error(error.errno) or NitrohbError(
                 f"the demo finds no place for its socket: {error.strerror}\n"
                 + remedy_for("no temporary directory", command="demo")
             ) from error
