@@ -85,6 +85,8 @@ def test_other_pages_have_tests_of_their_own(page: str) -> None:
         ("```{code-block} sh\ntrue\n```", "executed by nobody"),
         ("```sh\necho x\n```\n\n```text\ny\n```", "it prints\nx"),
         ("```python\nprint('x')\n```\n\n```text\ny\n```", "it prints\nx"),
+        ("```sh\necho 180 s\n```\n\n```text\n90 s\n```", "it prints\n180 s"),
+        ("```sh\necho byte=0x0a\n```\n\n```text\nbyte=0x5a\n```", "it prints\nbyte=0x0a"),
         ("```sh\nfalse\n```", ": 1, "),
         ("<!-- exit code 3 -->\n```sh\nexit 4\n```", ": 4, "),
         ("<!-- whatever -->\n```sh\ntrue\n```", "what is 'whatever'"),
@@ -108,11 +110,11 @@ echo begun; until [ -e end ]; do sleep 0.01; done
 1. one
 
    ```sh
-   echo 1 in 0.5 ms; touch end
+   echo 1 answered in 0.5 ms; touch end
    ```
 
    ```text
-   7 in 2.0 ms
+   1 answered in 2.0 ms
    ```
 
 <!-- the other terminal shows -->
@@ -139,6 +141,6 @@ def test_what_goes_on_is_ended_by_a_key(tmp_path: Path) -> None:
     page.write_text(
         "<!-- in another terminal -->\n```sh\nnitrohb serve -l unix:s\n```\n"
         "<!-- the other terminal shows, after Ctrl-C -->\n```text\n"
-        "1 nitro_listening address=unix:s level=info\n```\n"
+        "2026-11-22T21:05:07.682370Z nitro_listening address=unix:s level=info\n```\n"
     )
     run_page(page)
