@@ -3,6 +3,7 @@
 
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ OTHERS: Final = {
     },
     "how-to/qemu.md": {
         "sh": "tests/enclave/test_how_to.py",
-        "text": "tests/enclave/test_how_to.py",
+        "text": "tests/docs/test_qemu.py",
     },
 }
 PAGES: Final = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -46,6 +47,16 @@ def test_the_tutorial_takes_less_than_five_minutes() -> None:
     began = time.monotonic()
     run_page(DOCS / TUTORIAL)
     assert time.monotonic() - began < 60
+
+
+def test_the_tutorial_looks_where_it_has_installed(tmp_path: Path) -> None:
+    install, look, *_ = blocks((DOCS / TUTORIAL).read_text())
+    (place,) = re.findall(r"^python3 -m venv (\S+) && ", install.text)
+    program = tmp_path / place / "bin" / "nitrohb"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    found = ["bash", "-euc", f"{look.text}\ncommand -v nitrohb"]
+    assert subprocess.check_output(found, text=True) == f"{program}\n"
 
 
 @pytest.mark.parametrize("page", OURS)
