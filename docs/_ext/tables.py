@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from nitrohb import Event, Rejected, RejectReason, VsockAddress, parse_address
+from nitrohb import Event, Lost, Rejected, RejectReason, VsockAddress, parse_address
 from nitrohb.cli import exits
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
@@ -103,7 +103,7 @@ def _event(event: type[Any]) -> str:
     ]
     fields = _table(("field", "type", "meaning"), rows) if rows else "No fields of its own."
     sample = event(
-        address=parse_address("vsock::9000"),
+        address=parse_address("unix:enclave.sock" if event is Lost else "vsock::9000"),
         time=datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC),
         **{name: value for name, value in _SAMPLES.items() if name in schema["properties"]},
         **({"byte": 0x0A} if event is Rejected else {}),

@@ -116,6 +116,21 @@ def test_no_id_is_there_twice(path: Path) -> None:
     assert sorted(set(ids)) == sorted(ids)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
+def test_what_is_to_be_typed_is_there_as_it_is_typed(path: Path) -> None:
+    """No dash that was -- before, no quotation mark that a shell does not know."""
+    assert re.findall(r"(?<!\w)–\w+|[‘’“”]", text_of(str(path.relative_to(SITE)))) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
+def test_no_markup_is_left(path: Path) -> None:
+    assert re.findall(r"(?<![\w:])(?::[a-z]+)+:\w+", text_of(str(path.relative_to(SITE)))) == []
+
+
+def test_a_mode_is_shown_in_octal() -> None:
+    assert "socket_mode: int = 0o600" in text_of("reference/python.html")
+
+
 def test_nothing_is_fetched_from_elsewhere() -> None:
     fetched = [url for found in PAGES.values() for url in found.fetched]
     for sheet in SITE.rglob("*.css"):
