@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from nitrohb.cli.parser import build_parser
 
-__all__ = ["commands", "create_parser"]
+__all__ = ["commands", "create_parser", "summaries"]
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -26,3 +26,9 @@ def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
         if isinstance(choices, dict):  # elsewhere it is a tuple
             return cast("dict[str, argparse.ArgumentParser]", choices)
     raise LookupError("the command line has no commands")
+
+
+def summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What ``--help`` says of each command in one line, by their names."""
+    (listed,) = (it for it in parser._actions if isinstance(it, argparse._SubParsersAction))
+    return {it.dest: it.help or "" for it in listed._choices_actions}
