@@ -184,6 +184,8 @@ def test_the_schema_is_there() -> None:
 
 def test_every_event_is_documented() -> None:
     assert set(create_schema()["$defs"]) <= {*page("reference/events.html").ids}
+    text = text_of("reference/events.html")
+    assert "nitro_lost address=unix:" in text, "what has no file cannot be lost"
 
 
 def test_every_exit_code_is_documented() -> None:
