@@ -21,14 +21,16 @@ def create_parser() -> argparse.ArgumentParser:
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The commands, by their names."""
-    for action in parser._actions:
-        choices: Any = action.choices
-        if isinstance(choices, dict):  # elsewhere it is a tuple
-            return cast("dict[str, argparse.ArgumentParser]", choices)
-    raise LookupError("the command line has no commands")
+    return cast("dict[str, argparse.ArgumentParser]", _listed(parser).choices)
 
 
 def summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
     """What ``--help`` says of each command in one line, by their names."""
-    (listed,) = (it for it in parser._actions if isinstance(it, argparse._SubParsersAction))
-    return {it.dest: it.help or "" for it in listed._choices_actions}
+    return {it.dest: it.help for it in _listed(parser)._choices_actions}
+
+
+def _listed(parser: argparse.ArgumentParser) -> Any:
+    for action in parser._actions:
+        if isinstance(action.choices, dict):  # elsewhere it is a tuple
+            return action
+    raise LookupError("the command line has no commands")
