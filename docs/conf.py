@@ -26,6 +26,7 @@ extensions = [
 exclude_patterns = ["_ext"]
 nitpicky = True
 highlight_language = "text"
+smartquotes = False  # in a table's cell --keep would become –keep
 
 # What a docstring names and this site does not have: there is no network to look elsewhere.
 nitpick_ignore_regex = [
@@ -39,6 +40,7 @@ myst_heading_anchors = 3
 
 autodoc_default_options: dict[str, Any] = {"members": True}
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # as they are written: 0o600, not 384
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
 napoleon_numpy_docstring = False

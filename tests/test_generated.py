@@ -2,12 +2,14 @@
 """What is made of the parser is up to date, and has all that the parser has."""
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from deploy.packaging.generate import generated
 from deploy.packaging.manpage import manpage, subcommands
+from nitrohb.cli import exits
 from nitrohb.cli.completion import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -28,6 +30,32 @@ def test_the_man_page_has_every_option_of_every_command() -> None:
         assert actions
         for option in (option for action in actions for option in action.option_strings):
             assert f"\\fB{option}\\fR" in section, f"{name} {option}"
+
+
+def test_the_man_page_has_the_groups_of_the_options() -> None:
+    """What the first word of "their permissions" is about stands in the group's title."""
+    page = manpage(build_parser()).replace("\\-", "-").replace("\\(aq", "'")
+    serve = page.partition(".SS nitrohb serve\n")[2].partition(".SS ")[0]
+    titles = ["time", "socket files", "output", "HTTP interface (pip install 'nitrohb[api]')"]
+    assert re.findall(r"^\.PP\n\\fB(.*):\\fR$", serve, re.MULTILINE) == titles
+    for title, option in zip(
+        titles, ("--timeout", "--socket-mode", "--format", "--api"), strict=True
+    ):
+        assert f"\\fB{title}:\\fR\n.TP\n\\fB{option}\\fR" in serve
+
+
+def test_the_man_page_tells_the_exit_codes_the_environment_and_other_pages() -> None:
+    _, _, end = manpage(build_parser()).partition(".SH EXIT STATUS\n")
+    codes, _, rest = end.partition(".SH ENVIRONMENT\n")
+    assert {f"{getattr(exits, name)}" for name in exits.__all__} == {*bold(codes)}
+    variables, _, others = rest.partition(".SH SEE ALSO\n")
+    assert {"NITROHB_LISTEN", "JOURNAL_STREAM"} <= {*", ".join(bold(variables)).split(", ")}
+    assert "](" not in variables
+    assert ".BR sd_notify (3),\n" in others
+
+
+def bold(text: str) -> list[str]:
+    return re.findall(r"^\.TP\n\\fB(.*)\\fR$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -11,6 +11,8 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
+from tests.docs.examples import shape
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SET_UP = ".venv/bin/"  # the two commands that set everything up: CI runs those themselves
@@ -24,13 +26,6 @@ def run_shell(example: Example) -> str:
     output = subprocess.run(shell, check=True, capture_output=True, text=True, timeout=60).stdout
     example.namespace.setdefault("outputs", []).append(output)
     return ""
-
-
-def shape(text: str) -> str:
-    """A text without what differs from run to run: times, numbers, names of directories."""
-    text = re.sub(r"nitrohb-\w+", "nitrohb-NAME", text)
-    text = re.sub(r"unix:/\S*/enclave", "unix:/DIRECTORY/enclave", text)
-    return re.sub(r"\bN m?s\b", "TIME", re.sub(r"\d[\d.:TZ-]*(e-\d+)?", "N", text)).strip()
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,42 @@ addresses and exit codes), and gives each Python's own wording of its usage.
 """
 
 import argparse
+import ast
+import inspect
+import re
 import textwrap
 from collections.abc import Iterator
-from typing import cast
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, cast
 
-__all__ = ["manpage", "subcommands"]
+from nitrohb import __version__
+from nitrohb.cli import exits
+
+__all__ = ["exit_codes", "manpage", "subcommands"]
+
+VARIABLES: Final = Path(__file__).parents[2] / "docs" / "reference" / "environment.md"
+
+# What argparse calls the groups that every parser has: they are what stands there first.
+_UNNAMED: Final = ("positional arguments", "options")
 
 
 def manpage(parser: argparse.ArgumentParser) -> str:
     """The whole page."""
-    return "\n".join(_page(parser)) + "\n"
+    lines = [*_page(parser), ".SH EXIT STATUS", *_exit_codes(), ".SH ENVIRONMENT", *_variables()]
+    return "\n".join([*lines, ".SH SEE ALSO", *_others("\n".join(lines))]) + "\n"
+
+
+def exit_codes() -> dict[int, str]:
+    """The exit codes, and what the source says below each of them."""
+    body = ast.parse(inspect.getsource(exits)).body
+    return {
+        getattr(exits, code.target.id): inspect.cleandoc(said.value.value)
+        for code, said in pairwise(body)
+        if isinstance(code, ast.AnnAssign) and isinstance(code.target, ast.Name)
+        if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant)
+        if isinstance(said.value.value, str)
+    }
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -25,8 +51,6 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
-    from nitrohb import __version__
-
     commands = subcommands(parser)
     summary = (parser.description or "").rstrip(".")
     yield '.\\" Made of the parser by deploy/packaging/generate.py.'
@@ -68,12 +92,19 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if action.help == argparse.SUPPRESS or isinstance(action.choices, dict):
-            continue
-        yield ".TP"
-        yield _heading(action)
-        yield from _filled(_help(action, parser.prog))
+    for group in parser._action_groups:
+        actions = [
+            action
+            for action in group._group_actions
+            if action.help != argparse.SUPPRESS and not isinstance(action.choices, dict)
+        ]
+        if actions and group.title and group.title not in _UNNAMED:
+            yield ".PP"
+            yield f"\\fB{_text(group.title)}:\\fR"
+        for action in actions:
+            yield ".TP"
+            yield _heading(action)
+            yield from _filled(_help(action, parser.prog))
 
 
 def _heading(action: argparse.Action) -> str:
@@ -102,7 +133,37 @@ def _epilog(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield ".fi"
 
 
+def _exit_codes() -> Iterator[str]:
+    for code, said in sorted(exit_codes().items()):
+        yield ".TP"
+        yield f"\\fB{code}\\fR"
+        yield from _filled(said.replace("``", ""))
+    _, _, signals = (exits.__doc__ or "").partition("\n")[0].partition(". ")
+    yield ".PP"
+    yield from _filled(signals)
+
+
+def _variables() -> Iterator[str]:
+    """The table of the reference, without its links."""
+    for names, said in re.findall(r"^\| (`.*`) \| (.*) \|$", VARIABLES.read_text(), re.MULTILINE):
+        yield ".TP"
+        yield f"\\fB{_text(names.replace('`', ''))}\\fR"
+        yield from _filled(re.sub(r" \(\[.*?\]\(.*?\)\)|`", "", said))
+
+
+def _others(page: str) -> Iterator[str]:
+    """The pages that this one names."""
+    named = sorted({*re.findall(r"(\w+)\((\d)\)", page)})
+    for number, (name, section) in enumerate(named, 1):
+        yield f".BR {name} ({section}){',' if number < len(named) else ''}"
+
+
+_TYPED: Final = str.maketrans(
+    {"\\": "\\e", "-": "\\-", "^": "\\(ha", "~": "\\(ti", "'": "\\(aq", "`": "\\(ga"}
+)
+
+
 def _text(line: str) -> str:
-    """A line as troff is to print it: no escape, no macro, each hyphen one that can be copied."""
-    line = line.replace("\\", "\\e").replace("-", "\\-").replace("^", "\\(ha").replace("~", "\\(ti")
-    return f"\\&{line}" if line.startswith((".", "'")) else line
+    """A line as troff is to print it: no escape, no macro, each character one to be copied."""
+    line = line.translate(_TYPED)
+    return f"\\&{line}" if line.startswith(".") else line

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from nitrohb.cli.parser import build_parser
 
-__all__ = ["commands", "create_parser"]
+__all__ = ["commands", "create_parser", "summaries"]
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -21,8 +21,16 @@ def create_parser() -> argparse.ArgumentParser:
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The commands, by their names."""
+    return cast("dict[str, argparse.ArgumentParser]", _listed(parser).choices)
+
+
+def summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What ``--help`` says of each command in one line, by their names."""
+    return {it.dest: it.help for it in _listed(parser)._choices_actions}
+
+
+def _listed(parser: argparse.ArgumentParser) -> Any:
     for action in parser._actions:
-        choices: Any = action.choices
-        if isinstance(choices, dict):  # elsewhere it is a tuple
-            return cast("dict[str, argparse.ArgumentParser]", choices)
+        if isinstance(action.choices, dict):  # elsewhere it is a tuple
+            return action
     raise LookupError("the command line has no commands")

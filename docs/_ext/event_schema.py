@@ -24,6 +24,9 @@ _COMMON: Final[Json] = {
 _CID: Final[Json] = {"type": ["integer", "null"], "minimum": 0, "maximum": CID_ANY - 1}
 _BYTE: Final[Json] = {"minimum": 0, "maximum": 255}
 
+# What a docstring calls a class, a reader of JSON knows by its name.
+_NAMES: Final = {event.__name__: event.name for event in get_args(Event)}
+
 # What only the command line has, behind all that belongs to the event.
 _LEVEL: Final[Json] = {
     "enum": list(NAMES.values()),
@@ -79,7 +82,8 @@ def schema_of(event: type[Any]) -> Json:
 
 def summary(event: type[Any]) -> str:
     """What an event says, without its fields."""
-    return re.split(r"\n+\w+:\n", inspect.getdoc(event) or "")[0].replace("``", "`")
+    text = re.split(r"\n+\w+:\n", inspect.getdoc(event) or "")[0].replace("``", "`")
+    return re.sub(r":class:`(\w+)`", lambda found: f"`{_NAMES[found[1]]}`", text)
 
 
 def meanings(event: type[Any]) -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables that are made from the code: exit codes, events, metrics, errors.
+"""Tables that are made from the code: commands, exit codes, events, metrics, errors.
 
 ``{from-code} NAME`` in a page is replaced by the Markdown that the function of this name returns.
 """
@@ -20,14 +20,14 @@ from typing import Any, Final, get_args
 
 from docutils import nodes
 from prometheus_client.parser import text_string_to_metric_families
-from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from nitrohb import Event, Rejected, RejectReason, VsockAddress, parse_address
-from nitrohb.cli import exits
+from deploy.packaging.manpage import exit_codes
+from nitrohb import Event, Lost, Rejected, RejectReason, VsockAddress, parse_address
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
 
+from .command_line import create_parser, summaries
 from .event_schema import Json, create_schema, schema_of, summary
 
 __all__ = ["setup"]
@@ -82,12 +82,17 @@ def _publish_schema(app: Any, exception: Exception | None) -> None:
 
 
 def _exit_codes() -> str:
-    said = ModuleAnalyzer.for_module(exits.__name__).find_attr_docs()
     rows = [
-        (f"`{getattr(exits, name)}`", " ".join(said["", name]).replace("``", "`"))
-        for name in sorted(exits.__all__, key=lambda name: int(getattr(exits, name)))
+        (f"`{code}`", " ".join(said.split()).replace("``", "`"))
+        for code, said in sorted(exit_codes().items())
     ]
     return _table(("code", "meaning"), rows)
+
+
+def _commands() -> str:
+    parser = create_parser()
+    rows = [(f"[`{name}`](#nitrohb-{name})", said) for name, said in summaries(parser).items()]
+    return f"{_table(('command', ''), rows)}\n\n```text\n{parser.epilog}```"
 
 
 def _events() -> str:
@@ -103,7 +108,7 @@ def _event(event: type[Any]) -> str:
     ]
     fields = _table(("field", "type", "meaning"), rows) if rows else "No fields of its own."
     sample = event(
-        address=parse_address("vsock::9000"),
+        address=parse_address("unix:enclave.sock" if event is Lost else "vsock::9000"),
         time=datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC),
         **{name: value for name, value in _SAMPLES.items() if name in schema["properties"]},
         **({"byte": 0x0A} if event is Rejected else {}),
@@ -191,6 +196,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 _TABLES: Final[dict[str, Callable[[], str]]] = {
+    "commands": _commands,
     "exit-codes": _exit_codes,
     "events": _events,
     "metrics": _metrics,

@@ -129,10 +129,15 @@ def serve_in_thread(
 ) -> Generator[ThreadServer]:
     """Serve heartbeats in a thread while the ``with`` block runs: for programs without trio.
 
-    ::
+    .. code-block:: python
 
-        with serve_in_thread("vsock::9000") as server:
-            subprocess.Popen([...])
+        import subprocess
+
+        from nitrohb import serve_in_thread
+
+        with serve_in_thread("unix:enclave.sock") as server:
+            # Here it listens already: launch the enclave.
+            subprocess.run(["nitrohb", "send", "unix:enclave.sock"], check=True)
             beat = server.wait_heartbeat(timeout=60)
 
     When the block is entered every address is listening. When it is left everything is closed: who

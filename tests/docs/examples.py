@@ -32,9 +32,7 @@ from sybil import Document, Example, Region
 from sybil.evaluators.python import PythonEvaluator
 from sybil.region import Lexeme
 
-from tests.test_readme import shape
-
-__all__ = ["ROOT", "Block", "blocks", "example", "run_page"]
+__all__ = ["ROOT", "Block", "blocks", "example", "run_page", "shape"]
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -44,6 +42,14 @@ _ELSEWHERE: Final = "run by "
 _BEGINS: Final = "in another terminal"
 _ENDS: Final = {"the other terminal shows": False, "the other terminal shows, after Ctrl-C": True}
 _EXIT_CODE: Final = "exit code "
+
+# All that differs from run to run; everything else is compared to the letter.
+_VARYING: Final = {
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z": "TIME",
+    r"(_seconds(?:=|\": ))[\d.]+(?:e-\d+)?(?= |,|$)": r"\1SECONDS",
+    r"\b(answered in|after) \d+\.\d ms\b": r"\1 DURATION",
+    r"/tmp/nitrohb-\w{8}/": "/tmp/nitrohb-NAME/",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,14 @@ def _find(tokens: list[Token]) -> Iterator[Block]:
                 yield Block(kind, token.content, remark, start + 1, (start, end))
         comment = re.fullmatch(r"<!-- (.*) -->\s*", token.content)
         remark = comment[1] if token.type == "html_block" and comment else ""
+
+
+def shape(text: str) -> str:
+    """A text without what differs from run to run: times, what is measured, temporary names."""
+    text = text.replace(os.getcwd(), "/home/you")
+    for pattern, name in _VARYING.items():
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    return text.strip()
 
 
 def run_page(path: Path) -> None:
@@ -184,7 +198,6 @@ class _Run:
         self.printed = output.getvalue()
 
     def _compare(self, block: Block, printed: str, where: str) -> None:
-        printed = printed.replace(os.getcwd(), "/home/you")
         assert shape(printed) == shape(block.text), f"{where}: it prints\n{printed}"
 
     def clean_up(self) -> None:

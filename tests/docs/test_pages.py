@@ -3,6 +3,7 @@
 
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ OTHERS: Final = {
     },
     "how-to/qemu.md": {
         "sh": "tests/enclave/test_how_to.py",
-        "text": "tests/enclave/test_how_to.py",
+        "text": "tests/docs/test_qemu.py",
     },
 }
 PAGES: Final = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -46,6 +47,16 @@ def test_the_tutorial_takes_less_than_five_minutes() -> None:
     began = time.monotonic()
     run_page(DOCS / TUTORIAL)
     assert time.monotonic() - began < 60
+
+
+def test_the_tutorial_looks_where_it_has_installed(tmp_path: Path) -> None:
+    install, look, *_ = blocks((DOCS / TUTORIAL).read_text())
+    (place,) = re.findall(r"^python3 -m venv (\S+) && ", install.text)
+    program = tmp_path / place / "bin" / "nitrohb"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    found = ["bash", "-euc", f"{look.text}\ncommand -v nitrohb"]
+    assert subprocess.check_output(found, text=True) == f"{program}\n"
 
 
 @pytest.mark.parametrize("page", OURS)
@@ -85,6 +96,8 @@ def test_other_pages_have_tests_of_their_own(page: str) -> None:
         ("```{code-block} sh\ntrue\n```", "executed by nobody"),
         ("```sh\necho x\n```\n\n```text\ny\n```", "it prints\nx"),
         ("```python\nprint('x')\n```\n\n```text\ny\n```", "it prints\nx"),
+        ("```sh\necho 180 s\n```\n\n```text\n90 s\n```", "it prints\n180 s"),
+        ("```sh\necho byte=0x0a\n```\n\n```text\nbyte=0x5a\n```", "it prints\nbyte=0x0a"),
         ("```sh\nfalse\n```", ": 1, "),
         ("<!-- exit code 3 -->\n```sh\nexit 4\n```", ": 4, "),
         ("<!-- whatever -->\n```sh\ntrue\n```", "what is 'whatever'"),
@@ -108,11 +121,11 @@ echo begun; until [ -e end ]; do sleep 0.01; done
 1. one
 
    ```sh
-   echo 1 in 0.5 ms; touch end
+   echo 1 answered in 0.5 ms; touch end
    ```
 
    ```text
-   7 in 2.0 ms
+   1 answered in 2.0 ms
    ```
 
 <!-- the other terminal shows -->
@@ -139,6 +152,6 @@ def test_what_goes_on_is_ended_by_a_key(tmp_path: Path) -> None:
     page.write_text(
         "<!-- in another terminal -->\n```sh\nnitrohb serve -l unix:s\n```\n"
         "<!-- the other terminal shows, after Ctrl-C -->\n```text\n"
-        "1 nitro_listening address=unix:s level=info\n```\n"
+        "2026-11-22T21:05:07.682370Z nitro_listening address=unix:s level=info\n```\n"
     )
     run_page(page)

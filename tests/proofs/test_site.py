@@ -4,6 +4,7 @@
 ``nox -s docs`` builds it, and says where it is in ``NITROHB_SITE``.
 """
 
+import html
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from sphinx.errors import ExtensionError
 
 import nitrohb
 from docs._ext import diagrams
-from docs._ext.command_line import commands, create_parser
+from docs._ext.command_line import commands, create_parser, summaries
 from docs._ext.event_schema import create_schema
 from nitrohb.api.metrics import Metrics
 from nitrohb.cli import exits
@@ -116,6 +117,24 @@ def test_no_id_is_there_twice(path: Path) -> None:
     assert sorted(set(ids)) == sorted(ids)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
+def test_what_is_to_be_typed_is_there_as_it_is_typed(path: Path) -> None:
+    """No dash that was -- before, no quotation mark that a shell does not know."""
+    assert (
+        re.findall(r"(?<!\w)–\w+|[\u2018\u2019\u201c\u201d]", text_of(str(path.relative_to(SITE))))
+        == []
+    )
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
+def test_no_markup_is_left(path: Path) -> None:
+    assert re.findall(r"(?<![\w:])(?::[a-z]+)+:\w+", text_of(str(path.relative_to(SITE)))) == []
+
+
+def test_a_mode_is_shown_in_octal() -> None:
+    assert "socket_mode: int = 0o600" in text_of("reference/python.html")
+
+
 def test_nothing_is_fetched_from_elsewhere() -> None:
     fetched = [url for found in PAGES.values() for url in found.fetched]
     for sheet in SITE.rglob("*.css"):
@@ -146,6 +165,17 @@ def test_every_command_and_each_of_its_options_is_documented() -> None:
                     assert f"nitrohb-{name}-{option}" in ids
 
 
+def test_the_commands_and_the_first_examples_are_what_help_begins_with() -> None:
+    parser = create_parser()
+    text, _, rest = text_of("reference/command-line.html").partition("nitrohb serve options")
+    assert summaries(parser).keys() == commands(parser).keys()
+    for name, said in summaries(parser).items():
+        assert f" {name} {said} " in html.unescape(text)
+    assert parser.epilog is not None
+    examples = " ".join(parser.epilog.split())
+    assert (examples in text, examples in rest) == (True, False)
+
+
 def test_the_schema_is_there() -> None:
     schema = json.loads((SITE / "events.schema.json").read_text())
     assert schema == create_schema()
@@ -154,6 +184,8 @@ def test_the_schema_is_there() -> None:
 
 def test_every_event_is_documented() -> None:
     assert set(create_schema()["$defs"]) <= {*page("reference/events.html").ids}
+    text = text_of("reference/events.html")
+    assert "nitro_lost address=unix:" in text, "what has no file cannot be lost"
 
 
 def test_every_exit_code_is_documented() -> None:
