@@ -222,7 +222,11 @@ def test_a_directory_that_may_not_be_entered(
 ) -> None:
     address = UnixAddress(str(tmp_path / "s"))
     assert "--socket-mode" in connect_error(address, errno.EACCES).remedy
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (str(tmp_path), os.X_OK))
+
+    def access(path: str, mode: int) -> bool:
+        return (path, mode) != (str(tmp_path), os.X_OK)
+
+    monkeypatch.setattr(os, "access", access)
     error = connect_error(address, errno.EACCES)
     assert error.reason == f"this user may not enter {tmp_path} (EACCES)"
     assert "--socket-mode" not in error.remedy
