@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prometheus runs the alerts and the dashboard's queries of deploy/ on what a server counts."""
 
+import enum
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
+import typing
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any, cast
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.cog.runtime import Runtime
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.api.over_http import OverTcp, ask
@@ -169,10 +173,81 @@ def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path)
         until(lambda: prometheus.alerts().get("NitrohbDown", ""), "pending")
 
 
+@pytest.fixture(scope="module")
+def sdk() -> None:
+    """Teach Grafana's SDK what a panel's and a query's own fields are."""
+    register_default_plugins()
+
+
+@pytest.mark.usefixtures("sdk")
 def test_the_dashboard_has_nothing_that_grafana_does_not_know() -> None:
-    """Grafana's own SDK keeps what it knows and leaves the rest."""
-    known = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
-    assert list(lost(DASHBOARD, known)) == []
+    """Grafana's own SDK keeps what it knows and leaves the rest, and says of what type it is."""
+    assert list(mistakes(DASHBOARD)) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('"legendFormat"', '"legendFormt"'),
+        ('"colorMode"', '"colorMod"'),
+        ('"fillOpacity"', '"fillOpacty"'),
+        ('"gridPos"', '"gridPosition"'),
+        ('"type": "stat"', '"type": "stats"'),
+        ('"type": "prometheus"', '"type": "promotheus"'),
+        ('"colorMode": "value"', '"colorMode": "values"'),
+        ('"drawStyle": "line"', '"drawStyle": "lines"'),
+        ('"mode": "absolute"', '"mode": "absolut"'),
+        ('"refresh": "', '"refresh": 5, "was": "'),
+        ('"schemaVersion": 39', '"schemaVersion": "x"'),
+    ],
+)
+@pytest.mark.usefixtures("sdk")
+def test_grafana_would_notice_a_mistake(right: str, wrong: str) -> None:
+    ours = json.dumps(DASHBOARD)
+    assert right in ours
+    assert list(mistakes(json.loads(ours.replace(right, wrong, 1))))
+
+
+def mistakes(dashboard: Any) -> Iterator[str]:
+    """What in a dashboard Grafana's SDK does not know."""
+    known = Dashboard.from_json(dashboard)
+    yield from lost(dashboard, json.loads(JSONEncoder().encode(known)))
+    yield from misfits(known)
+    plugins = Runtime()
+    for panel in dashboard["panels"]:
+        if plugins.panelcfg_config(panel["type"]) is None:
+            yield f"panel {panel['title']} of type {panel['type']}"
+    for source in re.findall(r'"datasource": {"type": "([^"]*)"', json.dumps(dashboard)):
+        if source not in plugins.dataquery_variants:
+            yield f"a data source of type {source}"
+
+
+def misfits(known: object, at: str = "") -> Iterator[str]:
+    """What is not of the type that the SDK's own annotations say."""
+    if isinstance(known, list):
+        for number, one in enumerate(cast("list[object]", known)):
+            yield from misfits(one, f"{at}/{number}")
+    elif type(known).__module__.startswith("grafana_foundation_sdk."):
+        for name, hint in typing.get_type_hints(type(known)).items():
+            value = getattr(known, name)
+            if not fits(value, hint):
+                yield f"{at}/{name}: {value!r}"
+            yield from misfits(value, f"{at}/{name}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    of, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if of is typing.Union:
+        return any(fits(value, one) for one in args)
+    if of is typing.Literal:
+        return value in args
+    if isinstance(of, enum.EnumType):
+        return value in {one.value for one in cast("type[enum.Enum]", of)}
+    if of is list and isinstance(value, list):
+        return all(fits(one, args[0]) for one in cast("list[object]", value))
+    if isinstance(value, bool):  # which is an int, for isinstance()
+        return of in (bool, object, typing.Any)
+    return of is typing.Any or isinstance(value, (int, float) if of is float else of)
 
 
 def lost(ours: Any, known: Any, at: str = "") -> Iterator[str]:
