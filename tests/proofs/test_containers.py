@@ -6,11 +6,13 @@ No registry of images is asked: the base is a Debian with Python that is made he
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,10 @@ from .serving import until
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "deploy/kubernetes/nitrohb.yaml"
+PAGE = ROOT / "docs/how-to/containers.md"
 PROFILE = ROOT / "deploy/seccomp/nitrohb.json"
 RESOURCES: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text()))
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 POD_IP = "10.0.0.5"
 IMAGE = "localhost/nitrohb:latest"
 # runc copes with every arrangement of control groups, and not every machine lets limits be raised.
@@ -124,10 +128,70 @@ def test_the_schemas_would_notice_a_mistake() -> None:
         kubernetes_validate.validate(wrong, "1.37", strict=True)
 
 
+def the(kind: str, resources: list[dict[str, Any]] = RESOURCES) -> dict[str, Any]:
+    (resource,) = (of for of in resources if of["kind"] == kind)
+    return resource
+
+
+def check_what_schemas_leave_open(resources: list[dict[str, Any]]) -> None:
+    daemonset, policy = the("DaemonSet", resources)["spec"], the("NetworkPolicy", resources)["spec"]
+    template = daemonset["template"]
+    labels, pod = template["metadata"]["labels"], template["spec"]
+    assert daemonset["selector"]["matchLabels"].items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert {of["metadata"].get("namespace") for of in resources[1:]} == {
+        the("Namespace", resources)["metadata"]["name"]
+    }
+
+    profile = pod["securityContext"]["seccompProfile"]
+    assert profile["type"] == "Localhost"
+    assert f"/var/lib/kubelet/seccomp/{profile.get('localhostProfile')}`" in PAGE.read_text()
+
+    (container,) = pod["containers"]
+    (listening,) = (at for at in container["args"] if at.startswith("--api="))
+    port = int(listening.rpartition(":")[2])
+    assert [of["containerPort"] for of in container["ports"]] == [port]
+    assert [of["port"] for of in policy["ingress"][0]["ports"]] == [port]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    for name in PROBES:
+        assert container[name]["httpGet"]["port"] == port
+    for quantities in container["resources"].values():
+        for quantity in quantities.values():
+            assert re.fullmatch(r"\d+(\.\d+)?(m|[kMGTPE]|[KMGTPE]i)?", str(quantity)), quantity
+
+
+def test_what_the_schemas_leave_open_is_right() -> None:
+    check_what_schemas_leave_open(RESOURCES)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("type: Localhost", "type: Lokalhost"),
+        ("localhostProfile: profiles/nitrohb.json", "localhostProfile: nitrohb.json"),
+        ("localhostProfile: profiles/nitrohb.json", ""),
+        ("memory: 128Mi", "memory: 128Mx"),
+        ("cpu: 20m", "cpu: 20milli"),
+        ("matchLabels: *labels", "matchLabels: {app.kubernetes.io/name: other}"),
+        ("app.kubernetes.io/name: nitrohb\n  policyTypes", "app: nitrohb\n  policyTypes"),
+        ("  namespace: nitrohb\nspec:\n  podSelector", "spec:\n  podSelector"),
+        ("containerPort: 9180", "containerPort: 9080"),
+        ("port: 9180\n            periodSeconds: 10", "port: 80\n            periodSeconds: 10"),
+        ('prometheus.io/port: "9180"', 'prometheus.io/port: "9080"'),
+        ("port: 9180\n  egress", "port: 9080\n  egress"),
+    ],
+)
+def test_what_the_schemas_leave_open_would_be_noticed(right: str, wrong: str) -> None:
+    ours = MANIFEST.read_text()
+    assert ours.count(right) == 1
+    resources: list[dict[str, Any]] = list(yaml.safe_load_all(ours.replace(right, wrong)))
+    with pytest.raises(AssertionError):
+        check_what_schemas_leave_open(resources)
+
+
 def pod_of_the_daemonset() -> dict[str, Any]:
     """The pod as it is written, but for its image, and for ports that would need a bridge."""
-    (daemonset,) = (of for of in RESOURCES if of["kind"] == "DaemonSet")
-    template: dict[str, Any] = daemonset["spec"]["template"]
+    template: dict[str, Any] = deepcopy(the("DaemonSet")["spec"]["template"])
     template["metadata"]["name"] = "proof"
     (container,) = template["spec"]["containers"]
     container.update(image=IMAGE, imagePullPolicy="Never")
@@ -168,7 +232,7 @@ def test_the_pod_listens_and_answers_the_kubelet(podman: Podman, tmp_path: Path)
 
         in_its_network = ["nsenter", "--net", f"--target={pid}"]
         subprocess.run([*in_its_network, *f"ip addr add {POD_IP}/32 dev lo".split()], check=True)
-        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        for name in PROBES:
             probe = pod_probe(name)
             url = f"http://{POD_IP}:{probe['port']}{probe['path']}"
             ask = [
@@ -206,8 +270,8 @@ def last_three(command: list[str]) -> bytes:
 
 
 def pod_probe(name: str) -> dict[str, Any]:
-    (daemonset,) = (of for of in RESOURCES if of["kind"] == "DaemonSet")
-    probe: dict[str, Any] = daemonset["spec"]["template"]["spec"]["containers"][0][name]["httpGet"]
+    pod = the("DaemonSet")["spec"]["template"]["spec"]
+    probe: dict[str, Any] = pod["containers"][0][name]["httpGet"]
     return probe
 
 
