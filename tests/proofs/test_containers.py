@@ -90,9 +90,39 @@ def shown(test: str) -> list[str]:
     return args
 
 
+def demand_port(port: int) -> None:
+    """End the run if nobody can listen on a port of AF_VSOCK; containers share the machine's."""
+    with socket.socket(socket.AF_VSOCK) as listening:
+        try:
+            listening.bind((socket.VMADDR_CID_ANY, port))
+        except OSError as error:
+            what = f"port {port} of AF_VSOCK must be free here for the containers"
+            who = "`nitrohb doctor` says who has it"
+            pytest.exit(f"{what}, but: {error.strerror}; {who}", returncode=1)
+
+
+def test_the_readme_has_each_package_that_the_session_demands() -> None:
+    (demanded,) = re.findall(
+        r'^CONTAINERS = "(.*)"$', (ROOT / "noxfile.py").read_text(), re.MULTILINE
+    )
+    section = (ROOT / "README.md").read_text().partition("`nox -s deploy` tries what")[2]
+    listed = section.partition("--no-install-recommends")[2].partition("`")[0].split()
+    assert {*listed} == {*demanded.split(), "prometheus"}
+
+
+def test_a_port_that_is_taken_is_called_so() -> None:
+    with socket.socket(socket.AF_VSOCK) as other:
+        other.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        port = other.getsockname()[1]
+        with pytest.raises(pytest.exit.Exception, match=f"port {port} of AF_VSOCK must be free"):
+            demand_port(port)
+    demand_port(port)
+
+
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
     """Podman, which has the image of deploy/container."""
+    demand_port(9000)
     directory = tmp_path_factory.mktemp("podman")
     base = directory / "base.tar"
     packages = "--include=python3,python3-venv,ca-certificates"
