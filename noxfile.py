@@ -129,6 +129,8 @@ def deploy(session: nox.Session) -> None:
     demand(session, "prometheus", "prometheus")
     for program in ("podman", "runc", "mmdebstrap", "curl", "nsenter", "ip"):
         demand(session, program, CONTAINERS)
+    for program, package in SYSTEMD.items():
+        demand(session, program, package)
     if os.geteuid() != 0:
         session.error("the image of deploy/container is built and run as root")
     install(session, "tests", "deploy")

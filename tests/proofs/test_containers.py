@@ -107,7 +107,7 @@ def test_the_readme_has_each_package_that_the_session_demands() -> None:
     )
     section = (ROOT / "README.md").read_text().partition("`nox -s deploy` tries what")[2]
     listed = section.partition("--no-install-recommends")[2].partition("`")[0].split()
-    assert {*listed} == {*demanded.split(), "prometheus"}
+    assert {*listed} == {*demanded.split(), "prometheus", "systemd"}
 
 
 def test_a_port_that_is_taken_is_called_so() -> None:

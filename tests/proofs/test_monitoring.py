@@ -24,11 +24,11 @@ from grafana_foundation_sdk.cog.runtime import Runtime
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from nitrohb.api.metrics import BOOT_BUCKETS, ECHO_BUCKETS
-from tests.api.over_http import OverTcp, ask
+from tests.api.over_http import OverTcp, ask, port_that_is_free
 from tests.cli.process import HEARTBEAT, beat, connected, started
 from tests.docs.examples import example
 
-from .serving import Server, serving, until
+from .serving import Server, get, serving, until
 from .test_prometheus import Prometheus, scraping
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -80,6 +80,51 @@ def test_the_figures_are_there(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "\nnitrohb_pending 0.0\n" in done.stdout
+
+
+UNITS = {
+    "nitrohb-metrics.socket": "test_systemd_puts_a_port_in_front_of_the_unix_socket",
+    "nitrohb-metrics.service": "test_systemd_finds_the_units_of_the_page_right",
+}
+
+
+def verify_units(directory: Path) -> str:
+    """What systemd has to say against the units of the page, beside those of deploy/."""
+    for unit in (DEPLOY / "systemd").glob("nitrohb.s*"):
+        if unit.is_file():  # whatever is in systemd's path will do for nitrohb
+            text = unit.read_text().replace("ExecStart=nitrohb ", "ExecStart=env nitrohb ")
+            (directory / unit.name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *(str(directory / name) for name in UNITS)]
+    return subprocess.run(command, capture_output=True, text=True).stderr
+
+
+def test_systemd_finds_the_units_of_the_page_right(tmp_path: Path) -> None:
+    for name, test in UNITS.items():
+        (tmp_path / name).write_text(page(test))
+    assert verify_units(tmp_path) == ""
+    unit = tmp_path / "nitrohb-metrics.service"
+    unit.write_text(unit.read_text().replace("DynamicUser=yes", "DynamicUser=perhaps"))
+    assert "Failed to parse" in verify_units(tmp_path)
+
+
+def test_systemd_puts_a_port_in_front_of_the_unix_socket(tmp_path: Path) -> None:
+    """By the program of the page's service, started as its socket unit would start it."""
+    socket_unit, service = (page(test) for test in UNITS.values())
+    (listen,) = re.findall(r"^ListenStream=(.*):9180$", socket_unit, re.MULTILINE)
+    (command,) = re.findall(r"^ExecStart=(.*)$", service, re.MULTILINE)
+    api = tmp_path / "api.sock"
+    port = port_that_is_free()
+    program = command.replace("/run/nitrohb/api.sock", str(api)).split()
+    assert str(api) in program
+    activate = ("systemd-socket-activate", "-l", f"{listen}:{port}", *program)
+    with (
+        started("serve", "--keep", "-l", f"unix:{tmp_path}/hb", "--api", f"unix:{api}") as server,
+        started(command=activate, stderr=subprocess.DEVNULL),
+    ):
+        assert "nitro_listening" in server.line()
+        until(lambda: get(port, "/readyz")[0], 200)
+        status, figures = get(port, "/metrics")
+    assert (status, b"\nnitrohb_pending 0.0\n" in figures) == (200, True)
 
 
 @pytest.mark.parametrize("name", NAMES)
