@@ -21,6 +21,13 @@ def test_it_is_up_to_date(path: Path) -> None:
     assert path.read_text("utf-8") == generated()[path], "nox -s generate writes it anew"
 
 
+def test_the_version_stands_in_every_file_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.packaging.generate.__version__", "9.8.7")
+    monkeypatch.setattr("deploy.packaging.manpage.__version__", "9.8.7")
+    named = {path.name for path, text in generated().items() if "9.8.7" in text}
+    assert named == {"nitrohb.1", "nitrohb.yaml"}
+
+
 def test_the_man_page_has_every_option_of_every_command() -> None:
     parser = build_parser()
     page = manpage(parser).replace("\\-", "-")

@@ -4,7 +4,6 @@
 import importlib.metadata
 import importlib.resources
 import inspect
-import re
 import subprocess
 import sys
 import types
@@ -151,11 +150,6 @@ def test_dir_shows_what_has_not_been_loaded_yet() -> None:
 
 def test_version_is_that_of_the_distribution() -> None:
     assert nitrohb.__version__ == importlib.metadata.version("nitrohb")
-
-
-def test_version_is_that_of_the_image_in_the_manifest() -> None:
-    manifest = Path(__file__).parents[1] / "deploy/kubernetes/nitrohb.yaml"
-    assert re.findall(r"image: .*/nitrohb:(.*)", manifest.read_text()) == [nitrohb.__version__]
 
 
 def test_type_checkers_may_trust_its_annotations() -> None:

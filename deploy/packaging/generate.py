@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made of the parser: the shells' completions and the man page.
+"""Write what is made of the parser, the shells' completions and the man page, and of the version.
 
 ``nox -s generate`` runs this. The results are in the repository, so that a build needs neither this
 nor shtab, and gives the same bytes on every machine; a test says when they are out of date.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any, Final, cast
@@ -15,6 +16,7 @@ import shtab
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from deploy.packaging.manpage import manpage, subcommands
+from nitrohb import __version__
 from nitrohb.cli.completion import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -105,8 +107,12 @@ _VALUES: Final[dict[str, Any]] = {
 
 
 def generated() -> dict[Path, str]:
-    """All files that are made of the parser, by their paths, with what they should contain."""
+    """All files that are made, by their paths, with what they should contain."""
     files = {ROOT / "docs" / "nitrohb.1": manpage(build_parser())}
+    manifest = ROOT / "deploy" / "kubernetes" / "nitrohb.yaml"
+    files[manifest] = re.sub(
+        r"(image: \S+/nitrohb:)\S+", rf"\g<1>{__version__}", manifest.read_text("utf-8")
+    )
     for shell in SHELLS:
         path = ROOT / "src" / "nitrohb" / "cli" / "completions" / f"nitrohb.{shell}"
         files[path] = shtab.complete(_completed(), shell).replace(*_BASH).rstrip("\n") + "\n"
