@@ -58,18 +58,22 @@ class Console:
             text: The lines, without the last line break.
             level: Their level; None if they have been chosen, and prioritized, already.
         """
+        self._say_what_is_missing(self._out.left_out())
         self._without_status()
-        if chosen := self._chosen(text, level, self.out_is_journal):
-            self._say_what_is_missing(self._out.left_out())
-            if problem := self._out.write(f"{chosen}\n"):
-                self.say(f"nitrohb: stdout: {problem}", WARNING)
+        chosen = self._chosen(text, level, self.out_is_journal)
+        problem = self._out.write(f"{chosen}\n") if chosen else ""
         self._show_status()
+        if problem:
+            self._say(f"nitrohb: stdout: {problem}", WARNING, matters=False)
 
     def say(self, text: str, level: int | None = ERROR) -> None:
         """Print a line to stderr, or several, for a person; otherwise like :meth:`print`."""
+        self._say(text, level, matters=True)
+
+    def _say(self, text: str, level: int | None, matters: bool) -> None:
         self._without_status()
         if chosen := self._chosen(text, level, self.err_is_journal):
-            self._write_err(f"{chosen}\n")
+            self._write_err(f"{chosen}\n", matters)
         self._show_status()
 
     def _say_what_is_missing(self, count: int) -> None:
@@ -87,6 +91,7 @@ class Console:
     def status(self, text: str) -> None:
         """Show a status line under everything else; only on a terminal. Empty: take it away."""
         if self.is_terminal:
+            self._say_what_is_missing(self._out.left_out())
             self._without_status()
             self._status = text
             self._show_status()
@@ -113,18 +118,18 @@ class Console:
 
     def _without_status(self) -> None:
         if self._status:
-            self._write_err(_CLEAR_LINE)
+            self._write_err(_CLEAR_LINE, matters=False)
 
     def _show_status(self) -> None:
         if self._status:
-            self._write_err(_CUT_OFF.format(self._status))
+            self._write_err(_CUT_OFF.format(self._status), matters=False)
 
-    def _write_err(self, text: str) -> None:
+    def _write_err(self, text: str, matters: bool) -> None:
         if count := self._err.left_out():
             missing = f"nitrohb: stderr: {_lines(count)} left out, while nobody read it"
             chosen = self._chosen(missing, WARNING, self.err_is_journal)
             self._err.write(f"{_CLEAR_LINE if self.is_terminal else ''}{chosen}\n")
-        self._err.write(text)
+        self._err.write(text, matters)
 
 
 def _lines(count: int) -> str:

@@ -65,8 +65,12 @@ class Outlet:
         count, self._left_out, self._is_stalled = self._left_out, 0, False
         return count
 
-    def write(self, text: str) -> str:
+    def write(self, text: str, matters: bool = True) -> str:
         """Write at once; if that cannot be, the rest of the text is left out.
+
+        Args:
+            text: Whole lines, or what takes up no line.
+            matters: Whether it is waited for a reader, and counted what is left out.
 
         Returns:
             What a person should be told of that, if it is new; else nothing.
@@ -79,7 +83,7 @@ class Outlet:
             self._stream.flush()
             if _is_file(self._stream):
                 data = os.fsencode(text)  # the file system's encoding: paths stay exact
-                return self._write(data)
+                return self._write(data, matters)
             self._stream.write(text)  # what a caller of main() has put in the place of a file
         except OSError as error:
             # Then the interpreter does not fail to flush it at its end.
@@ -93,23 +97,24 @@ class Outlet:
         self.has_lost |= problem != _GONE
         return f"{problem}; nothing more is printed there"
 
-    def _write(self, data: bytes) -> str:
+    def _write(self, data: bytes, matters: bool) -> str:
         if self._is_cut:
             data = b"\n" + data
-        rest = self._write_in_time(data)
+        rest = self._write_in_time(data, _PATIENCE if matters and not self._is_stalled else 0)
         if not rest:
             self._is_cut = False
             return ""
         self._is_cut |= len(rest) < len(data)
         # A line of which nothing but its end is missing gets that before the next one.
-        self._left_out += rest.count(b"\n") - (self._is_cut and rest.startswith(b"\n"))
+        if matters:
+            self._left_out += rest.count(b"\n") - (self._is_cut and rest.startswith(b"\n"))
         self.has_lost |= self._left_out > 0
         is_new, self._is_stalled = not self._is_stalled, True
         return "nobody reads it; until somebody does, lines are left out" if is_new else ""
 
-    def _write_in_time(self, data: bytes) -> bytes:
+    def _write_in_time(self, data: bytes, patience: float) -> bytes:
         """Write, do not wait long for a reader, and return what could not be written."""
-        deadline = time.monotonic() + (0 if self._is_stalled else _PATIENCE)
+        deadline = time.monotonic() + patience
         while data and self._has_room(max(deadline - time.monotonic(), 0)):
             # A pipe that has room for something takes this much; a longer write could block.
             written = os.write(self._fileno(), data[: select.PIPE_BUF])
