@@ -261,6 +261,35 @@ def test_a_command_that_cannot_be_started(number: int, reason: str, remedy: str)
     assert remedy in said[1]
 
 
+@pytest.mark.parametrize(
+    ("command", "number", "reason", "remedy"),
+    [
+        ("", errno.EACCES, "its name is empty (EACCES)", "after --"),
+        ("here", errno.ENOENT, "there is no such command in PATH (ENOENT)", "write ./here"),
+        ("so so", errno.ENOENT, "there is no such command in PATH (ENOENT)", "write ./'so so'"),
+        ("nowhere", errno.ENOENT, "there is no such command (ENOENT)", "its whole path"),
+        ("./here", errno.ENOENT, "the interpreter that its first line (#!) names does", "Install"),
+        ("./here", errno.EACCES, "this user may not run it (EACCES)", "chmod +x"),
+        ("./dir", errno.EACCES, "it is a directory (EACCES)", "in it"),
+    ],
+)
+def test_what_a_look_tells_of_a_command_that_cannot_be_started(
+    command: str,
+    number: int,
+    reason: str,
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "so so"):
+        Path(name).touch()
+    Path("dir").mkdir()
+    said = start_advice(command, number)
+    assert said[0].startswith(reason)
+    assert remedy in said[1]
+
+
 def advised(make: Make, address: Address) -> set[str]:
     """The errors for which there is more than the system's own text."""
     return {

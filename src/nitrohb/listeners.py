@@ -294,7 +294,7 @@ def check_distinct(targets: Iterable[Target]) -> None:
             if other == address:
                 raise UsageError(f"{address} is named twice: an address can be listened on once")
             if not _are_apart(other, address):
-                raise UsageError(f"{other} and {address} cannot be listened on at a time: name one")
+                raise UsageError(f"{other} and {address} exclude each other: {_why(address)}")
         others.append(address)
 
 
@@ -308,6 +308,12 @@ def _place(address: Address) -> object:
             return os.path.join(os.path.realpath(directory), name)
         case _:
             return address
+
+
+def _why(address: Address) -> str:
+    if isinstance(address, VsockAddress):
+        return "a listener on any CID takes a port for all of them. Name one of the two"
+    return f"both are {_place(address)}. Name one of the two"
 
 
 def _are_apart(one: Address, other: Address) -> bool:

@@ -74,7 +74,8 @@ _VSOCK: Final = _ANY | {
     ),
     errno.EAFNOSUPPORT: (
         "this kernel has no AF_VSOCK",
-        "Load its module (modprobe vsock), or use a unix: or hybrid: address.{more}",
+        "Load its module (modprobe vsock); in a systemd unit, RestrictAddressFamilies= must have"
+        " AF_VSOCK, too. Or use a unix: or hybrid: address.{more}",
     ),
     errno.EPERM: (
         "AF_VSOCK is not permitted here; in a container its seccomp profile is the likely cause"
@@ -260,7 +261,7 @@ _API_CONNECT: Final = _ANY | {
 
 _START: Final = _ANY | {
     errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
-    errno.ENOTDIR: ("there is no such command", "Check its path."),
+    errno.ENOTDIR: ("a part of its path is no directory", "Check its path."),
     errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
     errno.ENOEXEC: (
         "it is no program that this machine can run",
@@ -276,7 +277,14 @@ _NO_PROGRAM: Final = ("it is a directory", "Name a program in it.")
 
 _NO_INTERPRETER: Final = (
     "the interpreter that its first line (#!) names does not exist",
-    "Install that, or correct the line.",
+    "Install that, or correct the line (a carriage return at its end counts, too).",
+)
+
+_NO_NAME: Final = ("its name is empty", "Name a command after --.")
+
+_ONLY_HERE: Final = (
+    "there is no such command in PATH",
+    "For what is in this directory write ./{shell_command}",
 )
 
 _CONDITIONS: Final = {
@@ -309,6 +317,10 @@ _CONDITIONS: Final = {
     "device refused": (
         "Pass it in, if this is a container (--device {path}); or allow it in the policy of the"
         " security module (SELinux, AppArmor)."
+    ),
+    "family refused": (
+        "Name AF_VSOCK in RestrictAddressFamilies= of the systemd unit, or allow it in the seccomp"
+        " profile."
     ),
     "local namespace": (
         "Run nitrohb in the network namespace of the VMM. A real enclave reaches only the host's"
@@ -393,11 +405,18 @@ def start_advice(command: str, number: int) -> _Advice:
         command: Its name, or path.
         number: The errno of execve(2) or fork(2).
     """
-    if number == errno.EACCES and os.path.isdir(command):
-        return _look_up({number: _NO_PROGRAM}, number, {})
-    if number == errno.ENOENT and os.path.exists(command):
-        return _look_up({number: _NO_INTERPRETER}, number, {})
-    return _look_up(_START, number, {})
+    import shlex
+
+    seen: dict[int, _Advice] = {}
+    if not command:
+        seen = dict.fromkeys((errno.EACCES, errno.ENOENT), _NO_NAME)
+    elif "/" not in command and os.path.exists(command):  # the system looks along PATH alone
+        seen = {errno.ENOENT: _ONLY_HERE}
+    elif os.path.isdir(command):
+        seen = {errno.EACCES: _NO_PROGRAM}
+    elif os.path.exists(command):
+        seen = {errno.ENOENT: _NO_INTERPRETER}
+    return _look_up(_START | seen, number, {"shell_command": shlex.quote(command)})
 
 
 def without_doctor(remedy: str) -> str:

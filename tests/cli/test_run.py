@@ -692,7 +692,7 @@ def test_command_whose_interpreter_is_missing(sock: Path, tmp_path: Path) -> Non
     code, out, err = nitrohb("run", "--quiet", "-l", f"unix:{sock}", "--", str(script))
     assert (code, out) == (127, "")
     reason = "the interpreter that its first line (#!) names does not exist (ENOENT)"
-    remedy = "Install that, or correct the line."
+    remedy = "Install that, or correct the line (a carriage return at its end counts, too)."
     assert err == f"nitrohb: cannot start {script}: {reason}\n{remedy}\n"
 
 

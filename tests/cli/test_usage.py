@@ -186,7 +186,8 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
         (["-l", "unix:{sock}", "--api", "unix:{sock}2"], NO_KEEP),
         (
             ["-l", "hybrid:{sock}:9000", "--keep", "--api", "unix:{sock}_9000"],
-            "hybrid:{sock}:9000 and unix:{sock}_9000 cannot be listened on at a time: name one",
+            "hybrid:{sock}:9000 and unix:{sock}_9000 exclude each other: both are {sock}_9000. Name"
+            " one of the two",
         ),
         (["-l", "unix:{sock}", "--keep", "--api-mode", "600"], NO_API),
         (["-l", "unix:{sock}", "--keep", "--api-group", "0"], NO_API),
@@ -200,7 +201,8 @@ def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
         (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
         (
             ["doctor", "-l", "unix:{sock}", "-l", "hybrid:{sock}:9000", "-l", "unix:{sock}_9000"],
-            "hybrid:{sock}:9000 and unix:{sock}_9000 cannot be listened on at a time: name one",
+            "hybrid:{sock}:9000 and unix:{sock}_9000 exclude each other: both are {sock}_9000. Name"
+            " one of the two",
         ),
         (
             ["doctor", "-l", "unix:{sock}", "-l", "unix:{sock}"],

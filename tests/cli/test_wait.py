@@ -69,7 +69,7 @@ def test_the_time_is_up(sock: Path, api: Path) -> None:
     with serving(api, sock):
         message = (
             f"nitrohb: no heartbeat on unix:{sock} came within 0.2 s\n"
-            f"What has come, the server at unix:{api} has printed.\n"
+            f"What came instead, the server at unix:{api} tells on its stdout.\n"
         )
         assert nitrohb(*args) == (124, "", message)
 
@@ -206,8 +206,10 @@ def test_the_server_ends_meanwhile(number: int, sock: Path, api: Path) -> None:
             code, out, err = script.end()
     assert (code, out) == (1, "")
     assert err == (
-        f"nitrohb: the server at unix:{api} has closed the connection: it has ended, or was ended\n"
-        f"Start it again: nitrohb serve --keep --api unix:{api}\n"
+        f"nitrohb: the server at unix:{api} has closed the connection: it has ended, or that is not"
+        " its interface\n"
+        "Start it again, or name what stands behind its --api:"
+        f" nitrohb serve --keep --api unix:{api}\n"
     )
 
 

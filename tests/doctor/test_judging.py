@@ -34,9 +34,13 @@ machines = st.builds(
 
 FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
     "python": st.builds(judging.judge_python, st.booleans(), st.booleans()),
-    "kernel": st.builds(judging.judge_kernel, errnos, st.booleans()),
+    "kernel": st.builds(judging.judge_kernel, errnos, st.booleans(), st.booleans()),
     "seccomp": st.builds(
-        judging.judge_seccomp, errnos, st.sampled_from([None, 0, 1, 2, 3]), st.booleans()
+        judging.judge_seccomp,
+        errnos,
+        st.sampled_from([None, 0, 1, 2, 3]),
+        st.booleans(),
+        st.booleans(),
     ),
     "transport": st.builds(
         judging.judge_transport, st.sampled_from(KINDS), machines, st.booleans()
@@ -149,6 +153,30 @@ def machine(loopback: int, guest: int | None, host: int, *modules: str) -> Trans
             "Allow AF_VSOCK in that profile",
         ),
         (judging.judge_seccomp(errno.EPERM, None, True), Verdict.FAILED, "hidden", "profile"),
+        (
+            judging.judge_kernel(errno.EAFNOSUPPORT, True, has_device=True),
+            Verdict.SKIPPED,
+            "see seccomp",
+            "",
+        ),
+        (
+            judging.judge_seccomp(errno.EAFNOSUPPORT, 2, True, has_device=True),
+            Verdict.FAILED,
+            "AF_VSOCK is refused (EAFNOSUPPORT), though there is /dev/vsock",
+            "RestrictAddressFamilies=",
+        ),
+        (
+            judging.judge_seccomp(errno.EAFNOSUPPORT, 2, True),
+            Verdict.SKIPPED,
+            "a filter is set, AF_VSOCK is refused (EAFNOSUPPORT), maybe by it",
+            "",
+        ),
+        (
+            judging.judge_seccomp(errno.EAFNOSUPPORT, 0, True),
+            Verdict.OK,
+            "there is no filter, AF_VSOCK is not refused",
+            "",
+        ),
         (
             judging.judge_transport(LOOPBACK, machine(0, ABSENT, ABSENT, "vsock_loopback"), True),
             Verdict.OK,

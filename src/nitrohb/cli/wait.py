@@ -67,8 +67,10 @@ def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
 
 def _ended(address: ApiAddress) -> NitrohbError:
     return NitrohbError(
-        f"the server at {address} has closed the connection: it has ended, or was ended\n"
-        f"Start it again: nitrohb serve --keep --api {address}"
+        f"the server at {address} has closed the connection: it has ended, or that is not its"
+        " interface\n"
+        "Start it again, or name what stands behind its --api:"
+        f" nitrohb serve --keep --api {address}"
     )
 
 
@@ -98,7 +100,7 @@ def _report(
         case HTTPStatus.GATEWAY_TIMEOUT | HTTPStatus.SERVICE_UNAVAILABLE:
             console.say(f"nitrohb: {_detail(status, answer)}")
             if status == answer.get("status") == HTTPStatus.GATEWAY_TIMEOUT:
-                console.say(f"What has come, the server at {address} has printed.")
+                console.say(f"What came instead, the server at {address} tells on its stdout.")
             return exits.TIMED_OUT
         case _ if answer.get("status") != status:  # no problem of ours
             raise _stranger(address)

@@ -100,12 +100,8 @@ def _check_distinct(addresses: Sequence[Address]) -> None:
 
 def _vsock_steps(needed: bool) -> Iterator[Step]:
     yield Step("python", "Python", lambda: judging.judge_python(AF_VSOCK is not None, needed))
-    yield Step("kernel", "kernel", lambda: judging.judge_kernel(observing.vsock_socket(), needed))
-    yield Step(
-        "seccomp",
-        "seccomp",
-        lambda: judging.judge_seccomp(observing.vsock_socket(), observing.seccomp_mode(), needed),
-    )
+    yield Step("kernel", "kernel", lambda: _look_at_kernel(needed))
+    yield Step("seccomp", "seccomp", lambda: _look_at_seccomp(needed))
     for kind in judging.KINDS:
         look = partial(_look_at_transport, kind, needed)
         yield Step(f"transport-{kind.name}", f"{kind.name} transport", look)
@@ -138,6 +134,20 @@ def _other_steps(max_pending: int) -> Iterator[Step]:
         lambda: judging.judge_loopback_beat(selftest.beat_over_loopback()),
         overdue=Verdict.WARNING,
     )
+
+
+def _look_at_kernel(needed: bool) -> Finding:
+    return judging.judge_kernel(observing.vsock_socket(), needed, _has_vsock_device())
+
+
+def _look_at_seccomp(needed: bool) -> Finding:
+    number, mode = observing.vsock_socket(), observing.seccomp_mode()
+    return judging.judge_seccomp(number, mode, needed, _has_vsock_device())
+
+
+def _has_vsock_device() -> bool:
+    absent = (observing.Device.MISSING, observing.Device.OTHER)
+    return observing.device(VSOCK_DEVICE) not in absent
 
 
 def _look_at_transport(kind: judging.Kind, needed: bool) -> Finding:

@@ -47,20 +47,26 @@ def judge_python(has_af_vsock: bool, needed: bool) -> Finding:
     return Finding(_missing(needed), *vsock_advice(NO_AF_VSOCK))
 
 
-def judge_kernel(number: int, needed: bool) -> Finding:
-    """The errno of making an AF_VSOCK socket."""
+def judge_kernel(number: int, needed: bool, has_device: bool = False) -> Finding:
+    """The errno of making an AF_VSOCK socket, and whether there is the device of its module."""
     if number == 0:
         return Finding(Verdict.OK, "it makes AF_VSOCK sockets")
-    if number == errno.EPERM:
+    if number == errno.EPERM or (number == errno.EAFNOSUPPORT and has_device):
         return Finding(Verdict.SKIPPED, "cannot be told: making a socket is refused, see seccomp")
     reason, remedy = vsock_advice(number)
     return Finding(_missing(needed), reason, without_doctor(remedy))
 
 
-def judge_seccomp(number: int, mode: int | None, needed: bool) -> Finding:
-    """The same errno again, with the seccomp mode of this process."""
+def judge_seccomp(number: int, mode: int | None, needed: bool, has_device: bool = False) -> Finding:
+    """The same again, with the seccomp mode of this process."""
     seen = {None: "its mode is hidden (/proc)", 0: "there is no filter", _FILTER: "a filter is set"}
     state = seen.get(mode, f"its mode is {mode}")
+    if number == errno.EAFNOSUPPORT and has_device:
+        evidence = f"{state}, AF_VSOCK is refused (EAFNOSUPPORT), though there is {VSOCK_DEVICE}"
+        return Finding(_missing(needed), evidence, remedy_for("family refused"))
+    if number and number != errno.EPERM and mode == _FILTER:
+        why = errno.errorcode.get(number, number)
+        return Finding(Verdict.SKIPPED, f"{state}, AF_VSOCK is refused ({why}), maybe by it")
     if number != errno.EPERM:
         return Finding(Verdict.OK, f"{state}, AF_VSOCK is not refused")
     _, remedy = vsock_advice(errno.EPERM)
@@ -197,7 +203,7 @@ def judge_lack(error: OSError, asked_for: bool) -> Finding:
 def judge_lack_of_threads() -> Finding:
     """A check that is made in a thread only, since it may hang."""
     evidence = "cannot be told: no thread can be started"
-    return Finding(Verdict.SKIPPED, evidence, remedy_for("no thread"))
+    return Finding(Verdict.WARNING, evidence, remedy_for("no thread"))
 
 
 def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
