@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from nitrohb.cli import outlet
 from nitrohb.cli.console import Console
+from nitrohb.cli.levels import DEBUG, ERROR
 from nitrohb.cli.outlet import Outlet
 
 from .process import HEARTBEAT, beat, read_until, started
@@ -128,6 +129,27 @@ def test_what_is_left_out_on_stdout_is_said_on_stderr(monkeypatch: pytest.Monkey
         pause = "nitrohb: stdout: nobody reads it; until somebody does, lines are left out\n"
         end = "nitrohb: stdout: 1 line was left out, while nobody read it\n"
         assert err.read() == pause + end + pause + end
+
+
+@pytest.mark.parametrize("level", [DEBUG, ERROR])
+def test_what_is_left_out_on_stderr_is_said_there(
+    level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 2 * SIZE)  # a page for the notice, one for what follows
+    os.set_blocking(reader, False)
+    monkeypatch.setattr(outlet, "_PATIENCE", 0)
+    with open(reader, "rb", buffering=0), open(writer, "w") as err:
+        monkeypatch.setattr("sys.stderr", err)
+        console = Console()
+        console.level = level
+        console.say(2 * SIZE * "x")
+        console.say("left out")
+        assert read(reader) == 2 * SIZE * b"x"
+        console.say("next")
+        console.close()
+        notice = b"nitrohb: stderr: 1 line was left out, while nobody read it\n"
+        assert read(reader) == b"\n" + (notice if level == DEBUG else b"") + b"next\n"
 
 
 def seconds_of_a_beat(sock: Path) -> float:

@@ -127,8 +127,8 @@ class Console:
     def _write_err(self, text: str, matters: bool) -> None:
         if count := self._err.left_out():
             missing = f"nitrohb: stderr: {_lines(count)} left out, while nobody read it"
-            chosen = self._chosen(missing, WARNING, self.err_is_journal)
-            self._err.write(f"{_CLEAR_LINE if self.is_terminal else ''}{chosen}\n")
+            if chosen := self._chosen(missing, WARNING, self.err_is_journal):
+                self._err.write(f"{_CLEAR_LINE if self.is_terminal else ''}{chosen}\n")
         self._err.write(text, matters)
 
 
