@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,6 +87,27 @@ def test_a_pause_is_told_of_when_it_begins_and_when_it_ends() -> None:
         assert out.left_out() == 0, "that has been told"
         assert out.write("whole\n") == ""
         assert read(reader).endswith(b"\nwhole\n")
+
+
+def test_what_does_not_matter_takes_no_patience_from_what_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Say, a status line on a terminal that is busy for a moment, just before an error."""
+    patience: list[float] = []
+
+    def has_no_room(*args: Any) -> tuple[list[int], list[int], list[int]]:
+        patience.append(args[-1])
+        return [], [], []
+
+    with piped() as (out, _):
+        monkeypatch.setattr(outlet, "_PATIENCE", 1.0)
+        monkeypatch.setattr("select.select", has_no_room)
+        assert out.write("status", matters=False) == ""
+        assert out.write("error\n").startswith("nobody reads it; ")
+        assert out.write("another\n") == ""
+    none, one, none_again = patience
+    assert none == none_again == 0
+    assert one > 0
 
 
 def test_a_line_that_was_cut_ends_before_the_next() -> None:

@@ -105,9 +105,10 @@ class Outlet:
             self._is_cut = False
             return ""
         self._is_cut |= len(rest) < len(data)
+        if not matters:
+            return ""
         # A line of which nothing but its end is missing gets that before the next one.
-        if matters:
-            self._left_out += rest.count(b"\n") - (self._is_cut and rest.startswith(b"\n"))
+        self._left_out += rest.count(b"\n") - (self._is_cut and rest.startswith(b"\n"))
         self.has_lost |= self._left_out > 0
         is_new, self._is_stalled = not self._is_stalled, True
         return "nobody reads it; until somebody does, lines are left out" if is_new else ""
