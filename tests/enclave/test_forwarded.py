@@ -62,7 +62,8 @@ def test_an_allow_list_that_cannot_work_says_so_once(tmp_path: Path, boot: Boot)
 
 def test_a_wait_for_a_cid_that_cannot_work_says_so_once(tmp_path: Path, boot: Boot) -> None:
     api = "unix:api.sock"
-    wait = (*NITROHB, "wait", "--api", api, "--cid", "4", "--timeout", "45")
+    # Longer than a guest takes to boot here, even on a busy machine.
+    wait = (*NITROHB, "wait", "--api", api, "--cid", "4", "--timeout", "90")
     with (
         Server(tmp_path, *LISTEN, "--api", api) as server,
         Program(sys.executable, *wait, cwd=tmp_path) as waiting,
@@ -70,7 +71,8 @@ def test_a_wait_for_a_cid_that_cannot_work_says_so_once(tmp_path: Path, boot: Bo
         # For so long that the one who waits has surely come in between.
         assert boot(cid=3, count=40, late=250) == "boot: echoed"
         assert waiting.ends() == 124
-        assert any(ALIKE in line.text for line in waiting.words.lines)
+        said = [line.text for line in waiting.words.lines]
+        assert any(ALIKE in line for line in said), said
         assert sum(ALIKE in note for note in server.notes()) == 1
 
 
