@@ -335,6 +335,7 @@ def test_no_af_vsock_is_no_errno() -> None:
         "SAME_CIDS",
         "api_connect_error",
         "connect_error",
+        "is_lack_of_threads",
         "lack_error",
         "listen_error",
         "remedy_for",

@@ -13,12 +13,12 @@ import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from nitrohb import __version__
 from nitrohb.cli import exits
 
-__all__ = ["exit_codes", "manpage", "subcommands"]
+__all__ = ["exit_codes", "manpage", "subcommands", "summaries"]
 
 VARIABLES: Final = Path(__file__).parents[2] / "docs" / "reference" / "environment.md"
 
@@ -46,8 +46,17 @@ def exit_codes() -> dict[int, str]:
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parsers of the commands, by their names."""
+    return cast("dict[str, argparse.ArgumentParser]", _listed(parser).choices)
+
+
+def summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What ``--help`` says of each command in one line, by their names."""
+    return {it.dest: it.help for it in _listed(parser)._choices_actions}
+
+
+def _listed(parser: argparse.ArgumentParser) -> Any:
     (action,) = (it for it in parser._actions if isinstance(it.choices, dict))
-    return cast("dict[str, argparse.ArgumentParser]", action.choices)
+    return action
 
 
 def _page(parser: argparse.ArgumentParser) -> Iterator[str]:

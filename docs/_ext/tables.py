@@ -22,12 +22,12 @@ from docutils import nodes
 from prometheus_client.parser import text_string_to_metric_families
 from sphinx.util.docutils import SphinxDirective
 
-from deploy.packaging.manpage import exit_codes
+from deploy.packaging.manpage import exit_codes, summaries
 from nitrohb import Event, Lost, Rejected, RejectReason, VsockAddress, parse_address
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
 
-from .command_line import create_parser, summaries
+from .command_line import create_parser
 from .event_schema import Json, create_schema, schema_of, summary
 
 __all__ = ["setup"]

@@ -28,6 +28,7 @@ __all__ = [
     "SAME_CIDS",
     "api_connect_error",
     "connect_error",
+    "is_lack_of_threads",
     "lack_error",
     "listen_error",
     "remedy_for",
@@ -431,6 +432,11 @@ def lack_error(number: int | None) -> NitrohbError | None:
     if number not in _ANY:
         return None
     return NitrohbError("\n".join(_look_up(_ANY, number, {})))
+
+
+def is_lack_of_threads(error: RuntimeError) -> bool:
+    """Whether an error is Python's for a thread that the system did not let it start."""
+    return str(error).startswith("can't start new thread")  # of its _threadmodule.c
 
 
 def _seen_at(path: str) -> dict[int, _Advice]:

@@ -18,8 +18,9 @@ import pytest
 from sphinx.errors import ExtensionError
 
 import nitrohb
+from deploy.packaging.manpage import subcommands, summaries
 from docs._ext import diagrams
-from docs._ext.command_line import commands, create_parser, summaries
+from docs._ext.command_line import create_parser
 from docs._ext.event_schema import create_schema
 from nitrohb.api.metrics import Metrics
 from nitrohb.cli import exits
@@ -156,7 +157,7 @@ def test_every_public_name_is_documented() -> None:
 
 def test_every_command_and_each_of_its_options_is_documented() -> None:
     ids = page("reference/command-line.html").ids
-    found = commands(create_parser())
+    found = subcommands(create_parser())
     assert {"serve", "run", "send", "wait", "demo"} <= found.keys()
     for name, parser in found.items():
         for action in parser._actions:
@@ -168,7 +169,7 @@ def test_every_command_and_each_of_its_options_is_documented() -> None:
 def test_the_commands_and_the_first_examples_are_what_help_begins_with() -> None:
     parser = create_parser()
     text, _, rest = text_of("reference/command-line.html").partition("nitrohb serve options")
-    assert summaries(parser).keys() == commands(parser).keys()
+    assert summaries(parser).keys() == subcommands(parser).keys()
     for name, said in summaries(parser).items():
         assert f" {name} {said} " in html.unescape(text)
     assert parser.epilog is not None

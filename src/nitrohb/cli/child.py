@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from ..remedies import is_lack_of_threads
 from .family import Family, adopt, children
 from .terminal import is_sent_by_terminal_to
 
@@ -98,7 +99,7 @@ class Child:
         except OSError as error:
             self.refusal = error
         except RuntimeError as error:  # of the thread from which trio forks
-            if "start new thread" not in str(error):
+            if not is_lack_of_threads(error):
                 raise
             self.refusal = OSError(errno.EAGAIN, str(error))
         else:

@@ -103,7 +103,7 @@ class Console:
         Yields:
             A descriptor that is closed at the end of the block; None if there is no stderr.
         """
-        fd = None if sys.stderr is None or self._err.problem else _duplicate(sys.stderr)
+        fd = self._err.duplicate()
         try:
             yield fd
         finally:
@@ -139,10 +139,3 @@ def _lines(count: int) -> str:
 def _is_terminal(stream: TextIO | None) -> bool:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"  # terminfo(5) has it for what clears nothing
     return not is_dumb and stream is not None and stream.isatty()
-
-
-def _duplicate(stream: TextIO) -> int | None:
-    try:
-        return os.dup(stream.fileno())
-    except OSError:
-        return None

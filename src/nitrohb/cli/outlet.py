@@ -58,6 +58,15 @@ class Outlet:
         count, self._left_out = self._left_out, 0
         return count
 
+    def duplicate(self) -> int | None:
+        """A descriptor of the stream as it is now; None if there is none, or it goes nowhere."""
+        if self._stream is None or self.problem:
+            return None
+        try:
+            return os.dup(self._stream.fileno())
+        except OSError:
+            return None
+
     def left_out(self) -> int:
         """How many lines were left out, once: when the reader goes on, so that it can be said."""
         if not self._is_stalled or not self._has_room(0):

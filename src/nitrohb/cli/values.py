@@ -54,10 +54,10 @@ def _checked(parse: Callable[[str], T], text: str) -> T:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def seconds(text: str) -> float:
-    """A duration."""
+def seconds(text: str, or_else: str = "") -> float:
+    """A duration; the message names what else there could be."""
     if not 0 < (number := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0{or_else}, got {text!r}")
     return number
 
 
@@ -77,13 +77,7 @@ def _number(text: str) -> float:
 
 def timeout(text: str) -> float | None:
     """A duration; None for auto."""
-    if text == "auto":
-        return None
-    try:
-        return seconds(text)
-    except argparse.ArgumentTypeError:
-        message = f"expected seconds, more than 0, or auto, got {text!r}"
-        raise argparse.ArgumentTypeError(message) from None
+    return None if text == "auto" else seconds(text, ", or auto")
 
 
 def mode(text: str) -> int:

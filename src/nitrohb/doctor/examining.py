@@ -14,6 +14,7 @@ from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
 from ..errors import ListenError
 from ..listeners import Target, check_distinct, open_listeners, resolve
 from ..local_cid import VSOCK_DEVICE
+from ..remedies import is_lack_of_threads
 from ..wire import AF_VSOCK
 from . import judging, observing, selftest
 from .holders import holder_of_path, holder_of_port
@@ -22,8 +23,6 @@ from .report import Check, Finding, Report, Verdict
 __all__ = ["examine"]
 
 _DEADLINE: Final = 10.0  # seconds
-
-_NO_THREAD: Final = "can't start new thread"  # Python's _threadmodule.c
 
 _DEVICES: Final = (VSOCK_DEVICE, "/dev/vhost-vsock", "/dev/nitro_enclaves")
 
@@ -217,7 +216,7 @@ async def _in_time(
         try:
             return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
         except RuntimeError as error:
-            if not str(error).startswith(_NO_THREAD):
+            if not is_lack_of_threads(error):
                 raise
             return without_thread()
     return None

@@ -9,7 +9,14 @@ from typing import Final
 from ..addresses import CID_ANY
 from ..errors import ListenError
 from ..local_cid import VSOCK_DEVICE
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, remedy_for, vsock_advice, without_doctor
+from ..remedies import (
+    LOOPBACK_CID,
+    NO_AF_VSOCK,
+    lack_error,
+    remedy_for,
+    vsock_advice,
+    without_doctor,
+)
 from .observing import HOST_CID, Device, LocalCid, Namespace, Transports
 from .report import Finding, Verdict
 
@@ -32,8 +39,6 @@ __all__ = [
 ]
 
 _FILTER: Final = 2  # SECCOMP_MODE_FILTER of linux/seccomp.h
-
-_LACKS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def _missing(needed: bool) -> Verdict:
@@ -192,7 +197,7 @@ def judge_lack(error: OSError, asked_for: bool) -> Finding:
     Raises:
         OSError: It lacked something else.
     """
-    if error.errno not in _LACKS:
+    if error.errno is None or not lack_error(error.errno):
         raise error
     reason, remedy = vsock_advice(error.errno)
     if asked_for:
@@ -216,7 +221,7 @@ def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
 
 def judge_unix_beat(seen: float | str | OSError) -> Finding:
     """The seconds that a heartbeat took, or what went wrong; OSError: there was no place for it."""
-    if isinstance(seen, OSError) and seen.errno in _LACKS:
+    if isinstance(seen, OSError) and seen.errno is not None and lack_error(seen.errno):
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
         evidence = f"there is no place for its socket: {seen.strerror or seen}"
