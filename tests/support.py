@@ -4,9 +4,10 @@
 import contextlib
 import os
 import socket
+import subprocess
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ async def serving(*listen: Any, **options: Any) -> AsyncGenerator[list[Event]]:
         await nursery.start(partial(serve_heartbeat, *listen, on_event=events.append, **options))
         yield events
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def child(command: Sequence[str], **options: Any) -> Generator["subprocess.Popen[Any]"]:
+    """Start a process, and kill it at the end of the block, also when an assertion fails.
+
+    ``with Popen(...)`` alone waits for a process that nobody has told to end.
+    """
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def names(events: list[Event]) -> list[str]:
