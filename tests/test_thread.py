@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server in a thread, from plain Python and from asyncio: real threads, and no deadlock."""
 
+import _thread
 import asyncio
 import math
+import os
+import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from nitrohb import (
     AddressError,
@@ -26,6 +33,7 @@ from nitrohb import (
     UsageError,
     serve_in_thread,
 )
+from tests.cli.process import wait_for
 from tests.support import B7
 
 
@@ -38,12 +46,12 @@ def path(tmp_path: Path) -> Path:
 def _no_thread_is_left() -> Iterator[None]:
     before = our_threads()
     yield
-    assert our_threads() == before
+    wait_for(lambda: our_threads() <= before)  # one that was interrupted may still be ending
 
 
-def our_threads() -> list[threading.Thread]:
-    """Those that run, but for those that trio keeps for later: they end when they like."""
-    return [each for each in threading.enumerate() if not each.name.startswith("Trio thread")]
+def our_threads() -> set[threading.Thread]:
+    """All threads but those that trio keeps for later: they end when they like."""
+    return {each for each in threading.enumerate() if not each.name.startswith("Trio thread")}
 
 
 @pytest.fixture
@@ -251,17 +259,136 @@ def test_called_from_its_own_thread_it_refuses_instead_of_being_stuck(path: Path
             assert sock.recv(1) == b""
 
 
-def test_an_interrupted_wait_claims_nothing(path: Path, pool: ThreadPoolExecutor) -> None:
-    def wait() -> None:
-        pool.submit(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
-        server.wait_heartbeat()
+@pytest.fixture
+def interrupts() -> Iterator[Callable[[float], None]]:
+    """A function that raises KeyboardInterrupt in this thread, some seconds after its call.
 
-    pool.submit(int).result()  # its thread has been started, and so the interrupt hits nothing else
+    SIGALRM stands in for SIGINT because a timer can send it. It is sent again after 2 s, as a
+    person would press Ctrl-C again: Python swallows one that it raises in a ``__del__``.
+    """
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds, 2) and None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def await_interrupt() -> None:
+    """Run until it comes. ``signal.pause()`` would miss one that comes a moment before."""
+    while True:
+        pass
+
+
+@pytest.mark.timeout(method="thread")  # the other method needs SIGALRM, too
+def test_a_wait_can_be_interrupted_at_any_point(
+    path: Path, interrupts: Callable[[float], None]
+) -> None:
+    """In half of the 2,000 rounds a heartbeat is there: the call runs through all of its code."""
+    rng = random.Random(0)
     with serve_in_thread(f"unix:{path}", once=False) as server:
-        with pytest.raises(KeyboardInterrupt):
-            wait()
+        for round_ in range(2000):
+            server.rearm()
+            if round_ % 2:
+                boot(path)
+            with suppress(KeyboardInterrupt):
+                interrupts(rng.uniform(1e-6, 6e-4))
+                server.wait_heartbeat()
+                await_interrupt()
+            interrupts(0)
+            assert len(server.last_heartbeats()) <= 1
+        server.rearm()
         boot(path)
-        assert server.wait_heartbeat() in server.last_heartbeats()
+        assert server.wait_heartbeat(timeout=10) in server.last_heartbeats()
+
+
+@pytest.mark.timeout(method="thread")
+def test_an_interrupted_wait_claims_nothing(
+    path: Path, interrupts: Callable[[float], None]
+) -> None:
+    with serve_in_thread(f"unix:{path}", once=False) as server:
+        interrupts(0.05)
+        with pytest.raises(KeyboardInterrupt):
+            server.wait_heartbeat()
+        interrupts(0)
+        boot(path)
+        assert server.wait_heartbeat(timeout=10) in server.last_heartbeats()
+
+
+@pytest.mark.timeout(method="thread")
+def test_entering_and_leaving_can_be_interrupted_at_any_point(
+    path: Path, interrupts: Callable[[float], None]
+) -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        with suppress(KeyboardInterrupt):
+            interrupts(rng.uniform(1e-6, 4e-3))
+            with serve_in_thread(f"unix:{path}"):
+                pass
+            await_interrupt()
+        interrupts(0)
+        wait_for(lambda: not path.exists())
+
+
+def test_an_interrupt_comes_before_the_loop_has_begun(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, run = _thread.start_new_thread, trio.run
+
+    def interrupted_start(function: Callable[[], None], arguments: tuple[()]) -> None:
+        start(function, arguments)
+        raise KeyboardInterrupt
+
+    def late_run(main: Any) -> None:
+        wait_for(lambda: main.__self__._is_stopping)
+        run(main)
+
+    monkeypatch.setattr(_thread, "start_new_thread", interrupted_start)
+    monkeypatch.setattr(trio, "run", late_run)
+    with pytest.raises(KeyboardInterrupt), serve_in_thread(f"unix:{path}"):
+        pytest.fail("it was entered")
+    assert not path.exists()
+
+
+def test_a_block_that_is_never_left_ends_with_the_process_but_not_with_a_forked_child(
+    tmp_path: Path,
+) -> None:
+    """An interrupt can come when the server runs and the with statement has not begun its block."""
+    program = """if True:
+        import os
+        from nitrohb import UsageError, serve_in_thread
+        block = serve_in_thread("unix:hb")
+        server = block.__enter__()
+        child = os.fork()
+        if not child:
+            try:
+                server.wait_heartbeat(timeout=0.1)
+            except UsageError:
+                block.__exit__(None, None, None)
+                os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), os.path.exists("hb"))
+        """
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7 True\n", "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_in_a_trio_task_it_refuses_what_would_block_the_loop(path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(UsageError, match="serve_heartbeat"), serve_in_thread(f"unix:{path}"):
+            pytest.fail("it was entered")
+        with pytest.raises(UsageError, match="to_thread"):
+            server.wait_heartbeat()
+        assert server.last_heartbeats() == []
+        server.rearm()
+        with pytest.raises(UsageError, match="serve_heartbeat"):
+            stack.close()
+        with pytest.raises(ServerEndedError):
+            server.last_heartbeats()
+
+    stack = ExitStack()
+    server = stack.enter_context(serve_in_thread(f"unix:{path}"))
+    trio.run(main)
+    assert not path.exists()
 
 
 def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:

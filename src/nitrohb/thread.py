@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server for programs without trio: it runs in a thread of its own."""
+"""The server for programs without trio: it runs in a thread.
 
+Two rules keep every call interruptible. A signal that arrives just before a lock blocks is handled
+only when the lock lets go, so each wait is a series of short ones. And an interrupt must not leave
+a lock behind for which the server's thread would then wait, so answers come through
+:class:`queue.SimpleQueue`, whose methods no signal handler can split.
+"""
+
+import _thread
+import atexit
 import math
+import os
 import threading
-from collections.abc import Collection, Generator
+from collections.abc import Awaitable, Callable, Collection, Generator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Final, TypeVar
 
-import anyio.abc
 import trio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from .addresses import Address
 from .errors import PeerTimeoutError, ServerEndedError, UsageError
@@ -20,21 +29,25 @@ from .server import HeartbeatServer, OnEvent, serve_heartbeat
 
 __all__ = ["ThreadServer", "serve_in_thread"]
 
+_SLICE: Final = 0.2  # seconds between two looks for signals
+
+T = TypeVar("T")
+
 
 class ThreadServer:
     """A server that runs in a thread, as :func:`serve_in_thread` yields it.
 
-    Its methods can be called from any thread but the server's own, that is, not from ``on_event``.
+    You can call its methods from any thread except the server's own, which runs ``on_event``, and
+    only in the process that started it: elsewhere they raise :class:`UsageError`.
 
     Attributes:
         addresses: Where it listens, in the order of the call.
     """
 
-    def __init__(self, portal: BlockingPortal, server: HeartbeatServer, thread: int) -> None:
+    def __init__(self, thread: "_ServerThread", server: HeartbeatServer) -> None:
         self.addresses = server.addresses
-        self._portal = portal
-        self._server = server
         self._thread = thread
+        self._server = server
 
     def wait_heartbeat(
         self,
@@ -47,74 +60,62 @@ class ThreadServer:
         """Claim a heartbeat, as :meth:`HeartbeatServer.wait_heartbeat` does. Blocks until it comes.
 
         Args:
-            cid: Of the enclave with this CID. Default: of any.
-            address: That came in on this listen address. Default: any.
-            max_age: Seconds since it came, at the most.
-            timeout: Seconds to wait, at the most; None waits as long as it takes.
+            cid: Wait for the enclave with this CID. Default: any enclave.
+            address: Wait for a heartbeat on this listen address. Default: any address.
+            max_age: Maximum age of the heartbeat, in seconds.
+            timeout: Maximum time to wait, in seconds. None waits without a limit.
 
         Returns:
             The heartbeat.
 
         Raises:
-            PeerTimeoutError: None has come in time. It is a :class:`TimeoutError`, too.
-            UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or called from ``on_event``.
-            ServerEndedError: The server has ended, with what it failed of, if it did, as its cause;
-                or it has closed the address.
+            PeerTimeoutError: No heartbeat came in time. It is also a :class:`TimeoutError`.
+            UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
+                task, whose event loop it would block.
+            ServerEndedError: The server has ended, or has closed the address. If the server failed,
+                its failure is the ``__cause__``.
 
-        An exception that interrupts it, as KeyboardInterrupt does, claims nothing, unless it comes
-        in the very moment in which the heartbeat is handed out: then nobody gets it. A thread
-        cannot be interrupted otherwise: when a task that awaits it by ``asyncio.to_thread()`` is
-        cancelled, it goes on waiting, and claims, until its ``timeout`` or the end of the block.
+        If an exception such as KeyboardInterrupt interrupts the wait, it claims nothing. Only if
+        that happens in the moment in which it returns a heartbeat, the heartbeat is lost. A wait in
+        another thread cannot be interrupted: when you cancel a task that awaits it through
+        ``asyncio.to_thread()``, it waits on, and claims, until its ``timeout`` or the block's end.
         """
         if timeout is not None and not timeout >= 0:
             raise UsageError(f"timeout must be at least 0 s, got {timeout}")
-        scope = trio.CancelScope()
 
         async def wait() -> Heartbeat:
-            with scope:
-                scope.deadline = trio.current_time() + (math.inf if timeout is None else timeout)
+            with trio.move_on_after(math.inf if timeout is None else timeout):
                 return await self._server.wait_heartbeat(cid=cid, address=address, max_age=max_age)
             sender = "" if cid is None else f" from CID {cid}"
             where = "" if address is None else f" on {address}"
             raise PeerTimeoutError(f"no heartbeat{sender} came{where} within {timeout} s")
 
-        try:
-            with self._reachable() as portal:
-                return portal.call(wait)
-        except Exception:
-            raise
-        except BaseException:  # we are interrupted, and it may be waiting there
-            with suppress(ServerEndedError), self._reachable() as portal:
-                portal.call(scope.cancel)
-            raise
+        return self._thread.call(wait, waits=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """The last heartbeat of each enclave: see :meth:`HeartbeatServer.last_heartbeats`.
+        """Return the last heartbeat of each enclave: see :meth:`HeartbeatServer.last_heartbeats`.
 
         Raises:
             ServerEndedError: The server's ``with`` block has been left.
         """
-        with self._reachable() as portal:
-            return portal.call(self._server.last_heartbeats)
+
+        async def last() -> list[Heartbeat]:
+            return self._server.last_heartbeats()
+
+        return self._thread.call(last)
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Begin anew, on one address or on all: see :meth:`HeartbeatServer.rearm`.
+        """Start over, on one address or on all: see :meth:`HeartbeatServer.rearm`.
 
         Raises:
             UsageError: The server does not listen on this address, or no longer does.
             ServerEndedError: The server's ``with`` block has been left.
         """
-        with self._reachable() as portal:
-            portal.call(self._server.rearm, address)
 
-    @contextmanager
-    def _reachable(self) -> Generator[BlockingPortal]:
-        if threading.get_ident() == self._thread:
-            raise UsageError("called in the server's own thread, from on_event: it would be stuck")
-        try:
-            yield self._portal
-        except RuntimeError:  # it runs no more
-            raise ServerEndedError(None, None, True) from None
+        async def rearm() -> None:
+            self._server.rearm(address)
+
+        self._thread.call(rearm)
 
 
 @contextmanager
@@ -140,9 +141,10 @@ def serve_in_thread(
             subprocess.run(["nitrohb", "send", "unix:enclave.sock"], check=True)
             beat = server.wait_heartbeat(timeout=60)
 
-    When the block is entered every address is listening. When it is left everything is closed: who
-    still waits for a heartbeat in another thread gets a :class:`ServerEndedError`. Entering waits
-    for the thread to start, leaving for it to end; neither has anything to wait for beyond that.
+    When the block begins, every address is listening. When it is left, everything is closed, and a
+    thread that still waits for a heartbeat gets a :class:`ServerEndedError`. Entering waits until
+    the server's thread has started, leaving until it has ended. An interrupt ends the server, at
+    the latest when the interpreter ends. A forked child can leave the block: nothing happens.
 
     Args:
         *listen: As in :func:`serve_heartbeat`, like all the others.
@@ -159,8 +161,12 @@ def serve_in_thread(
 
     Raises:
         AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering.
+        UsageError: You enter or leave it in a trio task: use :func:`serve_heartbeat` there. On
+            leaving, the server ends all the same.
         ExceptionGroup: The server failed, say because ``on_event`` raised: on leaving.
     """
+    here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
+    _refuse_trio_tasks(*here)
     serve = partial(
         serve_heartbeat,
         *listen,
@@ -171,37 +177,152 @@ def serve_in_thread(
         max_pending=max_pending,
         on_event=on_event,
     )
-
-    async def run(*, task_status: anyio.abc.TaskStatus[_Running]) -> None:
-        with trio.CancelScope() as scope:
-            await serve(task_status=_Started(task_status, scope))
-
-    with start_blocking_portal("trio") as portal:
-        serving, running = portal.start_task(run)
+    thread = _ServerThread(serve)
+    try:
+        yield ThreadServer(thread, thread.start())
+    finally:
         try:
-            yield ThreadServer(portal, running.server, running.thread)
-        finally:
-            portal.call(running.scope.cancel)
-            serving.result()
+            thread.stop()
+        except KeyboardInterrupt:  # perhaps before the thread was told
+            thread.stop()
+            raise
+    _refuse_trio_tasks(*here)
 
 
-@dataclass(frozen=True)
-class _Running:
-    """What the server's thread tells when the server has started."""
+class _ServerThread(trio.TaskStatus[HeartbeatServer]):
+    """A thread with a trio loop that runs a server, and into which other threads call."""
 
-    server: HeartbeatServer
-    scope: trio.CancelScope
-    thread: int
+    def __init__(self, serve: Callable[..., Awaitable[object]]) -> None:
+        self._serve = serve
+        self._process = os.getpid()
+        # A daemon, so that it never keeps the interpreter from ending: see start().
+        self._thread = threading.Thread(target=self._run, name="nitrohb server", daemon=True)
+        self._servers: SimpleQueue[HeartbeatServer | None] = SimpleQueue()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._scope = trio.CancelScope()
+        self._left = trio.Event()
+        self._is_started = self._is_stopping = self._is_over = False
+        self._failure: BaseException | None = None
 
+    def start(self) -> HeartbeatServer:
+        """Start the thread, and wait until the server listens. Raises its failure."""
+        # An interrupt can come before the "with" statement knows that its block has begun.
+        # Then only the interpreter's end is left to end the server.
+        atexit.register(self.stop)
+        _thread.start_new_thread(self._launch, ())
+        server = self._receive(self._servers)
+        if server is None:
+            self.stop()
+        assert server is not None
+        return server
 
-class _Started(trio.TaskStatus[HeartbeatServer]):
-    """Passes the server on, with what its caller needs to end it."""
+    def stop(self) -> None:
+        """End the server, and wait for its thread. Raises its failure."""
+        if os.getpid() != self._process:  # a forked child has no such thread
+            return
+        self._is_stopping = True
+        if self._token is not None:
+            self._tell(self._leave)
+        if self._thread.ident is not None:
+            while not self._is_over:
+                with suppress(Empty):
+                    self._servers.get(timeout=_SLICE)
+            self._thread.join()
+        atexit.unregister(self.stop)
+        if self._failure is not None:
+            raise self._failure
 
-    def __init__(
-        self, task_status: anyio.abc.TaskStatus[_Running], scope: trio.CancelScope
-    ) -> None:
-        self._task_status = task_status
-        self._scope = scope
+    def call(self, function: Callable[[], Awaitable[T]], *, waits: bool = False) -> T:
+        """Run a function as a task of the loop. An interrupt cancels the task."""
+        if os.getpid() != self._process:
+            raise UsageError("called in a forked process: the server runs in its parent")
+        if threading.current_thread() is self._thread:
+            raise UsageError("called in the server's own thread, from on_event: it would be stuck")
+        if waits:
+            _refuse_trio_tasks(
+                "wait_heartbeat()", "await trio.to_thread.run_sync(server.wait_heartbeat)"
+            )
+        answers: SimpleQueue[Future[T]] = SimpleQueue()
+        scope = trio.CancelScope()
+
+        async def answer() -> None:
+            future: Future[T] = Future()
+            with scope:
+                try:
+                    future.set_result(await function())
+                except Exception as error:  # noqa: BLE001 - the caller gets it
+                    future.set_exception(error)
+                answers.put(future)
+
+        try:
+            self._tell(partial(trio.lowlevel.spawn_system_task, answer))
+            future = self._receive(answers)
+        except BaseException:
+            # Wait for it, too: a heartbeat that comes after the interrupt is for the next call.
+            cancelled: SimpleQueue[None] = SimpleQueue()
+            self._tell(lambda: cancelled.put(scope.cancel()))
+            with suppress(ServerEndedError):
+                self._receive(cancelled)
+            raise
+        return future.result()
 
     def started(self, value: HeartbeatServer) -> None:
-        self._task_status.started(_Running(value, self._scope, threading.get_ident()))
+        """Pass on the server, as it listens now."""
+        self._is_started = True
+        self._servers.put(value)
+
+    def _tell(self, function: Callable[[], object]) -> None:
+        """Have the loop call a function, if it still runs."""
+        assert self._token is not None
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function)
+
+    def _receive(self, queue: SimpleQueue[T]) -> T:
+        while True:
+            is_last_look = self._is_over  # is_alive() can be wrong once it has been interrupted
+            with suppress(Empty):
+                return queue.get(timeout=0 if is_last_look else _SLICE)
+            if is_last_look:
+                raise ServerEndedError(None, None, True) from self._failure
+
+    def _launch(self) -> None:
+        """Start the thread from another one, as an interrupt may keep Thread.start() from it."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # there can be no more threads
+            self._end(error)
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as error:  # noqa: BLE001 - stop() raises it
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _end(self, failure: BaseException | None) -> None:
+        self._failure = failure
+        self._is_over = True
+        self._servers.put(None)
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        if self._is_stopping:  # stop() had no token yet
+            return
+        try:
+            with self._scope:
+                await self._serve(task_status=self)
+        finally:
+            if self._is_started:  # calls are answered until the block is left
+                await self._left.wait()
+
+    def _leave(self) -> None:
+        self._scope.cancel()
+        self._left.set()
+
+
+def _refuse_trio_tasks(what: str, instead: str) -> None:
+    if trio.lowlevel.in_trio_run():
+        raise UsageError(
+            f"{what} would block the event loop of this trio task\nHere, write: {instead}"
+        )
