@@ -17,11 +17,22 @@ from tests.systemd import machine
 from tests.uml import launcher
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "typing", "tests", "coverage"]
+nox.options.default_venv_backend = "uv"
+# Bare "nox" is what any machine can run: the tests, on the Python that runs nox.
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+nox.options.sessions = [f"tests-{HERE}"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-COVERAGE = Path(".nox/coverage-data").resolve()
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+
+# uv installs nothing but the versions in here, and checks their hashes. "nox -s lock" renews it.
+# (uv, because it resolves for every Python at once, and installs a session in a second or two.)
+LOCK = Path(".ci/lock.txt").resolve()
+LOWEST = LOCK.with_name("lowest.txt")
+LOCK_NOX = LOCK.with_name("nox.txt")
+os.environ |= {"UV_CONSTRAINT": str(LOCK), "UV_BUILD_CONSTRAINT": str(LOCK)}
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+
 # Each kernel has its own tests: a module that is not loaded is an error that a user can meet.
 KERNELS = {
     "tests/vsock/test_vsock.py": launcher.LOOPBACK,
@@ -44,7 +55,7 @@ def pythons() -> list[str]:
     if shutil.which("pyenv"):  # whose python3.x are stubs, unless it is told which ones to serve
         found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True)
         os.environ.setdefault("PYENV_VERSION", ":".join([*found.stdout.split(), "system"]))
-    return [version for version in VERSIONS if works(f"python{version}")]
+    return [version for version in VERSIONS if version == HERE or works(f"python{version}")]
 
 
 def works(python: str) -> bool:
@@ -53,17 +64,39 @@ def works(python: str) -> bool:
     return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
-def install(session: nox.Session, *groups: str) -> None:
+def install(session: nox.Session, *groups: str, lock: Path | None = LOCK) -> None:
     """Install the wheel of nitrohb, as a user would, and some groups of what its tests need."""
-    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".")
+    env = {"UV_CONSTRAINT": str(lock) if lock else ""}
+    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".[api,doctor]", env=env)
 
 
-def coverage_data(session: nox.Session) -> dict[str, str]:
-    """Where a session's own coverage goes: whatever an earlier run left there is removed."""
-    directory = COVERAGE / session.name
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    return {"COVERAGE_FILE": str(directory / "coverage")}
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Renew the lock files: the newest versions of everything. ``-- --check`` only compares."""
+    session.install(*nox.project.dependency_groups(PROJECT, "nox"))
+    every = [f"--group={group}" for group in PROJECT["dependency-groups"]]
+    newest = ["--all-extras", *every, "pyproject.toml"]
+    compile_lock(session, LOCK, *newest)
+    compile_lock(session, LOCK_NOX, "--group=nox", f"--constraints={LOCK}")
+    lowest = ["--all-extras", "--group=tests", "pyproject.toml"]
+    compile_lock(session, LOWEST, "--resolution=lowest-direct", *lowest)
+
+
+def compile_lock(session: nox.Session, path: Path, *what: str) -> None:
+    """Write one lock file, or compare it with what pyproject.toml asks for."""
+    check = "--check" in session.posargs
+    out = Path(session.create_tmp()).resolve() / path.name
+    how = [] if check else ["--upgrade"]
+    if check:  # what stands in the file is kept, where pyproject.toml allows it
+        shutil.copy(path, out)
+    how += ["--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
+    how += ["--no-annotate", "--no-header", f"--output-file={out}"]
+    env = {"UV_CONSTRAINT": "", "UV_BUILD_CONSTRAINT": ""}
+    session.run("uv", "pip", "compile", *how, *what, env=env)
+    if not check:
+        shutil.copy(out, path)
+    elif out.read_text() != path.read_text():
+        session.error(f"{path.name} does not fit pyproject.toml: nox -s lock renews it")
 
 
 @nox.session
@@ -82,22 +115,46 @@ def typing(session: nox.Session) -> None:
     session.run("pyright")
 
 
-@nox.session(python=pythons() or False)
+@nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests on each Python, against the built wheel."""
+    """Run the tests that any machine can run, against the built wheel, on every core."""
     install(session, "tests")
-    env = coverage_data(session)
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions of what nitrohb depends on."""
+    install(session, "tests", lock=LOWEST)
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def latest(session: nox.Session) -> None:
+    """Run the tests with the newest version of everything: no lock holds it back."""
+    install(session, "tests", lock=None)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Demand that the tests so far have taken every branch of the source."""
+    """Demand that the tests take every branch of the source."""
     install(session, "tests")
-    env = {"COVERAGE_FILE": str(COVERAGE / "coverage")}
-    data = sorted(map(str, COVERAGE.glob("tests-*")))
-    session.run("coverage", "combine", "--keep", *data, env=env)
+    data = Path(session.create_tmp()).resolve()
+    for old in data.glob("coverage*"):
+        old.unlink()
+    env = {"COVERAGE_FILE": str(data / "coverage")}
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs, env=env)
+    session.run("coverage", "combine", env=env)
     session.run("coverage", "report", env=env)
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """Try every property and every model with 100,000 random examples and more."""
+    install(session, "tests")
+    how = ("-n", "auto", "-m", "hypothesis", "--hypothesis-profile=thorough", "--timeout=1500")
+    session.run("pytest", *how, *session.posargs)
 
 
 @nox.session
