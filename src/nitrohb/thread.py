@@ -290,18 +290,17 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
         try:
             self._thread.start()
         except RuntimeError as error:  # there can be no more threads
-            self._end(error)
+            self._failure = error
+            self._end()
 
     def _run(self) -> None:
         try:
             trio.run(self._main)
         except BaseException as error:  # noqa: BLE001 - stop() raises it
-            self._end(error)
-        else:
-            self._end(None)
+            self._failure = error
+        self._end()
 
-    def _end(self, failure: BaseException | None) -> None:
-        self._failure = failure
+    def _end(self) -> None:
         self._is_over = True
         self._servers.put(None)
 
