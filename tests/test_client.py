@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both sides of the heartbeat on connections of one's own, under trio and asyncio."""
+"""Both sides of the heartbeat on a caller's own connections, under trio and asyncio."""
 
 import errno
+import inspect
 import math
 import os
 import pathlib
@@ -9,9 +10,10 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial, wraps
+from unittest.mock import AsyncMock
 
 import anyio
 import anyio.abc
@@ -34,7 +36,6 @@ from nitrohb.errors import (
 
 BEAT = b"\xb7"
 
-AsyncTest = Callable[[], Awaitable[None]]
 Script = Callable[[socket.socket], Awaitable[object]]
 
 
@@ -44,13 +45,18 @@ def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Callable[[AsyncTest], None]:
-    """Runs an async function in an event loop of each kind."""
-    return partial(anyio.run, backend=request.param)
+def under_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test under trio, and under asyncio."""
 
+    @wraps(test)
+    def run(backend: str, **fixtures: object) -> None:
+        anyio.run(partial(test, **fixtures), backend=backend)
 
-Run = Callable[[AsyncTest], None]
+    backend = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY)
+    parameters = [*inspect.signature(test).parameters.values(), backend]
+    run.__dict__["__signature__"] = inspect.Signature(parameters)  # what pytest asks for fixtures
+    marked: Callable[..., None] = pytest.mark.parametrize("backend", ["trio", "asyncio"])(run)
+    return marked
 
 
 def listener(path: str = "a", backlog: int = 10) -> socket.socket:
@@ -86,132 +92,98 @@ async def parent(script: Script, path: str = "a") -> AsyncGenerator[None]:
             yield
 
 
-async def echo(conn: socket.socket) -> None:
-    conn.send(await read(conn))
+def answering(answer: bytes, delay: float = 0) -> Script:
+    async def script(conn: socket.socket) -> None:
+        assert await read(conn) == BEAT
+        await anyio.sleep(delay)
+        conn.send(answer)
+
+    return script
 
 
 # --- send_heartbeat: what may come back ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("address", "path"),
-    [("unix:a", "a"), ("hybrid:vm4:9000", "vm4_9000"), (HybridAddress("vm4", 1), "vm4_1")],
-    ids=str,
-)
-def test_a_boot(run: Run, address: str | Address, path: str) -> None:
-    """Exactly as init does it: one byte out, one byte in, close."""
+@under_each_loop
+async def test_a_boot() -> None:
+    """One byte out, one byte in, close, as init does. What follows the echo is not looked at."""
     got: list[bytes] = []
 
     async def script(conn: socket.socket) -> None:
         got.append(await read(conn))
-        conn.send(BEAT)
-        got.append(await read(conn))
+        conn.send(BEAT + b"and more")
+        got.append(await read(conn))  # data left unread would reset the connection
 
-    async def boot() -> None:
+    addresses: list[tuple[str | Address, str]] = [
+        ("unix:a", "a"),
+        ("hybrid:vm4:9000", "vm4_9000"),
+        (HybridAddress("vm4", 1), "vm4_1"),
+    ]
+    for address, path in addresses:
+        got.clear()
         async with parent(script, path):
             assert 0 <= await send_heartbeat(address) < 5
-
-    run(boot)
-    assert got == [BEAT, b""]
+        assert got == [BEAT, b""], address
 
 
-def test_what_follows_the_echo_is_not_looked_at(run: Run) -> None:
-    async def script(conn: socket.socket) -> None:
-        conn.send(await read(conn) + b"and more")
-        assert await read(conn) == b"", "data left unread would reset the connection"
-
-    async def boot() -> None:
-        async with parent(script):
+@under_each_loop
+async def test_a_parent_that_is_closed_before_it_accepts() -> None:
+    async def send() -> None:
+        with pytest.raises(PeerClosedError):
             await send_heartbeat("unix:a")
 
-    run(boot)
+    async with anyio.create_task_group() as tasks:
+        with listener() as sock:
+            tasks.start_soon(send)
+            await anyio.wait_readable(sock)
 
 
 async def hang_up(conn: socket.socket) -> None:
     pass
 
 
-async def hang_up_unread(conn: socket.socket) -> None:
-    await anyio.wait_readable(conn)  # closing with data unread resets a Unix socket's peer
-
-
-async def read_and_hang_up(conn: socket.socket) -> None:
-    await read(conn)
-
-
-@pytest.mark.parametrize("script", [hang_up, hang_up_unread, read_and_hang_up])
-def test_a_parent_that_closes_without_an_echo(run: Run, script: Script) -> None:
-    async def boot() -> None:
-        async with parent(script):
-            with pytest.raises(PeerClosedError) as caught:
-                await send_heartbeat("unix:a")
-        assert str(caught.value) == "unix:a closed the connection without sending a byte"
-
-    run(boot)
-
-
-def test_a_parent_that_is_closed_before_it_accepts(run: Run) -> None:
-    async def send() -> None:
-        with pytest.raises(PeerClosedError):
-            await send_heartbeat("unix:a")
-
-    async def boot() -> None:
-        async with anyio.create_task_group() as tasks:
-            with listener() as sock:
-                tasks.start_soon(send)
-                await anyio.wait_readable(sock)
-
-    run(boot)
-
-
-@pytest.mark.parametrize("answer", [b"\x00", b"\xb6\xb7", b"HTTP/1.1 400 Bad Request\r\n"])
-def test_a_parent_that_answers_something_else(run: Run, answer: bytes) -> None:
-    async def script(conn: socket.socket) -> None:
-        await read(conn)
-        conn.send(answer)
-
-    async def boot() -> None:
-        async with parent(script):
-            with pytest.raises(WrongByteError) as caught:
-                await send_heartbeat("unix:a")
-        assert str(caught.value) == f"unix:a sent 0x{answer[0]:02X}, not the heartbeat 0xB7"
-        assert caught.value.byte == answer[0]
-
-    run(boot)
+@under_each_loop
+async def test_a_parent_that_does_not_echo() -> None:
+    """Closing with data unread, as the second script does, resets a Unix socket's peer."""
+    answers = {b"\x00", b"\xb6\xb7", b"HTTP/1.1 400 Bad Request\r\n"}
+    scripts: dict[str, tuple[Script, type[PeerError]]] = {
+        "hang_up": (hang_up, PeerClosedError),
+        "unread": (anyio.wait_readable, PeerClosedError),
+        "read": (read, PeerClosedError),
+    } | {f"0x{answer[0]:02X}": (answering(answer), WrongByteError) for answer in answers}
+    for path, (script, error) in scripts.items():
+        async with parent(script, path):
+            with pytest.raises(error, match=f"unix:{path}") as caught:
+                await send_heartbeat(f"unix:{path}")
+        if isinstance(caught.value, WrongByteError):
+            assert f"sent {path}" in str(caught.value)
+            assert caught.value.byte == int(path, 16)
 
 
 # --- send_heartbeat: time -----------------------------------------------------------------------
 
 
-async def test_the_time_it_took(autojump_clock: trio.testing.MockClock) -> None:
-    async def script(conn: socket.socket) -> None:
-        got = await read(conn)
-        await trio.sleep(3)
-        conn.send(got)
-
-    async with parent(script):
-        assert await send_heartbeat("unix:a") == 3
+async def test_an_echo_at_the_last_moment(autojump_clock: trio.testing.MockClock) -> None:
+    async with parent(answering(BEAT, delay=4.999)):
+        assert await send_heartbeat("unix:a") == pytest.approx(4.999)
 
 
-@pytest.mark.parametrize(("timeout", "text"), [(5.0, "5 s"), (0.25, "0.25 s"), (1e6, "1e+06 s")])
-async def test_a_parent_that_stays_silent(
-    timeout: float, text: str, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_parent_that_stays_silent(autojump_clock: trio.testing.MockClock) -> None:
+    """By default it is waited for 5 s."""
     with listener():
-        with pytest.raises(PeerTimeoutError) as caught:
-            await send_heartbeat("unix:a", timeout=timeout)
-        assert autojump_clock.current_time() == timeout
-    assert str(caught.value) == f"unix:a did not answer within {text}"
-    assert isinstance(caught.value, TimeoutError)
-    assert isinstance(caught.value, PeerError)
-
-
-async def test_by_default_it_waits_for_five_seconds(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    with listener(), pytest.raises(PeerTimeoutError):
-        await send_heartbeat("unix:a")
-    assert autojump_clock.current_time() == 5
+        for send, timeout in (
+            (send_heartbeat, 5),
+            (partial(send_heartbeat, timeout=0.25), 0.25),
+            (partial(send_heartbeat, timeout=1e6), 1e6),
+        ):
+            began = trio.current_time()
+            with pytest.raises(PeerTimeoutError) as caught:
+                await send("unix:a")
+            assert trio.current_time() - began == pytest.approx(timeout)
+            assert "unix:a" in str(caught.value)
+            assert f" {timeout:g} s" in str(caught.value)
+            assert isinstance(caught.value, TimeoutError)
+            assert isinstance(caught.value, PeerError)
 
 
 async def test_it_may_wait_for_ever_as_init_does(autojump_clock: trio.testing.MockClock) -> None:
@@ -220,45 +192,30 @@ async def test_it_may_wait_for_ever_as_init_does(autojump_clock: trio.testing.Mo
     assert scope.cancelled_caught
 
 
-async def test_an_echo_at_the_last_moment(autojump_clock: trio.testing.MockClock) -> None:
-    async def script(conn: socket.socket) -> None:
-        got = await read(conn)
-        await trio.sleep(4.999)
-        conn.send(got)
-
-    async with parent(script):
-        assert await send_heartbeat("unix:a") == pytest.approx(4.999)
-
-
-def test_no_time_at_all(run: Run) -> None:
-    async def boot() -> None:
-        with listener() as sock:
-            with pytest.raises(PeerTimeoutError, match=r"^unix:a did not answer within 0 s$"):
-                await send_heartbeat("unix:a", timeout=0)
-            sock.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                sock.accept()
-
-    run(boot)
+@under_each_loop
+async def test_no_time_at_all() -> None:
+    with listener() as sock:
+        with pytest.raises(PeerTimeoutError, match=" 0 s"):
+            await send_heartbeat("unix:a", timeout=0)
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
-def test_a_cancellation_closes_the_connection(run: Run) -> None:
-    async def boot() -> None:
-        with listener() as sock:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(send_heartbeat, "unix:a")
-                conn = await accept(sock)
-                with conn:
-                    assert await read(conn) == BEAT
-                    tasks.cancel_scope.cancel()
-                    with anyio.CancelScope(shield=True):
-                        assert await read(conn) == b""
-
-    run(boot)
+@under_each_loop
+async def test_a_cancellation_closes_the_connection() -> None:
+    with listener() as sock:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send_heartbeat, "unix:a")
+            with await accept(sock) as conn:
+                assert await read(conn) == BEAT
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    assert await read(conn) == b""
 
 
 async def test_it_always_executes_a_checkpoint() -> None:
-    async with parent(echo):
+    async with parent(answering(BEAT)):
         with trio.testing.assert_checkpoints():
             await send_heartbeat("unix:a")
     with trio.testing.assert_checkpoints(), pytest.raises(ConnectError):
@@ -268,69 +225,38 @@ async def test_it_always_executes_a_checkpoint() -> None:
 # --- send_heartbeat: no connection to be had ----------------------------------------------------
 
 
-def refused(run: Run, address: str | Address) -> ConnectError:
-    found: list[ConnectError] = []
-
-    async def boot() -> None:
-        with pytest.raises(ConnectError) as caught:
-            await send_heartbeat(address)
-        found.append(caught.value)
-
-    run(boot)
-    return found[0]
+async def check_refused(address: str, number: int | None) -> None:
+    """A ConnectError says what is wrong in one line, and what helps in another."""
+    with pytest.raises(ConnectError) as caught:
+        await send_heartbeat(address)
+    assert (caught.value.address, caught.value.errno) == (address, number)
+    assert address in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
 
 
-def explained(error: ConnectError, number: int | None, reason: str, remedy: str) -> None:
-    """One line of what is wrong, one of what helps."""
-    assert error.errno == number
-    first, second = str(error).splitlines()
-    assert first.startswith(f"cannot connect to {error.address}: ")
-    assert reason in first
-    assert remedy in second
-
-
-def test_nobody_there(run: Run) -> None:
-    error = refused(run, "unix:a")
-    explained(error, errno.ENOENT, "a does not exist", "nitrohb serve -l unix:a")
-
-
-def test_a_dead_socket(run: Run) -> None:
-    listener().close()
-    error = refused(run, "unix:a")
-    explained(error, errno.ECONNREFUSED, "nobody listens there", "nitrohb serve -l unix:a")
-
-
-def test_a_file(run: Run) -> None:
-    pathlib.Path("a").touch()
-    explained(refused(run, "unix:a"), errno.ECONNREFUSED, "a is not a socket", "of a heartbeat")
-
-
-def test_a_directory_that_is_a_file(run: Run) -> None:
-    pathlib.Path("a").touch()
-    explained(refused(run, "unix:a/b"), errno.ENOTDIR, "a is not a directory", "another path")
-
-
-def test_another_kind_of_socket(run: Run) -> None:
+@under_each_loop
+async def test_no_connection_to_a_path() -> None:
+    await check_refused("unix:nobody", errno.ENOENT)
+    listener("dead").close()
+    await check_refused("unix:dead", errno.ECONNREFUSED)
+    pathlib.Path("file").touch()
+    await check_refused("unix:file", errno.ECONNREFUSED)
+    await check_refused("unix:file/socket", errno.ENOTDIR)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind("a")
-        error = refused(run, "unix:a")
-    explained(error, errno.EPROTOTYPE, "it is not a stream socket", "of a heartbeat server")
-
-
-def test_a_server_that_does_not_accept(run: Run) -> None:
-    with listener(backlog=0), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
-        first.connect("a")
-        error = refused(run, "unix:a")
-    explained(error, errno.EAGAIN, "too many connections wait there", "does not accept them")
+        sock.bind("datagrams")
+        await check_refused("unix:datagrams", errno.EPROTOTYPE)
+    with listener("full", backlog=0), socket.socket(socket.AF_UNIX) as first:
+        first.connect("full")
+        await check_refused("unix:full", errno.EAGAIN)
 
 
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("fd:3", "^fd:3 is a listening socket: "),
-        (InheritedSocket(3), "^fd:3 is a listening socket: "),
-        ("vsock::9000", "^vsock::9000 names no machine .*: write vsock:3:9000 "),
-        (VsockAddress(CID_ANY, 7), "^vsock::7 names no machine .*: write vsock:3:7 "),
+        ("fd:3", "^fd:3 is a listening socket"),
+        (InheritedSocket(3), "^fd:3 is a listening socket"),
+        ("vsock::9000", "^vsock::9000 .* vsock:3:9000 "),
+        (VsockAddress(CID_ANY, 7), "^vsock::7 .* vsock:3:7 "),
     ],
 )
 async def test_an_address_that_is_not_one_to_connect_to(address: str | Address, said: str) -> None:
@@ -338,9 +264,12 @@ async def test_an_address_that_is_not_one_to_connect_to(address: str | Address, 
         await send_heartbeat(address)
 
 
-async def test_a_malformed_address() -> None:
-    with pytest.raises(AddressError, match=r"^'nonsense' is not an address"):
+async def test_arguments_that_make_no_sense() -> None:
+    with pytest.raises(AddressError, match="nonsense"):
         await send_heartbeat("nonsense")
+    for timeout in (-1.0, math.nan):
+        with pytest.raises(UsageError, match=f"timeout .*{timeout}"):
+            await send_heartbeat("unix:x", timeout=timeout)
 
 
 # --- send_heartbeat on AF_VSOCK, by scripted sockets --------------------------------------------
@@ -395,7 +324,7 @@ class Wire:
 
 
 @pytest.fixture
-def vsock(monkeypatch: pytest.MonkeyPatch) -> Generator[Wire]:
+def vsock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     made = Wire()
     monkeypatch.setattr(wire, "new_socket", made.new_socket)
     yield made
@@ -403,117 +332,64 @@ def vsock(monkeypatch: pytest.MonkeyPatch) -> Generator[Wire]:
     assert made.sock.fileno() == -1, "send_heartbeat() left its socket open"
 
 
-def test_the_default_is_the_parent_of_every_enclave(run: Run, vsock: Wire) -> None:
+@under_each_loop
+async def test_the_default_is_the_parent_of_every_enclave(vsock: Wire) -> None:
     vsock.peer.send(BEAT)
-    run(send_and_forget)
+    await send_heartbeat()
     assert vsock.address == VsockAddress(3, 9000)
     assert vsock.sock.connected_to == (3, 9000)
     assert vsock.peer.recv(10) == BEAT
 
 
-async def send_and_forget() -> None:
-    await send_heartbeat()
-
-
-def test_a_connect_in_progress_is_waited_for(run: Run, vsock: Wire) -> None:
+@pytest.mark.parametrize("connect_result", [errno.EINPROGRESS, 0])
+@under_each_loop
+async def test_a_socket_without_room_is_waited_for(connect_result: int, vsock: Wire) -> None:
     """AF_VSOCK connects in the background, and is writable once it has."""
+    vsock.sock.connect_result = connect_result
     full = vsock.fill()
-
-    async def boot() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(send_and_forget)
-            await anyio.wait_all_tasks_blocked()
-            assert vsock.sock.connected_to == (3, 9000)
-            assert await vsock.drain(full) == BEAT
-            vsock.peer.send(BEAT)
-
-    run(boot)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(send_heartbeat))
+        await anyio.wait_all_tasks_blocked()
+        assert vsock.sock.connected_to == (3, 9000)
+        assert await vsock.drain(full) == BEAT
+        vsock.peer.send(BEAT)
 
 
-def test_a_byte_for_which_there_is_no_room_yet(run: Run, vsock: Wire) -> None:
-    vsock.sock.connect_result = 0
-    full = vsock.fill()
-
-    async def boot() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(send_and_forget)
-            await anyio.wait_all_tasks_blocked()
-            assert await vsock.drain(full) == BEAT
-            vsock.peer.send(BEAT)
-
-    run(boot)
-
-
-def test_a_parent_that_is_gone_before_the_byte_is_sent(run: Run, vsock: Wire) -> None:
+@under_each_loop
+async def test_a_parent_that_is_gone_before_the_byte_is_sent(vsock: Wire) -> None:
     vsock.peer.close()
-
-    async def boot() -> None:
-        with pytest.raises(PeerClosedError):
-            await send_heartbeat()
-
-    run(boot)
+    with pytest.raises(PeerClosedError):
+        await send_heartbeat()
 
 
 async def test_a_connect_that_never_ends(
     vsock: Wire, autojump_clock: trio.testing.MockClock
 ) -> None:
     vsock.fill()
-    with pytest.raises(PeerTimeoutError, match=r"^vsock:3:9000 did not answer within 2 s$"):
+    with pytest.raises(PeerTimeoutError, match="vsock:3:9000"):
         await send_heartbeat(timeout=2)
     assert autojump_clock.current_time() == 2
 
 
-@pytest.mark.parametrize(
-    ("number", "reason", "remedy"),
-    [
-        (errno.ECONNRESET, "CID 3 has no listener on port 9000", "nitrohb serve -l vsock::9000"),
-        (errno.ENODEV, "CID 3 cannot be reached from here", "Check the CID"),
-        (errno.ETIMEDOUT, "CID 3 does not answer", "the machine is running"),
-        (errno.ENXIO, "No such device or address", "nitrohb doctor"),
-    ],
-)
-@pytest.mark.parametrize("at_once", [True, False])
-def test_vsock_refuses(
-    run: Run, vsock: Wire, number: int, reason: str, remedy: str, at_once: bool
-) -> None:
-    if at_once:
-        vsock.sock.connect_result = number
-    else:
-        vsock.sock.so_error = number
-    explained(refused(run, "vsock:3:9000"), number, reason, remedy)
+@pytest.mark.parametrize("attribute", ["connect_result", "so_error"])
+@under_each_loop
+async def test_vsock_refuses_at_once_or_later(attribute: str, vsock: Wire) -> None:
+    setattr(vsock.sock, attribute, errno.ECONNRESET)
+    await check_refused("vsock:3:9000", errno.ECONNRESET)
 
 
-def test_a_socket_file_that_is_not_ours_to_use(run: Run, vsock: Wire) -> None:
-    vsock.sock.connect_result = errno.EACCES
-    explained(refused(run, "unix:a"), errno.EACCES, "not be used by this user", "--socket-mode")
+@under_each_loop
+async def test_no_vsock_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (errno.EAFNOSUPPORT, errno.EPERM, errno.EMFILE):
 
+        def fail(address: wire.SocketAddress, number: int = number) -> socket.socket:
+            raise OSError(number, os.strerror(number))
 
-@contextmanager
-def new_socket_fails(number: int) -> Generator[None]:
-    def fail(address: wire.SocketAddress) -> socket.socket:
-        raise OSError(number, os.strerror(number))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "new_socket", fail)
-        yield
-
-
-@pytest.mark.parametrize(
-    ("number", "reason", "remedy"),
-    [
-        (errno.EAFNOSUPPORT, "this kernel has no AF_VSOCK", "modprobe vsock"),
-        (errno.EPERM, "seccomp", "Allow AF_VSOCK"),
-        (errno.EMFILE, "this process has too many open files", "ulimit -n"),
-    ],
-)
-def test_no_vsock_socket(run: Run, number: int, reason: str, remedy: str) -> None:
-    with new_socket_fails(number):
-        explained(refused(run, "vsock:3:9000"), number, reason, remedy)
-
-
-def test_a_python_without_af_vsock(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "new_socket", fail)
+            await check_refused("vsock:3:9000", number)
     monkeypatch.setattr(wire, "AF_VSOCK", None)
-    explained(refused(run, "vsock:3:9000"), None, "this Python was built without", "Use another")
+    await check_refused("vsock:3:9000", None)
 
 
 # --- answer_heartbeat on streams of trio --------------------------------------------------------
@@ -537,59 +413,42 @@ async def test_answering_leaves_the_stream_to_its_owner() -> None:
 
 
 async def test_any_byte_is_echoed_if_so_asked() -> None:
-    ours, theirs = trio.testing.lockstep_stream_pair()
-
-    async def enclave() -> None:
-        await theirs.send_all(b"\x01")
-        assert await theirs.receive_some(10) == b"\x01"
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(enclave)
-        assert await answer_heartbeat(ours, any_byte=True) is True
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(b"\x01")
+    assert await answer_heartbeat(ours, any_byte=True) is True
+    assert await theirs.receive_some(10) == b"\x01"
 
 
 async def test_a_wrong_byte_is_not_answered_and_the_rest_is_left() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-
-    async def enclave() -> None:
-        await theirs.send_all(b"GET /")
-        assert await theirs.receive_some(10) == b"400", "nothing may come before this"
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(enclave)
-        with pytest.raises(WrongByteError, match=r"^the peer sent 0x47, not the heartbeat 0xB7$"):
-            await answer_heartbeat(ours)
-        assert await ours.receive_some(10) == b"ET /"
-        await ours.send_all(b"400")
+    await theirs.send_all(b"GET /")
+    with pytest.raises(WrongByteError, match="0x47"):
+        await answer_heartbeat(ours)
+    assert await ours.receive_some(10) == b"ET /"
+    await ours.send_all(b"400")
+    assert await theirs.receive_some(10) == b"400", "nothing may come before this"
 
 
 @pytest.mark.parametrize("any_byte", [True, False])
 async def test_an_end_without_a_byte(any_byte: bool) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     await theirs.send_eof()
-    with pytest.raises(PeerClosedError, match=r"^the peer closed the connection without sending"):
+    with pytest.raises(PeerClosedError):
         await answer_heartbeat(ours, any_byte=any_byte)
-    await ours.aclose()
+    await ours.send_all(b"still open")
 
 
-def breaking(*, reads: bool = False, writes: bool = False) -> trio.abc.Stream:
-    """A stream that holds a heartbeat, and breaks where it is read or written."""
-
+async def test_a_trio_stream_that_breaks() -> None:
     async def broken() -> None:
         raise trio.BrokenResourceError
 
-    received = trio.testing.MemoryReceiveStream(broken if reads else None)
-    received.put_data(BEAT)
-    return trio.StapledStream(trio.testing.MemorySendStream(broken if writes else None), received)
-
-
-async def test_a_trio_stream_that_breaks_while_it_is_read() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(BEAT)
+    ours.send_stream.send_all_hook = broken
+    assert await answer_heartbeat(ours) is False
+    ours.receive_stream.receive_some_hook = broken
     with pytest.raises(PeerClosedError):
-        await answer_heartbeat(breaking(reads=True))
-
-
-async def test_a_trio_stream_that_breaks_while_it_is_written() -> None:
-    assert await answer_heartbeat(breaking(writes=True)) is False
+        await answer_heartbeat(ours)
 
 
 async def test_a_stream_that_its_owner_has_closed_is_the_owners_bug() -> None:
@@ -599,9 +458,7 @@ async def test_a_stream_that_its_owner_has_closed_is_the_owners_bug() -> None:
         await answer_heartbeat(ours)
 
 
-async def test_answering_has_no_time_limit_of_its_own(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_answering_has_no_time_limit(autojump_clock: trio.testing.MockClock) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     with trio.move_on_after(1e9) as scope:
         await answer_heartbeat(ours)
@@ -615,110 +472,68 @@ async def test_answering_has_no_time_limit_of_its_own(
 
 
 @asynccontextmanager
-async def connection() -> AsyncGenerator[tuple[anyio.abc.ByteStream, socket.socket]]:
+async def connection(path: str = "a") -> AsyncGenerator[tuple[anyio.abc.ByteStream, socket.socket]]:
     """A stream of anyio, and the socket at its other end."""
-    with listener() as sock:
-        async with await anyio.connect_unix("a") as stream:
+    with listener(path) as sock:
+        async with await anyio.connect_unix(path) as stream:
             with await accept(sock) as conn:
                 yield stream, conn
 
 
-def test_answering_leaves_an_anyio_stream_to_its_owner(run: Run) -> None:
-    async def answer() -> None:
-        async with connection() as (stream, peer):
-            peer.send(BEAT + b"{}")
-            assert await answer_heartbeat(stream) is True
-            assert await read(peer) == BEAT
+@under_each_loop
+async def test_answering_leaves_an_anyio_stream_to_its_owner() -> None:
+    for sent, any_byte in ((BEAT, False), (b"\x00", True)):
+        async with connection(f"any {any_byte}") as (stream, peer):
+            peer.send(sent + b"{}")
+            assert await answer_heartbeat(stream, any_byte=any_byte) is True
+            assert await read(peer) == sent
             assert await stream.receive() == b"{}"
             await stream.send(b"arguments")
             assert await read(peer) == b"arguments"
 
-    run(answer)
+
+@under_each_loop
+async def test_a_wrong_byte_on_an_anyio_stream() -> None:
+    async with connection() as (stream, peer):
+        peer.send(b"\x00!")
+        with pytest.raises(WrongByteError, match="0x00"):
+            await answer_heartbeat(stream)
+        assert await stream.receive() == b"!"
+        await stream.send(b"no")
+        assert await read(peer) == b"no"
 
 
-def test_a_wrong_byte_on_an_anyio_stream(run: Run) -> None:
-    async def answer() -> None:
-        async with connection() as (stream, peer):
-            peer.send(b"\x00!")
-            with pytest.raises(WrongByteError, match=r"^the peer sent 0x00, "):
-                await answer_heartbeat(stream)
-            assert await stream.receive() == b"!"
-            await stream.send(b"no")
-            assert await read(peer) == b"no"
-
-    run(answer)
-
-
-def test_any_byte_on_an_anyio_stream(run: Run) -> None:
-    async def answer() -> None:
-        async with connection() as (stream, peer):
-            peer.send(b"\x00")
-            assert await answer_heartbeat(stream, any_byte=True) is True
-            assert await read(peer) == b"\x00"
-
-    run(answer)
-
-
-def test_an_anyio_stream_that_ends(run: Run) -> None:
-    async def answer() -> None:
-        async with connection() as (stream, peer):
-            peer.shutdown(socket.SHUT_WR)
-            with pytest.raises(PeerClosedError):
-                await answer_heartbeat(stream)
-            await stream.send(b"still open")
-            assert await read(peer) == b"still open"
-
-    run(answer)
-
-
-def test_an_anyio_stream_that_is_reset(run: Run) -> None:
-    async def answer() -> None:
-        async with connection() as (stream, peer):
-            await stream.send(b"unread")
-            await anyio.wait_readable(peer)
-            peer.close()
-            with pytest.raises(PeerClosedError):
-                await answer_heartbeat(stream)
-
-    run(answer)
-
-
-class Broken(anyio.abc.ByteStream):
-    """A stream of anyio that holds a heartbeat, and breaks where it is read or written."""
-
-    def __init__(self, *, reads: bool = False) -> None:
-        self.reads = reads
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        assert max_bytes == 1
-        if self.reads:
-            raise anyio.BrokenResourceError
-        return BEAT
-
-    async def send(self, item: bytes) -> None:
-        assert item == BEAT
-        raise anyio.BrokenResourceError
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
-
-
-def test_an_anyio_stream_that_breaks_while_it_is_read(run: Run) -> None:
-    async def answer() -> None:
+@under_each_loop
+async def test_an_anyio_stream_that_ends() -> None:
+    async with connection() as (stream, peer):
+        peer.shutdown(socket.SHUT_WR)
         with pytest.raises(PeerClosedError):
-            await answer_heartbeat(Broken(reads=True))
+            await answer_heartbeat(stream)
+        await stream.send(b"still open")
+        assert await read(peer) == b"still open"
 
-    run(answer)
+
+@under_each_loop
+async def test_an_anyio_stream_that_is_reset() -> None:
+    async with connection() as (stream, peer):
+        await stream.send(b"unread")
+        await anyio.wait_readable(peer)
+        peer.close()
+        with pytest.raises(PeerClosedError):
+            await answer_heartbeat(stream)
 
 
-def test_an_anyio_stream_that_breaks_while_it_is_written(run: Run) -> None:
-    async def answer() -> None:
-        assert await answer_heartbeat(Broken()) is False
-
-    run(answer)
+@under_each_loop
+async def test_an_anyio_stream_that_breaks() -> None:
+    stream = AsyncMock(anyio.abc.ByteStream)
+    stream.receive.return_value = BEAT
+    stream.send.side_effect = anyio.BrokenResourceError
+    assert await answer_heartbeat(stream) is False
+    stream.receive.assert_awaited_once_with(1)
+    stream.send.assert_awaited_once_with(BEAT)
+    stream.receive.side_effect = anyio.BrokenResourceError
+    with pytest.raises(PeerClosedError):
+        await answer_heartbeat(stream)
 
 
 def test_an_asyncio_program_does_not_load_trio() -> None:
@@ -739,13 +554,6 @@ async def main():
 asyncio.run(main())
 print("trio" in sys.modules)
 """
-    run = subprocess.run(
-        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-I", "-c", code]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert run.stdout == "False\n"
-
-
-@pytest.mark.parametrize("timeout", [-1.0, math.nan])
-def test_a_timeout_that_makes_no_sense(timeout: float) -> None:
-    with pytest.raises(UsageError, match="timeout must be at least 0 s"):
-        anyio.run(partial(send_heartbeat, "unix:x", timeout=timeout), backend="trio")

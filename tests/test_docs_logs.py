@@ -16,7 +16,7 @@ from nitrohb import CID_ANY, Event, Heartbeat, VsockAddress
 from nitrohb.cli.levels import NUMBERS
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.events import _OWN_FIELDS as FIELDS  # pyright: ignore[reportPrivateUsage]
-from tests.cli.test_logs import EXAMPLES
+from tests.test_events import EXAMPLES
 
 DOCS = Path(__file__).parent.parent / "docs" / "logs.md"
 

@@ -13,12 +13,17 @@ from nitrohb.cli import exits
 from nitrohb.cli.completion import SHELLS
 from nitrohb.cli.parser import build_parser
 
-from .cli.process import nitrohb
+from .cli.process import nitrohb_here
 
 
-@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
-def test_it_is_up_to_date(path: Path) -> None:
-    assert path.read_text("utf-8") == generated()[path], "nox -s generate writes it anew"
+@pytest.fixture(scope="module")
+def files() -> dict[Path, str]:
+    return generated()
+
+
+def test_it_is_up_to_date(files: dict[Path, str]) -> None:
+    old = [path for path, text in files.items() if path.read_text("utf-8") != text]
+    assert not old, "nox -s generate writes it anew"
 
 
 def test_the_version_stands_in_every_file_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +70,7 @@ def bold(text: str) -> list[str]:
     return re.findall(r"^\.TP\n\\fB(.*)\\fR$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_it_is_printed(shell: str) -> None:
-    (path,) = (path for path in generated() if path.suffix == f".{shell}")
-    assert nitrohb("completion", shell) == (0, path.read_text("utf-8"), "")
+def test_completions_are_printed(files: dict[Path, str]) -> None:
+    for shell in SHELLS:
+        (text,) = (text for path, text in files.items() if path.suffix == f".{shell}")
+        assert nitrohb_here("completion", shell) == (0, text, "")

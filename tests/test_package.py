@@ -4,6 +4,7 @@
 import importlib.metadata
 import importlib.resources
 import inspect
+import json
 import subprocess
 import sys
 import types
@@ -14,41 +15,54 @@ import pytest
 
 import nitrohb
 
-
-def in_fresh_python(code: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True
-    )
-    return run.stdout.strip()
-
-
-def loaded_by(statement: str) -> set[str]:
-    """The packages that a statement loads, beside what a fresh interpreter has (say coverage)."""
-    code = f"import sys; old = {{*sys.modules}}; {statement}; print(*sys.modules.keys() - old)"
-    return {name.partition(".")[0] for name in in_fresh_python(code).split()}
-
-
 EVENT_LOOPS = {"trio", "anyio", "asyncio"}
 EXTRA = {"starlette", "hypercorn", "h11", "prometheus_client", "rich"}
 
+STEPS = """
+import json, sys
+seen = {}
+before = {*sys.modules}  # what a fresh interpreter has, say coverage
 
-def test_import_loads_no_event_loop_and_no_argument_parser() -> None:
-    loaded = loaded_by("import nitrohb")
-    assert "nitrohb" in loaded
-    assert not loaded & {*EVENT_LOOPS, *EXTRA, "argparse", "socket"}
+def see(step):
+    seen[step] = [name.partition(".")[0] for name in sys.modules.keys() - before]
+
+import nitrohb
+see("the package")
+names = {*nitrohb.__all__, "__version__"}
+seen["what dir() lacks"] = [*names - {*dir(nitrohb)}]
+seen["a name is loaded"] = ["before it is used"] if "HEARTBEAT" in vars(nitrohb) else []
+nitrohb.HEARTBEAT
+seen["a name is loaded"] += ["after its first use"] if "HEARTBEAT" in vars(nitrohb) else []
+import nitrohb.cli
+see("the script")
+from nitrohb import open_listeners
+see("listening")
+import nitrohb.cli.serve, nitrohb.server, nitrohb.cli.printing
+see("serving")
+from nitrohb import *
+seen["what * lacks"] = [*names - {*globals()} - {"__version__"}]
+print(json.dumps(seen))
+"""
 
 
-def test_serving_loads_nothing_of_the_extra() -> None:
-    loaded = loaded_by("import nitrohb.cli.serve, nitrohb.server, nitrohb.cli.printing")
-    assert "trio" in loaded
-    assert not loaded & EXTRA
+def run_python(*args: str) -> str:
+    command = [sys.executable, "-I", *args]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return run.stdout
 
 
-def test_listening_loads_no_event_loop() -> None:
-    """The console script listens before it loads the rest."""
-    loaded = loaded_by("from nitrohb import open_listeners")
-    assert "nitrohb" in loaded
-    assert not loaded & EVENT_LOOPS
+def test_each_step_loads_only_what_it_needs() -> None:
+    """The script handles signals, then listens, and only then loads an event loop."""
+    seen = {step: {*names} for step, names in json.loads(run_python("-c", STEPS)).items()}
+    assert "nitrohb" in seen["the package"]
+    assert not seen["the package"] & {*EVENT_LOOPS, *EXTRA, "argparse", "socket"}
+    assert not seen["the script"] & {*EVENT_LOOPS, "argparse", "socket"}
+    assert not seen["listening"] & EVENT_LOOPS
+    assert "trio" in seen["serving"]
+    assert not seen["serving"] & EXTRA
+    assert not seen["what dir() lacks"]
+    assert not seen["what * lacks"]
+    assert seen["a name is loaded"] == {"after its first use"}
 
 
 LISTENS = """
@@ -88,13 +102,8 @@ def test_the_script_loads_nothing_before_it_listens_that_can_wait(
     root, sock = str(Path(nitrohb.__file__).parents[1]), str(tmp_path / "s")
     args = [command, "--keep", "--quiet", "-l", f"unix:{sock}", *rest]
     # Without site (-S), which may load modules for its own purposes, and coverage for others.
-    run = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", LISTENS.format(path=root, sock=sock, args=args)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    listens, *loaded = run.stdout.split()
+    script = LISTENS.format(path=root, sock=sock, args=args)
+    listens, *loaded = run_python("-S", "-c", script).split()
     assert listens == "True"
     assert {"nitrohb.listeners", "argparse", "socket"} <= {*loaded}
     assert not {*loaded} & (EVENT_LOOPS | CAN_WAIT)
@@ -103,54 +112,26 @@ def test_the_script_loads_nothing_before_it_listens_that_can_wait(
     assert not {name for name in own if "api" in name}
 
 
-def test_the_script_handles_signals_before_it_loads_the_rest() -> None:
-    assert not loaded_by("import nitrohb.cli") & {*EVENT_LOOPS, "argparse", "socket"}
-
-
-def test_a_name_is_looked_up_once() -> None:
-    code = (
-        "import nitrohb; before = 'HEARTBEAT' in vars(nitrohb); nitrohb.HEARTBEAT;"
-        "print(before, 'HEARTBEAT' in vars(nitrohb))"
-    )
-    assert in_fresh_python(code) == "False True"
-
-
-@pytest.mark.parametrize("name", nitrohb.__all__)
-def test_every_public_name_is_there_and_documented(name: str) -> None:
-    value = getattr(nitrohb, name)
-    if isinstance(value, type | types.FunctionType):
-        assert value.__module__.startswith("nitrohb.")
-        assert value.__name__ == name
-        assert inspect.getdoc(value)
-    elif isinstance(value, types.UnionType):
-        assert len(typing.get_args(value)) > 1
-    else:
-        assert name.isupper(), "neither code nor a type nor a constant"
-
-
-def test_names_are_listed_once() -> None:
+def test_every_public_name_is_there_once_and_documented() -> None:
     assert len(nitrohb.__all__) == len(set(nitrohb.__all__))
+    for name in nitrohb.__all__:
+        value = getattr(nitrohb, name)
+        if isinstance(value, type | types.FunctionType):
+            assert value.__module__.startswith("nitrohb."), name
+            assert value.__name__ == name
+            assert inspect.getdoc(value), name
+        elif isinstance(value, types.UnionType):
+            assert len(typing.get_args(value)) > 1, name
+        else:
+            assert name.isupper(), f"{name} is neither code nor a type nor a constant"
 
 
-def test_all_star() -> None:
-    code = "import nitrohb; from nitrohb import *; print(set(nitrohb.__all__) <= set(dir()))"
-    assert in_fresh_python(code) == "True"
+def test_an_unknown_name() -> None:
+    for name in ("serve", "trio", "_nothing", "Vanished"):
+        with pytest.raises(AttributeError, match=f"^module 'nitrohb' has no attribute '{name}'$"):
+            getattr(nitrohb, name)
 
 
-@pytest.mark.parametrize("name", ["serve", "trio", "_nothing", "Vanished"])
-def test_an_unknown_name(name: str) -> None:
-    with pytest.raises(AttributeError, match=f"^module 'nitrohb' has no attribute '{name}'$"):
-        getattr(nitrohb, name)
-
-
-def test_dir_shows_what_has_not_been_loaded_yet() -> None:
-    code = "import nitrohb; print({*nitrohb.__all__, '__version__'} <= set(dir(nitrohb)))"
-    assert in_fresh_python(code) == "True"
-
-
-def test_version_is_that_of_the_distribution() -> None:
+def test_the_version_and_the_types_are_those_of_the_distribution() -> None:
     assert nitrohb.__version__ == importlib.metadata.version("nitrohb")
-
-
-def test_type_checkers_may_trust_its_annotations() -> None:
     assert importlib.resources.files("nitrohb").joinpath("py.typed").is_file()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person reads when an address cannot be used."""
+"""What a person reads when an address, or a command, cannot be used."""
 
 import copy
 import errno
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb import remedies
 from nitrohb.addresses import (
     CID_ANY,
     Address,
@@ -23,9 +22,11 @@ from nitrohb.addresses import (
 from nitrohb.errors import UnusableAddressError
 from nitrohb.remedies import (
     NO_AF_VSOCK,
+    api_connect_error,
     connect_error,
     listen_error,
     start_advice,
+    tcp_listen_error,
     without_doctor,
 )
 
@@ -42,198 +43,126 @@ Make = Callable[[Address, int], UnusableAddressError]
 ERRNOS = [NO_AF_VSOCK, 0, 9999, *errno.errorcode]
 
 
-@pytest.mark.parametrize("number", ERRNOS)
-@pytest.mark.parametrize("address", [*VSOCK, *UNIX, FD], ids=str)
-def test_listen_errors_say_two_things(address: Address, number: int) -> None:
-    check(listen_error(address, number), "cannot listen on", address, number)
-
-
-@pytest.mark.parametrize("number", ERRNOS)
-@pytest.mark.parametrize("address", [*VSOCK, *UNIX], ids=str)
-def test_connect_errors_say_two_things(address: Address, number: int) -> None:
-    check(connect_error(address, number), "cannot connect to", address, number)
-
-
-def check(error: UnusableAddressError, doing: str, address: Address, number: int) -> None:
-    """One line of what is wrong, one of what helps, whatever the error is."""
-    first, second = str(error).splitlines()
-    assert first == f"{doing} {address}: {error.reason}"
-    assert second == error.remedy
-    assert error.reason
-    assert error.remedy
-    assert error.address == str(address)
-    assert error.errno == (None if number == NO_AF_VSOCK else number)
-    if number in errno.errorcode:
-        assert error.reason.endswith(f" ({errno.errorcode[number]})")
+@pytest.mark.parametrize(
+    ("make", "doing", "addresses"),
+    [
+        (listen_error, "cannot listen on", [*VSOCK, *UNIX, FD]),
+        (connect_error, "cannot connect to", [*VSOCK, *UNIX]),
+    ],
+)
+def test_an_error_says_what_is_wrong_and_what_helps(
+    make: Make, doing: str, addresses: list[Address]
+) -> None:
+    """Each in one line, whatever the error is."""
+    for address in addresses:
+        for number in ERRNOS:
+            error, case = make(address, number), f"{address}, errno {number}"
+            assert str(error) == f"{doing} {address}: {error.reason}\n{error.remedy}", case
+            assert error.reason, case
+            assert error.remedy, case
+            assert len(str(error).splitlines()) == 2, case
+            assert error.address == str(address), case
+            assert error.errno == (None if number == NO_AF_VSOCK else number), case
+            if number in errno.errorcode:
+                assert error.reason.endswith(f" ({errno.errorcode[number]})"), case
+            if number not in errno.errorcode and number != NO_AF_VSOCK:
+                assert error.reason == f"{os.strerror(number)} (unknown)", case
+            assert "{" not in str(error).replace("/run/{x}.sock", ""), case
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
+    ("error", "in_reason", "in_remedy"),
     [
-        (
-            listen_error(VsockAddress(1, 9000), errno.EADDRNOTAVAIL),
-            "cannot listen on vsock:1:9000:"
-            " CID 1 is the loopback, and this kernel has not loaded it (EADDRNOTAVAIL)\n"
-            "Load its module (modprobe vsock_loopback), or write vsock::9000.",
-        ),
-        (
-            listen_error(VsockAddress(5, 9000), errno.EADDRNOTAVAIL),
-            "cannot listen on vsock:5:9000: CID 5 is not a CID of this machine (EADDRNOTAVAIL)\n"
-            "Name the local CID, or write vsock::9000 to listen on every one.",
-        ),
-        (
-            listen_error(VsockAddress(5, 9000), errno.EADDRNOTAVAIL, 3),
-            "cannot listen on vsock:5:9000: CID 5 is not a CID of this machine (EADDRNOTAVAIL)\n"
-            "Name the local CID, 3, or write vsock::9000 to listen on every one.",
-        ),
-        (
-            listen_error(VsockAddress(5, 1023), errno.EACCES),
-            "cannot listen on vsock:5:1023: ports below 1024 need a privilege (EACCES)\n"
-            "Use a port from 1024 up (enclaves use 9000), or grant CAP_NET_BIND_SERVICE.",
-        ),
-        (
-            listen_error(VsockAddress(5, 1024), errno.EACCES),
-            "cannot listen on vsock:5:1024: a security module (SELinux, AppArmor) does not permit"
-            " AF_VSOCK here (EACCES)\n"
-            "Allow it in that module's policy, or use a unix: or hybrid: address. nitrohb doctor"
-            " tells what this machine can do; nitrohb demo shows a heartbeat on any machine.",
-        ),
-        (
-            listen_error(UnixAddress("/missing/{x}.sock"), errno.ENOENT),
-            "cannot listen on unix:/missing/{x}.sock: /missing does not exist (ENOENT)\n"
-            "Create it first: mkdir -p /missing",
-        ),
-        (
-            listen_error(UnixAddress("/no such/x"), errno.ENOENT),
-            "cannot listen on unix:/no such/x: /no such does not exist (ENOENT)\n"
-            "Create it first: mkdir -p '/no such'",
-        ),
-        (
-            listen_error(UnixAddress("/proc/x"), errno.ENOENT),
-            "cannot listen on unix:/proc/x: /proc takes no socket files (ENOENT)\n"
-            "Choose another directory, for example /run or /tmp.",
-        ),
-        (
-            listen_error(UnixAddress("~/x"), errno.ENOENT),
-            "cannot listen on unix:~/x: ~/x is no path in your home directory:"
-            " a shell replaces ~ only at the beginning of a word (ENOENT)\n"
-            "Write the whole path, or $HOME for ~, as in unix:$HOME/nitrohb.sock.",
-        ),
-        (
-            connect_error(UnixAddress("~/x"), errno.ENOENT),
-            "cannot connect to unix:~/x: ~/x is no path in your home directory:"
-            " a shell replaces ~ only at the beginning of a word (ENOENT)\n"
-            "Write the whole path, or $HOME for ~, as in unix:$HOME/nitrohb.sock.",
-        ),
-        (
-            listen_error(UnixAddress("/proc"), errno.EEXIST),
-            "cannot listen on unix:/proc: /proc is a directory (EEXIST)\n"
-            "Name a file in it, one that does not exist.",
-        ),
-        (
-            connect_error(UnixAddress("/dev/null"), errno.ECONNREFUSED),
-            "cannot connect to unix:/dev/null: /dev/null is not a socket (ECONNREFUSED)\n"
-            "Name the socket of a heartbeat server.",
-        ),
-        (
-            connect_error(UnixAddress("/no such/x"), errno.ENOENT),
-            "cannot connect to unix:/no such/x: /no such/x does not exist (ENOENT)\n"
-            "Start the listener first: nitrohb serve -l 'unix:/no such/x'",
-        ),
-        (
-            listen_error(UnixAddress("x"), errno.EROFS),
-            "cannot listen on unix:x: . is on a read-only file system (EROFS)\n"
-            "Choose a directory in which you may write.",
-        ),
-        (
-            listen_error(HybridAddress("/tmp/vm4", 9000), errno.EEXIST),
-            "cannot listen on hybrid:/tmp/vm4:9000:"
-            " /tmp/vm4_9000 exists and is not a socket (EEXIST)\n"
-            "Move it away, or choose another path: nitrohb removes nothing but dead sockets.",
-        ),
-        (
-            listen_error(FD, errno.EBADF),
-            "cannot listen on fd:3: this process has no open descriptor 3 (EBADF)\n"
-            "Pass a listening socket in under that number;"
-            " systemd's socket activation begins at fd:3.",
-        ),
-        (
-            connect_error(VsockAddress(3, 9000), errno.ECONNRESET),
-            "cannot connect to vsock:3:9000: CID 3 has no listener on port 9000 (ECONNRESET)\n"
-            "Start the listener first: nitrohb serve -l vsock::9000 on the machine with that CID.",
-        ),
-        (
-            connect_error(HybridAddress("/tmp/vm4", 9000), errno.ENOENT),
-            "cannot connect to hybrid:/tmp/vm4:9000: /tmp/vm4_9000 does not exist (ENOENT)\n"
-            "Start the listener first: nitrohb serve -l hybrid:/tmp/vm4:9000",
-        ),
-        (
-            listen_error(VsockAddress(3, 9000), NO_AF_VSOCK),
-            "cannot listen on vsock:3:9000: this Python was built without AF_VSOCK\n"
-            "Use another Python (a distribution's own has it), or a unix: or hybrid: address."
-            " nitrohb doctor tells what this machine can do;"
-            " nitrohb demo shows a heartbeat on any machine.",
-        ),
+        (listen_error(VSOCK[1], errno.EADDRNOTAVAIL), "loopback", "modprobe vsock_loopback"),
+        (listen_error(VSOCK[1], errno.EADDRNOTAVAIL), "CID 1", "vsock::9000"),
+        (listen_error(VSOCK[2], errno.EADDRNOTAVAIL), "CID 3", "local CID, or write vsock::9000"),
+        (listen_error(VSOCK[2], errno.EADDRNOTAVAIL, 7), "CID 3", "local CID, 7, or write"),
+        (listen_error(VSOCK[2], errno.EADDRINUSE), "port 9000", "doctor -l vsock:3:9000"),
+        (listen_error(VsockAddress(5, 1023), errno.EACCES), "1024", "CAP_NET_BIND_SERVICE"),
+        (listen_error(VsockAddress(5, 1024), errno.EACCES), "SELinux", "policy"),
+        (listen_error(VSOCK[2], errno.EPERM), "seccomp", "fd:N"),
+        (listen_error(VSOCK[2], NO_AF_VSOCK), "AF_VSOCK", "another Python"),
+        (connect_error(VSOCK[2], NO_AF_VSOCK), "AF_VSOCK", "another Python"),
+        (connect_error(VSOCK[2], errno.EAFNOSUPPORT), "AF_VSOCK", "modprobe vsock"),
+        (connect_error(VSOCK[2], errno.EPERM), "seccomp", "Allow AF_VSOCK"),
+        (connect_error(VSOCK[2], errno.EMFILE), "too many open files", "ulimit -n"),
+        (connect_error(VSOCK[2], errno.ENFILE), "the system", "fs.file-max"),
+        (connect_error(VSOCK[2], errno.ECONNRESET), "port 9000", "nitrohb serve -l vsock::9000"),
+        (connect_error(VSOCK[2], errno.ENODEV), "CID 3", "as 3"),
+        (connect_error(VSOCK[2], errno.ETIMEDOUT), "CID 3", "running"),
+        (listen_error(FD, errno.EBADF), "descriptor 3", "fd:3"),
+        (listen_error(FD, errno.EINVAL), "does not listen", "listen()"),
+        (listen_error(UNIX[2], errno.EEXIST), "/tmp/vm4_9000 exists", "Move it away"),
+        (connect_error(UNIX[2], errno.ENOENT), "/tmp/vm4_9000", "serve -l hybrid:/tmp/vm4:9000"),
+        (connect_error(UNIX[1], errno.EACCES), "this user", "--socket-mode"),
+        (connect_error(UNIX[1], errno.EAGAIN), "too many connections", "accept"),
+        (tcp_listen_error("[::1]:80", errno.EACCES), "1024", "CAP_NET_BIND_SERVICE"),
+        (api_connect_error("unix:a b", errno.ENOENT), "socket", "--api 'unix:a b'"),
     ],
-    ids=lambda value: str(value).partition("\n")[0] if isinstance(value, Exception) else "",
 )
-def test_messages(error: UnusableAddressError, text: str) -> None:
-    assert str(error) == text
+def test_what_an_error_number_tells(
+    error: UnusableAddressError, in_reason: str, in_remedy: str
+) -> None:
+    assert in_reason in error.reason
+    assert in_remedy in error.remedy
 
 
-def test_current_directory_that_has_been_removed(
+@pytest.mark.parametrize(
+    ("make", "path", "number", "in_reason", "in_remedy"),
+    [
+        (listen_error, "no such/{x}", errno.ENOENT, "no such does not", "mkdir -p 'no such'"),
+        (listen_error, "/proc/x", errno.ENOENT, "/proc takes no socket files", "directory"),
+        (listen_error, "~/x", errno.ENOENT, "~/x", "$HOME"),
+        (connect_error, "~/x", errno.ENOENT, "~/x", "$HOME"),
+        (listen_error, "/proc", errno.EEXIST, "/proc is a directory", "in it"),
+        (listen_error, "file", errno.EEXIST, "file exists and is not", "Move it away"),
+        (listen_error, "x", errno.EROFS, ". is on a read-only file system", "directory"),
+        (listen_error, "x", errno.EACCES, "may not be created", "directory"),
+        (listen_error, "file", errno.EACCES, "this user may not replace", "owner"),
+        (connect_error, "file", errno.ECONNREFUSED, "file is not a socket", "socket"),
+        (connect_error, "x", errno.ECONNREFUSED, "nobody listens", "nitrohb serve -l unix:x"),
+        (connect_error, "no such/x", errno.ENOENT, "no such/x does not", "-l 'unix:no such/x'"),
+    ],
+)
+def test_what_a_look_at_a_path_tells(
+    make: Make,
+    path: str,
+    number: int,
+    in_reason: str,
+    in_remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    error = make(UnixAddress(path), number)
+    assert in_reason in error.reason
+    assert in_remedy in error.remedy
+
+
+def test_a_current_directory_that_has_been_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert str(listen_error(UnixAddress("x"), errno.ENOENT)) == (
-        "cannot listen on unix:x: the current directory has been removed (ENOENT)\n"
-        "Change to one that exists."
-    )
-
-
-@pytest.mark.parametrize(
-    ("number", "reason"),
-    [
-        (errno.ENXIO, "No such device or address (ENXIO)"),
-        (9999, "Unknown error 9999 (unknown)"),
-    ],
-)
-@pytest.mark.parametrize("address", [VSOCK[0], UNIX[0], FD], ids=str)
-def test_an_error_that_nobody_has_met_yet(address: Address, number: int, reason: str) -> None:
-    error = listen_error(address, number)
-    assert (error.errno, error.reason) == (number, reason)
-    assert error.remedy == (
-        "No remedy is known for this error. What this machine lacks: nitrohb doctor"
-    )
-
-
-def test_a_socket_file_of_somebody_else(tmp_path: Path) -> None:
-    address = UnixAddress(str(tmp_path / "s"))
-    assert "may not be created" in listen_error(address, errno.EACCES).reason
-    (tmp_path / "s").touch()
-    assert "is there that this user may not replace" in listen_error(address, errno.EACCES).reason
+    assert "current directory" in listen_error(UnixAddress("x"), errno.ENOENT).reason
 
 
 def test_a_directory_that_may_not_be_entered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = UnixAddress(str(tmp_path / "s"))
-    assert "--socket-mode" in connect_error(address, errno.EACCES).remedy
-
     def access(path: str, mode: int) -> bool:
         return (path, mode) != (str(tmp_path), os.X_OK)
 
     monkeypatch.setattr(os, "access", access)
-    error = connect_error(address, errno.EACCES)
+    error = connect_error(UnixAddress(str(tmp_path / "s")), errno.EACCES)
     assert error.reason == f"this user may not enter {tmp_path} (EACCES)"
     assert "--socket-mode" not in error.remedy
 
 
-def test_who_has_asked_the_doctor_is_not_sent_there() -> None:
-    """Else a doctor's every second line would name it."""
+def test_a_remedy_that_the_doctor_tells_does_not_name_the_doctor() -> None:
     sent = 0
     for address in (*VSOCK, *UNIX, FD):
         for number in ERRNOS:
@@ -247,33 +176,22 @@ def test_who_has_asked_the_doctor_is_not_sent_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "reason", "remedy"),
-    [
-        (errno.EAGAIN, "this user, or this container, may have no more processes", "ulimit -u"),
-        (errno.EMFILE, "this process has too many open files", "ulimit -n"),
-        (errno.E2BIG, "Argument list too long", "nitrohb doctor"),
-    ],
-)
-def test_a_command_that_cannot_be_started(number: int, reason: str, remedy: str) -> None:
-    """tests/cli/test_run.py has those that can be provoked."""
-    said = start_advice("launch", number)
-    assert said[0] == f"{reason} ({errno.errorcode[number]})"
-    assert remedy in said[1]
-
-
-@pytest.mark.parametrize(
     ("command", "number", "reason", "remedy"),
     [
-        ("", errno.EACCES, "its name is empty (EACCES)", "after --"),
-        ("here", errno.ENOENT, "there is no such command in PATH (ENOENT)", "write ./here"),
-        ("so so", errno.ENOENT, "there is no such command in PATH (ENOENT)", "write ./'so so'"),
-        ("nowhere", errno.ENOENT, "there is no such command (ENOENT)", "its whole path"),
-        ("./here", errno.ENOENT, "the interpreter that its first line (#!) names does", "Install"),
-        ("./here", errno.EACCES, "this user may not run it (EACCES)", "chmod +x"),
-        ("./dir", errno.EACCES, "it is a directory (EACCES)", "in it"),
+        ("launch", errno.EAGAIN, "no more processes", "ulimit -u"),
+        ("launch", errno.EMFILE, "this process has too many open files", "ulimit -n"),
+        ("launch", errno.E2BIG, "Argument list too long", "nitrohb doctor"),
+        ("", errno.EACCES, "its name is empty", "after --"),
+        ("", errno.ENOENT, "its name is empty", "after --"),
+        ("here", errno.ENOENT, "in PATH", "write ./here"),
+        ("so so", errno.ENOENT, "in PATH", "write ./'so so'"),
+        ("nowhere", errno.ENOENT, "there is no such command (", "its whole path"),
+        ("./here", errno.ENOENT, "the interpreter", "Install"),
+        ("./here", errno.EACCES, "this user may not run it", "chmod +x"),
+        ("./dir", errno.EACCES, "it is a directory", "in it"),
     ],
 )
-def test_what_a_look_tells_of_a_command_that_cannot_be_started(
+def test_a_command_that_cannot_be_started(
     command: str,
     number: int,
     reason: str,
@@ -281,12 +199,14 @@ def test_what_a_look_tells_of_a_command_that_cannot_be_started(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """tests/cli/test_run.py has those that can be provoked."""
     monkeypatch.chdir(tmp_path)
     for name in ("here", "so so"):
         Path(name).touch()
     Path("dir").mkdir()
     said = start_advice(command, number)
-    assert said[0].startswith(reason)
+    assert reason in said[0]
+    assert said[0].endswith(f"({errno.errorcode[number]})")
     assert remedy in said[1]
 
 
@@ -299,8 +219,7 @@ def advised(make: Make, address: Address) -> set[str]:
     }
 
 
-def test_the_rows() -> None:
-    """Every case of the documentation has its advice."""
+def test_every_case_of_the_documentation_has_its_advice() -> None:
     files = {"EMFILE", "ENFILE"}
     vsock = files | {"no AF_VSOCK", "EAFNOSUPPORT", "EPERM", "EACCES"}
     passed_in = {"ENOTSOCK", "ESHUTDOWN"}  # by the name of where it is bound
@@ -315,32 +234,13 @@ def test_the_rows() -> None:
     assert advised(listen_error, FD) == files | inherited
 
 
-@pytest.mark.parametrize(
-    "error",
-    [listen_error(FD, errno.EBADF), connect_error(VSOCK[2], errno.ENODEV)],
-    ids=lambda error: type(error).__name__,
-)
-def test_errors_can_cross_a_process_boundary(error: UnusableAddressError) -> None:
-    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert type(twin) is type(error)
-        assert str(twin) == str(error)
-        assert (twin.address, twin.errno) == (error.address, error.errno)
+def test_errors_can_cross_a_process_boundary() -> None:
+    for error in (listen_error(FD, errno.EBADF), connect_error(VSOCK[2], errno.ENODEV)):
+        for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(twin) is type(error)
+            assert str(twin) == str(error)
+            assert (twin.address, twin.errno) == (error.address, error.errno)
 
 
 def test_no_af_vsock_is_no_errno() -> None:
     assert NO_AF_VSOCK not in errno.errorcode
-    assert set(remedies.__all__) == {
-        "LOOPBACK_CID",
-        "NO_AF_VSOCK",
-        "SAME_CIDS",
-        "api_connect_error",
-        "connect_error",
-        "is_lack_of_threads",
-        "lack_error",
-        "listen_error",
-        "remedy_for",
-        "start_advice",
-        "tcp_listen_error",
-        "vsock_advice",
-        "without_doctor",
-    }

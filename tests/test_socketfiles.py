@@ -2,7 +2,9 @@
 """Socket files that others delete or replace: real files, real inotify, virtual time."""
 
 import errno
+import fcntl
 import io
+import itertools
 import logging
 import os
 import re
@@ -10,16 +12,15 @@ import shutil
 import socket
 import stat
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -33,7 +34,6 @@ from nitrohb import (
     UnixAddress,
     open_listeners,
     serve_heartbeat,
-    serve_in_thread,
     socketfiles,
 )
 from nitrohb.inotify import ATTRIB, MOVE_SELF, Inotify
@@ -61,9 +61,26 @@ def others_listen(path: Path | str) -> socket.socket:
     return sock
 
 
+@asynccontextmanager
+async def kept(path: Path | str) -> AsyncGenerator[list[Event]]:
+    """A server of a path that goes on after a heartbeat; yields its events."""
+    async with serving(f"unix:{path}", once=False) as events:
+        await settled()
+        yield events
+
+
+async def half_a_second_later(clock: MockClock) -> None:
+    clock.jump(0.5)
+    await settled()
+
+
 def lost(events: list[Event]) -> Lost:
     (event,) = (event for event in events if isinstance(event, Lost))
     return event
+
+
+def problem(events: list[Event]) -> str:
+    return lost(events).problem or ""
 
 
 def delete(path: Path) -> None:
@@ -95,19 +112,19 @@ def put_a_dead_socket_over_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("scheme", "how"),
     [
-        delete,
-        rename,
-        delete_with_its_directory,
-        rename_its_directory,
-        rename_a_directory_above,
-        put_a_dead_socket_over_it,
+        ("unix", delete),
+        ("unix", rename),
+        ("unix", delete_with_its_directory),
+        ("unix", rename_its_directory),
+        ("unix", rename_a_directory_above),
+        ("unix", put_a_dead_socket_over_it),
+        ("hybrid", delete),
     ],
 )
-@pytest.mark.parametrize("scheme", ["unix", "hybrid"])
 async def test_a_lost_file_is_noticed_at_once_and_made_anew(
-    how: Callable[[Path], None], scheme: str, tmp_path: Path, mock_clock: MockClock
+    scheme: str, how: Callable[[Path], None], tmp_path: Path, mock_clock: MockClock
 ) -> None:
     vm = tmp_path / "a" / "vms" / "hb"
     vm.parent.mkdir(parents=True)
@@ -141,8 +158,7 @@ async def test_a_link_on_the_way_that_leads_elsewhere(tmp_path: Path) -> None:
 
 async def test_who_had_connected_before_is_answered(path: Path, mock_clock: MockClock) -> None:
     with ExitStack() as closing:
-        async with serving(f"unix:{path}", once=False) as events:
-            await settled()
+        async with kept(path) as events:
             silent = closing.enter_context(Client(path))
             await settled()
             queue = [closing.enter_context(Client(path)) for _ in range(100)]  # more than a batch
@@ -241,8 +257,7 @@ def test_the_new_file_may_look_like_the_old_one(
 
 
 async def test_what_makes_no_difference_is_no_loss(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False) as events:
-        await settled()
+    async with kept(path) as events:
         path.chmod(0o660)
         path.parent.chmod(0o700)
         os.link(path, f"{path}.link")
@@ -263,8 +278,7 @@ class Steps(trio.abc.Instrument):
 
 
 async def test_what_goes_on_beside_it_wakes_nobody(path: Path, autojump_clock: MockClock) -> None:
-    async with serving(f"unix:{path}", once=False):
-        await settled()
+    async with kept(path):
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         other = path.with_name("other")
@@ -280,26 +294,18 @@ async def test_what_goes_on_beside_it_wakes_nobody(path: Path, autojump_clock: M
         assert 0 < steps.count < 10
 
 
-@pytest.fixture
-def silent_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socketfiles, "LOCAL", frozenset[str]())
+def no_inotify() -> None:
+    raise OSError(errno.EMFILE, "no more of them")
 
 
-@pytest.fixture
-def no_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise OSError(errno.EMFILE, "no more of them")
-
-    monkeypatch.setattr(socketfiles, "Inotify", fail)
-
-
-@pytest.mark.parametrize("case", ["silent_inotify", "no_inotify"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("LOCAL", frozenset[str]()), ("Inotify", no_inotify)], ids=["foreign", "no"]
+)
 async def test_where_nobody_tells_it_looks_twice_a_second(
-    case: str, path: Path, request: pytest.FixtureRequest, mock_clock: MockClock
+    name: str, value: object, path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
-    request.getfixturevalue(case)
-    async with serving(f"unix:{path}", once=False) as events:
-        await settled()
+    monkeypatch.setattr(socketfiles, name, value)
+    async with kept(path) as events:
         path.unlink()
         mock_clock.jump(0.49)
         await settled()
@@ -308,17 +314,13 @@ async def test_where_nobody_tells_it_looks_twice_a_second(
         await settled()
         assert names(events) == LOST_AND_FOUND
         path.unlink()
-        mock_clock.jump(0.5)
-        await settled()
+        await half_a_second_later(mock_clock)
         assert names(events) == [*LOST_AND_FOUND, *LOST_AND_FOUND[1:]]
 
 
-def test_the_file_system_of_a_directory() -> None:
+def test_the_file_system_of_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty where the mount is not to be seen, as in a chroot, of whose root nothing is known."""
     assert socketfiles.file_system("/proc") == "proc"
-
-
-def test_a_mount_that_is_not_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a chroot, of whose root nothing is known."""
 
     def see_no_mounts(path: str, **_: object) -> io.StringIO:
         return io.StringIO("" if path.endswith("mountinfo") else Path(path).read_text())
@@ -327,7 +329,9 @@ def test_a_mount_that_is_not_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None
     assert socketfiles.file_system("/") == ""
 
 
-async def test_a_directory_that_stays_away(path: Path, mock_clock: MockClock) -> None:
+async def test_a_directory_that_stays_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
     """It is told once; it is tried again, but not all the time; and the return is told."""
     attempts: list[None] = []
     reopen = Listener.reopen
@@ -336,23 +340,19 @@ async def test_a_directory_that_stays_away(path: Path, mock_clock: MockClock) ->
         attempts.append(None)
         return reopen(self)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Listener, "reopen", count)
-        async with serving(f"unix:{path}", once=False) as events:
-            await settled()
-            shutil.rmtree(path.parent)
-            await settled()
-            for _ in range(20):
-                mock_clock.jump(0.5)
-                await settled()
-            assert names(events) == ["listening", "lost"]
-            assert f"{path.parent} does not exist (ENOENT)" in (lost(events).problem or "")
-            assert len(attempts) == 21
-            path.parent.mkdir()
-            mock_clock.jump(0.5)
-            await settled()
-            assert names(events) == LOST_AND_FOUND
-            await beat(Client(path))
+    monkeypatch.setattr(Listener, "reopen", count)
+    async with kept(path) as events:
+        shutil.rmtree(path.parent)
+        await settled()
+        for _ in range(20):
+            await half_a_second_later(mock_clock)
+        assert names(events) == ["listening", "lost"]
+        assert f"{path.parent} does not exist (ENOENT)" in problem(events)
+        assert len(attempts) == 21
+        path.parent.mkdir()
+        await half_a_second_later(mock_clock)
+        assert names(events) == LOST_AND_FOUND
+        await beat(Client(path))
     assert not path.exists()
 
 
@@ -361,8 +361,7 @@ async def test_who_listens_there_now_is_left_alone(
     leaves_its_file: bool, path: Path, mock_clock: MockClock
 ) -> None:
     with others_listen(f"{path}.other") as other:
-        async with serving(f"unix:{path}", once=False) as events:
-            await settled()
+        async with kept(path) as events:
             os.rename(f"{path}.other", path)
             for _ in range(5):
                 await settled()
@@ -371,55 +370,49 @@ async def test_who_listens_there_now_is_left_alone(
                 other.accept()[0].close()
             assert names(events) == ["listening", "lost"]
             assert lost(events).replaced
-            assert "another process listens there" in (lost(events).problem or "")
+            assert "another process listens there" in problem(events)
             other.close()
             if not leaves_its_file:
                 path.unlink()
-            mock_clock.jump(0.5)
-            await settled()
+            await half_a_second_later(mock_clock)
             assert names(events) == LOST_AND_FOUND
             await beat(Client(path))
 
 
 async def test_the_server_ends_while_others_have_its_place(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False) as events:
-        await settled()
+    async with kept(path) as events:
         path.with_name("other").write_text("precious")
         path.with_name("other").rename(path)
         await settled()
-        assert "is not a socket" in (lost(events).problem or "")
+        assert "is not a socket" in problem(events)
     assert path.read_text() == "precious"
 
 
 async def test_a_directory_that_is_put_back_with_the_file_in_it(
     path: Path, mock_clock: MockClock
 ) -> None:
-    async with serving(f"unix:{path}", once=False) as events:
-        await settled()
+    async with kept(path) as events:
         before = path.lstat().st_ino
         path.parent.rename(path.parent.with_name("away"))
         await settled()
         with Client(path.parent.with_name("away") / "hb") as client:
             await settled()
             path.parent.with_name("away").rename(path.parent)
-            mock_clock.jump(0.5)
-            await settled()
+            await half_a_second_later(mock_clock)
             assert names(events) == [*LOST_AND_FOUND[:2], "connected", "listening"]
             assert path.lstat().st_ino == before
             client.send(B7)
             await settled()
             assert client.look() == (B7, True)
         path.unlink()
-        mock_clock.jump(0.5)  # it rests after each success
-        await settled()
+        await half_a_second_later(mock_clock)  # it rests after each success
         assert names(events)[-2:] == LOST_AND_FOUND[1:]
 
 
 async def test_a_fight_over_a_path_does_not_take_up_the_loop(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    async with serving(f"unix:{path}", once=False) as events:
-        await settled()
+    async with kept(path) as events:
         for _ in range(200):
             path.unlink(missing_ok=True)
             await trio.sleep(0.05)
@@ -435,8 +428,7 @@ async def test_a_file_may_not_be_seen_any_more(path: Path, monkeypatch: pytest.M
             raise PermissionError(errno.EACCES, "not for you")
         return lstat(name)
 
-    async with serving(f"unix:{path}", once=False) as events:
-        await settled()
+    async with kept(path) as events:
         with monkeypatch.context() as patch:
             patch.setattr(os, "lstat", refuse)
             path.chmod(0o660)
@@ -448,8 +440,7 @@ async def test_another_current_directory_is_no_loss(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(path.parent)
-    async with serving("unix:hb", once=False) as events:
-        await settled()
+    async with kept("hb") as events:
         monkeypatch.chdir("/")
         path.chmod(0o660)
         await settled()
@@ -468,8 +459,7 @@ async def test_a_path_that_is_too_long_unless_it_is_relative(
     deep = tmp_path / ("x" * 120)
     deep.mkdir()
     monkeypatch.chdir(deep)
-    async with serving("unix:hb", once=False) as events:
-        await settled()
+    async with kept("hb") as events:
         if not stays:
             monkeypatch.chdir("/")
         (deep / "hb").unlink()
@@ -477,24 +467,21 @@ async def test_a_path_that_is_too_long_unless_it_is_relative(
         if stays:
             assert names(events) == LOST_AND_FOUND
         else:
-            assert "File name too long (ENAMETOOLONG)" in (lost(events).problem or "")
+            assert "File name too long (ENAMETOOLONG)" in problem(events)
 
 
 async def test_a_directory_that_another_process_has_locked_is_not_waited_for(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fcntl
-
     pauses: list[float] = []
     monkeypatch.setattr("nitrohb.unixfiles.time.sleep", pauses.append)
     fd = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
-        async with serving(f"unix:{path}", once=False) as events:
-            await settled()
+        async with kept(path) as events:
             put_a_dead_socket_over_it(path)
             await settled()
-            assert "another process has locked" in (lost(events).problem or "")
+            assert "another process has locked" in problem(events)
             assert sum(pauses) <= 0.01
     finally:
         os.close(fd)
@@ -559,31 +546,6 @@ async def test_on_event_that_fails_leaves_nothing_behind(when: int, path: Path) 
     assert not list(path.parent.iterdir())
 
 
-def test_a_server_in_a_thread(path: Path) -> None:
-    again = threading.Semaphore(0)
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Listening):
-            again.release()
-
-    with serve_in_thread(f"unix:{path}", once=False, on_event=on_event) as server:
-        assert again.acquire(timeout=30)
-        path.unlink()
-        assert again.acquire(timeout=30)
-        with socket.socket(socket.AF_UNIX) as enclave:
-            enclave.connect(str(path))
-            enclave.sendall(B7)
-            assert enclave.recv(1) == B7
-        assert server.wait_heartbeat(timeout=30).echoed
-    assert not path.exists()
-
-
-@pytest.fixture
-def inotify() -> Iterator[Inotify]:
-    with Inotify() as inotify:
-        yield inotify
-
-
 def has_been_told(inotify: Inotify) -> bool:
     try:
         return bool(os.read(inotify.fileno(), 4096))
@@ -591,73 +553,64 @@ def has_been_told(inotify: Inotify) -> bool:
         return False
 
 
-def test_inotify_watches_what_it_was_told_last(inotify: Inotify, tmp_path: Path) -> None:
+def test_inotify_watches_what_it_was_told_last(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.touch()
     two.touch()
-    inotify.watch({str(one): ATTRIB})
-    inotify.watch({str(two): ATTRIB})
-    inotify.clear()
-    one.chmod(0o600)
-    assert not has_been_told(inotify)
-    two.chmod(0o600)
-    assert has_been_told(inotify)
-    two.unlink()  # the system watches it no more by itself
-    inotify.watch({str(one): MOVE_SELF})
-    inotify.clear()
-    inotify.clear()
-    assert not has_been_told(inotify)
-
-
-def test_inotify_watches_all_or_says_so(inotify: Inotify, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        inotify.watch({str(tmp_path): MOVE_SELF, str(tmp_path / "nothing"): MOVE_SELF})
+    with Inotify() as inotify:
+        inotify.watch({str(one): ATTRIB})
+        inotify.watch({str(two): ATTRIB})
+        inotify.clear()
+        one.chmod(0o600)
+        assert not has_been_told(inotify)
+        two.chmod(0o600)
+        assert has_been_told(inotify)
+        two.unlink()  # the system watches it no more by itself
+        inotify.watch({str(one): MOVE_SELF})
+        inotify.clear()
+        inotify.clear()
+        assert not has_been_told(inotify)
+        with pytest.raises(FileNotFoundError):
+            inotify.watch({str(one): MOVE_SELF, str(two): MOVE_SELF})
 
 
 class World:
     """A directory in which others do what they like with a server's socket file."""
 
     def __init__(self, root: str) -> None:
-        self.root = root
         self.directory = f"{root}/vms"
         self.path = f"{self.directory}/hb"
         os.mkdir(self.directory)
-        self.others: list[socket.socket] = []
+        self.others = ExitStack()
         self.servers: set[int] = set()  # inode numbers, not used again as long as they are open
         self.away: list[str] = []
-        self.count = 0
+        self.fresh = map(f"{root}/{{}}".format, itertools.count())
 
-    def fresh(self) -> str:
-        self.count += 1
-        return f"{self.root}/{self.count}"
-
-    def put_over(self, what: str) -> None:
+    def put(self, make: Callable[[str], object]) -> None:
+        make(name := next(self.fresh))
         if os.path.isdir(self.directory):
-            os.rename(what, self.path)
+            os.rename(name, self.path)
+
+    def put_file(self) -> None:
+        self.put(lambda name: Path(name).write_text("precious"))
+
+    def put_dead_socket(self) -> None:
+        self.put(leave_dead_socket)
+
+    def put_server(self) -> None:
+        def listen(name: str) -> None:
+            self.others.enter_context(others_listen(name))
+            self.servers.add(os.lstat(name).st_ino)
+
+        self.put(listen)
 
     def delete(self) -> None:
         if os.path.lexists(self.path):
             os.unlink(self.path)
 
-    def put_file(self) -> None:
-        name = self.fresh()
-        Path(name).write_text("precious")
-        self.put_over(name)
-
-    def put_dead_socket(self) -> None:
-        name = self.fresh()
-        leave_dead_socket(name)
-        self.put_over(name)
-
-    def put_server(self) -> None:
-        name = self.fresh()
-        self.others.append(others_listen(name))
-        self.servers.add(os.lstat(name).st_ino)
-        self.put_over(name)
-
     def take_directory_away(self) -> None:
         if os.path.isdir(self.directory):
-            self.away.append(self.fresh())
+            self.away.append(next(self.fresh))
             os.rename(self.directory, self.away[-1])
 
     def bring_directory_back(self) -> None:
@@ -667,16 +620,13 @@ class World:
     def make_directory(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
 
-    def is_kept(self) -> bool:
-        """Whether there is a file, or a socket on which others listen."""
+    def kept(self) -> int | None:
+        """The inode number of a file, or of a socket on which others listen."""
         if not os.path.lexists(self.path):
-            return False
+            return None
         status = os.lstat(self.path)
-        return stat.S_ISREG(status.st_mode) or status.st_ino in self.servers
-
-    def close(self) -> None:
-        for other in self.others:
-            other.close()
+        is_others = stat.S_ISREG(status.st_mode) or status.st_ino in self.servers
+        return status.st_ino if is_others else None
 
 
 DEEDS = (
@@ -690,38 +640,28 @@ DEEDS = (
 )
 
 
-@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(DEEDS), st.sampled_from([0, 0.1, 0.6])), max_size=12))
 def test_whatever_others_do_it_is_there_when_they_let_it(
     deeds: list[tuple[Callable[[World], None], float]],
 ) -> None:
     async def live(world: World) -> None:
-        events: list[Event] = []
-        async with trio.open_nursery() as nursery:
-            serve = partial(serve_heartbeat, f"unix:{world.path}", once=False)
-            await nursery.start(partial(serve, on_event=events.append))
+        async with serving(f"unix:{world.path}", once=False) as events:
             for deed, pause in deeds:
                 deed(world)
-                kept = os.lstat(world.path).st_ino if world.is_kept() else None
+                kept = world.kept()
                 await trio.sleep(pause)
                 if kept is not None:
                     assert os.lstat(world.path).st_ino == kept, "it was not ours to touch"
             world.make_directory()
-            if world.is_kept():
+            if world.kept() is not None:
                 world.delete()
             await trio.sleep(1)
-            with Client(world.path) as client:
-                client.send(B7)
-                await settled()
-                assert client.look() == (B7, True)
+            await beat(Client(world.path))
             told = "".join(event.name[:2] for event in events if event.name in LOST_AND_FOUND)
             assert re.fullmatch("li(loli)*", told)
-            nursery.cancel_scope.cancel()
 
     with tempfile.TemporaryDirectory() as root:
         world = World(root)
-        try:
+        with world.others:
             trio.run(live, world, clock=MockClock(autojump_threshold=0))
-        finally:
-            world.close()
         assert not os.path.lexists(world.path)
