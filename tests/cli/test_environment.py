@@ -9,6 +9,8 @@ from tests.support import without_capability
 
 from .process import HEARTBEAT, NITROHB, beat, listening, nitrohb_here, redirected, started
 
+BOUND = ("--timeout", "9")  # for what listens although it should not
+
 
 def assert_refused(result: tuple[int, str, str], address: str, *facts: str) -> None:
     """It failed, and the message names the address, the errno or reason, and the remedy."""
@@ -28,7 +30,7 @@ def test_paths_where_no_socket_file_can_be(tmp_path: Path) -> None:
         (file, "(EEXIST)", f"{file} exists and is not a socket", "another path"),
     ]:
         # The other address, which could be listened on, is taken back.
-        result = nitrohb_here("-l", f"unix:{tmp_path}/other", "-l", f"unix:{path}")
+        result = nitrohb_here(*BOUND, "-l", f"unix:{tmp_path}/other", "-l", f"unix:{path}")
         assert_refused(result, f"unix:{path}", *facts)
     assert os.listdir(tmp_path) == ["file"]
     assert file.read_text() == "precious"
@@ -47,7 +49,7 @@ def test_another_nitrohb_there_is_left_undisturbed(sock: Path) -> None:
     address = f"unix:{sock}"
     with started("-l", address, "--format", "json") as first:
         assert first.event()["event"] == "listening"
-        result = nitrohb_here("-l", address)
+        result = nitrohb_here(*BOUND, "-l", address)
         assert_refused(result, address, "(EADDRINUSE)", f"nitrohb doctor -l {address}")
         assert beat(sock) == HEARTBEAT
         assert [first.event()["event"] for _ in range(3)] == ["connected", "heartbeat", "done"]
@@ -77,7 +79,7 @@ def test_descriptors_that_cannot_be_listened_on(tmp_path: Path) -> None:
             (file.fileno(), "(ENOTSOCK)", "listening socket"),
             (987, "(EBADF)", "987", "fd:3"),
         ]:
-            assert_refused(nitrohb_here("-l", f"fd:{fd}"), f"fd:{fd}", *facts)
+            assert_refused(nitrohb_here(*BOUND, "-l", f"fd:{fd}"), f"fd:{fd}", *facts)
 
 
 def test_name_that_no_inherited_socket_has() -> None:

@@ -20,12 +20,14 @@ from nitrohb import (
     Address,
     Connected,
     Disconnected,
+    Done,
     Evicted,
     Heartbeat,
     Listener,
     Listening,
     Rejected,
     RejectReason,
+    UnixAddress,
     VsockAddress,
 )
 from nitrohb.cli import terminal
@@ -74,6 +76,20 @@ def test_reporter_remembers_what_came_instead_of_a_heartbeat() -> None:
         for event in (Listening(address=ANY, time=TIME), *events):
             report(event)
         assert list(report.unheard()) == ([] if seen is None else [(ANY, seen)])
+
+
+def test_reporter_names_what_is_still_awaited() -> None:
+    report = Reporter(lambda event: None)
+    awaited: list[str] = []
+    for event in (
+        Listening(address=ANY, time=TIME),
+        Listening(address=UnixAddress("x"), time=TIME),
+        Done(address=ANY, time=TIME),
+        Done(address=UnixAddress("x"), time=TIME),
+    ):
+        report(event)
+        awaited.append(report.awaited().removeprefix("a heartbeat on "))
+    assert awaited == ["vsock::9000", "vsock::9000, unix:x", "unix:x", "nothing more"]
 
 
 @pytest.mark.parametrize(
