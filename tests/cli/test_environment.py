@@ -24,11 +24,11 @@ def assert_refused(result: tuple[int, str, str], address: str, *facts: str) -> N
 def test_paths_where_no_socket_file_can_be(tmp_path: Path) -> None:
     file, missing = tmp_path / "file", tmp_path / "missing"
     file.write_text("precious")
-    for path, *facts in [
-        (missing / "s", "(ENOENT)", f"mkdir -p {missing}"),
-        (file / "s", "(ENOTDIR)", f"{file} is not a directory", "another path"),
-        (file, "(EEXIST)", f"{file} exists and is not a socket", "another path"),
-    ]:
+    for path, facts in {
+        missing / "s": ("(ENOENT)", f"mkdir -p {missing}"),
+        file / "s": ("(ENOTDIR)", f"{file} is not a directory", "another path"),
+        file: ("(EEXIST)", f"{file} exists and is not a socket", "another path"),
+    }.items():
         # The other address, which could be listened on, is taken back.
         result = nitrohb_here(*BOUND, "-l", f"unix:{tmp_path}/other", "-l", f"unix:{path}")
         assert_refused(result, f"unix:{path}", *facts)
@@ -74,11 +74,11 @@ def test_stderr_that_takes_nothing_keeps_the_exit_code() -> None:
 def test_descriptors_that_cannot_be_listened_on(tmp_path: Path) -> None:
     """What is not as it was promised is left open, as it was."""
     with socket.socket(socket.AF_UNIX) as idle, (tmp_path / "file").open("wb") as file:
-        for fd, *facts in [
-            (idle.fileno(), "(EINVAL)", "listen()"),
-            (file.fileno(), "(ENOTSOCK)", "listening socket"),
-            (987, "(EBADF)", "987", "fd:3"),
-        ]:
+        for fd, facts in {
+            idle.fileno(): ("(EINVAL)", "listen()"),
+            file.fileno(): ("(ENOTSOCK)", "listening socket"),
+            987: ("(EBADF)", "987", "fd:3"),
+        }.items():
             assert_refused(nitrohb_here(*BOUND, "-l", f"fd:{fd}"), f"fd:{fd}", *facts)
 
 

@@ -96,10 +96,12 @@ def test_an_enclave_that_is_awaited_by_its_cid_and_comes_over_the_loopback(
         assert beat(sock) == HEARTBEAT  # nobody asks for a CID yet
         with connected(tmp_path / "api"):
             pass
+        stderr = script.popen.stderr
+        assert stderr is not None
 
         def has_come_and_been_told_of() -> bool:
             assert beat(sock) == HEARTBEAT
-            return bool(select.select([script.popen.stderr], [], [], 0)[0])
+            return bool(select.select([stderr], [], [], 0)[0])
 
         with started("wait", "--cid", "16", "--api", api, "--max-age", "0"):
             wait_for(has_come_and_been_told_of)

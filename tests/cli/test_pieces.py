@@ -21,6 +21,7 @@ from nitrohb import (
     Connected,
     Disconnected,
     Done,
+    Event,
     Evicted,
     Heartbeat,
     Listener,
@@ -55,7 +56,7 @@ DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
 
 
 def test_reporter_remembers_what_came_instead_of_a_heartbeat() -> None:
-    for events, seen in [
+    cases: list[tuple[list[Event], str | None]] = [
         ([], ""),
         ([CONNECTED], "1 had sent nothing yet"),
         ([CONNECTED, DISCONNECTED], "1 closed without a byte"),
@@ -65,13 +66,14 @@ def test_reporter_remembers_what_came_instead_of_a_heartbeat() -> None:
             "1 sent 0x00 instead of 0xB7; 1 closed without a byte",
         ),
         (
-            2 * [CONNECTED, rejected(RejectReason.TIMEOUT)] + [CONNECTED, DISCONNECTED],
+            [*2 * (CONNECTED, rejected(RejectReason.TIMEOUT)), CONNECTED, DISCONNECTED],
             "2 sent nothing; 1 closed without a byte",
         ),
         ([CONNECTED, rejected(RejectReason.REARMED)], "1 came before the address was rearmed"),
         ([CONNECTED, Evicted(address=ANY, time=TIME, peer=PEER)], "1 had to make room"),
         ([CONNECTED, CONNECTED, HEARTBEAT, rejected(RejectReason.ANSWERED)], None),
-    ]:
+    ]
+    for events, seen in cases:
         report = Reporter(lambda event: None)
         for event in (Listening(address=ANY, time=TIME), *events):
             report(event)
