@@ -9,7 +9,6 @@ import subprocess
 from argparse import Namespace
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -18,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nitrohb import (
-    CID_ANY,
     Address,
     Connected,
     Disconnected,
@@ -31,7 +29,6 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
-    VsockAddress,
 )
 from nitrohb.cli.answering import report_to
 from nitrohb.cli.hints import Hints
@@ -40,70 +37,50 @@ from nitrohb.cli.levels import NUMBERS
 from nitrohb.cli.quoting import printable, quoted
 from nitrohb.cli.report import level_of, to_json, to_text
 
+from .events import ANY, made
 from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb_here, redirected, started
 
-TIME = datetime(2026, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)
-ANY = VsockAddress(CID_ANY, 9000)
-PEER = VsockAddress(16, 1234)
-
-
-def heartbeat(address: Address = ANY, *, byte: int = 0xB7, echoed: bool = True) -> Heartbeat:
-    return Heartbeat(
-        address=address,
-        time=TIME,
-        peer=PEER,
-        byte=byte,
-        listening_seconds=75.04,
-        echo_seconds=0.00005,
-        echoed=echoed,
-    )
-
-
-def rejected(reason: RejectReason, byte: int | None = None) -> Rejected:
-    return Rejected(address=ANY, time=TIME, peer=PEER, reason=reason, byte=byte)
-
-
 PEERS = "address=vsock::9000 cid=16 peer=vsock:16:1234"
-
+TIMES = "listening_seconds=75.040000 echo_seconds=0.000050"
+LOSS = 'a "b"\nc'
 
 EXAMPLES: list[tuple[Event, str]] = [
-    (Listening(address=ANY, time=TIME), "nitro_listening address=vsock::9000 level=info"),
-    (Connected(address=ANY, time=TIME, peer=PEER), f"nitro_connected {PEERS} level=debug"),
+    (made(Listening), "nitro_listening address=vsock::9000 level=info"),
+    (made(Connected), f"nitro_connected {PEERS} level=debug"),
     (
-        Connected(address=UnixAddress("/run/x"), time=TIME, peer=None),
+        made(Connected, address=UnixAddress("/run/x"), peer=None),
         "nitro_connected address=unix:/run/x level=debug",
     ),
+    (made(Disconnected), f"nitro_disconnected {PEERS} level=warning"),
+    (made(Evicted), f"nitro_evicted {PEERS} level=warning"),
+    (made(Done), "nitro_done address=vsock::9000 level=info"),
+    (made(Heartbeat), f"nitro_heartbeat {PEERS} byte=0xb7 {TIMES} echoed=true level=info"),
     (
-        Disconnected(address=ANY, time=TIME, peer=PEER),
-        f"nitro_disconnected {PEERS} level=warning",
-    ),
-    (Evicted(address=ANY, time=TIME, peer=PEER), f"nitro_evicted {PEERS} level=warning"),
-    (Done(address=ANY, time=TIME), "nitro_done address=vsock::9000 level=info"),
-    (
-        heartbeat(),
-        f"nitro_heartbeat {PEERS} byte=0xb7 listening_seconds=75.040000"
-        " echo_seconds=0.000050 echoed=true level=info",
+        made(Heartbeat, byte=0, echoed=False),
+        f"nitro_heartbeat {PEERS} byte=0x00 {TIMES} echoed=false level=info",
     ),
     (
-        heartbeat(byte=0, echoed=False),
-        f"nitro_heartbeat {PEERS} byte=0x00 listening_seconds=75.040000"
-        " echo_seconds=0.000050 echoed=false level=info",
-    ),
-    (
-        rejected(RejectReason.WRONG_BYTE, 0x0A),
+        made(Rejected, reason=RejectReason.WRONG_BYTE, byte=0x0A),
         f"nitro_rejected {PEERS} reason=wrong-byte byte=0x0a level=warning",
     ),
     (
-        Lost(address=UnixAddress("x"), time=TIME, replaced=True, problem='a "b"\nc'),
+        made(Rejected, reason=RejectReason.CID),
+        f"nitro_rejected {PEERS} reason=cid level=warning",
+    ),
+    (
+        made(Lost, address=UnixAddress("x"), replaced=True, problem=LOSS),
         r'nitro_lost address=unix:x replaced=true problem="a \"b\"\u000ac" level=warning',
     ),
-    (rejected(RejectReason.CID), f"nitro_rejected {PEERS} reason=cid level=warning"),
 ]
 
 
-@pytest.mark.parametrize(("event", "text"), EXAMPLES)
-def test_text_of_an_event(event: Event, text: str) -> None:
-    assert to_text(event) == f"2026-01-02T03:04:05.006789Z {text}"
+def test_text_and_level_of_every_event() -> None:
+    assert {type(event) for event, _ in EXAMPLES} == set(get_args(Event))
+    for event, text in EXAMPLES:
+        assert to_text(event) == f"2026-01-02T03:04:05.006789Z {text}"
+        level = json.loads(to_json(event))["level"]
+        assert NUMBERS[level] == level_of(event)
+        assert text.endswith(f" level={level}")
 
 
 def parsed(line: str) -> dict[str, str]:
@@ -139,7 +116,7 @@ def path_address(path: str) -> Address:
 
 @given(address=addresses(), byte=st.integers(0, 255), echoed=st.booleans())
 def test_what_is_written_is_read_again(address: Address, byte: int, echoed: bool) -> None:
-    event = heartbeat(address, byte=byte, echoed=echoed)
+    event = made(Heartbeat, address=address, byte=byte, echoed=echoed)
     line = to_text(event)
     assert line.isprintable()
     fields = parsed(line)
@@ -159,14 +136,6 @@ def test_no_value_splits_a_line_or_ends_before_its_end(text: str) -> None:
     assert list(parsed(f"a={quoted(text)} b=1")) == ["a", "b"]
     if not any("\ud800" <= char <= "\udbff" for char in text):  # which JSON may join to a pair
         assert parsed(f"a={quoted(text)} b=1") == {"a": text, "b": "1"}
-
-
-def test_every_event_has_a_level_in_both_formats() -> None:
-    assert {type(event) for event, _ in EXAMPLES} == set(get_args(Event))
-    for event, text in EXAMPLES:
-        level = json.loads(to_json(event))["level"]
-        assert NUMBERS[level] == level_of(event)
-        assert text.endswith(f" level={level}")
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -8,15 +8,15 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from nitrohb import (
-    CID_ANY,
     Address,
     Connected,
     Disconnected,
@@ -26,33 +26,31 @@ from nitrohb import (
     Heartbeat,
     Listener,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
     UnixAddress,
     VsockAddress,
 )
 from nitrohb.cli import terminal
+from nitrohb.cli.hints import Hints
+from nitrohb.cli.printing import printing
 from nitrohb.cli.report import Reporter
 from nitrohb.cli.stop import Stop
 from tests.support import child
 
+from .events import ANY, made
 from .process import PATIENCE, connected, listening, nitrohb_here
 
-ANY = VsockAddress(CID_ANY, 9000)
-PEER = VsockAddress(16, 1234)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TIME = datetime(2025, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)
+LISTENING = made(Listening)
+CONNECTED = made(Connected)
+FROM_LOOPBACK = made(Connected, cid=1)
+DISCONNECTED = made(Disconnected)
 
 
-def rejected(reason: RejectReason, byte: int | None = None) -> Rejected:
-    return Rejected(address=ANY, time=TIME, peer=PEER, reason=reason, byte=byte)
-
-
-HEARTBEAT = Heartbeat(
-    address=ANY, time=TIME, peer=PEER, listening_seconds=75.04, echo_seconds=0.0002, echoed=True
-)
-CONNECTED = Connected(address=ANY, time=TIME, peer=PEER)
-DISCONNECTED = Disconnected(address=ANY, time=TIME, peer=PEER)
+def rejected(reason: RejectReason, byte: int | None = None) -> Event:
+    return made(Rejected, reason=reason, byte=byte)
 
 
 def test_reporter_remembers_what_came_instead_of_a_heartbeat() -> None:
@@ -70,12 +68,12 @@ def test_reporter_remembers_what_came_instead_of_a_heartbeat() -> None:
             "2 sent nothing; 1 closed without a byte",
         ),
         ([CONNECTED, rejected(RejectReason.REARMED)], "1 came before the address was rearmed"),
-        ([CONNECTED, Evicted(address=ANY, time=TIME, peer=PEER)], "1 had to make room"),
-        ([CONNECTED, CONNECTED, HEARTBEAT, rejected(RejectReason.ANSWERED)], None),
+        ([CONNECTED, made(Evicted)], "1 had to make room"),
+        ([CONNECTED, CONNECTED, made(Heartbeat), rejected(RejectReason.ANSWERED)], None),
     ]
     for events, seen in cases:
         report = Reporter(lambda event: None)
-        for event in (Listening(address=ANY, time=TIME), *events):
+        for event in (LISTENING, *events):
             report(event)
         assert list(report.unheard()) == ([] if seen is None else [(ANY, seen)])
 
@@ -84,14 +82,96 @@ def test_reporter_names_what_is_still_awaited() -> None:
     report = Reporter(lambda event: None)
     awaited: list[str] = []
     for event in (
-        Listening(address=ANY, time=TIME),
-        Listening(address=UnixAddress("x"), time=TIME),
-        Done(address=ANY, time=TIME),
-        Done(address=UnixAddress("x"), time=TIME),
+        LISTENING,
+        made(Listening, address=UnixAddress("x")),
+        made(Done),
+        made(Done, address=UnixAddress("x")),
     ):
         report(event)
         awaited.append(report.awaited().removeprefix("a heartbeat on "))
     assert awaited == ["vsock::9000", "vsock::9000, unix:x", "unix:x", "nothing more"]
+
+
+@pytest.mark.parametrize(
+    ("allow_cids", "is_awaited", "event", "what"),
+    [
+        ({16}, False, made(Rejected, cid=1, reason=RejectReason.CID), "is refused"),
+        ({1, 16}, False, FROM_LOOPBACK, "is allowed, whichever VM it is of"),
+        (None, True, FROM_LOOPBACK, "has come while another CID is awaited"),
+    ],
+)
+def test_a_cid_that_all_vms_have_is_told_of_once(
+    allow_cids: set[int] | None, is_awaited: bool, event: Event, what: str
+) -> None:
+    said: list[str] = []
+    hints = Hints(said.append, allow_cids)
+    hints.awaits_cid = lambda: is_awaited
+    for other in (
+        CONNECTED,
+        rejected(RejectReason.CID),
+        made(Rejected, cid=1, reason=RejectReason.TIMEOUT),
+    ):
+        hints(other)
+    assert not said
+    for _ in range(3):
+        hints(event)
+    (hint,) = said
+    first, second = hint.splitlines()
+    assert first.startswith(f"nitrohb: a connection from CID 1 on vsock::9000 {what}: ")
+    assert "forward-cid=1" in first + second
+    assert "sibling VM" in second
+
+
+def test_whoever_needs_no_cid_is_not_told_about_cids() -> None:
+    said: list[str] = []
+    for allow_cids in (None, [1], [16]):
+        Hints(said.append, allow_cids)(FROM_LOOPBACK)
+    assert not said
+
+
+def test_a_loss_is_said_when_there_is_something_to_be_done() -> None:
+    said: list[str] = []
+    hints = Hints(said.append, None)
+    hints(made(Lost, replaced=False))
+    assert not said
+    lost = made(Lost, replaced=False, problem="why\nwhat to do")
+    hints(lost)
+    assert said == [f"nitrohb: {lost.explanation}"]
+
+
+@pytest.mark.parametrize("end", ["return", "cancellation", "failure"])
+@pytest.mark.parametrize("is_idle_first", [False, True])
+async def test_events_are_printed_in_order_and_the_rest_at_the_end(
+    end: str, is_idle_first: bool
+) -> None:
+    printed: list[str] = []
+    fails = pytest.RaisesGroup(ZeroDivisionError) if end == "failure" else nullcontext()
+    with fails, trio.CancelScope() as scope:
+        async with printing(printed.append, lambda event: event.name) as show:
+            if is_idle_first:
+                await wait_all_tasks_blocked()
+            show(CONNECTED)
+            show(DISCONNECTED)
+            if end == "cancellation":
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+            elif end == "failure":
+                raise ZeroDivisionError
+    assert printed == ["connected\ndisconnected"]
+
+
+async def test_what_comes_in_one_pass_of_the_event_loop_is_printed_together() -> None:
+    printed: list[str] = []
+    async with printing(printed.append, lambda event: event.name) as show:
+        await wait_all_tasks_blocked()
+        assert not printed, "nothing comes of nothing"
+        show(LISTENING)
+        await wait_all_tasks_blocked()
+        show(CONNECTED)
+        show(DISCONNECTED)
+        assert printed == ["listening"]
+        await wait_all_tasks_blocked()
+        assert printed == ["listening", "connected\ndisconnected"]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ WRONG_VALUES = """
 --api example.com:9180  --api 127.0.0.1  --api ::1:9180  --api [127.0.0.1]:9180
 --api [fe80::1%1]:9180  --api localhost:0
 run --kill-after 0  send nowhere  send --timeout -1  wait --timeout auto
+wait --max-age -1  wait --max-age soon
 doctor -l vsock:9000  doctor --max-pending 0  doctor --format xml  completion tcsh  listen
 """
 # Refused with words like these in the message.

@@ -51,38 +51,3 @@ def test_a_wrong_example_is_found(tmp_path: Path) -> None:
         page.write_text(example)
         with pytest.raises(AssertionError, match=re.escape(why)):
             run_page(page)
-
-
-RIGHT = """\
-<!-- in another terminal -->
-```sh
-echo begun; until [ -e end ]; do sleep 0.01; done
-```
-
-1. one
-
-   ```sh
-   echo 1 answered in 0.5 ms; touch end
-   ```
-
-   ```text
-   1 answered in 2.0 ms
-   ```
-
-<!-- the other terminal shows -->
-```text
-begun
-```
-
-<!-- exit code 3 -->
-```sh
-exit 3
-```
-"""
-
-
-def test_a_right_example_is_run(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(RIGHT)
-    run_page(page)
-    assert (tmp_path / "end").exists()
