@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tests of the console script listen."""
+"""Where the tests of the console script listen, and that it leaves this process as it was."""
 
 import ctypes
 import signal
@@ -8,23 +8,26 @@ from pathlib import Path
 
 import pytest
 
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
 
 @pytest.fixture(autouse=True)
-def _signals_as_they_were() -> Iterator[None]:
-    """main() handles signals to the end of its process, which here is pytest's."""
-    to_end = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = (*to_end, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.getsignal(number) for number in numbers}
+def _this_process_as_it_was() -> Iterator[None]:
+    """main() handles signals and adopts orphans to the end of its process, which is pytest's."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # forgets one that has come, but is blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for number, handler in before.items():
         signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-
-
-@pytest.fixture(autouse=True)
-def _orphans_are_not_ours() -> Iterator[None]:
-    """A process that has run a command adopts orphans to its end, which here is pytest's."""
-    yield
     ctypes.CDLL(None).prctl(36, ctypes.c_ulong(0))  # PR_SET_CHILD_SUBREAPER
 
 

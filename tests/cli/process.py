@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import getsource
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nitrohb.cli import main
+from tests.support import child
 
 PATIENCE = 30.0  # seconds: a slow machine may need some of them to start Python
 
@@ -31,27 +33,30 @@ class Script:
 
     def line(self) -> str:
         """The next line of stdout."""
-        assert self.popen.stdout is not None
-        return read_until(self.popen.stdout.fileno(), lambda read: read.endswith(b"\n"))
+        return _line(self.popen.stdout, "stdout")
 
     def error_line(self) -> str:
         """The next line of stderr."""
-        assert self.popen.stderr is not None
-        return read_until(self.popen.stderr.fileno(), lambda read: read.endswith(b"\n"))
-
-    def error_event(self) -> str:
-        """The name of the event in the next line of stderr, which is JSON."""
-        return str(json.loads(self.error_line())["event"])
+        return _line(self.popen.stderr, "stderr")
 
     def event(self) -> dict[str, Any]:
         """The next line of stdout, as JSON."""
         event: dict[str, Any] = json.loads(self.line())
         return event
 
+    def error_event(self) -> str:
+        """The name of the event in the next line of stderr, which is JSON."""
+        return str(json.loads(self.error_line())["event"])
+
     def end(self) -> tuple[int, str, str]:
         """Wait for its end. Returns the exit code, and the rest of stdout and stderr."""
         out, err = self.popen.communicate(timeout=PATIENCE)
         return self.popen.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+def _line(stream: IO[bytes] | None, name: str) -> str:
+    assert stream is not None
+    return read_until(stream.fileno(), lambda read: read.endswith(b"\n"), f"a line of {name}")
 
 
 def clean_environment() -> dict[str, str]:
@@ -75,7 +80,7 @@ def started(
 
     In a new session it has no terminal, whoever runs the tests from one.
     """
-    with subprocess.Popen(
+    with child(
         [*command, *args],
         bufsize=0,  # line() looks at the pipe, so that nothing may hide in a buffer
         stdin=stdin,
@@ -86,10 +91,7 @@ def started(
         umask=umask,
         env=clean_environment() | (env or {}),
     ) as popen:
-        try:
-            yield Script(popen)
-        finally:
-            popen.kill()
+        yield Script(popen)
 
 
 def nitrohb(*args: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -102,7 +104,10 @@ def nitrohb_here(*args: str) -> tuple[int, str, str]:
     """Run nitrohb to its end in this process, whose stdout and stderr are files meanwhile."""
     with open(os.memfd_create("out"), "w+") as out, open(os.memfd_create("err"), "w+") as err:
         with redirect_stdout(out), redirect_stderr(err):
-            code = main(args)
+            try:
+                code = main(args)
+            except SystemExit as end:  # how argparse ends
+                code = int(end.code or 0)
         out.seek(0)
         err.seek(0)
         return code, out.read(), err.read()
@@ -113,13 +118,13 @@ def redirected(how: str) -> tuple[str, ...]:
     return ("sh", "-c", f'exec "$@" {how}', "sh", *NITROHB)
 
 
-def read_until(fd: int, enough: Callable[[bytes], bool]) -> str:
-    """Read bytes, until there are enough or it ends."""
+def read_until(fd: int, enough: Callable[[bytes], bool], what: str = "") -> str:
+    """Read bytes, until there are enough or it ends; ``what`` is said if neither comes."""
     read = b""
     until = time.monotonic() + PATIENCE
     while not enough(read):
-        readable, _, _ = select.select([fd], [], [], until - time.monotonic())
-        assert readable, f"waited in vain, after {read!r}"
+        readable, _, _ = select.select([fd], [], [], max(0, until - time.monotonic()))
+        assert readable, f"waited {PATIENCE:g} s for {what or _source(enough)}, got {read!r}"
         try:
             byte = os.read(fd, 1)
         except OSError:  # EIO: how a terminal ends
@@ -130,28 +135,40 @@ def read_until(fd: int, enough: Callable[[bytes], bool]) -> str:
     return read.decode()
 
 
-def wait_for(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so that cannot tell by itself."""
+def wait_for(is_so: Callable[[], bool], what: str = "") -> None:
+    """Wait until something is so that cannot tell by itself; ``what`` is said if it never is."""
     until = time.monotonic() + PATIENCE
     while not is_so():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, f"waited {PATIENCE:g} s for {what or _source(is_so)}"
         time.sleep(0.001)
+
+
+def _source(function: Callable[..., bool]) -> str:
+    """What a function says of itself: its source, or what it is bound to."""
+    return repr(function) if hasattr(function, "__self__") else getsource(function).strip()
 
 
 def wait_for_file(path: Path) -> None:
     """Wait for a socket file, as soon as it is there."""
-    wait_for(path.exists)
+    wait_for(path.exists, f"the file {path}")
+
+
+@contextmanager
+def _awaiting(what: str) -> Generator[None]:
+    """Say what was waited for, if a socket's time is up."""
+    try:
+        yield
+    except TimeoutError as late:
+        late.add_note(f"waited {PATIENCE:g} s for {what}")
+        raise
 
 
 @contextmanager
 def connected(path: Path) -> Generator[socket.socket]:
     """Be a client, as soon as somebody listens on a path."""
-    until = time.monotonic() + PATIENCE
-    with socket.socket(socket.AF_UNIX) as client:
+    with socket.socket(socket.AF_UNIX) as client, _awaiting(f"the server on {path}"):
         client.settimeout(PATIENCE)
-        while client.connect_ex(str(path)) != 0:
-            assert time.monotonic() < until, f"nobody listens on {path}"
-            time.sleep(0.001)
+        wait_for(lambda: client.connect_ex(str(path)) == 0, f"a server on {path}")
         yield client
 
 
@@ -165,7 +182,7 @@ def beat(path: Path, byte: bytes = HEARTBEAT) -> bytes:
 @contextmanager
 def listening(path: Path) -> Generator[socket.socket]:
     """Be a server on a path. Its socket file stays."""
-    with socket.socket(socket.AF_UNIX) as server:
+    with socket.socket(socket.AF_UNIX) as server, _awaiting(f"a client on {path}"):
         server.settimeout(PATIENCE)
         server.bind(str(path))
         server.listen()

@@ -2,14 +2,13 @@
 """``serve`` and ``run`` when they are started for sockets that are passed to them."""
 
 import json
-import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from .process import HEARTBEAT, NITROHB, Script, beat, listening, nitrohb, started
+from .process import HEARTBEAT, NITROHB, Script, beat, connected, listening, started
 
 # A service manager's last step: the sockets to 3 and up, the variables, the program.
 ACTIVATE = """\
@@ -42,29 +41,17 @@ def test_without_an_address_it_serves_all_sockets_and_names_them_by_where_they_a
     tmp_path: Path,
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    with (
-        listening(one) as first,
-        listening(two) as second,
-        activated("--format", "json", sockets=[first, second]) as script,
-    ):
-        assert beat(two) == HEARTBEAT
-        assert beat(one) == HEARTBEAT
-        code, out, err = script.end()
+    with listening(one) as first, listening(two) as second, connected(one) as early:
+        early.sendall(HEARTBEAT)
+        with activated("--format", "json", sockets=[first, second]) as script:
+            assert early.recv(2) == HEARTBEAT, "what came before it was started is answered"
+            assert beat(two) == HEARTBEAT
+            code, out, err = script.end()
     assert (code, err) == (0, "")
     events = [json.loads(line) for line in out.splitlines()]
     done = [event["address"] for event in events if event["event"] == "done"]
     assert sorted(done) == [f"unix:{one}", f"unix:{two}"]
     assert one.is_socket(), "it is not ours to remove"
-
-
-def test_a_byte_that_came_before_it_was_started_is_answered(sock: Path) -> None:
-    with listening(sock) as server, socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(sock))
-        client.sendall(HEARTBEAT)
-        with activated("--quiet", sockets=[server]) as script:
-            client.settimeout(30)
-            assert client.recv(2) == HEARTBEAT
-            assert script.end() == (0, "", "")
 
 
 def test_one_of_them_by_its_name(tmp_path: Path) -> None:
@@ -76,28 +63,38 @@ def test_one_of_them_by_its_name(tmp_path: Path) -> None:
             assert script.end()[0] == 0
 
 
-def test_what_is_meant_for_another_process_is_left_alone(sock: Path, tmp_path: Path) -> None:
+def test_one_by_its_number_and_a_signal_leaves_its_socket_file(sock: Path) -> None:
+    with listening(sock) as server:
+        fd = server.fileno()
+        args = ("--keep", "--format", "json", "-l", f"fd:{fd}")
+        with started(*args, pass_fds=(fd,)) as script:
+            assert beat(sock) == HEARTBEAT
+            assert [script.event()["address"] for _ in range(3)] == [f"unix:{sock}"] * 3
+            script.popen.terminate()
+            assert script.end() == (143, "", "")
+    assert sock.is_socket(), "it is not ours to remove"
+
+
+def test_what_is_meant_for_another_process_is_left_alone(sock: Path) -> None:
     """Then the default is the default: here it fails or not, but the socket is not touched."""
     with listening(sock) as server:
-        args = ("--format", "json", "--timeout", "0.2")
+        args = ("--format", "json", "--timeout", "0.01")
         with activated(*args, sockets=[server], pid="1") as script:
             _, out, err = script.end()
     assert str(sock) not in out + err
     assert "vsock::9000" in out + err
 
 
-def test_the_same_socket_twice(sock: Path) -> None:
-    with listening(sock) as server, activated(sockets=[server, server]) as script:
-        code, out, err = script.end()
-    assert (code, out) == (2, "")
-    assert err == (f"nitrohb: unix:{sock} is named twice: an address can be listened on once\n")
-
-
-def test_variables_that_cannot_be_understood(sock: Path) -> None:
-    with listening(sock) as server, activated(sockets=[server], names="a:b") as script:
-        code, out, err = script.end()
-    assert (code, out) == (2, "")
-    assert err.startswith("nitrohb: LISTEN_FDNAMES has 2 names for the 1 sockets of LISTEN_FDS: ")
+def test_sockets_and_variables_that_are_refused(sock: Path) -> None:
+    with listening(sock) as server:
+        for sockets, names, fact in [
+            ([server, server], "", f"unix:{sock} is named twice"),
+            ([server], "a:b", "LISTEN_FDNAMES has 2 names"),
+        ]:
+            with activated(sockets=sockets, names=names) as script:
+                code, out, err = script.end()
+            assert (code, out) == (2, ""), fact
+            assert fact in err
 
 
 def test_run_serves_them_and_its_command_has_neither_socket_nor_variable(sock: Path) -> None:
@@ -115,22 +112,3 @@ def test_run_serves_them_and_its_command_has_neither_socket_nor_variable(sock: P
             assert script.line() == f"unix:{sock} False\n"
             code, _, err = script.end()
     assert (code, err) == (0, "")
-
-
-def test_a_signal_ends_it_and_leaves_the_socket_file(sock: Path) -> None:
-    args = ("--keep", "--format", "json")
-    with listening(sock) as server, activated(*args, sockets=[server]) as script:
-        assert script.event()["event"] == "listening"
-        script.popen.send_signal(signal.SIGTERM)
-        assert script.end() == (143, "", "")
-    assert sock.is_socket(), "it is not ours to remove"
-
-
-def test_a_name_without_any_socket() -> None:
-    assert nitrohb("-l", "fd:heartbeat") == (
-        1,
-        "",
-        "nitrohb: cannot listen on fd:heartbeat: no socket of this name was passed in; those that"
-        " were: none at all\n"
-        "The names are in LISTEN_FDNAMES; in a systemd socket unit FileDescriptorName= sets one.\n",
-    )

@@ -6,9 +6,9 @@ import os
 import re
 import socket
 import subprocess
+from argparse import Namespace
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nitrohb import (
-    CID_ANY,
     Address,
     Connected,
     Disconnected,
@@ -30,77 +29,58 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
-    VsockAddress,
 )
+from nitrohb.cli.answering import report_to
+from nitrohb.cli.hints import Hints
 from nitrohb.cli.journal import is_journal
 from nitrohb.cli.levels import NUMBERS
 from nitrohb.cli.quoting import printable, quoted
 from nitrohb.cli.report import level_of, to_json, to_text
 
-from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb, redirected, started
-
-TIME = datetime(2026, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)
-ANY = VsockAddress(CID_ANY, 9000)
-PEER = VsockAddress(16, 1234)
-
-
-def heartbeat(address: Address = ANY, *, byte: int = 0xB7, echoed: bool = True) -> Heartbeat:
-    return Heartbeat(
-        address=address,
-        time=TIME,
-        peer=PEER,
-        byte=byte,
-        listening_seconds=75.04,
-        echo_seconds=0.00005,
-        echoed=echoed,
-    )
-
-
-def rejected(reason: RejectReason, byte: int | None = None) -> Rejected:
-    return Rejected(address=ANY, time=TIME, peer=PEER, reason=reason, byte=byte)
-
+from .events import ANY, made
+from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb_here, redirected, started
 
 PEERS = "address=vsock::9000 cid=16 peer=vsock:16:1234"
-
+TIMES = "listening_seconds=75.040000 echo_seconds=0.000050"
+LOSS = 'a "b"\nc'
 
 EXAMPLES: list[tuple[Event, str]] = [
-    (Listening(address=ANY, time=TIME), "nitro_listening address=vsock::9000 level=info"),
-    (Connected(address=ANY, time=TIME, peer=PEER), f"nitro_connected {PEERS} level=debug"),
+    (made(Listening), "nitro_listening address=vsock::9000 level=info"),
+    (made(Connected), f"nitro_connected {PEERS} level=debug"),
     (
-        Connected(address=UnixAddress("/run/x"), time=TIME, peer=None),
+        made(Connected, address=UnixAddress("/run/x"), peer=None),
         "nitro_connected address=unix:/run/x level=debug",
     ),
+    (made(Disconnected), f"nitro_disconnected {PEERS} level=warning"),
+    (made(Evicted), f"nitro_evicted {PEERS} level=warning"),
+    (made(Done), "nitro_done address=vsock::9000 level=info"),
+    (made(Heartbeat), f"nitro_heartbeat {PEERS} byte=0xb7 {TIMES} echoed=true level=info"),
     (
-        Disconnected(address=ANY, time=TIME, peer=PEER),
-        f"nitro_disconnected {PEERS} level=warning",
-    ),
-    (Evicted(address=ANY, time=TIME, peer=PEER), f"nitro_evicted {PEERS} level=warning"),
-    (Done(address=ANY, time=TIME), "nitro_done address=vsock::9000 level=info"),
-    (
-        heartbeat(),
-        f"nitro_heartbeat {PEERS} byte=0xb7 listening_seconds=75.040000"
-        " echo_seconds=0.000050 echoed=true level=info",
+        made(Heartbeat, byte=0, echoed=False),
+        f"nitro_heartbeat {PEERS} byte=0x00 {TIMES} echoed=false level=info",
     ),
     (
-        heartbeat(byte=0, echoed=False),
-        f"nitro_heartbeat {PEERS} byte=0x00 listening_seconds=75.040000"
-        " echo_seconds=0.000050 echoed=false level=info",
-    ),
-    (
-        rejected(RejectReason.WRONG_BYTE, 0x0A),
+        made(Rejected, reason=RejectReason.WRONG_BYTE, byte=0x0A),
         f"nitro_rejected {PEERS} reason=wrong-byte byte=0x0a level=warning",
     ),
     (
-        Lost(address=UnixAddress("x"), time=TIME, replaced=True, problem='a "b"\nc'),
+        made(Rejected, reason=RejectReason.CID),
+        f"nitro_rejected {PEERS} reason=cid level=warning",
+    ),
+    (
+        made(Lost, address=UnixAddress("x"), replaced=True, problem=LOSS),
         r'nitro_lost address=unix:x replaced=true problem="a \"b\"\u000ac" level=warning',
     ),
-    (rejected(RejectReason.CID), f"nitro_rejected {PEERS} reason=cid level=warning"),
 ]
 
 
-@pytest.mark.parametrize(("event", "text"), EXAMPLES)
-def test_text_of_an_event(event: Event, text: str) -> None:
-    assert to_text(event) == f"2026-01-02T03:04:05.006789Z {text}"
+def test_text_and_level_of_every_event() -> None:
+    assert {type(event) for event, _ in EXAMPLES} == set(get_args(Event))
+    for event, text in EXAMPLES:
+        assert to_text(event) == f"2026-01-02T03:04:05.006789Z {text}"
+        level = json.loads(to_json(event))["level"]
+        assert NUMBERS[level] == level_of(event)
+        assert text.endswith(f" level={level}")
 
 
 def parsed(line: str) -> dict[str, str]:
@@ -124,19 +104,19 @@ def addresses() -> st.SearchStrategy[Address]:
         st.binary(min_size=1, max_size=100).map(os.fsdecode),
         st.sampled_from(['a" cid="1', "a cid=1", "a\\", '\\"', "a=b", " ", "\u2028", "\u202e"]),
     )
-    return paths.map(path_address).filter(bool).map(lambda address: address or ANY)
+    return paths.map(path_address)
 
 
-def path_address(path: str) -> Address | None:
+def path_address(path: str) -> Address:
     try:
         return UnixAddress(path)
     except ValueError:
-        return None
+        return ANY
 
 
 @given(address=addresses(), byte=st.integers(0, 255), echoed=st.booleans())
 def test_what_is_written_is_read_again(address: Address, byte: int, echoed: bool) -> None:
-    event = heartbeat(address, byte=byte, echoed=echoed)
+    event = made(Heartbeat, address=address, byte=byte, echoed=echoed)
     line = to_text(event)
     assert line.isprintable()
     fields = parsed(line)
@@ -158,26 +138,23 @@ def test_no_value_splits_a_line_or_ends_before_its_end(text: str) -> None:
         assert parsed(f"a={quoted(text)} b=1") == {"a": text, "b": "1"}
 
 
-def test_every_event_has_a_level_in_both_formats() -> None:
-    assert {type(event) for event, _ in EXAMPLES} == set(get_args(Event))
-    for event, text in EXAMPLES:
-        level = json.loads(to_json(event))["level"]
-        assert NUMBERS[level] == level_of(event)
-        assert text.endswith(f" level={level}")
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("level", NUMBERS)
+def test_log_level_chooses_events_and_no_hints(level: str, quiet: bool) -> None:
+    shown: list[Event] = []
+    said: list[str] = []
+    args = Namespace(quiet=quiet, log_level=level)
+    reporter = report_to(shown.append, Hints(said.append, None), args)
+    for event, _ in EXAMPLES:
+        reporter(event)
+    wanted = [event for event, _ in EXAMPLES if level_of(event) <= NUMBERS[level]]
+    assert shown == ([] if quiet else wanted)
+    assert len(said) == 1
 
 
-@pytest.mark.parametrize(
-    ("level", "seen"),
-    [
-        ("debug", ["listening", "connected", "rejected", "connected", "heartbeat", "done"]),
-        ("info", ["listening", "rejected", "heartbeat", "done"]),
-        ("warning", ["rejected"]),
-        ("error", []),
-    ],
-)
 @pytest.mark.parametrize("command", ["serve", "run"])
-def test_log_level_chooses(command: str, level: str, seen: list[str], sock: Path) -> None:
-    options = ("-l", f"unix:{sock}", "--log-level", level, "--format", "json")
+def test_log_level_of_a_command(command: str, sock: Path) -> None:
+    options = ("-l", f"unix:{sock}", "--log-level", "info", "--format", "json")
     launched = () if command == "serve" else ("--", "cat")
     with started(command, *options, *launched, stdin=subprocess.PIPE) as script:
         assert beat(sock, b"\0") == b""
@@ -185,7 +162,7 @@ def test_log_level_chooses(command: str, level: str, seen: list[str], sock: Path
         _, out, err = script.end()
     lines = (out if command == "serve" else err).splitlines()
     names = [json.loads(line)["event"] for line in lines if line.startswith("{")]
-    assert names == seen
+    assert names == ["listening", "rejected", "heartbeat", "done"]
 
 
 def test_log_level_error_leaves_only_errors_on_stderr(sock: Path) -> None:
@@ -193,7 +170,7 @@ def test_log_level_error_leaves_only_errors_on_stderr(sock: Path) -> None:
     with started(*options, command=redirected(">/dev/full")) as script:
         assert beat(sock) == HEARTBEAT
         assert script.end() == (0, "", "")
-    assert nitrohb(*options, "--timeout", "0.1")[2].startswith("nitrohb: no heartbeat on ")
+    assert nitrohb_here(*options, "--timeout", "0.01")[2].startswith("nitrohb: no heartbeat on ")
 
 
 @contextmanager
@@ -210,61 +187,43 @@ def journal() -> Generator[tuple[socket.socket, socket.socket, dict[str, str]]]:
         yield ours, theirs, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
 
 
-def entries(ours: socket.socket) -> list[tuple[int, str]]:
+def entries(ours: socket.socket) -> tuple[list[int], list[str]]:
     """What the journal makes of all that came: priorities and messages."""
     with ours.makefile(encoding="utf-8") as stream:
-        return [read_entry(line) for line in stream]
+        lines = stream.read().splitlines()
+    assert all(re.match("<[0-7]>", line) for line in lines), lines
+    return [int(line[1]) for line in lines], [line[3:] for line in lines]
 
 
-def read_entry(line: str) -> tuple[int, str]:
-    entry = re.fullmatch(r"<([0-7])>(.*)\n", line)
-    assert entry is not None, line
-    return int(entry[1]), entry[2]
-
-
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_journal_gets_the_priority_of_every_event(form: str, sock: Path) -> None:
+def test_journal_gets_the_priority_of_every_event(sock: Path) -> None:
     with journal() as (ours, theirs, env):
-        args = ("-l", f"unix:{sock}", "--format", form)
+        args = ("-l", f"unix:{sock}", "--format", "json")
         with started(*args, stdout=theirs.fileno(), env=env) as script:
             theirs.close()
             with connected(sock):
                 pass
             assert beat(sock) == HEARTBEAT
             assert script.end() == (0, "", "")
-        found = entries(ours)
+        priorities, messages = entries(ours)
     names = ["listening", "connected", "disconnected", "connected", "heartbeat", "done"]
-    assert [priority for priority, _ in found] == [6, 7, 4, 7, 6, 6]
-    for (_, line), name in zip(found, names, strict=True):
-        if form == "json":
-            assert json.loads(line)["event"] == name
-        else:
-            assert line.split()[1] == f"nitro_{name}"
+    assert [json.loads(message)["event"] for message in messages] == names
+    assert priorities == [6, 7, 4, 7, 6, 6]
 
 
-def test_journal_gets_the_priority_of_every_line_of_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("args", "code", "named"),
+    [(("-l", "unix:/nonexistent/s"), 1, "ENOENT"), (("--port", "1"), 2, "--port 1")],
+)
+def test_journal_gets_the_priority_of_every_line_of_an_error(
+    args: tuple[str, ...], code: int, named: str
+) -> None:
     with journal() as (ours, theirs, env):
-        missing = tmp_path / "missing"
-        with started("-l", f"unix:{missing}/s", stderr=theirs.fileno(), env=env) as script:
+        with started(*args, stderr=theirs.fileno(), env=env) as script:
             theirs.close()
-            assert script.end() == (1, "", "")
-        found = entries(ours)
-    assert found == [
-        (3, f"nitrohb: cannot listen on unix:{missing}/s: {missing} does not exist (ENOENT)"),
-        (3, f"Create it first: mkdir -p {missing}"),
-    ]
-
-
-def test_journal_gets_the_priority_of_a_usage_error() -> None:
-    with journal() as (ours, theirs, env):
-        with started("--port", "1", stderr=theirs.fileno(), env=env) as script:
-            theirs.close()
-            assert script.end() == (2, "", "")
-        found = entries(ours)
-    assert found == [
-        (3, "nitrohb serve: unknown arguments: --port 1"),
-        (3, "Try: nitrohb serve --help"),
-    ]
+            assert script.end() == (code, "", "")
+        priorities, (message, _remedy) = entries(ours)
+    assert priorities == [3, 3]
+    assert named in message
 
 
 def test_journal_gets_the_priorities_of_the_events_of_run_and_not_of_its_command(
@@ -280,13 +239,15 @@ def test_journal_gets_the_priorities_of_the_events_of_run_and_not_of_its_command
     assert [line[:3] for line in lines] == ["<6>", "its", "<3>", "<3>"]
 
 
-@pytest.mark.parametrize("name", ["", "0:0", "journal"])
-def test_another_stream_than_the_journal_s_gets_no_priorities(name: str, sock: Path) -> None:
+def test_another_stream_than_the_journal_s_gets_no_priorities(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """JOURNAL_STREAM is inherited by all that a service starts, wherever their output goes."""
-    with started("-l", f"unix:{sock}", env={"JOURNAL_STREAM": name}) as script:
-        assert script.line().startswith("20")
-        assert beat(sock) == HEARTBEAT
-        assert script.end()[0] == 0
+    for name in ("", "0:0", "journal"):
+        monkeypatch.setenv("JOURNAL_STREAM", name)
+        code, out, err = nitrohb_here("-l", f"unix:{sock}", "--timeout", "0.01")
+        assert (code, "<" in out + err) == (124, False), name
+        assert " nitro_listening " in out
 
 
 def test_a_stream_that_is_none_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 """Whoever reads slowly, pauses or has gone, on a real pipe and a real terminal."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pty
@@ -9,7 +10,7 @@ import re
 import termios
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,10 +20,10 @@ from hypothesis import strategies as st
 
 from nitrohb.cli import outlet
 from nitrohb.cli.console import Console
-from nitrohb.cli.levels import DEBUG, ERROR
+from nitrohb.cli.levels import DEBUG, ERROR, WARNING
 from nitrohb.cli.outlet import Outlet
 
-from .process import HEARTBEAT, beat, read_until, started
+from .process import HEARTBEAT, PATIENCE, beat, read_until, started
 
 SIZE = 4096  # of the smallest pipe
 
@@ -136,10 +137,19 @@ def test_a_reader_that_has_gone_has_lost_nothing() -> None:
         assert (out.problem, out.has_lost, out.close()) == ("Broken pipe", False, 0)
 
 
-def test_what_is_left_out_on_stdout_is_said_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    with small_pipe() as (out, reader), open(os.memfd_create("err"), "w+") as err:
-        monkeypatch.setattr("sys.stdout", out)
-        monkeypatch.setattr("sys.stderr", err)
+@contextmanager
+def stderr_to_file() -> Generator[TextIO]:
+    with open(os.memfd_create("err"), "w+") as file, redirect_stderr(file):
+        yield file
+
+
+def content(file: TextIO) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def test_what_is_left_out_on_stdout_is_said_on_stderr() -> None:
+    with small_pipe() as (out, reader), redirect_stdout(out), stderr_to_file() as err:
         console = Console()
         console.print(2 * SIZE * "x")
         assert console.has_lost
@@ -147,19 +157,16 @@ def test_what_is_left_out_on_stdout_is_said_on_stderr(monkeypatch: pytest.Monkey
         console.print("y")
         console.print(2 * SIZE * "x")
         console.close()
-        err.seek(0)
-        pause = "nitrohb: stdout: nobody reads it; until somebody does, lines are left out\n"
-        end = "nitrohb: stdout: 1 line was left out, while nobody read it\n"
-        assert err.read() == pause + end + pause + end
+        pause, end, *again = content(err).splitlines()
+    assert again == [pause, end]
+    assert pause.startswith("nitrohb: stdout: nobody reads it; ")
+    assert "1 line was left out" in end
 
 
 @pytest.mark.parametrize("level", [DEBUG, ERROR])
-def test_what_is_left_out_on_stderr_is_said_there(
-    level: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_out_on_stderr_is_said_there(level: int) -> None:
     # A page for the notice, one for what follows.
-    with small_pipe(2) as (err, reader):
-        monkeypatch.setattr("sys.stderr", err)
+    with small_pipe(2) as (err, reader), redirect_stderr(err):
         console = Console()
         console.level = level
         console.say(2 * SIZE * "x")
@@ -167,8 +174,51 @@ def test_what_is_left_out_on_stderr_is_said_there(
         assert read(reader) == 2 * SIZE * b"x"
         console.say("next")
         console.close()
-        notice = b"nitrohb: stderr: 1 line was left out, while nobody read it\n"
-        assert read(reader) == b"\n" + (notice if level == DEBUG else b"") + b"next\n"
+        notice, end, rest = read(reader).decode().rpartition("\nnext\n")
+    assert (end, rest) == ("\nnext\n", "")
+    assert notice.startswith("\nnitrohb: stderr: 1 line was left out" if level == DEBUG else "")
+    assert notice.count("\n") == (level == DEBUG)
+
+
+def test_what_does_not_matter_enough_is_not_said() -> None:
+    with stderr_to_file() as err:
+        console = Console()
+        console.level = ERROR
+        console.say("a warning", WARNING)
+        console.say("an error")
+        console.close()
+        assert content(err) == "an error\n"
+
+
+def test_console_that_finds_no_descriptor_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with (
+        contextlib.suppress(OSError),  # what cannot be written is still in the buffer at its close
+        open("/dev/full", "w") as full,
+        redirect_stdout(full),
+        stderr_to_file() as err,
+    ):
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(os, "open", none_left)
+            console = Console()
+        console.print("lost")
+        console.print("not even tried")
+        console.close()
+        (said,) = content(err).splitlines()
+        assert said.startswith(f"nitrohb: stdout: {os.strerror(errno.ENOSPC)}; ")
+
+
+def test_console_does_not_wait_for_ever_for_a_pipe_with_some_room() -> None:
+    """A write of more than there is room for would block, although the pipe is writable."""
+    with small_pipe(4) as (out, reader), redirect_stdout(out), stderr_to_file() as err:
+        os.write(out.fileno(), 4 * SIZE * b"x")
+        os.read(reader, SIZE)
+        console = Console()
+        console.print("line\n" * 10_000)
+        console.close()
+        assert content(err).startswith("nitrohb: stdout: nobody reads it; ")
 
 
 def seconds_of_a_beat(sock: Path) -> float:
@@ -200,4 +250,4 @@ def test_a_terminal_that_is_stopped_and_goes_on(
             assert before_events
             assert {*before_events} <= {"\r\n", "[K"}, "no status is in the way of an event"
             script.popen.terminate()
-            assert script.popen.wait() == 143
+            assert script.popen.wait(PATIENCE) == 143

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line takes, and what it says about what it does not take."""
 
+import errno
 import grp
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,46 +14,63 @@ import nitrohb as library
 from nitrohb.cli.limits import time_limit
 from nitrohb.cli.parser import parse
 
-from .process import nitrohb, redirected, started
-
-
-def test_version() -> None:
-    assert nitrohb("--version") == (0, f"nitrohb {library.__version__}\n", "")
-
+from .process import nitrohb_here, redirected, started
 
 COMMANDS = ["", "serve", "run", "send", "wait", "demo", "doctor", "completion"]
 
 
+@pytest.fixture
+def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not refused as it should be fails at once, instead of waiting for an enclave."""
+    monkeypatch.setattr("nitrohb.cli.answering.serve_heartbeat", None)
+
+
+def test_version() -> None:
+    assert nitrohb_here("--version") == (0, f"nitrohb {library.__version__}\n", "")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str) -> None:
-    code, out, err = nitrohb(*command.split(), "--help")
+def test_help_has_an_example_and_fits_a_screen_with_the_prompt_below(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = nitrohb_here(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"  nitrohb {command}" in out.partition("example")[2]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_a_screen_with_the_prompt_below(command: str) -> None:
-    _, out, _ = nitrohb(*command.split(), "--help", env={"COLUMNS": "80"})
     high = {"serve": 50, "run": 50, "doctor": 30}  # the old terminal, but for the most options
     assert len(out.splitlines()) < high.get(command, 24)
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("args", [["demo", "--quiet"], ["send", "unix:x", "unix:y"]])
-def test_unknown_argument_of_a_command_points_to_the_help_of_that_command(args: list[str]) -> None:
-    assert nitrohb(*args)[2].endswith(f"\nTry: nitrohb {args[0]} --help\n")
+def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
+    _, out, _ = nitrohb_here("send", "--help")
+    assert "vsock:3:9000 " in out
+    assert "vsock::9000" not in out
+    assert "fd:" not in out
 
 
-@pytest.mark.parametrize("args", ["--help", "--version", "completion zsh", "doctor -l", "demo"])
+FULL = os.strerror(errno.ENOSPC)
+
+
 @pytest.mark.parametrize(
-    ("how", "why"), [(">&-", "it is closed"), (">/dev/full", "No space left on device")]
+    ("args", "how", "why"),
+    [
+        ("--help", ">&-", "closed"),
+        ("--version", ">/dev/full", FULL),
+        ("completion zsh", ">&-", "closed"),
+        ("doctor -l", ">/dev/full", FULL),
+        ("demo", ">/dev/full", FULL),
+    ],
 )
 def test_a_command_whose_output_is_all_it_is_for_fails_without(
     args: str, how: str, why: str, sock: Path
 ) -> None:
     listen = [f"unix:{sock}"] if args.endswith("-l") else []
     with started(*args.split(), *listen, command=redirected(how)) as script:
-        assert script.end() == (1, "", f"nitrohb: stdout: {why}; nothing more is printed there\n")
+        code, out, err = script.end()
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith("nitrohb: stdout: ")
+    assert why in err
 
 
 def test_a_reader_that_has_read_enough_is_no_failure() -> None:
@@ -58,7 +78,7 @@ def test_a_reader_that_has_read_enough_is_no_failure() -> None:
     os.close(reader)
     with started("completion", "bash", stdout=writer) as script:
         os.close(writer)
-        assert script.popen.wait() == 0
+        assert script.end()[0] == 0
 
 
 def test_a_mistake_that_nobody_can_read_of() -> None:
@@ -66,184 +86,129 @@ def test_a_mistake_that_nobody_can_read_of() -> None:
         assert script.end() == (2, "", "")
 
 
-def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
-    _, out, _ = nitrohb("send", "--help")
-    assert "vsock:3:9000 " in out
-    assert "vsock::9000" not in out
-    assert "fd:" not in out
+# Refused for the value at the end, which is quoted.
+WRONG_VALUES = """
+-l tcp:1:2  -l ''  -l vsock:9000  -l vsock:x:9000  -l unix:  -l unix:@x  -l hybrid:/vm4  -l fd:-1
+--allow-cid 4x  --allow-cid -1  --max-pending 0  --max-pending many  --memory 4G  --memory 0
+--timeout soon  --timeout 0  --timeout nan  --timeout automatic  --handshake-timeout inf
+--socket-mode 0o600  --socket-mode 1777  --socket-group 'no such group'
+--format xml  --log-level loud
+--api example.com:9180  --api 127.0.0.1  --api ::1:9180  --api [127.0.0.1]:9180
+--api [fe80::1%1]:9180  --api localhost:0
+run --kill-after 0  send nowhere  send --timeout -1  wait --timeout auto
+wait --max-age -1  wait --max-age soon
+doctor -l vsock:9000  doctor --max-pending 0  doctor --format xml  completion tcsh  listen
+"""
+# Refused with words like these in the message.
+OTHERS = {
+    "-l 'unix:a\nb'": [r"'unix:a\nb'"],
+    "--quiet=1": ["--quiet", "'1'"],
+    "-l vsock::4294967296": ["'4294967296'"],
+    f"-l unix:/tmp/{103 * 'x'}": ["107 bytes", "108", 103 * "x"],
+    "-l 9000": ["vsock::9000"],
+    "-l /tmp/x": ["unix:/tmp/x"],
+    "-l './a\nb'": ["control characters"],
+    "--timeout soon": ["seconds", "auto"],
+    "--api localhost:65536": ["'65536'"],
+    "--lis vsock::9000": ["unknown", "--lis vsock::9000"],
+    "serve vsock::9000": ["unknown", "vsock::9000"],
+    "send unix:x unix:y": ["unknown", "unix:y"],
+    "demo --quiet": ["unknown", "--quiet"],
+    "help": ["serve, run, send, wait, demo"],
+    "wait": ["--cid", "--address", "required"],
+    "wait --cid 1 --address vsock::9000": ["--cid", "--address", "not allowed"],
+}
 
 
-COMMAND = "the command stands after --, as in: nitrohb run [options] -- CMD ARG..."
-NO_API = "the options that begin with --api- are of no use without --api"
-NO_KEEP = (
-    "--api needs --keep: a server that ends with its last heartbeat ends before the answer to a"
-    " claim has left"
-)
-LONG = "/tmp/" + 103 * "x"
+def wrong_values() -> list[tuple[str, list[str]]]:
+    lines = re.split(r"  |\n", WRONG_VALUES.strip())
+    return [(line, [repr(shlex.split(line)[-1])]) for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("args", "quoted"),
-    [
-        (["-l", "tcp:1:2"], "'tcp:1:2'"),
-        (["-l", ""], "''"),
-        (["-l", "vsock:9000"], "'vsock:9000'"),
-        (["-l", "vsock::4294967296"], "'4294967296'"),
-        (["-l", "vsock:x:9000"], "'vsock:x:9000'"),
-        (["-l", "unix:"], "'unix:'"),
-        (["-l", "unix:@x"], "'unix:@x'"),
-        (["-l", "unix:a\nb"], "'unix:a\\nb'"),
-        (["-l", f"unix:{LONG}"], f"at most 107 bytes, got 108 ('{LONG}')"),
-        (["-l", "hybrid:/vm4"], "'hybrid:/vm4'"),
-        (["-l", "fd:-1"], "'fd:-1'"),
-        (["--allow-cid", "4x"], "'4x'"),
-        (["--allow-cid", "-1"], "'-1'"),
-        (["--timeout", "soon"], "'soon'"),
-        (["--timeout", "0"], "'0'"),
-        (["--timeout", "nan"], "'nan'"),
-        (["--handshake-timeout", "inf"], "'inf'"),
-        (["--max-pending", "0"], "'0'"),
-        (["--max-pending", "many"], "'many'"),
-        (["--socket-mode", "0o600"], "'0o600'"),
-        (["--socket-mode", "1777"], "'1777'"),
-        (["--socket-group", "no such group"], "'no such group'"),
-        (["--format", "xml"], "'xml'"),
-        (["--lis", "vsock::9000"], "--lis vsock::9000"),
-        (["serve", "vsock::9000"], "vsock::9000"),
-        (["listen"], "'listen'"),
-        (["--timeout", "automatic"], "'automatic'"),
-        (["--memory", "4G"], "'4G'"),
-        (["--memory", "0"], "'0'"),
-        (["run", "--kill-after", "0", "--", "true"], "'0'"),
-        (["send", "unix:x", "unix:y"], "unknown arguments: unix:y"),
-        (["demo", "--quiet"], "unknown arguments: --quiet"),
-        (["help"], "there is no command 'help': choose from serve, run, send, wait, demo"),
-        (["-l", "9000"], "'9000' is not an address: for port 9000 of every CID write vsock::9000"),
-        (["-l", "/tmp/x"], "'/tmp/x' is not an address: for a Unix socket write unix:/tmp/x"),
-        (["-l", "./a\nb"], "expected a path without control characters"),
-        (["--log-level", "loud"], "'loud'"),
-        (["send", "nowhere"], "'nowhere'"),
-        (["completion", "tcsh"], "'tcsh'"),
-        (["send", "--timeout", "-1"], "'-1'"),
-        (["--quiet=1"], "argument --quiet: takes no value, got '1'"),
-        (["--timeout", "soon"], "expected seconds, more than 0, or auto, got 'soon'"),
-        (["wait", "--timeout", "auto"], "expected seconds, more than 0, got 'auto'"),
-        (["doctor", "-l", "vsock:9000"], "'vsock:9000'"),
-        (["doctor", "--max-pending", "0"], "'0'"),
-        (["doctor", "--format", "xml"], "'xml'"),
-        (["wait"], "one of the arguments --cid --address is required"),
-        (["wait", "--cid", "1", "--address", "vsock::9000"], "not allowed with"),
-        (["--api", "example.com:9180"], "'example.com:9180'"),
-        (["--api", "127.0.0.1"], "'127.0.0.1'"),
-        (["--api", "::1:9180"], "'::1:9180'"),
-        (["--api", "[127.0.0.1]:9180"], "'[127.0.0.1]:9180'"),
-        (["--api", "[fe80::1%1]:9180"], "'[fe80::1%1]:9180'"),
-        (["--api", "localhost:65536"], "'65536'"),
-        (["--api", "localhost:0"], "'localhost:0' leaves the port open"),
-    ],
-)
-def test_malformed_argument_is_quoted(args: list[str], quoted: str) -> None:
-    code, out, err = nitrohb(*args)
+@pytest.mark.usefixtures("_nothing_is_served")
+@pytest.mark.parametrize(("line", "named"), [*wrong_values(), *OTHERS.items()])
+def test_malformed_argument_is_named(line: str, named: list[str]) -> None:
+    args = shlex.split(line)
+    code, out, err = nitrohb_here(*args)
     assert (code, out) == (2, "")
-    assert quoted in err
     message, remedy = err.splitlines()
-    assert message.startswith("nitrohb")
-    assert remedy.startswith("Try: nitrohb ")
+    command = f"nitrohb {args[0] if args[0][0] != '-' else 'serve'}"
+    program = command if args[0] not in ("listen", "help") else "nitrohb"
+    assert message.startswith(f"{program}: ")
+    assert not [name for name in named if name not in message]
+    assert remedy == f"Try: {program} --help"
 
 
+COMMAND = ["nitrohb run [options] -- CMD"]
+AUTO = ["--timeout auto", "--eif", "--memory"]
+NOT_AUTO = ["--eif", "--memory", "without --timeout auto"]
+NO_API = ["--api-", "without --api"]
+SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
+
+
+@pytest.mark.usefixtures("_nothing_is_served")
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("line", "named"),
     [
-        (
-            ["--allow-cid", "4", "-l", "unix:{sock}"],
-            "unix:{sock} is a Unix socket, whose peers have no CID:"
-            " a list of allowed CIDs works on vsock addresses only",
-        ),
-        (
-            ["-l", "unix:{sock}", "-l", "unix:{sock}"],
-            "unix:{sock} is named twice: an address can be listened on once",
-        ),
-        (
-            ["--timeout", "auto", "-l", "unix:{sock}"],
-            "--timeout auto needs both --eif PATH and --memory MIB",
-        ),
-        (
-            ["--timeout", "auto", "--eif", "x.eif", "-l", "unix:{sock}"],
-            "--timeout auto needs both --eif PATH and --memory MIB",
-        ),
-        (
-            ["run", "--timeout", "auto", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
-            "--timeout auto needs both --eif PATH and --memory MIB",
-        ),
-        (
-            ["--eif", "x.eif", "--timeout", "60", "-l", "unix:{sock}"],
-            "--eif and --memory are of no use without --timeout auto",
-        ),
-        (
-            ["run", "--memory", "64", "-l", "unix:{sock}", "--", "true"],
-            "--eif and --memory are of no use without --timeout auto",
-        ),
-        (["-l", "unix:{sock}", "--api", "unix:{sock}2"], NO_KEEP),
-        (
-            ["-l", "hybrid:{sock}:9000", "--keep", "--api", "unix:{sock}_9000"],
-            "hybrid:{sock}:9000 and unix:{sock}_9000 exclude each other: both are {sock}_9000. Name"
-            " one of the two",
-        ),
-        (["-l", "unix:{sock}", "--keep", "--api-mode", "600"], NO_API),
-        (["-l", "unix:{sock}", "--keep", "--api-group", "0"], NO_API),
-        (["-l", "unix:{sock}", "--keep", "--api-allow-remote"], NO_API),
-        (["-l", "unix:{sock}", "--keep", "--api-host", "example.com"], NO_API),
-        (["run", "-l", "unix:{sock}"], COMMAND),
-        (["run", "-l", "unix:{sock}", "--"], COMMAND),
-        (["run", "-l", "unix:{sock}", "true"], COMMAND),
-        (["run", "-l", "unix:{sock}", "ls", "--sort", "time"], COMMAND),
-        (["run", "-l", "unix:{sock}", "true", "--", "true"], COMMAND),
-        (["send", "fd:3"], "fd:3 is a listening socket: name an address to connect to"),
-        (
-            ["doctor", "-l", "unix:{sock}", "-l", "hybrid:{sock}:9000", "-l", "unix:{sock}_9000"],
-            "hybrid:{sock}:9000 and unix:{sock}_9000 exclude each other: both are {sock}_9000. Name"
-            " one of the two",
-        ),
-        (
-            ["doctor", "-l", "unix:{sock}", "-l", "unix:{sock}"],
-            "unix:{sock} is named twice: an address can be listened on once",
-        ),
-        (
-            ["doctor", "-l", "vsock::4294967295"],
-            "vsock::4294967295 leaves the port to the kernel, and no enclave could know which one"
-            " it is: name a port (enclaves use 9000)",
-        ),
-        (
-            ["send", "vsock::9000"],
-            "vsock::9000 names no machine to connect to:"
-            " write vsock:3:9000 for an enclave's parent",
-        ),
+        ("--allow-cid 4 -l unix:{sock}", ["unix:{sock}", "no CID"]),
+        ("-l unix:{sock} -l unix:{sock}", ["unix:{sock}", "twice"]),
+        ("--timeout auto -l unix:{sock}", AUTO),
+        ("--timeout auto --eif x.eif -l unix:{sock}", AUTO),
+        ("run --timeout auto --memory 64 -l unix:{sock} -- true", AUTO),
+        ("--eif x.eif --timeout 60 -l unix:{sock}", NOT_AUTO),
+        ("run --memory 64 -l unix:{sock} -- true", NOT_AUTO),
+        ("-l unix:{sock} --api unix:{sock}2", ["--api needs --keep"]),
+        ("-l hybrid:{sock}:9000 --keep --api unix:{sock}_9000", SAME_PLACE),
+        ("-l unix:{sock} --keep --api-mode 600", NO_API),
+        ("-l unix:{sock} --keep --api-group 0", NO_API),
+        ("-l unix:{sock} --keep --api-allow-remote", NO_API),
+        ("-l unix:{sock} --keep --api-host example.com", NO_API),
+        ("run -l unix:{sock}", COMMAND),
+        ("run -l unix:{sock} --", COMMAND),
+        ("run -l unix:{sock} true", COMMAND),
+        ("run -l unix:{sock} ls --sort time", COMMAND),
+        ("run -l unix:{sock} true -- true", COMMAND),
+        ("send fd:3", ["fd:3", "listening socket"]),
+        ("send vsock::9000", ["vsock::9000", "vsock:3:9000"]),
+        ("doctor -l unix:{sock} -l hybrid:{sock}:9000 -l unix:{sock}_9000", SAME_PLACE),
+        ("doctor -l unix:{sock} -l unix:{sock}", ["unix:{sock}", "twice"]),
+        ("doctor -l vsock::4294967295", ["vsock::4294967295", "port", "9000"]),
     ],
 )
-def test_arguments_that_make_no_sense_together(args: list[str], message: str, sock: Path) -> None:
-    result = nitrohb(*(arg.format(sock=sock) for arg in args))
-    assert result == (2, "", f"nitrohb: {message.format(sock=sock)}\n")
+def test_arguments_that_make_no_sense_together(line: str, named: list[str], sock: Path) -> None:
+    code, out, err = nitrohb_here(*line.format(sock=sock).split())
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("nitrohb: ")
+    assert not [name for name in named if name.format(sock=sock) not in err]
     assert not sock.exists()
 
 
-@pytest.mark.parametrize("command", [("serve",), ("run", "--", "true")])
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("missing", "cannot be read: No such file or directory"),
-        (".", "is no image: it must be a file, and not empty"),
-        ("empty", "is no image: it must be a file, and not empty"),
-    ],
-)
-def test_image_that_cannot_be_read(
-    command: tuple[str, ...], name: str, problem: str, sock: Path, tmp_path: Path
+def test_without_the_extra_it_says_how_to_get_it(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "empty").touch()
-    eif = tmp_path / name
-    options = ("--timeout", "auto", "--eif", str(eif), "--memory", "64", "-l", f"unix:{sock}")
-    result = nitrohb(command[0], *options, *command[1:])
-    assert result == (2, "", f"nitrohb: --eif {eif} {problem}\n")
+    def find_nothing(_: str) -> None: ...
+
+    with monkeypatch.context() as missing:
+        missing.setattr("importlib.util.find_spec", find_nothing)
+        code, out, err = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
+    assert (code, out) == (2, "")
+    assert "pip install 'nitrohb[api]'" in err
     assert not sock.exists()
+
+
+@pytest.mark.usefixtures("_nothing_is_served")
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    problems = {"missing": os.strerror(errno.ENOENT), ".": "no image", "empty": "no image"}
+    for name, problem in problems.items():
+        eif = str(tmp_path / name)
+        options = ("--timeout", "auto", "--eif", eif, "--memory", "64", "-l", f"unix:{sock}")
+        code, out, err = nitrohb_here(command, *options, *(["--", "true"] * (command == "run")))
+        assert (code, out) == (2, ""), name
+        assert f"--eif {eif} " in err
+        assert problem in err
+        assert not sock.exists()
 
 
 def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:

@@ -19,24 +19,24 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from sybil import Document, Example, Region
-from sybil.evaluators.python import PythonEvaluator
-from sybil.region import Lexeme
 
-__all__ = ["ROOT", "Block", "blocks", "example", "run_page", "shape"]
+from tests.cli.process import PATIENCE, wait_for
+
+__all__ = ["BIN", "ROOT", "Block", "blocks", "example", "run_page", "shape"]
 
 ROOT: Final = Path(__file__).parents[2]
 
-_PATIENCE: Final = 60.0  # seconds
+# What a page calls nitrohb and python3 is what the tests have.
+BIN: Final = str(Path(sys.executable).parent)
+
 _OUTPUT: Final = ("text", "json")
 _ELSEWHERE: Final = "run by "
 _BEGINS: Final = "in another terminal"
@@ -60,7 +60,6 @@ class Block:
     text: str
     remark: str
     line: int
-    lines: tuple[int, int]
 
     @property
     def elsewhere(self) -> str:
@@ -88,8 +87,7 @@ def _find(tokens: list[Token]) -> Iterator[Block]:
             assert token.map is not None
             kind = token.info.strip() if token.type == "fence" else "indented"
             if not kind.startswith("{") or kind.startswith(("{code", "{sourcecode")):
-                start, end = token.map
-                yield Block(kind, token.content, remark, start + 1, (start, end))
+                yield Block(kind, token.content, remark, token.map[0] + 1)
         comment = re.fullmatch(r"<!-- (.*) -->\s*", token.content)
         remark = comment[1] if token.type == "html_block" and comment else ""
 
@@ -105,14 +103,12 @@ def shape(text: str) -> str:
 def run_page(path: Path) -> None:
     """Run all the examples of a page in the current directory, and compare what they print."""
     run = _Run(path)
-    document = Document.parse(str(path), run.parse)
-    document.namespace["__name__"] = "page"
     try:
-        for example in document.examples():
-            example.evaluate()
+        for block in blocks(path.read_text()):
+            run.evaluate(block, f"{path}:{block.line}")
     finally:
         run.clean_up()
-    run.check_end()
+    assert run.other is None, f"{path}: nobody has looked at the other terminal"
 
 
 @dataclass
@@ -121,25 +117,15 @@ class _Run:
     printed: str | None = None  # by what ran last, unless it has been compared already
     other: "subprocess.Popen[bytes] | None" = None
     log: Path = field(default_factory=lambda: Path("other-terminal.log").absolute())
-    python: PythonEvaluator = field(default_factory=PythonEvaluator)
+    namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
 
-    def parse(self, document: Document) -> Iterator[Region]:
-        starts = [0]
-        for line in document.text.splitlines(keepends=True):
-            starts.append(starts[-1] + len(line))
-        for block in blocks(document.text):
-            start, end = (starts[line] for line in block.lines)
-            yield Region(start, end, block, self.evaluate)
-
-    def evaluate(self, example: Example) -> str:
-        block: Block = example.parsed
-        where = f"{self.path}:{block.line}"
+    def evaluate(self, block: Block, where: str) -> None:
         if block.elsewhere:
             self.printed = None
         elif block.kind == "sh":
             self._run_shell(block, where)
         elif block.kind == "python":
-            self._run_python(block, example)
+            self._run_python(block)
         elif block.kind in _OUTPUT and block.remark in _ENDS:
             self._compare(block, self._end_other(where, interrupt=_ENDS[block.remark]), where)
         elif block.kind in _OUTPUT and self.printed is not None:
@@ -147,7 +133,6 @@ class _Run:
             self.printed = None
         else:
             raise AssertionError(f"{where}: this {block.kind} block is executed by nobody")
-        return ""
 
     def _run_shell(self, block: Block, where: str) -> None:
         command = ["bash", "-euo", "pipefail", "-c", block.text]
@@ -165,7 +150,7 @@ class _Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_PATIENCE,
+            timeout=PATIENCE,
         )
         assert done.returncode == expected, f"{where}: {done.returncode}, {done.stdout}"
         self.printed = done.stdout
@@ -174,27 +159,27 @@ class _Run:
         """Start a command, and wait until it has something to say: it listens then."""
         with self.log.open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until = time.monotonic() + _PATIENCE
-        while not self.log.stat().st_size and process.poll() is None:
-            assert time.monotonic() < until, f"{command} says nothing"
-            time.sleep(0.01)
+        wait_for(
+            lambda: self.log.stat().st_size > 0 or process.poll() is not None,
+            f"the output of {command}",
+        )
         return process
 
     def _end_other(self, where: str, *, interrupt: bool) -> str:
         assert self.other is not None, f"{where}: there is no other terminal"
         if interrupt:
             os.killpg(self.other.pid, signal.SIGINT)
-        code = self.other.wait(_PATIENCE)
+        code = self.other.wait(PATIENCE)
         self.other = None
         printed = self.log.read_text()
         assert code == (128 + signal.SIGINT if interrupt else 0), f"{where}: {code}, {printed}"
         return printed
 
-    def _run_python(self, block: Block, example: Example) -> None:
-        example.parsed = Lexeme(block.text, 0, 0)
+    def _run_python(self, block: Block) -> None:
         output = io.StringIO()
+        code = compile("\n" * block.line + block.text, self.path, "exec")
         with redirect_stdout(output), redirect_stderr(output):
-            self.python(example)
+            exec(code, self.namespace)
         self.printed = output.getvalue()
 
     def _compare(self, block: Block, printed: str, where: str) -> None:
@@ -203,11 +188,4 @@ class _Run:
     def clean_up(self) -> None:
         if self.other is not None:
             os.killpg(self.other.pid, signal.SIGKILL)
-            self.other.wait()
-
-    def check_end(self) -> None:
-        assert self.other is None, f"{self.path}: nobody has looked at the other terminal"
-
-
-# What a page calls nitrohb and python3 is what the tests have.
-BIN: Final = str(Path(sys.executable).parent)
+            self.other.wait(PATIENCE)

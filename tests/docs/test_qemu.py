@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What docs/how-to/qemu.md shows of nitrohb, without a guest; tests/enclave runs its commands."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.process import NITROHB, started
+from tests.cli.process import nitrohb_here, started
 
 from .examples import ROOT, blocks, shape
 
@@ -26,7 +25,7 @@ def test_what_nitrohb_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert program == "nitrohb"
     with started(*args) as server:
         assert " nitro_listening address=hybrid:vm4.vsock:9000 " in server.line()
-        subprocess.run([*NITROHB, "send", "hybrid:vm4.vsock:9000"], check=True)
+        assert nitrohb_here("send", "hybrid:vm4.vsock:9000")[0] == 0
         assert shape(server.line() + server.line()) == shape(shown)
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examples that need a real AF_VSOCK. The enclave is this kernel's loopback, CID 1."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import trio
 
 from nitrohb import send_heartbeat
-from tests.cli.process import NITROHB, nitrohb, started
+from tests.cli.process import nitrohb, started
 
 from .examples import example
 
@@ -36,7 +35,7 @@ def test_one_server_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert program == "nitrohb"
     with started(*args) as server:
         assert " nitro_listening address=vsock::9000 " in server.line()
-        subprocess.run([*NITROHB, "send", f"vsock:{LOCAL}:9000"], check=True)
+        assert nitrohb("send", f"vsock:{LOCAL}:9000")[0] == 0
         assert " nitro_connected address=vsock::9000 cid=1 " in server.line()
         code, printed, _ = nitrohb("wait", "--api", "unix:api.sock", "--cid", str(LOCAL))
     assert (code, " nitro_heartbeat address=vsock::9000 cid=1 " in printed) == (0, True)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What docs/ names is there: tests that run its examples, files, events, variables."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Final, get_args
+
+from nitrohb import Event, RejectReason
+
+from .examples import ROOT, blocks
+
+DOCS: Final = ROOT / "docs"
+
+# Pages that have tests of their own, for blocks of each kind: tests that name the page. The
+# others are run by test_pages.py, which fails at a block that is neither run nor compared.
+OTHERS: Final = {
+    "api.md": {
+        "indented": "tests/api/test_docs.py",
+        "json": "tests/docs/test_schema.py",
+        "yaml": "tests/proofs/test_prometheus.py",
+    },
+    "how-to/qemu.md": {
+        "sh": "tests/enclave/test_how_to.py",
+        "text": "tests/docs/test_qemu.py",
+    },
+}
+PAGES: Final = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.rglob("*.md")}
+OURS: Final = sorted(page for page in PAGES if page not in OTHERS)
+
+
+def test_what_is_run_elsewhere_is_run_there() -> None:
+    elsewhere = [(page, block) for page in OURS for block in blocks(PAGES[page]) if block.elsewhere]
+    assert elsewhere
+    for page, block in elsewhere:
+        path, _, test = block.elsewhere.partition("::")
+        text = (ROOT / path).read_text()
+        # A test takes the example from the page itself, so that it runs what stands there.
+        takes = Path(page).name in text and f"def {test}(" in text
+        runs = takes if test else block.text.strip() in text
+        assert runs, f"{page}:{block.line}: {block.elsewhere} does not run this"
+
+
+def test_other_pages_have_tests_of_their_own() -> None:
+    for page, tests in OTHERS.items():
+        for block in blocks(PAGES[page]):
+            test = tests.get(block.kind)
+            assert test, f"{page}:{block.line}: this {block.kind} block is executed by nobody"
+            assert Path(page).name in (ROOT / test).read_text(), f"{test} does not know of {page}"
+
+
+def test_links_lead_to_files() -> None:
+    """Who reads the pages where they lie follows these; those of the site are checked there."""
+    for page, text in {**PAGES, "../README.md": (ROOT / "README.md").read_text()}.items():
+        links = re.findall(r"\]\(([^()\s#:]+)(?:#[^()\s]*)?\)", text)
+        dead = [link for link in links if not ((DOCS / page).parent / link).is_file()]
+        assert not dead, page
+
+
+# How the source reads a variable of the environment, and how it names one.
+VARIABLES: Final = (
+    r"(?:environ(?:\.get|\.pop)?[\[(]|getenv\()\s*\"(\w+)\"",
+    r"\"((?:NITROHB|LISTEN|NOTIFY|WATCHDOG|JOURNAL)_[A-Z_]+)\"",
+)
+
+
+def test_every_variable_of_the_environment_is_in_the_reference() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    names = {name for how in VARIABLES for name in re.findall(how, source)}
+    assert "NITROHB_LISTEN" in names
+    assert not [name for name in names if f"`{name}`" not in PAGES["reference/environment.md"]]
+
+
+def test_debugging_begins_with_every_event_and_knows_every_reason() -> None:
+    tree = tomllib.loads((DOCS / "how-to/debugging.toml").read_text())
+
+    def named(node: str) -> list[str]:
+        return re.findall(r"`(.*?)`", " ".join(tree[node]["answers"]))
+
+    assert sorted(named("start")) == sorted(event.name for event in get_args(Event))
+    assert sorted(named("rejected")) == sorted(RejectReason)
+    assert all(re.fullmatch(r"reason `[\w-]+`", answer) for answer in tree["rejected"]["answers"])
