@@ -243,7 +243,9 @@ async def test_clients_that_have_gone_before_they_are_accepted_cost_hardly_a_tur
             assert await answered([client], 0.02) == 1
 
 
-async def test_a_client_that_resets_its_connection_before_it_is_accepted(autojump_clock: MockClock) -> None:
+async def test_a_client_that_resets_its_connection_before_it_is_accepted(
+    autojump_clock: MockClock,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with serving(listener, quick):
             client = socket.create_connection(listener.getsockname())
