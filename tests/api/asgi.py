@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP client that talks ASGI to an application: without a socket, in the test's own time.
+"""An HTTP client that talks ASGI to an application: no sockets, in the test's virtual time.
 
-Other clients for tests answer when the application has, and cannot go away before.
+Unlike other test clients, it sees a response before it is complete, and can disconnect early.
 """
 
 import json
@@ -18,13 +18,13 @@ Headers = dict[str, str]
 
 
 class Exchange:
-    """A request that is under way, and what has come back so far.
+    """A request and its response so far.
 
     Attributes:
-        body: What has come of the response's body.
+        body: The part of the response's body that has arrived.
         is_over: Whether the application has returned.
-        reads: Whether the client takes what is sent to it.
-        pauses: Seconds that it takes for it.
+        reads: Whether the client reads.
+        pauses: Seconds that the client takes to read a message.
     """
 
     def __init__(self, app: ASGIApp, method: str, path: str, headers: Headers) -> None:
@@ -74,7 +74,7 @@ class Exchange:
 
     @property
     def unread(self) -> int:
-        """How many messages of the client the application has not taken yet."""
+        """How many messages of the client the application has not received yet."""
         return self._to_app.statistics().current_buffer_used
 
     @property
@@ -93,14 +93,14 @@ class Exchange:
     def json(self) -> Any:
         return json.loads(self.body)
 
-    def is_problem(self, status: int, detail: str) -> bool:
-        """Whether it is the problem of that status, and what it says has ``detail`` in it."""
+    def is_problem(self, status: int, *facts: str) -> bool:
+        """Whether it is the problem of that status, and names these facts."""
         assert self.headers["content-type"] == "application/problem+json"
         problem = self.json()
-        assert detail in problem["detail"], problem
-        assert (self.status, problem["status"]) == (status, status)
-        assert problem["title"] == HTTPStatus(status).phrase
-        return bool(problem["type"] == "about:blank")
+        assert (self.status, problem["status"]) == (status, status), problem
+        assert (problem["type"], problem["title"]) == ("about:blank", HTTPStatus(status).phrase)
+        assert [fact for fact in facts if fact not in problem["detail"]] == [], problem
+        return True
 
 
 class Client:
@@ -113,7 +113,7 @@ class Client:
     def begin(
         self, method: str, path: str, body: object = b"", headers: Headers | None = None
     ) -> Exchange:
-        """Send a request. None for a body: that is yet to be sent."""
+        """Send a request. With None for a body, the body is sent later."""
         exchange = Exchange(self._app, method, path, {"host": "localhost"} | (headers or {}))
         if body is not None:
             exchange.send(body if isinstance(body, bytes) else json.dumps(body).encode())
@@ -135,7 +135,7 @@ class Client:
 
 @asynccontextmanager
 async def client_of(app: ASGIApp) -> AsyncGenerator[Client]:
-    """A client; what it has under way at the end of the block is cancelled."""
+    """A client, whose unfinished requests are cancelled at the end of the block."""
     async with trio.open_nursery() as nursery:
         yield Client(app, nursery)
         nursery.cancel_scope.cancel()

@@ -9,29 +9,31 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 
-from nitrohb import Address, InheritedSocket, UnixAddress, VsockAddress
+from nitrohb import InheritedSocket, UnixAddress, VsockAddress
 from nitrohb.api.app import create_app
 from nitrohb.api.backend import Backend
 from nitrohb.api.openapi import create_document
-from tests.support import Client, PeersWithCids, settled
-from tests.test_handout import beat
+from tests.support import PeersWithCids
 
 from .asgi import client_of
-from .conftest import running
+from .conftest import beat, running
 
-DOCUMENT = create_document([VsockAddress(3, 9000), UnixAddress("/run/x")])
 HERE = (UnixAddress("/run/x"), VsockAddress(3, 9000))
+DOCUMENT = create_document(HERE)
 
 
 def check(content: object, name: str, document: Any = DOCUMENT) -> None:
-    """Raise what is wrong with some content for a schema of the document."""
-    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-    jsonschema.validate(content, schema)
+    """Raise an error if some content does not fit a schema of the document."""
+    jsonschema.validate(content, schema(name, document))
 
 
-@pytest.mark.parametrize("addresses", [(), HERE, HERE[:1]])
-def test_it_is_openapi(addresses: tuple[Address, ...]) -> None:
-    openapi_spec_validator.validate(create_document(addresses))
+def schema(name: str, document: Any = DOCUMENT) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+
+
+def test_it_is_openapi() -> None:
+    for addresses in ((), HERE, HERE[:1]):
+        openapi_spec_validator.validate(create_document(addresses))
 
 
 def test_it_has_what_the_manual_has() -> None:
@@ -57,13 +59,12 @@ async def test_what_it_names_is_there() -> None:
 async def test_the_server_describes_itself_and_its_answers(
     path: Path, vsock: PeersWithCids
 ) -> None:
-    async with running(f"unix:{path}", vsock) as api:
-        await settled()
+    async with running(path, vsock) as api:
         answer = await api.client.get("/openapi.json")
         assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
         document = answer.json()
         check((await api.client.get("/readyz")).json(), "Readiness", document)
-        await beat(Client(path))
+        await beat(path)
         await beat(vsock.connect(16))
         beats = (await api.client.get("/heartbeats")).json()
         assert len(beats) == 2
@@ -88,9 +89,8 @@ def test_a_claim_by_cid_is_only_for_peers_that_have_one() -> None:
         check({"cid": 16}, "Claim", create_document(HERE[:1]))
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
+def test_it_refuses_what_the_application_refuses() -> None:
+    wrong: list[tuple[str, object]] = [
         ("Claim", {"timeout": 0}),
         ("Claim", {"timeout": 3600.5}),
         ("Claim", {"cid": 2**32 - 1}),
@@ -98,8 +98,6 @@ def test_a_claim_by_cid_is_only_for_peers_that_have_one() -> None:
         ("Claim", {"cidd": 1}),
         ("Rearm", {"address": "unix:/elsewhere"}),
         ("Heartbeat", {}),
-    ],
-)
-def test_it_refuses_what_the_application_refuses(name: str, wrong: object) -> None:
-    with pytest.raises(jsonschema.ValidationError):
-        check(wrong, name)
+    ]
+    for name, content in wrong:
+        assert not jsonschema.Draft202012Validator(schema(name)).is_valid(content), (name, content)

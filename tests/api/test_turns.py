@@ -110,7 +110,7 @@ async def test_a_flood_in_one_queue_does_not_hold_up_the_others(autojump_clock: 
         assert max(when.values()) == 101
 
 
-async def test_who_gives_up_is_passed_over(autojump_clock: MockClock) -> None:
+async def test_a_client_that_gives_up_is_passed_over(autojump_clock: MockClock) -> None:
     async with running() as line:
         await line.queue("a", line.turns.receiving)
         with trio.move_on_after(REST / 2):
@@ -120,7 +120,7 @@ async def test_who_gives_up_is_passed_over(autojump_clock: MockClock) -> None:
         assert line.had == [("a", 0), ("c", 1)]
 
 
-async def test_in_the_end_nobody_has_to_wait(autojump_clock: MockClock) -> None:
+async def test_after_the_end_nobody_has_to_wait(autojump_clock: MockClock) -> None:
     turns = Turns()
     async with trio.open_nursery() as nursery:
         line = Line(turns, nursery)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tab, pressed in real shells; and the man page, in the eyes of those who print it."""
+"""Tab, pressed in real shells; and the man page, as its formatters see it."""
 
 import os
 import shlex
@@ -13,8 +13,7 @@ import pytest
 from deploy.packaging.manpage import subcommands
 from nitrohb.cli.parser import build_parser
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "nitrohb.1"
+PAGE = Path(__file__).parents[2] / "docs" / "nitrohb.1"
 BIN = Path(sys.executable).parent
 
 TYPED = {
@@ -49,10 +48,10 @@ INTERACTIVE = {
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "hello.eif").touch()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "vm.sock").touch()
-    (tmp_path / "home").mkdir()
+    for directory in ("run", "home"):
+        (tmp_path / directory).mkdir()
+    for file in ("hello.eif", "run/vm.sock"):
+        (tmp_path / file).touch()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
 
@@ -76,30 +75,42 @@ def test_tab(shell: str, tmp_path: Path) -> None:
     assert got == TYPED
 
 
-def completed_by_fish(line: str) -> list[str]:
-    script = f"nitrohb completion fish | source; complete -C {shlex.quote(line)}"
+def completed_by_fish(lines: list[str]) -> dict[str, list[str]]:
+    """What fish offers for each line."""
+    asks = [f"complete -C {shlex.quote(line)}; echo ===" for line in lines]
+    script = "; ".join(["nitrohb completion fish | source", *asks])
     run = subprocess.run(
         ["fish", "--no-config", "-c", script], check=True, capture_output=True, text=True
     )
     assert run.stderr == ""
-    return [candidate.partition("\t")[0] for candidate in run.stdout.splitlines()]
+    offers = [offer.splitlines() for offer in run.stdout.split("===\n")]
+    found = [[one.partition("\t")[0] for one in offer] for offer in offers[:-1]]
+    return dict(zip(lines, found, strict=True))
 
 
-@pytest.mark.parametrize("typed", TYPED)
-def test_fish(typed: str) -> None:
-    assert completed_by_fish(typed) == [TYPED[typed].split()[-1]]
+def test_fish() -> None:
+    assert completed_by_fish([*TYPED]) == {
+        typed: [completed.split()[-1]] for typed, completed in TYPED.items()
+    }
 
 
-@pytest.mark.parametrize("command", subcommands(build_parser()))
-def test_fish_has_every_option(command: str) -> None:
-    actions = subcommands(build_parser())[command]._actions
-    options = {it for action in actions for it in action.option_strings if it.startswith("--")}
-    assert {*completed_by_fish(f"nitrohb {command} --")} == options
+def test_fish_has_every_option() -> None:
+    options = {
+        f"nitrohb {name} --": {
+            option
+            for action in parser._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        }
+        for name, parser in subcommands(build_parser()).items()
+    }
+    offered = completed_by_fish([*options])
+    assert {line: {*offers} for line, offers in offered.items()} == options
 
 
 @pytest.mark.parametrize("program", [["groff", "-ww", "-man", "-z"], ["mandoc", "-T", "lint"]])
 def test_the_man_page_is_well_formed(program: list[str]) -> None:
     run = subprocess.run([*program, str(PAGE)], capture_output=True, text=True)
     found = (run.stdout + run.stderr).splitlines()
-    # It has no date: it changes with the parser, and would be out of date on no day of its own.
+    # The page has no date: it would change whenever the parser does.
     assert [line for line in found if "missing date" not in line] == []
