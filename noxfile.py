@@ -2,6 +2,7 @@
 """What proves nitrohb. ``nox`` runs what any machine can; ``nox -l`` lists the rest."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,11 @@ LOWEST = LOCK.with_name("lowest.txt")
 LOCK_NOX = LOCK.with_name("nox.txt")
 os.environ |= {"UV_CONSTRAINT": str(LOCK), "UV_BUILD_CONSTRAINT": str(LOCK)}
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# Tests that install nitrohb as a user does use pip. It cannot check the hashes of part of a lock.
+PINS = Path(".nox/constraints.txt").resolve()
+PINS.parent.mkdir(exist_ok=True)
+PINS.write_text(re.sub(r" \\\n +--hash=\S+", "", LOCK.read_text()))
+os.environ["PIP_CONSTRAINT"] = str(PINS)
 
 # Each kernel has its own tests: a module that is not loaded is an error that a user can meet.
 KERNELS = {
@@ -255,7 +261,7 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
         "cargo", "install", "--locked", "--root", str(parts.directory), device, external=True
     )
     shutil.rmtree(parts.nitrohb, ignore_errors=True)
-    session.run("python", "-m", "pip", "install", "-q", "--target", str(parts.nitrohb), ".[api]")
+    session.run("uv", "pip", "install", "--quiet", f"--target={parts.nitrohb}", ".[api]")
     session.run("python", "-m", "tests.enclave.parts", str(parts.directory))
     return parts
 
@@ -285,7 +291,7 @@ def systemd(session: nox.Session) -> None:
         demand(session, program, package)
     if launcher.find_kernel() is None:
         session.error(launcher.MISSING)
-    install(session, "tests")
+    install(session, "tests", "nox")
     session.run("pytest", "tests/systemd/test_units.py", "tests/systemd/test_activate.py")
     pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider", "-m", "vsock"]
     in_guest = in_uml(launcher.LOOPBACK, {"HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis"})
@@ -336,7 +342,7 @@ def package(session: nox.Session) -> None:
 @nox.session
 def zipapp(session: nox.Session) -> None:
     """Make dist/nitrohb.pyz, one file that needs nothing but a Python, and try it."""
-    install(session, "tests")
+    install(session, "tests", "nox")
     found = pythons()
     session.run("python", "deploy/packaging/zipapp.py", *(f"--python=python{it}" for it in found))
     env = {"NITROHB_PYTHONS": " ".join(found)}

@@ -57,8 +57,8 @@ def make(pythons: list[str], out: Path) -> None:
 
 
 def _install(target: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
-    subprocess.run([*pip, "--target", str(target), f"{ROOT}[api]"], check=True)
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-compile-bytecode"]
+    subprocess.run([*uv, "--target", str(target), f"{ROOT}[api]"], check=True)
     for path in [*target.rglob("*")]:
         if path.name in UNUSED or path.suffix == ".dist-info":
             shutil.rmtree(path, ignore_errors=True)

@@ -51,12 +51,9 @@ def install(directory: Path) -> dict[str, Path | str]:
 
     The machine has no network, and its processor is too slow to run pip in it.
     """
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", directory, ROOT], check=True)
-    (wheel,) = directory.glob("*.whl")
     packages = directory / "packages"
-    for_it = ("--python-version", "3.11", "--only-binary", ":all:", "--target", packages)
-    subprocess.run([*pip, "install", *for_it, f"{wheel}[api]"], check=True)
+    uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", packages)
+    subprocess.run([*uv, "--python-version=3.11", f"{ROOT}[api]"], check=True)
     script = directory / "nitrohb"
     script.write_text(SCRIPT)
     script.chmod(0o755)
