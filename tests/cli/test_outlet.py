@@ -47,6 +47,7 @@ def small_pipe(pages: int = 1) -> Generator[tuple[TextIO, int]]:
 def piped() -> Generator[tuple[Outlet, int]]:
     """An outlet into a small pipe, and the end from which that is read."""
     with small_pipe() as (stream, reader):
+        os.set_blocking(stream.fileno(), False)  # a write of too much ends, in any case
         out = Outlet(stream)
         try:
             yield out, reader
@@ -116,15 +117,6 @@ def test_what_does_not_matter_takes_no_patience_from_what_does(
     none, one, none_again = patience
     assert none == none_again == 0
     assert one > 0
-
-
-def test_a_line_that_was_cut_ends_before_the_next() -> None:
-    with piped() as (out, reader):
-        out.write(2 * SIZE * "x" + "\n")
-        assert read(reader) == SIZE * b"x"
-        assert out.left_out() == 1
-        out.write("next\n")
-        assert read(reader) == b"\nnext\n"
 
 
 def test_a_reader_that_has_gone_has_lost_nothing() -> None:

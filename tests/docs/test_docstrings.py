@@ -29,10 +29,7 @@ def docstrings() -> Iterator[tuple[str, str]]:
 # A literal block, a code block, a doctest: whatever stands there as an example.
 EXAMPLE = re.compile(r"::( \w+)?$|^ *>>> ", re.MULTILINE)
 WITH_EXAMPLES = {name: text for name, text in docstrings() if EXAMPLE.search(text)}
-
-
-def test_there_are_some() -> None:
-    assert "serve_in_thread" in WITH_EXAMPLES
+assert "serve_in_thread" in WITH_EXAMPLES
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
