@@ -179,6 +179,23 @@ def vsock(session: nox.Session) -> None:
 
 
 @nox.session
+def uml(session: nox.Session) -> None:
+    """Test what boots the kernels: it protects the machine of whoever runs the tests."""
+    if launcher.find_kernel() is None:
+        session.error(launcher.MISSING)
+    install(session, "tests")
+    session.run("pytest", "-n", "auto", "tests/uml", *session.posargs)
+
+
+@nox.session
+def floods(session: nox.Session) -> None:
+    """Flood servers on Unix sockets, and launch many enclaves at a time, for longer than a moment."""
+    install(session, "tests")
+    tests = ("tests/floods/test_unix.py", "tests/launches/test_hybrid.py")
+    session.run("pytest", *tests, *session.posargs)
+
+
+@nox.session
 def prometheus(session: nox.Session) -> None:
     """Have a real Prometheus scrape a server, and see what it has counted."""
     demand(session, "prometheus", "prometheus")
@@ -302,15 +319,17 @@ def systemd(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation site, a warning being an error, and look through what came out."""
+    """Execute the documentation, build its site without a warning, and look through that."""
     demand(session, "dot", "graphviz")
+    demand(session, "curl", "curl")
     install(session, "tests", "docs")
     site = Path(session.virtualenv.location).resolve() / "site"
     shutil.rmtree(site, ignore_errors=True)
     strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet")
     session.run("sphinx-build", *strict, "docs", str(site))
     env = {"NITROHB_SITE": str(site)}
-    session.run("pytest", "tests/proofs/test_site.py", *session.posargs, env=env)
+    tests = ("tests/pages", "tests/proofs/test_site.py")
+    session.run("pytest", "-n", "auto", *tests, *session.posargs, env=env)
     session.log(f"the site is in {site}: begin with index.html")
 
 

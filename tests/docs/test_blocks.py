@@ -13,10 +13,10 @@ from .examples import ROOT, blocks
 DOCS: Final = ROOT / "docs"
 
 # Pages that have tests of their own, for blocks of each kind: tests that name the page. The
-# others are run by test_pages.py, which fails at a block that is neither run nor compared.
+# others are run by tests/pages, which fails at a block that is neither run nor compared.
 OTHERS: Final = {
     "api.md": {
-        "indented": "tests/api/test_docs.py",
+        "indented": "tests/pages/test_api.py",
         "json": "tests/docs/test_schema.py",
         "yaml": "tests/proofs/test_prometheus.py",
     },

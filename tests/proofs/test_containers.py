@@ -100,16 +100,6 @@ def demand_port(port: int) -> None:
             pytest.exit(f"{what}, but: {error.strerror}; {who}", returncode=1)
 
 
-def test_the_readme_has_each_package_that_the_session_demands() -> None:
-    noxfile = (ROOT / "noxfile.py").read_text()
-    (demanded,) = re.findall(r'^CONTAINERS = "(.*)"$', noxfile, re.MULTILINE)
-        r'^CONTAINERS = "(.*)"$', (ROOT / "noxfile.py").read_text(), re.MULTILINE
-    )
-    section = (ROOT / "README.md").read_text().partition("`nox -s deploy` tries what")[2]
-    listed = section.partition("--no-install-recommends")[2].partition("`")[0].split()
-    assert {*listed} == {*demanded.split(), "prometheus", "systemd"}
-
-
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
     """Podman, which has the image of deploy/container."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .examples import BIN, blocks, run_page
-from .test_blocks import DOCS, OURS, PAGES
+from tests.docs.examples import BIN, blocks, run_page
+from tests.docs.test_blocks import DOCS, OURS, PAGES
 
 
 @pytest.fixture(autouse=True)

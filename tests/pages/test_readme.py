@@ -13,7 +13,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from tests.docs.examples import shape
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SET_UP = ".venv/bin/"  # the two commands that set everything up: CI runs those themselves
 
