@@ -189,7 +189,7 @@ def uml(session: nox.Session) -> None:
 
 @nox.session
 def floods(session: nox.Session) -> None:
-    """Flood servers on Unix sockets, and launch many enclaves at a time, for longer than a moment."""
+    """Flood servers on Unix sockets, and launch many enclaves at the same time."""
     install(session, "tests")
     tests = ("tests/floods/test_unix.py", "tests/launches/test_hybrid.py")
     session.run("pytest", *tests, *session.posargs)

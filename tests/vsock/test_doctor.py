@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nitrohb.doctor.holders import Bound, bound_sockets
+from tests.support import child
 
 pytestmark = pytest.mark.vsock
 
@@ -69,13 +70,9 @@ def test_a_cid_of_another_machine_and_what_to_name_instead() -> None:
 def serving() -> Generator[int]:
     """A server on vsock::9000 in another process, once it listens. Yields the process's number."""
     command = [*NITROHB, "serve", "--keep", "--format", "json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
+    with child(command, stdout=subprocess.PIPE) as server:
         assert json.loads(server.stdout.readline())["event"] == "listening"
-        try:
-            yield server.pid
-        finally:
-            server.terminate()
+        yield server.pid
 
 
 @pytest.mark.parametrize("cid", ["", str(LOCAL)])

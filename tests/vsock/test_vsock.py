@@ -5,6 +5,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +36,7 @@ from nitrohb import (
     send_heartbeat,
     serve_heartbeat,
 )
-from tests.support import B7, names, without_capability
+from tests.support import B7, child, names, without_capability
 from tests.test_seccomp import UNDER_PROFILE, block_af_vsock
 
 pytestmark = pytest.mark.vsock
@@ -226,7 +228,7 @@ async def test_a_silent_client_delays_nobody(enclave: Callable[..., int]) -> Non
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_the_enclaves_side(backend: str) -> None:
     address = VsockAddress(LOCAL, 9000)
-    server = subprocess.Popen([*NITROHB, "serve", "--quiet"], stderr=subprocess.PIPE, text=True)
+    command = [*NITROHB, "serve", "--quiet"]
 
     async def send() -> float:
         with anyio.fail_after(PATIENCE):
@@ -235,11 +237,27 @@ def test_the_enclaves_side(backend: str) -> None:
                     return await send_heartbeat(address, timeout=None)
                 await anyio.lowlevel.checkpoint()
 
-    assert anyio.run(send, backend=backend) > 0
-    _, errors = server.communicate(timeout=PATIENCE)
+    with child(command, stderr=subprocess.PIPE, text=True) as server:
+        assert anyio.run(send, backend=backend) > 0
+        _, errors = server.communicate(timeout=PATIENCE)
     assert (server.returncode, errors) == (0, "")
     with pytest.raises(ConnectError, match="CID 1 has no listener on port 9000"):
         anyio.run(send_heartbeat, address, backend=backend)
+
+
+def test_the_client_survives_a_parent_that_has_closed() -> None:
+    """From Linux 6.12 on, its write then raises SIGPIPE, which must not end it without its status."""
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listening:
+        listening.bind((LOCAL, 9000))
+        listening.listen()
+        with child([os.environ["NITROHB_ENCLAVE"], str(LOCAL), "9000"]) as client:
+            conn, _ = listening.accept()
+            assert conn.recv(1) == B7
+            status = Path(f"/proc/{client.pid}/status").read_text()
+            conn.close()
+            assert client.wait(PATIENCE) == NO_ECHO
+    (ignored,) = re.findall(r"^SigIgn:\t(.*)", status, re.MULTILINE)
+    assert int(ignored, 16) >> (signal.SIGPIPE - 1) & 1
 
 
 def test_no_such_machine() -> None:
@@ -253,7 +271,7 @@ def test_the_script_from_listening_to_done(
     enclave: Callable[..., int], profile: tuple[str, ...]
 ) -> None:
     command = [*profile, *NITROHB, "serve", "--format", "json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert json.loads(server.stdout.readline())["event"] == "listening"
         assert enclave(byte=0) == NO_ECHO
@@ -278,14 +296,12 @@ def test_the_script_on_an_inherited_socket(
         sock.bind((socket.VMADDR_CID_ANY, 9000))
         sock.listen()
         fd = sock.fileno()
-        server = subprocess.Popen(
-            [*NITROHB, "-l", f"fd:{fd}", "--allow-cid", str(LOCAL), "--format", "json"],
-            pass_fds=[fd],
-            preexec_fn=profile,
-            stdout=subprocess.PIPE,
-        )
-    assert enclave() == ECHOED
-    output, _ = server.communicate(timeout=PATIENCE)
+        command = [*NITROHB, "-l", f"fd:{fd}", "--allow-cid", str(LOCAL), "--format", "json"]
+        inherits = {"pass_fds": [fd], "preexec_fn": profile}
+        with child(command, stdout=subprocess.PIPE, **inherits) as server:
+            sock.close()
+            assert enclave() == ECHOED
+            output, _ = server.communicate(timeout=PATIENCE)
     assert server.returncode == 0
     beat = json.loads(output.splitlines()[2])
     assert (beat["event"], beat["address"], beat["cid"]) == ("heartbeat", "vsock::9000", LOCAL)
@@ -319,12 +335,13 @@ def test_each_launcher_waits_for_its_own_enclave(
     ports = ("vsock::9000", "vsock::9001")
     options = [*NITROHB, "serve", "--keep", *(f"-l{port}" for port in ports), "--api", api]
     wait = [*NITROHB, "wait", "--api", api, "--format", "json"]
-    with subprocess.Popen(options, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
+    with contextlib.ExitStack() as processes:
+        server = processes.enter_context(child(options, stdout=subprocess.PIPE))
         for _ in ports:
             server.stdout.readline()  # it listens, and its interface does since before that
         launchers = [
-            subprocess.Popen([*wait, "--address", port], stdout=subprocess.PIPE) for port in ports
+            processes.enter_context(child([*wait, "--address", port], stdout=subprocess.PIPE))
+            for port in ports
         ]
         for port in (9001, 9000):
             assert enclave(port=port) == ECHOED
@@ -349,7 +366,7 @@ def test_an_allow_list_is_of_no_use_over_the_loopback(
 ) -> None:
     """Whatever comes that way has CID 1, and that is said once."""
     command = [*NITROHB, "serve", "-l", "vsock::9000", "--allow-cid", "16", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with child(command, stderr=subprocess.PIPE, text=True) as server:
         while (status := enclave()) == NO_CONNECTION:  # it does not listen yet
             pass
         assert status == NO_ECHO
