@@ -100,10 +100,11 @@ async def serving(*listen: Any, **options: Any) -> AsyncGenerator[list[Event]]:
 
 
 @contextmanager
-def child(command: Sequence[str], **options: Any) -> Generator["subprocess.Popen[Any]"]:
+def child(command: Sequence[str], **options: Any) -> Generator[Any]:
     """Start a process, and kill it at the end of the block, also when an assertion fails.
 
-    ``with Popen(...)`` alone waits for a process that nobody has told to end.
+    Yields a :class:`subprocess.Popen`. ``with Popen(...)`` alone would wait for its end, and
+    nobody has told it to end.
     """
     with subprocess.Popen(command, **options) as process:
         try:

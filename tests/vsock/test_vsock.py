@@ -246,7 +246,7 @@ def test_the_enclaves_side(backend: str) -> None:
 
 
 def test_the_client_survives_a_parent_that_has_closed() -> None:
-    """From Linux 6.12 on, its write then raises SIGPIPE, which must not end it without its status."""
+    """From Linux 6.12 on its write then raises SIGPIPE, which must not end it."""
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listening:
         listening.bind((LOCAL, 9000))
         listening.listen()
