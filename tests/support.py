@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests need: clients, peers with CIDs, servers that report what they do."""
+"""What several tests need: clients, peers with CIDs, and servers whose events are recorded."""
 
 import contextlib
 import os
@@ -19,6 +19,8 @@ from nitrohb import Event, Listener, UnixAddress, VsockAddress, open_listeners, 
 
 B7 = b"\xb7"
 
+settled = wait_all_tasks_blocked
+
 
 class Client:
     """An enclave as a plain socket, driven step by step from inside a trio run."""
@@ -35,7 +37,7 @@ class Client:
         self.ended = False
 
     def send(self, data: bytes) -> None:
-        """Send, whether or not anybody still listens, as far as the buffer goes."""
+        """Send as much as there is room for. It is no error if the server has closed."""
         with contextlib.suppress(OSError):
             self.sock.send(data)
 
@@ -44,7 +46,7 @@ class Client:
             self.sock.shutdown(socket.SHUT_WR)
 
     def look(self) -> tuple[bytes, bool]:
-        """Take what has come: all bytes so far, and whether the server has closed."""
+        """Return all bytes so far, and whether the server has closed."""
         while not self.ended:
             try:
                 data = self.sock.recv(4096)
@@ -66,11 +68,16 @@ class Client:
         self.close()
 
 
-class PeersWithCids(Listener):
-    """A listener whose peers have CIDs, taken from ``cids`` in the order of their connects.
+async def beat(client: Client, data: bytes = B7) -> None:
+    """Be an enclave that boots: send, and read the first byte again, and then the end."""
+    with client:
+        client.send(data)
+        await settled()
+        assert client.look() == (data[:1], True)
 
-    Everything else about it is real: the socket, its queue, the connections.
-    """
+
+class PeersWithCids(Listener):
+    """A listener on a real Unix socket, whose peers have CIDs: those given to :meth:`connect`."""
 
     def __init__(self, path: Path, cid: int = 3) -> None:
         (real,) = open_listeners([UnixAddress(str(path))])
@@ -91,7 +98,7 @@ class PeersWithCids(Listener):
 
 @asynccontextmanager
 async def serving(*listen: Any, **options: Any) -> AsyncGenerator[list[Event]]:
-    """Run a server in the background; yields the list that its events go to."""
+    """Run a server in the background; yields the list of its events."""
     events: list[Event] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_heartbeat, *listen, on_event=events.append, **options))
@@ -118,13 +125,12 @@ def names(events: list[Event]) -> list[str]:
 
 
 def without_capability(*names: str) -> list[str]:
-    """What to put before a command so that it lacks some of root's capabilities.
+    """A command's prefix that drops some of root's capabilities.
 
-    The user stays the same, who can read the Python that runs here; another one may not.
+    It stays root: another user might not be able to read the Python that runs here.
     """
     if os.geteuid() != 0:
         return []
     return ["setpriv", *(f"--bounding-set=-{name}" for name in names), "--"]
 
 
-settled = wait_all_tasks_blocked

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sans-I/O core by itself, and the rule of who may import whom."""
+"""The sans-I/O core by itself, and the rule that imports point one way."""
 
 import ast
 import itertools
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import nitrohb
-from nitrohb.errors import PeerClosedError, PeerError, WrongByteError
+from nitrohb.errors import PeerClosedError, WrongByteError
 from nitrohb.protocol import (
     HEARTBEAT,
     HEARTBEAT_PORT,
@@ -28,16 +28,16 @@ from nitrohb.protocol import (
 )
 
 BEAT = HEARTBEAT[0]
-OTHER_BYTES = [bytes((byte,)) for byte in range(256) if byte != BEAT]
 
 Handshake = ParentHandshake | EnclaveHandshake
 
 
 def test_constants_are_those_of_init_c() -> None:
     assert (HEARTBEAT, HEARTBEAT_PORT, PARENT_CID) == (b"\xb7", 9000, 3)
+    assert EnclaveHandshake.opening == HEARTBEAT
 
 
-# --- every state and every input ----------------------------------------------------------------
+# --- every state, every input, every byte -------------------------------------------------------
 
 WIRE = {Input.HEARTBEAT: HEARTBEAT, Input.OTHER_BYTE: b"\x00", Input.END: b""}
 """What each input looks like when it is read from a wire."""
@@ -57,16 +57,16 @@ def parent_too_late() -> Handshake:
     return ParentHandshake(latch)
 
 
-INPUT_FOR: dict[State, bytes | None] = {
+READ = {
     State.WAITING: None,
     State.HEARTBEAT: HEARTBEAT,
     State.WRONG_BYTE: b"\x00",
     State.CLOSED: b"",
 }
-"""By what input each state is reached; ``LATE`` needs a latch that has been tripped besides."""
+"""What is read to reach each state. ``LATE`` also needs a latch that has been tripped."""
 
 WAYS = [
-    *((side, data, state) for side in (enclave, parent) for state, data in INPUT_FOR.items()),
+    *((side, data, state) for side in (enclave, parent) for state, data in READ.items()),
     (parent_too_late, HEARTBEAT, State.LATE),
 ]
 
@@ -78,126 +78,57 @@ def reach(make: Callable[[], Handshake], data: bytes | None) -> Handshake:
     return handshake
 
 
-@pytest.mark.parametrize("what", Input)
 @pytest.mark.parametrize(("make", "data", "state"), WAYS)
-def test_every_input_in_every_state(
-    make: Callable[[], Handshake], data: bytes | None, state: State, what: Input
+def test_every_state_and_every_input_in_it(
+    make: Callable[[], Handshake], data: bytes | None, state: State
 ) -> None:
-    handshake = reach(make, data)
-    assert handshake.state is state
-    assert handshake.receive(WIRE[what]) is TRANSITIONS.get((state, what), state)
-    assert handshake.state is TRANSITIONS.get((state, what), state)
-
-
-def test_those_are_all_states() -> None:
-    assert {state for _, _, state in WAYS} == set(State)
+    for what, more in WIRE.items():
+        handshake = reach(make, data)
+        assert handshake.state is state
+        if isinstance(handshake, ParentHandshake):
+            assert handshake.reply == (HEARTBEAT if state is State.HEARTBEAT else b"")
+        if state not in (State.WRONG_BYTE, State.CLOSED):
+            handshake.check("a peer that did nothing wrong")
+        after = TRANSITIONS.get((state, what), state)
+        assert (handshake.receive(more), handshake.state) == (after, after), what
 
 
 def test_only_waiting_has_moves() -> None:
-    assert {state for state, _ in TRANSITIONS} == {State.WAITING}
-    assert {what for _, what in TRANSITIONS} == set(Input)
+    assert {state for _, _, state in WAYS} == set(State)
+    assert {*TRANSITIONS} == {(State.WAITING, what) for what in Input}
     assert State.LATE not in TRANSITIONS.values()
 
 
-@pytest.mark.parametrize("byte", OTHER_BYTES)
-@pytest.mark.parametrize("make", [enclave, parent])
-def test_each_other_byte_is_wrong(make: Callable[[], Handshake], byte: bytes) -> None:
-    handshake = make()
-    assert handshake.receive(byte) is State.WRONG_BYTE
-    assert handshake.byte == byte[0]
-
-
-@pytest.mark.parametrize("byte", [*OTHER_BYTES, HEARTBEAT])
-def test_any_byte_is_echoed_if_so_asked(byte: bytes) -> None:
-    handshake = ParentHandshake(Latch(any_byte=True))
-    assert handshake.receive(byte) is State.HEARTBEAT
-    assert handshake.reply == byte
-
-
-def test_any_byte_needs_a_byte() -> None:
-    handshake = ParentHandshake(Latch(any_byte=True))
-    assert handshake.receive(b"") is State.CLOSED
-    assert handshake.reply == b""
-
-
-@pytest.mark.parametrize("once", [True, False])
-@pytest.mark.parametrize("any_byte", [True, False])
-@pytest.mark.parametrize("memory", ["armed", "answered", "answered, then reset"])
-@pytest.mark.parametrize("data", [HEARTBEAT, b"\x00", b""])
-def test_every_latch_with_every_input(once: bool, any_byte: bool, memory: str, data: bytes) -> None:
-    latch = Latch(once=once, any_byte=any_byte)
-    if memory != "armed":
-        assert ParentHandshake(latch).receive(HEARTBEAT) is State.HEARTBEAT
-    if memory == "answered, then reset":
-        latch.reset()
-    handshake = ParentHandshake(latch)
-    counts = data == HEARTBEAT or (any_byte and data != b"")
-    late = once and memory == "answered"
-
-    handshake.receive(data)
-
-    if counts:
-        assert handshake.state is (State.LATE if late else State.HEARTBEAT)
-    else:
-        assert handshake.state is (State.WRONG_BYTE if data else State.CLOSED)
-    assert handshake.reply == (data if counts and not late else b"")
-    assert latch.answered is (late or (once and counts))
-
-
-@pytest.mark.parametrize("data", [b"", b"\x00"])
-def test_what_is_no_heartbeat_leaves_the_latch_armed(data: bytes) -> None:
-    latch = Latch()
-    ParentHandshake(latch).receive(data)
-    assert not latch.answered
-    assert ParentHandshake(latch).receive(HEARTBEAT) is State.HEARTBEAT
-
-
-def test_a_second_byte_on_one_connection_does_not_trip_the_latch_again() -> None:
-    latch = Latch()
-    first = ParentHandshake(latch)
-    first.receive(HEARTBEAT)
-    latch.reset()
-    assert first.receive(HEARTBEAT) is State.HEARTBEAT
-    assert not latch.answered
-
-
-# --- what a peer did wrong ----------------------------------------------------------------------
+def test_every_byte() -> None:
+    for byte in range(256):
+        expected = State.HEARTBEAT if byte == BEAT else State.WRONG_BYTE
+        for handshake in (enclave(), parent()):
+            assert handshake.receive(bytes((byte,))) is expected, f"{byte:#x} {handshake}"
+            assert handshake.byte == byte
+        any_byte = ParentHandshake(Latch(any_byte=True))
+        assert any_byte.receive(bytes((byte,))) is State.HEARTBEAT, f"{byte:#x}"
+        assert any_byte.reply == bytes((byte,))
 
 
 @pytest.mark.parametrize("make", [enclave, parent])
-def test_check_names_a_wrong_byte(make: Callable[[], Handshake]) -> None:
-    with pytest.raises(WrongByteError) as caught:
-        reach(make, b"\x0a!").check("the peer")
-    assert str(caught.value) == "the peer sent 0x0A, not the heartbeat 0xB7"
+def test_check_names_what_the_peer_did_wrong(make: Callable[[], Handshake]) -> None:
+    with pytest.raises(WrongByteError, match=r"^vsock:3:9000 .*0x0A\b.*0xB7\b") as caught:
+        reach(make, b"\x0a!").check("vsock:3:9000")
     assert caught.value.byte == 0x0A
-
-
-@pytest.mark.parametrize("make", [enclave, parent])
-def test_check_names_an_end_without_a_byte(make: Callable[[], Handshake]) -> None:
-    with pytest.raises(PeerClosedError) as caught:
+    with pytest.raises(PeerClosedError, match=r"^vsock:3:9000 closed"):
         reach(make, b"").check("vsock:3:9000")
-    assert str(caught.value) == "vsock:3:9000 closed the connection without sending a byte"
 
 
-@pytest.mark.parametrize(("make", "data", "state"), WAYS)
-def test_check_has_nothing_to_say_of_a_peer_that_did_nothing_wrong(
-    make: Callable[[], Handshake], data: bytes | None, state: State
-) -> None:
-    handshake = reach(make, data)
-    if state in (State.WRONG_BYTE, State.CLOSED):
-        with pytest.raises(PeerError):
-            handshake.check("the peer")
-    else:
-        handshake.check("the peer")
-
-
-@pytest.mark.parametrize(("make", "data", "state"), WAYS)
-def test_only_a_heartbeat_has_a_reply(
-    make: Callable[[], Handshake], data: bytes | None, state: State
-) -> None:
-    handshake = reach(make, data)
-    if isinstance(handshake, ParentHandshake):
-        assert handshake.reply == (HEARTBEAT if state is State.HEARTBEAT else b"")
+def test_a_boot_a_late_one_and_one_after_a_reset() -> None:
+    """Both sides against each other."""
+    latch = Latch()
+    for expected in (State.HEARTBEAT, State.LATE, State.LATE, State.HEARTBEAT):
+        if expected is State.HEARTBEAT:
+            latch.reset()
+        ours, theirs = ParentHandshake(latch), EnclaveHandshake()
+        assert ours.receive(theirs.opening) is expected
+        late = expected is State.LATE
+        assert theirs.receive(ours.reply) is (State.CLOSED if late else State.HEARTBEAT)
 
 
 # --- how the bytes are cut does not matter ------------------------------------------------------
@@ -209,18 +140,14 @@ def cut(data: bytes, at: Iterable[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
-def feed(handshake: Handshake, reads: Iterable[bytes]) -> tuple[State, int | None, bytes]:
+def feed(handshake: Handshake, reads: Iterable[bytes | bytearray]) -> tuple[object, ...]:
     for read in reads:
         handshake.receive(read)
     reply = handshake.reply if isinstance(handshake, ParentHandshake) else b""
     return handshake.state, handshake.byte, reply
 
 
-def ends(reads: Sequence[bytes], end: bool) -> list[bytes]:
-    return [*reads, b""] if end else list(reads)
-
-
-# Nearly every random byte is a wrong one: let half of the streams begin with the right one.
+# Nearly every random byte is wrong: let half of the streams begin with the right one.
 streams = st.one_of(st.binary(max_size=40), st.binary(max_size=40).map(lambda tail: b"\xb7" + tail))
 
 
@@ -236,115 +163,31 @@ def test_whole_or_in_pieces_or_byte_by_byte(
 ) -> None:
     def parent_side() -> Handshake:
         latch = Latch(any_byte=any_byte)
-        if answered:
-            latch.trip()
+        latch.answered = answered
         return ParentHandshake(latch)
 
+    last = [b""] if end else []
     whole = [data] if data else []
     for make in (parent_side, enclave):
-        expected = feed(make(), ends(whole, end))
-        assert feed(make(), ends(cut(data, at), end)) == expected
-        assert feed(make(), ends(cut(data, range(len(data))), end)) == expected
-        assert expected == feed(make(), ends([data[:1]] if data else [], end)), "trailing bytes"
+        expected = feed(make(), [*whole, *last])
+        assert feed(make(), [*map(bytearray, whole), *last]) == expected
+        assert feed(make(), [*cut(data, at), *last]) == expected
+        assert feed(make(), [*cut(data, range(len(data))), *last]) == expected
+        assert feed(make(), [*cut(data[:1], []), *last]) == expected, "trailing bytes"
 
 
-@given(data=st.binary(min_size=1, max_size=40))
-def test_a_bytearray_is_as_good_as_bytes(data: bytes) -> None:
-    of_bytes, of_bytearray = parent(), parent()
-    assert of_bytes.receive(data) is of_bytearray.receive(bytearray(data))
-    assert of_bytes.byte == of_bytearray.byte
-
-
-@given(reads=st.lists(st.binary(max_size=3)))
-def test_a_final_state_is_final(reads: list[bytes]) -> None:
-    for make in (parent, parent_too_late, enclave):
-        handshake = make()
-        states = [handshake.receive(read) for read in reads]
-        assert set(states[1:]) <= set(states[:1])
-
-
-# --- both sides against each other --------------------------------------------------------------
-
-
-class HeartbeatPair:
-    """An enclave and its parent, and between them a wire that cuts and joins as it likes."""
-
-    def __init__(self, latch: Latch, *, opening: bytes = EnclaveHandshake.opening) -> None:
-        self.parent = ParentHandshake(latch)
-        self.enclave = EnclaveHandshake()
-        self.to_parent = bytearray(opening)
-        self.to_enclave = bytearray()
-        self.closed = False  # by the parent, which is first to close in all cases but one
-
-    def deliver_to_parent(self, count: int) -> None:
-        """The parent reads at most so many bytes, and does what its state asks for."""
-        read = bytes(self.to_parent[:count])
-        del self.to_parent[:count]
-        if read and self.parent.state is State.WAITING:
-            self.parent.receive(read)
-            self.to_enclave += self.parent.reply
-            self.closed = True
-
-    def deliver_to_enclave(self, count: int) -> None:
-        read = bytes(self.to_enclave[:count])
-        del self.to_enclave[:count]
-        if read or self.closed:
-            self.enclave.receive(read)
-
-    def run(self, chunks: Iterable[int]) -> tuple[State, State]:
-        """Deliver in chunks, to either side in turn, and at last whatever is left."""
-        for turn, count in enumerate([*chunks, 1000, 1000, 1000]):
-            (self.deliver_to_enclave if turn % 2 else self.deliver_to_parent)(count)
-        return self.parent.state, self.enclave.state
-
-
-chunkings = st.lists(st.integers(1, 5), max_size=10)
-
-
-@given(tail=st.binary(max_size=20), chunks=chunkings, any_byte=st.booleans())
-def test_a_boot(tail: bytes, chunks: list[int], any_byte: bool) -> None:
-    pair = HeartbeatPair(Latch(any_byte=any_byte), opening=EnclaveHandshake.opening + tail)
-    assert pair.run(chunks) == (State.HEARTBEAT, State.HEARTBEAT)
-
-
-@given(opening=st.binary(min_size=1, max_size=20), chunks=chunkings)
-def test_a_parent_that_echoes_any_byte(opening: bytes, chunks: list[int]) -> None:
-    beat = opening[0] == BEAT
-    pair = HeartbeatPair(Latch(any_byte=True), opening=opening)
-    assert pair.run(chunks) == (State.HEARTBEAT, State.HEARTBEAT if beat else State.WRONG_BYTE)
-
-
-@given(opening=st.sampled_from(OTHER_BYTES), chunks=chunkings)
-def test_a_refused_enclave_reads_the_end(opening: bytes, chunks: list[int]) -> None:
-    assert HeartbeatPair(Latch(), opening=opening).run(chunks) == (State.WRONG_BYTE, State.CLOSED)
-
-
-@given(chunks=chunkings)
-def test_a_second_boot_on_a_one_shot_address_is_late(chunks: list[int]) -> None:
-    latch = Latch()
-    assert HeartbeatPair(latch).run(chunks) == (State.HEARTBEAT, State.HEARTBEAT)
-    assert HeartbeatPair(latch).run(chunks) == (State.LATE, State.CLOSED)
-    latch.reset()
-    assert HeartbeatPair(latch).run(chunks) == (State.HEARTBEAT, State.HEARTBEAT)
+# --- many connections on one address --------------------------------------------------------------
 
 
 class OneAddress(RuleBasedStateMachine):
-    """Many connections on one latch, beside the simplest model of it: a count of beats owed."""
+    """Many connections on one latch, beside the simplest model: whether it has answered."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.once = True
-        self.any_byte = False
-        self.latch = Latch()
-        self.open: list[ParentHandshake] = []
-        self.finished: list[tuple[ParentHandshake, State, bytes]] = []
-        self.answered = False
-
-    @precondition(lambda self: not self.open and not self.finished)
-    @rule(once=st.booleans(), any_byte=st.booleans())
+    @initialize(once=st.booleans(), any_byte=st.booleans())
     def configure(self, once: bool, any_byte: bool) -> None:
         self.once, self.any_byte, self.answered = once, any_byte, False
         self.latch = Latch(once=once, any_byte=any_byte)
+        self.open: list[ParentHandshake] = []
+        self.finished: list[tuple[ParentHandshake, State, bytes]] = []
 
     @rule()
     def connect(self) -> None:
@@ -370,7 +213,7 @@ class OneAddress(RuleBasedStateMachine):
         return State.HEARTBEAT
 
     @precondition(lambda self: self.finished)
-    @rule(which=st.integers(0), data=st.binary(max_size=2))
+    @rule(which=st.integers(0), data=st.binary(max_size=2) | st.just(HEARTBEAT))
     def read_after_the_end(self, which: int, data: bytes) -> None:
         handshake, state, _ = self.finished[which % len(self.finished)]
         assert handshake.receive(data) is state
@@ -381,11 +224,8 @@ class OneAddress(RuleBasedStateMachine):
         self.answered = False
 
     @invariant()
-    def the_latch_is_as_the_model_says(self) -> None:
+    def all_is_as_the_model_says_and_no_connection_changes_another(self) -> None:
         assert self.latch.answered is self.answered
-
-    @invariant()
-    def no_connection_changes_another(self) -> None:
         assert all(each.state is State.WAITING for each in self.open)
         assert all((each.state, each.reply) == (s, r) for each, s, r in self.finished)
 
@@ -393,62 +233,34 @@ class OneAddress(RuleBasedStateMachine):
 TestOneAddress = OneAddress.TestCase
 
 
-# --- who may import whom ------------------------------------------------------------------------
+# --- imports point one way ----------------------------------------------------------------------
 
 PACKAGE = pathlib.Path(nitrohb.__file__).parent
 
-FLOORS = (
-    "errors",
-    "timeouts",
-    "scratch",
-    "protocol",
-    "pending",
-    "addresses",
-    "remedies",
-    "events",
-    "activation",
-    "wire",
-    "local_cid",
-    "unixfiles",
-    "listeners",
-    "claims",
-    "handout",
-    "inotify",
-    "socketfiles",
-    "rules",
-    "connection",
-    "port",
-    "server",
-    "client",
-    "thread",
-    "api",
-    "doctor",
-    "cli",
-    "__main__",
-)
-"""The modules, each of which may import only from those before it."""
+FLOORS = [
+    "errors", "timeouts", "scratch", "protocol", "pending", "addresses", "remedies", "events",
+    "activation", "wire", "local_cid", "unixfiles", "listeners", "claims", "handout", "inotify",
+    "socketfiles", "rules", "connection", "port", "server", "client", "thread",
+    "api", "doctor", "cli", "__main__",
+]  # fmt: skip
+"""The modules. Each may import only from those before it; a package is one floor."""
 
 FOREIGN = {
-    "handout": {"trio"},
-    "socketfiles": {"trio"},
-    "connection": {"trio"},
-    "port": {"trio"},
-    "server": {"trio"},
-    "client": {"anyio", "trio"},
-    "thread": {"anyio", "trio"},
-    "api": {"trio", "starlette", "hypercorn", "prometheus_client"},
-    "doctor": {"trio"},
-    "cli": {"anyio", "trio", "rich"},
-}
-"""What is not of the standard library, and who may import it."""
-
-
-def floor_of(path: pathlib.Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    "trio": {
+        "handout", "socketfiles", "connection", "port", "server", "client", "thread",
+        "api", "doctor", "cli",
+    },
+    "anyio": {"client", "thread", "cli"},
+    "starlette": {"api"},
+    "hypercorn": {"api"},
+    "prometheus_client": {"api"},
+    "rich": {"cli"},
+}  # fmt: skip
+"""What is not in the standard library, and the floors that may import it."""
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """The modules that a file imports, by their absolute names, wherever in it that happens."""
+    """The absolute names of the modules that a file imports, anywhere in it."""
     package = ["nitrohb", *path.relative_to(PACKAGE).parts[:-1]]
     found = set[str]()
     for node in ast.walk(ast.parse(path.read_bytes())):
@@ -463,37 +275,22 @@ def imports(path: pathlib.Path) -> set[str]:
     return found
 
 
-def own_floors(path: pathlib.Path) -> set[str]:
-    names = (name.split(".") for name in imports(path))
-    return {parts[1] for parts in names if parts[0] == "nitrohb" and len(parts) > 1}
-
-
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def test_every_module_has_its_floor() -> None:
-    assert {floor_of(path) for path in MODULES} == set(FLOORS)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_floor_imports_only_from_the_floors_above_it(path: pathlib.Path) -> None:
-    floor = floor_of(path)
-    above = FLOORS[: FLOORS.index(floor)]
-    # The modules of a package are one floor; __version__ is in the package's own __init__.
-    allowed = {*above, floor, "__version__"} if floor in ("api", "doctor", "cli") else set(above)
-    assert own_floors(path) <= allowed
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_who_needs_trio_and_anyio(path: pathlib.Path) -> None:
-    roots = {name.split(".")[0] for name in imports(path)}
-    foreign = roots - set(sys.stdlib_module_names) - {"nitrohb"}
-    assert foreign <= FOREIGN.get(floor_of(path), set())
-
-
-def test_import_scan_sees_what_it_has_to_see() -> None:
-    assert own_floors(PACKAGE / "client.py") >= {"wire", "addresses", "errors", "protocol"}
-    assert {"trio", "anyio", "socket"} <= imports(PACKAGE / "client.py")
+def test_imports_point_one_way_and_only_some_modules_need_trio() -> None:
+    seen = set[str]()
+    for path in PACKAGE.rglob("*.py"):
+        if path == PACKAGE / "__init__.py":
+            continue
+        floor = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        names = [name.split(".") for name in imports(path)]
+        own = {parts[1] for parts in names if parts[0] == "nitrohb" and len(parts) > 1}
+        foreign = {parts[0] for parts in names} - set(sys.stdlib_module_names) - {"nitrohb"}
+        # __version__ is in the package's own __init__.
+        inside = {floor, "__version__"} if floor in ("api", "doctor", "cli") else set[str]()
+        assert own <= {*FLOORS[: FLOORS.index(floor)], *inside}, f"{path} imports a later module"
+        assert all(floor in FOREIGN.get(name, ()) for name in foreign), f"{path} imports {foreign}"
+        seen.add(floor)
+    assert seen == {*FLOORS}
+    assert {"trio", "anyio", "socket", "nitrohb.wire"} <= imports(PACKAGE / "client.py")
 
 
 def test_protocol_loads_no_socket_and_no_event_loop() -> None:
