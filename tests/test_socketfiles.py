@@ -219,24 +219,16 @@ async def test_its_own_end_is_no_loss(path: Path) -> None:
 
 async def test_a_file_that_is_lost_before_the_server_starts(path: Path) -> None:
     """The console script listens long before it has loaded the server."""
-    listeners = open_listeners([UnixAddress(str(path))])
+    address = UnixAddress(str(path))
+    listeners = open_listeners([address], socket_mode=0o620, socket_group=os.getgid())
     path.unlink()
     async with serving(*listeners, once=False) as events:
         await settled()
         assert names(events) == LOST_AND_FOUND
-        await beat(Client(path))
-    assert not path.exists()
-
-
-async def test_mode_and_group_are_the_same_again(path: Path) -> None:
-    address = UnixAddress(str(path))
-    listeners = open_listeners([address], socket_mode=0o620, socket_group=os.getgid())
-    async with serving(*listeners, once=False):
-        await settled()
-        path.unlink()
-        await settled()
         status = path.lstat()
         assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o620, os.getgid())
+        await beat(Client(path))
+    assert not path.exists()
 
 
 def test_the_new_file_may_look_like_the_old_one(
@@ -512,7 +504,7 @@ async def test_claims_and_rearm_go_on(path: Path) -> None:
 
 
 async def test_without_anybody_to_tell_it_is_in_the_log(
-    path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_heartbeat, f"unix:{path}", once=False))
