@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import trio
@@ -25,7 +26,7 @@ from nitrohb import (
 from nitrohb.addresses import CID_ANY, PORT_ANY, NamedSocket
 from nitrohb.doctor import examining, observing, selftest
 from nitrohb.doctor.examining import examine
-from nitrohb.doctor.report import Check, Finding, Report, Verdict
+from nitrohb.doctor.report import Finding, Report, Verdict
 from nitrohb.listeners import Listener, open_listeners
 from nitrohb.remedies import NO_AF_VSOCK
 
@@ -48,28 +49,34 @@ NAMES = [
 ]
 
 
-def check_named(name: str, report: Report) -> Check:
+@pytest.fixture
+def free(tmp_path: Path) -> list[Address]:
+    """One address that can be listened on."""
+    return [UnixAddress(str(tmp_path / "s"))]
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> Any:
+        raise error
+
+    return fail
+
+
+def finding(name: str, report: Report) -> Finding:
     (check,) = (check for check in report.checks if check.name == name)
-    return check
-
-
-async def test_a_unix_socket_can_be_listened_on_anywhere(tmp_path: Path) -> None:
-    report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
-    assert [check.name for check in report.checks] == NAMES
-    assert report.overall is Verdict.OK
-    assert report.checks[0].subject == f"unix:{tmp_path}/s"
-    assert check_named("self-test-unix", report).finding.verdict is Verdict.OK
-    assert os.listdir(tmp_path) == []
+    return check.finding
 
 
 async def test_addresses_are_tried_together_as_a_server_has_them(tmp_path: Path) -> None:
     texts = [f"unix:{tmp_path}/a_9000", f"hybrid:{tmp_path}/a:9001", f"unix:{tmp_path}/b/c"]
     report = await examine([parse_address(text) for text in texts], 1)
+    assert [check.name for check in report.checks] == [*["listen"] * 2, *NAMES]
     listens = report.checks[:3]
     assert [check.subject for check in listens] == texts
     verdicts = [check.finding.verdict for check in listens]
     assert verdicts == [Verdict.OK, Verdict.OK, Verdict.FAILED]
     assert "mkdir -p" in (listens[2].finding.remedy or "")
+    assert finding("self-test-unix", report).verdict is Verdict.OK
     assert os.listdir(tmp_path) == []
 
 
@@ -96,37 +103,34 @@ async def test_addresses_are_tried_before_all_else_and_alone(
 
 
 async def test_a_lack_of_descriptors_ends_one_check_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: list[Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be met where the module that knows the remedy is loaded."""
-
-    def lack(*_: object) -> Any:
-        raise OSError(errno.EMFILE, "too many")
-
+    lack = failing(OSError(errno.EMFILE, "too many"))
     monkeypatch.setattr(examining, "open_listeners", lack)
     monkeypatch.setattr(observing, "namespace", lack)
-    report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
+    report = await examine(free, 1)
     assert [check.name for check in report.checks] == NAMES
-    reason = "this process has too many open files (EMFILE)"
-    for name, verdict, evidence in (
-        ("listen", Verdict.FAILED, reason),
-        ("namespace", Verdict.SKIPPED, f"cannot be told: {reason}"),
-    ):
-        finding = check_named(name, report).finding
-        assert (finding.verdict, finding.evidence) == (verdict, evidence)
-        assert finding.remedy == "Raise its limit (ulimit -n)."
-    assert check_named("descriptors", report).finding.verdict is Verdict.OK
+    for name, verdict in (("listen", Verdict.FAILED), ("namespace", Verdict.SKIPPED)):
+        assert finding(name, report).verdict is verdict
+        assert "(EMFILE)" in finding(name, report).evidence
+        assert "ulimit -n" in (finding(name, report).remedy or "")
+    assert finding("descriptors", report).verdict is Verdict.OK
 
 
-async def test_any_other_error_of_the_system_is_a_bug(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("nitrohb.doctor.examining.open_listeners", OSError(errno.EIO, "broken")),
+        ("trio._threads.start_thread_soon", RuntimeError("something else")),
+    ],
+)
+async def test_any_other_error_is_a_bug(
+    place: str, error: Exception, free: list[Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> Any:
-        raise OSError(errno.EIO, "broken")
-
-    monkeypatch.setattr(examining, "open_listeners", fail)
-    with pytest.raises(OSError, match="broken"):
-        await examine([UnixAddress(str(tmp_path / "s"))], 1)
+    monkeypatch.setattr(place, failing(error))
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        await examine(free, 1)
 
 
 async def test_who_listens_there_is_left_alone(tmp_path: Path) -> None:
@@ -173,48 +177,30 @@ async def test_a_socket_that_is_named_by_its_number_and_its_name(
         await examine([InheritedSocket(3), NamedSocket("heart")], 1)
 
 
-@pytest.mark.parametrize(
-    ("addresses", "message"),
-    [
+async def test_what_makes_no_sense_is_refused() -> None:
+    cases: list[tuple[list[Address], str]] = [
         ([UnixAddress("x")] * 2, "named twice"),
         ([NamedSocket("not passed")] * 2, "named twice"),
         ([VsockAddress(1, 9000), VsockAddress(CID_ANY, 9000)], "exclude each other"),
         ([VsockAddress(1, PORT_ANY)], "leaves the port"),
-    ],
-)
-async def test_what_makes_no_sense_is_refused(addresses: list[Address], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        await examine(addresses, 1)
+    ]
+    for addresses, message in cases:
+        with pytest.raises(UsageError, match=message):
+            await examine(addresses, 1)
 
 
-@pytest.mark.parametrize(
-    ("address", "evidence"),
-    [
-        (VsockAddress(5, 9000), "taken; held by process 7 (x)"),
-        (InheritedSocket(3), "taken"),
-    ],
-    ids=str,
-)
-async def test_a_port_that_is_taken(
-    address: Address, evidence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel that need not have AF_VSOCK; tests/vsock has a real holder."""
-
-    def holder(port: int, cid: int) -> str:
-        assert (port, cid) == (9000, 5)
-        return "held by process 7 (x)"
-
-    def taken(addresses: list[Address]) -> list[Any]:
-        raise ListenError(str(addresses[0]), errno.EADDRINUSE, "taken", "stop it")
-
-    monkeypatch.setattr(examining, "holder_of_port", holder)
+    taken = failing(ListenError("x", errno.EADDRINUSE, "taken", "stop it"))
+    monkeypatch.setattr(examining, "holder_of_port", lambda port, cid: f"held: {port}, {cid}")
     monkeypatch.setattr(examining, "open_listeners", taken)
-    finding = (await examine([address], 1)).checks[0].finding
-    assert (finding.evidence, finding.remedy) == (evidence, "stop it")
+    report = await examine([VsockAddress(5, 9000), InheritedSocket(3)], 1)
+    seen = [(check.finding.evidence, check.finding.remedy) for check in report.checks[:2]]
+    assert seen == [("taken; held: 9000, 5", "stop it"), ("taken", "stop it")]
 
 
 async def test_what_hangs_delays_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: list[Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = threading.Event()
 
@@ -225,42 +211,31 @@ async def test_what_hangs_delays_nothing_else(
     monkeypatch.setattr(observing, "namespace", hang)
     monkeypatch.setattr(selftest, "beat_over_unix", hang)
     try:
-        report = await examine([UnixAddress(str(tmp_path / "s"))], 1)
+        report = await examine(free, 1)
     finally:
         end.set()
-    evidence = "did not come to an end within 0.5 s"
-    for name, verdict in (
-        ("namespace", Verdict.SKIPPED),
-        ("self-test-unix", Verdict.FAILED),
-    ):
-        finding = check_named(name, report).finding
-        assert (finding.verdict, finding.evidence) == (verdict, evidence)
-    assert check_named("kernel", report).finding.evidence != evidence
-    assert report.checks[0].finding.verdict is Verdict.OK
-
-
-class Threads:
-    """A limit of them: so many can be started, and then there is an error."""
-
-    def __init__(self, number: int, message: str = "can't start new thread") -> None:
-        self.left = number
-        self.message = message
-
-    def __call__(self, look: Callable[[], None], *args: object) -> None:
-        if not self.left:
-            raise RuntimeError(self.message)
-        self.left -= 1
-        start_thread(look, *args)
+    overdue = "did not come to an end within 0.5 s"
+    assert finding("namespace", report) == Finding(Verdict.SKIPPED, overdue)
+    assert finding("self-test-unix", report) == Finding(Verdict.FAILED, overdue)
+    assert finding("kernel", report).evidence != overdue
+    assert finding("listen", report).verdict is Verdict.OK
 
 
 start_thread: Callable[..., None] = trio.lowlevel.start_thread_soon
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
-async def test_addresses_are_tried_where_no_thread_can_be_started(
+async def test_addresses_are_tried_where_no_more_threads_can_be_started(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio._threads.start_thread_soon", Threads(number))
+    left = [start_thread] * number
+
+    def start(*args: object) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()(*args)
+
+    monkeypatch.setattr("trio._threads.start_thread_soon", start)
     addresses = [UnixAddress(str(tmp_path / name)) for name in ("s", "missing/s")]
     report = await examine(addresses, 1)
     assert [check.name for check in report.checks] == ["listen", *NAMES]
@@ -269,22 +244,13 @@ async def test_addresses_are_tried_where_no_thread_can_be_started(
     assert "(ENOENT)" in missing.evidence
     for other in others:
         assert other.verdict is Verdict.WARNING
-        assert other.evidence == "cannot be told: no thread can be started"
+        assert "no thread can be started" in other.evidence
         assert "ulimit -u" in (other.remedy or "")
-        assert "--pids-limit" in (other.remedy or "")
     assert os.listdir(tmp_path) == []
 
 
-async def test_any_other_error_of_a_thread_is_a_bug(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trio._threads.start_thread_soon", Threads(0, "something else"))
-    with pytest.raises(RuntimeError, match="something else"):
-        await examine([UnixAddress(str(tmp_path / "s"))], 1)
-
-
 async def test_a_cancellation_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: list[Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scope = trio.CancelScope()
     look = observing.descriptor_limits
@@ -295,73 +261,43 @@ async def test_a_cancellation_leaves_no_file(
 
     monkeypatch.setattr(observing, "descriptor_limits", cancel)
     with scope:
-        await examine([UnixAddress(str(tmp_path / "s"))], 1)
+        await examine(free, 1)
     assert scope.cancelled_caught
     assert os.listdir(tmp_path) == []
 
 
 def test_the_self_test_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert isinstance(selftest.beat_over_unix(), float)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("directory", ["missing", 100 * "x"])
-def test_a_self_test_without_a_place(
-    directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     (tmp_path / (100 * "x")).mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / directory))
-    assert isinstance(selftest.beat_over_unix(), OSError)
-    assert os.listdir(tmp_path) == [100 * "x"]
-    assert os.listdir(tmp_path / (100 * "x")) == []
+    for directory, kind in (("", float), ("missing", OSError), (100 * "x", OSError)):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / directory))
+        assert isinstance(selftest.beat_over_unix(), kind), directory
+        assert os.listdir(tmp_path) == [100 * "x"]
+        assert os.listdir(tmp_path / (100 * "x")) == []
 
 
-async def closed(*_: object, **__: object) -> float:
-    raise PeerClosedError("it was closed\nand more")
+def test_a_heartbeat_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lack of descriptors is not the heartbeat's fault."""
 
+    async def stay_silent(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
 
-async def out_of_descriptors(*_: object, **__: object) -> float:
-    raise OSError(errno.EMFILE, "too many")
-
-
-async def silent(*_: object, **__: object) -> float:
-    await trio.sleep_forever()
-    raise AssertionError
-
-
-@pytest.mark.parametrize(
-    ("send", "problem"),
-    [
-        (closed, "it was closed"),
-        (silent, "it took more than 0.1 s"),
-    ],
-)
-def test_a_heartbeat_that_is_not_answered(
-    send: Callable[..., Any], problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    send = AsyncMock()
     monkeypatch.setattr(selftest, "send_heartbeat", send)
-    monkeypatch.setattr(selftest, "_PATIENCE", 0.1)
-    assert selftest.beat_over_unix() == problem
+    monkeypatch.setattr(selftest, "_PATIENCE", 0.01)
+    send.side_effect = PeerClosedError("it was closed\nand more")
+    assert selftest.beat_over_unix() == "it was closed"
+    send.side_effect = lack = OSError(errno.EMFILE, "too many")
+    assert selftest.beat_over_unix() is lack
+    send.side_effect = stay_silent
+    assert selftest.beat_over_unix() == "it took more than 0.01 s"
 
 
-def test_a_lack_of_descriptors_is_not_a_heartbeat_that_is_not_answered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(selftest, "send_heartbeat", out_of_descriptors)
-    problem = selftest.beat_over_unix()
-    assert isinstance(problem, OSError)
-    assert problem.errno == errno.EMFILE
-
-
-@pytest.mark.parametrize(("family", "number"), [(None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)])
-def test_no_loopback_without_af_vsock(
-    family: int | None, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(selftest, "AF_VSOCK", family)
-    seen = selftest.beat_over_loopback()
-    assert isinstance(seen, OSError)
-    assert seen.errno == number
+def test_no_loopback_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family, number in ((None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)):
+        monkeypatch.setattr(selftest, "AF_VSOCK", family)
+        seen = selftest.beat_over_loopback()
+        assert isinstance(seen, OSError)
+        assert seen.errno == number
 
 
 def test_the_loopback_is_connected_to_only_while_we_are_bound_to_it(

@@ -17,57 +17,49 @@ from hypothesis import strategies as st
 from nitrohb.addresses import CID_ANY, PORT_ANY
 from nitrohb.doctor import holders
 from nitrohb.doctor.holders import Bound, holder_of_path, holder_of_port, parse_diag
+from tests.support import child
 
-LISTEN = """
+HOLD = """
 import socket, sys
-sock = socket.socket(socket.AF_UNIX)
-sock.bind(sys.argv[1])
-exec(sys.argv[2])
+socks = [socket.socket(socket.AF_UNIX) for _ in sys.argv[1:]]
+for sock, path in zip(socks, sys.argv[1:]):
+    sock.bind(path)
+for sock in socks[:-2]:
+    sock.listen()
+socks[-1].connect(sys.argv[1])
 print(flush=True)
 sys.stdin.read()
 """
+NAMES = ["listening", "with a space", "with [brackets] and é", "bound", "connected"]
 
 
 @contextmanager
-def holding(path: str, then: str = "sock.listen()") -> Generator[int]:
-    """Another process that is bound to a path, and listens there; yields its number."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LISTEN, path, then], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+def holding(paths: list[str]) -> Generator[int]:
+    """Another process that is bound to some paths; yields its number."""
+    command = [sys.executable, "-c", HOLD, *paths]
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
         yield process.pid
-        process.communicate()
 
 
-@pytest.mark.parametrize("name", ["s", "with a space", "with [brackets] and é"])
-def test_the_holder_of_a_path_is_named(name: str, tmp_path: Path) -> None:
-    path = str(tmp_path / name)
-    assert holder_of_path(path) is None
-    with holding(path) as pid:
-        comm = Path(f"/proc/{pid}/comm").read_text().strip()
-        assert holder_of_path(path) == f"held by process {pid} ({comm})"
-    assert holder_of_path(path) is None
-
-
-def test_a_path_is_found_by_its_absolute_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_holder_of_a_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with holding(str(tmp_path / "s")) as pid:
-        assert f"held by process {pid} " in (holder_of_path("s") or "")
-
-
-def test_who_is_bound_to_a_path_without_listening_is_named(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
-    with holding(path, "pass") as pid:
-        assert f"held by process {pid} " in (holder_of_path(path) or "")
-
-
-def test_who_is_bound_to_a_path_and_connected_to_another_is_named(tmp_path: Path) -> None:
-    path, other = str(tmp_path / "s"), str(tmp_path / "other")
-    with holding(other), holding(path, f"sock.connect({other!r})") as pid:
-        assert f"held by process {pid} " in (holder_of_path(path) or "")
+    paths = [str(tmp_path / name) for name in NAMES]
+    assert {holder_of_path(path) for path in paths} == {None}
+    with holding(paths) as pid:
+        comm = Path(f"/proc/{pid}/comm").read_text().strip()
+        for path in (*paths, *NAMES):  # absolute or not, whatever it was bound to
+            assert holder_of_path(path) == f"held by process {pid} ({comm})", path
+        table = Path("/proc/net/unix").read_bytes()
+    assert {holder_of_path(path) for path in paths} == {None}
+    # Where other users' processes are hidden, as by hidepid of a mount of /proc.
+    (tmp_path / "proc" / "net").mkdir(parents=True)
+    (tmp_path / "proc" / "net" / "unix").write_bytes(table)
+    (tmp_path / "proc" / "1").mkdir()
+    hidden = holder_of_path(paths[0], str(tmp_path / "proc"))
+    assert hidden == "held by a process that this user cannot see"
+    assert holder_of_path(paths[0], str(tmp_path / "nothing")) is None
 
 
 LISTENER = "00000000: 00000002 00000000 00010000 0001 01 11 /s\n"
@@ -75,37 +67,18 @@ BOUND = "00000000: 00000002 00000000 00000000 0001 01 12 /s\n"
 ACCEPTED = "00000000: 00000003 00000000 00000000 0001 03 13 /s\n"
 
 
-@pytest.mark.parametrize(
-    ("table", "pid"),
-    [
+def test_of_all_that_have_a_path_the_one_that_takes_it_is_named(tmp_path: Path) -> None:
+    for inode in (11, 12, 13):
+        fake_process(tmp_path, 90 + inode, inode, "x\n")
+    (tmp_path / "net").mkdir()
+    for table, pid in (
         (ACCEPTED + BOUND + LISTENER, 101),
         (ACCEPTED + LISTENER, 101),
         (ACCEPTED + BOUND, 102),
         (ACCEPTED, 103),
-    ],
-)
-def test_of_all_that_have_a_path_the_one_that_takes_it_is_named(
-    table: str, pid: int, tmp_path: Path
-) -> None:
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "unix").write_text(table)
-    for inode in (11, 12, 13):
-        fake_process(tmp_path, 90 + inode, inode, "x\n")
-    assert holder_of_path("/s", str(tmp_path)) == f"held by process {pid} (x)"
-
-
-def test_a_holder_that_cannot_be_seen(tmp_path: Path) -> None:
-    """As in a /proc that is mounted with hidepid, or of a process of another user."""
-    path = str(tmp_path / "s")
-    with holding(path):
-        (tmp_path / "net").mkdir()
-        (tmp_path / "net" / "unix").write_bytes(Path("/proc/net/unix").read_bytes())
-        (tmp_path / "1").mkdir()
-        assert holder_of_path(path, str(tmp_path)) == "held by a process that this user cannot see"
-
-
-def test_nothing_is_known_without_proc(tmp_path: Path) -> None:
-    assert holder_of_path(str(tmp_path / "s"), str(tmp_path)) is None
+    ):
+        (tmp_path / "net" / "unix").write_text(table)
+        assert holder_of_path("/s", str(tmp_path)) == f"held by process {pid} (x)"
 
 
 def fake_process(proc: Path, pid: int, inode: int, comm: str | None) -> None:
@@ -231,23 +204,17 @@ def test_all_datagrams_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (Bound(CID_ANY, port, port, has_peer=False) for port in (1, 2))
     monkeypatch.setattr(socket, "socket", Diag(answer(one), answer(two), DONE))
     assert holders.bound_sockets() == [one, two]
-
-
-def test_a_kernel_that_never_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: float(next(times)))
-    one = Bound(CID_ANY, 1, 1, has_peer=False)
-    monkeypatch.setattr(socket, "socket", Diag(answer(one)))
+    monkeypatch.setattr(socket, "socket", Diag(answer(one)))  # never comes to an end
     assert holders.bound_sockets() == [one] * 2
 
 
-def test_a_kernel_that_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_answers_or_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(bound.inode > 0 for bound in holders.bound_sockets())
+
     def refuse(*_: int) -> socket.socket:
         raise PermissionError
 
     monkeypatch.setattr(socket, "socket", refuse)
     assert holders.bound_sockets() == []
-
-
-def test_this_kernel_answers() -> None:
-    assert all(bound.inode > 0 for bound in holders.bound_sockets())

@@ -22,11 +22,9 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_a_kernel_makes_af_vsock_sockets_or_says_why_not() -> None:
+def test_what_a_kernel_says_of_af_vsock() -> None:
     assert observing.vsock_socket() in {0, errno.EAFNOSUPPORT, errno.EPERM}
-
-
-def test_no_machine_has_the_cid_of_another() -> None:
+    # No machine has the CID of another.
     assert observing.bind_vsock(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
 
 
@@ -34,17 +32,12 @@ def refuse(*_: object) -> socket.socket:
     raise OSError(errno.EAFNOSUPPORT, "no")
 
 
-def test_a_kernel_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_or_a_kernel_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family, number in ((None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)):
+        monkeypatch.setattr(observing, "AF_VSOCK", family)
+        assert observing.bind_vsock(1) == number
     monkeypatch.setattr(socket, "socket", refuse)
     assert observing.vsock_socket() == errno.EAFNOSUPPORT
-
-
-@pytest.mark.parametrize(("family", "number"), [(None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)])
-def test_a_python_or_a_kernel_without_it_binds_nothing(
-    family: int | None, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(observing, "AF_VSOCK", family)
-    assert observing.bind_vsock(1) == number
 
 
 class Bindable:
@@ -85,39 +78,34 @@ def test_a_device_that_is_another_tells_no_cid(monkeypatch: pytest.MonkeyPatch) 
     assert device_of_vsock.local_cid() is None
 
 
-@pytest.mark.parametrize(("told", "cid"), [(3, 3), (CID_ANY, None)])
-def test_the_local_cid(told: int, cid: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observing, "read_local_cid", lambda: told)
-    assert observing.local_cid() == LocalCid(told)
-    monkeypatch.setattr(device_of_vsock, "read_local_cid", lambda: told)
-    assert device_of_vsock.local_cid() == cid
+def test_the_local_cid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, cid in ((3, 3), (CID_ANY, None)):
+        monkeypatch.setattr(observing, "read_local_cid", lambda told=told: told)
+        assert observing.local_cid() == LocalCid(told)
+        monkeypatch.setattr(device_of_vsock, "read_local_cid", lambda told=told: told)
+        assert device_of_vsock.local_cid() == cid
 
 
-@pytest.mark.parametrize(
-    ("local", "guest"),
-    [
-        (LocalCid(CID_ANY), errno.EADDRNOTAVAIL),
-        (LocalCid(1), errno.EADDRNOTAVAIL),
-        (LocalCid(2), errno.EADDRNOTAVAIL),
-        (LocalCid(16), 0),
-        (LocalCid(CID_ANY, errno.ENOENT), None),
-    ],
-)
-def test_transports(
-    local: LocalCid, guest: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that has the CIDs 1 and 16, and a module that was loaded beside one built in."""
 
     def bind(cid: int) -> int:
         return 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
 
-    monkeypatch.setattr(observing, "local_cid", lambda: local)
     monkeypatch.setattr(observing, "bind_vsock", bind)
     write(tmp_path / "modules", "vsock_loopback 16384 0 - Live 0x0\nvsock 1 2 - Live 0x0\n")
     (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
-    seen = observing.transports(str(tmp_path), str(tmp_path))
-    assert (seen.loopback, seen.guest, seen.host) == (0, guest, errno.EADDRNOTAVAIL)
-    assert seen.modules == {"vsock_loopback", "vsock", "vhost_vsock"}
+    for local, guest in (
+        (LocalCid(CID_ANY), errno.EADDRNOTAVAIL),
+        (LocalCid(1), errno.EADDRNOTAVAIL),
+        (LocalCid(2), errno.EADDRNOTAVAIL),
+        (LocalCid(16), 0),
+        (LocalCid(CID_ANY, errno.ENOENT), None),
+    ):
+        monkeypatch.setattr(observing, "local_cid", lambda local=local: local)
+        seen = observing.transports(str(tmp_path), str(tmp_path))
+        assert (seen.loopback, seen.guest, seen.host) == (0, guest, errno.EADDRNOTAVAIL), local
+        assert seen.modules == {"vsock_loopback", "vsock", "vhost_vsock"}
 
 
 def test_transports_of_this_machine() -> None:
@@ -167,18 +155,15 @@ def test_a_device_that_may_not_be_opened(
     assert observing.device("/dev/vsock") is seen
 
 
-@pytest.mark.parametrize(
-    ("status", "mode"),
-    [
+def test_the_seccomp_mode(tmp_path: Path) -> None:
+    for status, mode in (
         ("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n", 2),
         ("Name:\tSeccomp:\nSeccomp:\t0\n", 0),
         ("Seccomp:\t?\n", None),
         ("Name:\tx\n", None),
-    ],
-)
-def test_the_seccomp_mode(status: str, mode: int | None, tmp_path: Path) -> None:
-    write(tmp_path / "self" / "status", status)
-    assert observing.seccomp_mode(str(tmp_path)) == mode
+    ):
+        write(tmp_path / "self" / "status", status)
+        assert observing.seccomp_mode(str(tmp_path)) == mode, status
 
 
 def test_without_a_descriptor_nothing_is_taken_for_hidden() -> None:
@@ -192,12 +177,9 @@ def test_without_a_descriptor_nothing_is_taken_for_hidden() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_a_hidden_proc(tmp_path: Path) -> None:
+def test_the_namespace(tmp_path: Path) -> None:
     assert observing.seccomp_mode(str(tmp_path)) is None
     assert observing.namespace(str(tmp_path)) == Namespace(None, visible=False)
-
-
-def test_the_namespace(tmp_path: Path) -> None:
     (tmp_path / "sys" / "net").mkdir(parents=True)
     assert observing.namespace(str(tmp_path)) == Namespace(None, visible=True)
     write(tmp_path / "sys" / "net" / "vsock" / "ns_mode", "local\n")
