@@ -34,8 +34,8 @@ async def test_last_heartbeats_can_be_read_again_and_again(vsock: PeersWithCids)
             assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
             assert answer.json() == last
         assert (await api.client.get("/heartbeats/16")).json() == last[1:]
-        for cid in ("18", "x", "4294967295"):
-            assert (await api.client.get(f"/heartbeats/{cid}")).is_problem(404)
+        for unseen in ("18", "x", "4294967295"):
+            assert (await api.client.get(f"/heartbeats/{unseen}")).is_problem(404)
 
 
 async def test_a_claim_before_the_heartbeat(path: Path) -> None:
