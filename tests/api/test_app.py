@@ -34,8 +34,8 @@ async def test_last_heartbeats_can_be_read_again_and_again(vsock: PeersWithCids)
             assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
             assert answer.json() == last
         assert (await api.client.get("/heartbeats/16")).json() == last[1:]
-        for cid in ("18", "x", "4294967295"):
-            assert (await api.client.get(f"/heartbeats/{cid}")).is_problem(404)
+        for unseen in ("18", "x", "4294967295"):
+            assert (await api.client.get(f"/heartbeats/{unseen}")).is_problem(404)
 
 
 async def test_a_claim_before_the_heartbeat(path: Path) -> None:
@@ -266,6 +266,7 @@ async def test_an_address_whose_socket_file_is_lost_is_not_ready(
     path = path.with_name("vms") / "hb"
     path.parent.mkdir()
     async with running(path) as api:
+        await beat(path)
         shutil.rmtree(path.parent)
         await settled()
         assert (await api.client.get("/readyz")).is_problem(503)
@@ -273,7 +274,9 @@ async def test_an_address_whose_socket_file_is_lost_is_not_ready(
         await trio.sleep(0.6)
         assert (await api.client.get("/readyz")).status == 200
         answer = await api.client.get("/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert f'nitrohb_losses_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
+        assert f'nitrohb_heartbeats_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
 
 
 async def test_a_timed_out_claim_reports_that_the_loopback_hides_cids(
@@ -354,11 +357,3 @@ async def test_every_response_has_the_headers_that_restrict_browsers() -> None:
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["cross-origin-resource-policy"] == "same-origin"
             assert headers["cache-control"] == "no-store"
-
-
-async def test_metrics(path: Path) -> None:
-    async with running(path) as api:
-        await beat(path)
-        answer = await api.client.get("/metrics")
-        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert f'nitrohb_heartbeats_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Generator
@@ -30,6 +31,7 @@ MANIFEST = ROOT / "deploy/kubernetes/nitrohb.yaml"
 PAGE = ROOT / "docs/how-to/containers.md"
 PROFILE = ROOT / "deploy/seccomp/nitrohb.json"
 RESOURCES: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text()))
+MEMORY = "/dev/shm"  # where dpkg, which waits for the disk after each file, is twice as quick
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 POD_IP = "10.0.0.5"
 IMAGE = "localhost/nitrohb:latest"
@@ -108,7 +110,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
     base = directory / "base.tar"
     packages = "--include=python3,python3-venv,ca-certificates"
     make = ["mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", str(base)]
-    made = subprocess.run(make, capture_output=True, text=True)
+    env = os.environ | {"TMPDIR": MEMORY} if shutil.disk_usage(MEMORY).free > 2**30 else None
+    made = subprocess.run(make, capture_output=True, text=True, env=env)
     assert made.returncode == 0, made.stderr
     podman = Podman(directory)
     podman.must("import", "--quiet", base, "localhost/base:proof")
@@ -133,19 +136,19 @@ def test_the_schemas_of_kubernetes_allow_it() -> None:
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def the(kind: str, resources: list[dict[str, Any]] = RESOURCES) -> dict[str, Any]:
-    (resource,) = (of for of in resources if of["kind"] == kind)
+def the(kind: str) -> dict[str, Any]:
+    (resource,) = (of for of in RESOURCES if of["kind"] == kind)
     return resource
 
 
-def check_what_schemas_leave_open(resources: list[dict[str, Any]]) -> None:
-    daemonset, policy = the("DaemonSet", resources)["spec"], the("NetworkPolicy", resources)["spec"]
+def test_what_the_schemas_leave_open_is_right() -> None:
+    daemonset, policy = the("DaemonSet")["spec"], the("NetworkPolicy")["spec"]
     template = daemonset["template"]
     labels, pod = template["metadata"]["labels"], template["spec"]
     assert daemonset["selector"]["matchLabels"].items() <= labels.items()
     assert policy["podSelector"]["matchLabels"].items() <= labels.items()
-    assert {of["metadata"].get("namespace") for of in resources[1:]} == {
-        the("Namespace", resources)["metadata"]["name"]
+    assert {of["metadata"].get("namespace") for of in RESOURCES[1:]} == {
+        the("Namespace")["metadata"]["name"]
     }
 
     profile = pod["securityContext"]["seccompProfile"]
@@ -163,28 +166,6 @@ def check_what_schemas_leave_open(resources: list[dict[str, Any]]) -> None:
     for quantities in container["resources"].values():
         for quantity in quantities.values():
             assert re.fullmatch(r"\d+(\.\d+)?(m|[kMGTPE]|[KMGTPE]i)?", str(quantity)), quantity
-
-
-def test_what_the_schemas_leave_open_is_right() -> None:
-    check_what_schemas_leave_open(RESOURCES)
-
-
-def test_what_the_schemas_leave_open_would_be_noticed() -> None:
-    ours = MANIFEST.read_text()
-    for right, wrong in (
-        ("localhostProfile: profiles/nitrohb.json", "localhostProfile: nitrohb.json"),
-        ("memory: 128Mi", "memory: 128Mx"),
-        ("matchLabels: *labels", "matchLabels: {app.kubernetes.io/name: other}"),
-        ("app.kubernetes.io/name: nitrohb\n  policyTypes", "app: nitrohb\n  policyTypes"),
-        ("  namespace: nitrohb\nspec:\n  podSelector", "spec:\n  podSelector"),
-        ("containerPort: 9180", "containerPort: 9080"),
-        ("port: 9180\n            periodSeconds: 10", "port: 80\n            periodSeconds: 10"),
-        ('prometheus.io/port: "9180"', 'prometheus.io/port: "9080"'),
-        ("port: 9180\n  egress", "port: 9080\n  egress"),
-    ):
-        assert ours.count(right) == 1
-        with pytest.raises(AssertionError):
-            check_what_schemas_leave_open([*yaml.safe_load_all(ours.replace(right, wrong))])
 
 
 def pod_of_the_daemonset() -> dict[str, Any]:

@@ -95,6 +95,9 @@ def test_every_inner_link_leads_to_a_place() -> None:
     dead = [f"{path.name}: {link}" for path, link in inner_links() if not leads(path, link)]
     assert len(list(inner_links())) > 500
     assert not dead
+    index = SITE / "index.html"
+    found = [leads(index, it) for it in ("tutorial.html", "nothing.html", "tutorial.html#nothing")]
+    assert found == [True, False, False]
 
 
 def leads(path: Path, link: str) -> bool:
@@ -105,31 +108,20 @@ def leads(path: Path, link: str) -> bool:
     return target in PAGES and unquote(parts.fragment) in ("", *PAGES[target].ids)
 
 
-def test_a_dead_link_is_found() -> None:
-    index = SITE / "index.html"
-    assert leads(index, "tutorial.html")
-    assert not leads(index, "nothing.html")
-    assert not leads(index, "tutorial.html#nothing")
+# What must be on no page, and why.
+WRONG: Final = {
+    r"(?<!\w)–\w+": "this dash was -- before",
+    r"[\u2018\u2019\u201c\u201d]": "no shell knows this quotation mark",
+    r"(?<![\w:])(?::[a-z]+)+:\w+": "this markup is left",
+}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
-def test_no_id_is_there_twice(path: Path) -> None:
-    ids = PAGES[path].ids
-    assert sorted(set(ids)) == sorted(ids)
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
-def test_what_is_to_be_typed_is_there_as_it_is_typed(path: Path) -> None:
-    """No dash that was -- before, no quotation mark that a shell does not know."""
-    assert (
-        re.findall(r"(?<!\w)–\w+|[\u2018\u2019\u201c\u201d]", text_of(str(path.relative_to(SITE))))
-        == []
-    )
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(SITE)))
-def test_no_markup_is_left(path: Path) -> None:
-    assert re.findall(r"(?<![\w:])(?::[a-z]+)+:\w+", text_of(str(path.relative_to(SITE)))) == []
+def test_the_text_of_each_page_is_as_it_was_written() -> None:
+    for path, found in PAGES.items():
+        assert sorted(set(found.ids)) == sorted(found.ids), f"{path}: an id is there twice"
+        text = text_of(str(path.relative_to(SITE)))
+        for pattern, why in WRONG.items():
+            assert re.findall(pattern, text) == [], f"{path}: {why}"
 
 
 def test_a_mode_is_shown_in_octal() -> None:
@@ -244,16 +236,13 @@ def test_every_cause_is_drawn_and_leads_to_its_section() -> None:
 ASKS = '[a]\ntext = "?"\nanswers.x = "b"\n'
 
 
-@pytest.mark.parametrize(
-    ("tree", "why"),
-    [
+def test_a_tree_that_leads_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "tree.toml"
+    for tree, why in (
         ('[a]\ntext = "?"\n', "needs either answers or a section"),
         (ASKS, "is to be reached once"),
         (f'{ASKS}[b]\ntext = "!"\nsection = "b"\n[c]\ntext = "!"\nsection = "c"\n', "once"),
-    ],
-)
-def test_a_tree_that_leads_nowhere(tree: str, why: str, tmp_path: Path) -> None:
-    path = tmp_path / "tree.toml"
-    path.write_text(tree)
-    with pytest.raises(ExtensionError, match=why):
-        diagrams.read_tree(path)
+    ):
+        path.write_text(tree)
+        with pytest.raises(ExtensionError, match=why):
+            diagrams.read_tree(path)
