@@ -113,9 +113,12 @@ async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: S
 
     Hypercorn would wait for ever for somebody to take it.
     """
+    response = to_response(problem)
+    if scope["http_version"] != "2":  # part of the body may be missing: no request can follow it
+        response.headers["connection"] = "close"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_throw_away, receive)
-        await to_response(problem)(scope, receive, send)
+        await response(scope, receive, send)
         nursery.cancel_scope.cancel()
 
 
