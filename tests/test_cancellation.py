@@ -73,7 +73,7 @@ async def send_and_be_answered(directory: Path) -> None:
 
 
 async def lose_a_socket_file(directory: Path) -> None:
-    """Deleted with somebody in its queue, replaced by what is not ours, and made anew."""
+    """It is deleted while a client waits in its queue, replaced by a file, and made anew."""
     path, other = directory / "hb", directory / "other"
     async with trio.open_nursery() as nursery:
         with ExitStack() as closing:
