@@ -200,15 +200,6 @@ async def test_what_is_left_may_have_to_be_killed_though_the_command_has_ended(
     assert child.status == 5
 
 
-async def test_command_that_is_killed_by_somebody_else_has_that_status(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    child = Child(10, no_words)
-    async with running(child, IGNORES_SIGTERM, monkeypatch):
-        child.pass_on(signal.SIGKILL)
-    assert child.status == 137
-
-
 async def test_command_that_may_not_be_signalled_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
