@@ -64,14 +64,6 @@ def end(script: Script) -> tuple[int, str, str]:
     return script.end()
 
 
-def no_child_is_left() -> bool:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
-
-
 # The heartbeat comes.
 
 
@@ -178,7 +170,8 @@ def test_timeout_ends_the_command(sock: Path) -> None:
     assert f"nitrohb send unix:{sock}" in remedies[0]
     assert f"nitrohb doctor -l unix:{sock}" in remedies[1]
     assert not sock.exists()
-    assert no_child_is_left()
+    with pytest.raises(ChildProcessError):  # there is none left to wait for
+        os.waitpid(-1, os.WNOHANG)
 
 
 # A signal comes.
@@ -238,19 +231,16 @@ def test_each_signal_is_passed_on_and_a_command_that_ends_well_after_it_has_not_
     assert err.startswith("nitrohb: the command ended with status 0 before its heartbeat\n")
 
 
-def test_command_that_answers_sigint_with_a_status_has_that_status(sock: Path) -> None:
-    with running(sock, "--quiet", shell='trap "exit 7" INT; echo ready; read never') as script:
-        assert script.line() == "ready\n"
-        script.popen.send_signal(signal.SIGINT)
-        assert end(script) == (7, "", "")
-
-
-def test_command_that_ends_well_when_it_is_told_to_has_done_so(sock: Path) -> None:
-    shell = 'trap "exit 0" TERM; echo ready; read never'
+@pytest.mark.parametrize(("name", "status"), [("INT", 7), ("TERM", 0)])
+def test_command_that_ends_itself_after_a_signal_has_its_own_status(
+    name: str, status: int, sock: Path
+) -> None:
+    """If SIGTERM told it to end, status 0 is no early end."""
+    shell = f'trap "exit {status}" {name}; echo ready; read never'
     with running(sock, "--quiet", shell=shell) as script:
         assert script.line() == "ready\n"
-        script.popen.terminate()
-        assert end(script) == (0, "", "")
+        script.popen.send_signal(signal.Signals[f"SIG{name}"])
+        assert end(script) == (status, "", "")
 
 
 def test_command_and_what_it_leaves_behind_are_killed_if_they_ignore_sigterm(sock: Path) -> None:

@@ -46,6 +46,7 @@ def test_each_wait_gets_the_heartbeat_of_its_own_enclave(
         assert f"the peers of {a} have no CID" in err
         when_asked(server.popen.terminate, monkeypatch)
         assert_closed(api, nitrohb_here(*options, "30", "--address", a))
+        assert server.end() == (143, "", "")
 
 
 @contextmanager
@@ -98,32 +99,24 @@ def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
     assert remedy.endswith(f"nitrohb serve --keep --api unix:{api}")
 
 
-# Signals.
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_and_it_claims_nothing(number: int, status: int, api: Path) -> None:
-    args = ("wait", "--address", "unix:x", "--api", f"unix:{api}")
-    with listening(api) as server, started(*args) as script:
-        connection, _ = server.accept()
-        with connection:
-            assert connection.recv(5) == b"POST "
-            script.popen.send_signal(number)
-            assert script.end() == (status, "", "")
-            while connection.recv(4096):
-                pass
-
-
-def test_a_signal_ends_it_in_the_middle_of_an_answer(api: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [(signal.SIGINT, b""), (signal.SIGTERM, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")],
+    ids=["while it waits", "in the middle of an answer"],
+)
+def test_a_signal_ends_it_and_it_claims_nothing(
+    number: signal.Signals, answer: bytes, api: Path
+) -> None:
     args = ("wait", "--address", "unix:x", "--api", f"unix:{api}")
     with listening(api) as server, started(*args) as script:
         connection, _ = server.accept()
         with connection:
             while not connection.recv(4096).endswith(b"}"):
                 pass
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
-            script.popen.send_signal(signal.SIGTERM)
-            assert script.end() == (143, "", "")
+            connection.sendall(answer)
+            script.popen.send_signal(number)
+            assert script.end() == (128 + number, "", "")
+            assert connection.recv(1) == b""
 
 
 # Nobody answers.
@@ -180,7 +173,7 @@ def problem(status: int, detail: str) -> bytes:
 
 
 def wait_for(api: Path, *answers: bytes) -> tuple[int, str, str]:
-    args = ("wait", "--address", "unix:x", "--api", f"unix:{api}", "--timeout", "5")
+    args = ("wait", "--address", "vsock::9000", "--api", f"unix:{api}", "--timeout", "5")
     with answering(api, b"}", *answers) as received:
         result = nitrohb_here(*args, "--format", "json")
     assert all(request.startswith(b"POST /claims HTTP/1.1\r\n") for request in received)
