@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb serve``: answering, reporting, ending."""
+"""``nitrohb serve``: answering, reporting, ending. Options without a command are those of serve."""
 
-import contextlib
-import json
 import os
-import re
+import select
 import signal
 import socket
 import stat
-import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,15 +20,13 @@ from .process import (
     PATIENCE,
     beat,
     connected,
-    nitrohb,
+    nitrohb_here,
     redirected,
     started,
     wait_for_file,
 )
 
 INSTALLED = (str(Path(sys.executable).with_name("nitrohb")),)
-TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
-NUMBER = (int, float)
 
 
 def test_json_tells_a_boot_in_four_events(sock: Path) -> None:
@@ -40,74 +36,37 @@ def test_json_tells_a_boot_in_four_events(sock: Path) -> None:
         assert beat(sock) == HEARTBEAT
         events += [script.event() for _ in range(3)]
         assert script.end() == (0, "", "")
-    assert [event["event"] for event in events] == ["listening", "connected", "heartbeat", "done"]
-    common = ["event", "time", "address", "cid"]
-    peer = [*common, "peer"]
-    own = [*peer, "byte", "listening_seconds", "echo_seconds", "echoed"]
-    fields = [[*names, "level"] for names in (common, peer, own, common)]
-    assert [list(event) for event in events] == fields
-    assert [event["level"] for event in events] == ["info", "debug", "info", "info"]
-    for event in events:
-        assert event["address"] == f"unix:{sock}"
-        assert event["cid"] is None
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", event["time"])
-    assert before < datetime.fromisoformat(events[2]["time"]) < datetime.now(UTC)
+    assert [(event["event"], event["level"]) for event in events] == [
+        ("listening", "info"),
+        ("connected", "debug"),
+        ("heartbeat", "info"),
+        ("done", "info"),
+    ]
+    assert {(event["address"], event["cid"]) for event in events} == {(f"unix:{sock}", None)}
     heartbeat = events[2]
-    assert heartbeat["peer"] is None
-    assert isinstance(heartbeat["listening_seconds"], NUMBER)
-    assert isinstance(heartbeat["echo_seconds"], NUMBER)
+    fields = ["event", "time", "address", "cid", "peer", "byte"]
+    assert [*heartbeat] == [*fields, "listening_seconds", "echo_seconds", "echoed", "level"]
+    assert before < datetime.fromisoformat(heartbeat["time"]) < datetime.now(UTC)
+    assert (heartbeat["peer"], heartbeat["echoed"]) == (None, True)
     assert 0 < heartbeat["echo_seconds"] < heartbeat["listening_seconds"] < PATIENCE
-    assert heartbeat["echoed"] is True
     assert not sock.exists()
 
 
 def test_text_tells_a_boot_in_four_lines(sock: Path) -> None:
-    with started("serve", "-l", f"unix:{sock}") as script:
+    """By the installed script. tests/cli/test_logs.py has the fields."""
+    with started("-l", f"unix:{sock}", command=INSTALLED) as script:
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
     assert (code, err) == (0, "")
-    address = re.escape(f"unix:{sock}")
-    seconds = r"\d+\.\d{6}"
-    assert re.fullmatch(
-        rf"{TIME} nitro_listening address={address} level=info\n"
-        rf"{TIME} nitro_connected address={address} level=debug\n"
-        rf"{TIME} nitro_heartbeat address={address} byte=0xb7 listening_seconds={seconds}"
-        rf" echo_seconds={seconds} echoed=true level=info\n"
-        rf"{TIME} nitro_done address={address} level=info\n",
-        out,
-    )
-
-
-@pytest.mark.parametrize("command", [NITROHB, INSTALLED], ids=["python -m nitrohb", "nitrohb"])
-def test_bare_options_are_those_of_serve(command: tuple[str, ...], sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--format", "json", command=command) as script:
-        assert beat(sock) == HEARTBEAT
-        code, out, err = script.end()
-    assert (code, err) == (0, "")
-    assert [json.loads(line)["event"] for line in out.splitlines()] == [
-        "listening",
-        "connected",
-        "heartbeat",
-        "done",
-    ]
-
-
-def test_quiet_prints_nothing(sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--quiet") as script:
-        assert beat(sock) == HEARTBEAT
-        assert script.end() == (0, "", "")
-
-
-def test_hybrid_address_listens_on_the_socket_of_that_port(sock: Path) -> None:
-    with started("-l", f"hybrid:{sock}:9000", "--format", "json") as script:
-        assert beat(Path(f"{sock}_9000")) == HEARTBEAT
-        assert script.event()["address"] == f"hybrid:{sock}:9000"
-        assert script.end()[0] == 0
+    for line, name in zip(
+        out.splitlines(), ("listening", "connected", "heartbeat", "done"), strict=True
+    ):
+        assert f"Z nitro_{name} address=unix:{sock} " in line
 
 
 def test_each_of_two_addresses_is_answered_once(tmp_path: Path) -> None:
-    first, second = tmp_path / "1", tmp_path / "2"
-    addresses = [f"unix:{first}", f"unix:{second}"]
+    first, second = tmp_path / "1", tmp_path / "2_9000"
+    addresses = [f"unix:{first}", f"hybrid:{tmp_path}/2:9000"]
     with started("-l", addresses[0], "--listen", addresses[1], "--format", "json") as script:
         assert [script.event()["address"] for _ in addresses] == addresses
         assert beat(second) == HEARTBEAT
@@ -120,50 +79,151 @@ def test_each_of_two_addresses_is_answered_once(tmp_path: Path) -> None:
     assert not first.exists()
 
 
+def test_keep_goes_on_whatever_came_until_a_signal(sock: Path) -> None:
+    options = ("--keep", "--handshake-timeout", "0.1", "--format", "json")
+    with started("-l", f"unix:{sock}", *options) as script:
+        assert script.event()["event"] == "listening"
+
+        def told() -> tuple[str, str | None, int | None]:
+            assert script.event()["event"] == "connected"
+            event = script.event()
+            return event["event"], event.get("reason"), event.get("byte")
+
+        assert beat(sock, b"\x00") == b""
+        assert told() == ("rejected", "wrong-byte", 0)
+        with connected(sock):
+            pass
+        assert told() == ("disconnected", None, None)
+        with connected(sock) as silent:
+            assert silent.recv(1) == b""
+        assert told() == ("rejected", "timeout", None)
+        for _ in range(2):
+            assert beat(sock) == HEARTBEAT
+            assert told() == ("heartbeat", None, 0xB7)
+        script.popen.send_signal(signal.SIGHUP)
+        assert script.end() == (129, "", "")
+    assert not sock.exists()
+
+
+def test_one_silent_client_too_many_evicts_the_oldest(sock: Path) -> None:
+    """And --any-byte echoes what is not a heartbeat."""
+    options = ("--max-pending", "2", "--timeout", "30", "--any-byte", "--format", "json")
+    with started("-l", f"unix:{sock}", *options) as script:
+        with connected(sock) as oldest, connected(sock), connected(sock):
+            assert oldest.recv(1) == b""
+            assert [script.event()["event"] for _ in range(4)] == ["listening", *["connected"] * 3]
+            assert script.event()["event"] == "evicted"
+            assert beat(sock, b"\x42") == b"\x42"
+        assert script.end()[0] == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_from_the_start_on_end_it_cleanly(number: int, status: int, sock: Path) -> None:
+    """The first comes while Python still loads trio."""
+    with started("-l", f"unix:{sock}", "--quiet") as script:
+        wait_for_file(sock)
+        pidfd = os.pidfd_open(script.popen.pid)
+        try:
+            while not select.select([pidfd], [], [], 0.0005)[0]:
+                script.popen.send_signal(number)
+        finally:
+            os.close(pidfd)
+        assert script.end() == (status, "", "")
+    assert not sock.exists()
+
+
+def test_timeout_tells_what_came_instead_on_each_address(tmp_path: Path) -> None:
+    heard, other, silent = (tmp_path / name for name in ("1", "2", "3"))
+    listen = [arg for sock in (heard, other, silent) for arg in ("-l", f"unix:{sock}")]
+    with started(*listen, "--timeout", "0.2", "--quiet") as script, ExitStack() as clients:
+        beats, *wrong, closes, _ = (
+            clients.enter_context(connected(sock)) for sock in (heard, *[other] * 4)
+        )
+        beats.sendall(HEARTBEAT)
+        for client in wrong:
+            client.sendall(b"\x00")
+        closes.shutdown(socket.SHUT_WR)
+        code, out, err = script.end()
+    assert (code, out) == (124, "")
+    assert str(heard) not in err
+    first, second, *_ = err.splitlines()
+    assert first.startswith(f"nitrohb: no heartbeat on unix:{other} within 0.2 s: ")
+    came = "2 sent 0x00 instead of 0xB7; 1 had sent nothing yet; 1 closed without a byte"
+    assert first.endswith(came)
+    assert second == f"nitrohb: no heartbeat on unix:{silent} within 0.2 s: nobody connected"
+
+
+def test_timeout_with_keep_says_that_the_time_is_up(sock: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        client = pool.submit(beat, sock)
+        code, out, err = nitrohb_here("-l", f"unix:{sock}", "--keep", "--timeout", "0.2", "--quiet")
+        assert client.result() == HEARTBEAT
+    assert (code, out) == (124, "")
+    assert "the time is up, after 0.2 s" in err
+
+
+def test_mode_and_group_of_the_socket_file(sock: Path) -> None:
+    others = [group for group in os.getgroups() if group != os.getegid()]
+    group = 4321 if os.geteuid() == 0 else next(iter(others), os.getegid())
+    grouped = ("--socket-group", str(group), "--socket-mode", "660")
+    for options, umask, mode, owner in (
+        ((), 0, 0o600, os.getegid()),
+        ((), 0o077, 0o600, os.getegid()),
+        (("--socket-mode", "666"), 0o077, 0o666, os.getegid()),
+        (grouped, 0o077, 0o660, group),
+    ):
+        before = os.umask(umask)
+        try:
+            status = status_of_socket_file(sock, *options)
+        finally:
+            os.umask(before)
+        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (mode, owner), options
+
+
+def status_of_socket_file(sock: Path, *options: str) -> os.stat_result:
+    def look() -> os.stat_result:
+        assert beat(sock, b"\x00") == b""  # before that, the mode may still be on its way
+        status = sock.stat()
+        assert beat(sock) == HEARTBEAT
+        return status
+
+    with ThreadPoolExecutor() as pool:
+        client = pool.submit(look)
+        assert nitrohb_here("-l", f"unix:{sock}", "--quiet", *options) == (0, "", "")
+        return client.result()
+
+
+# Standard streams that cannot be used.
+
+
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("how", "lines", "said"),
+    [
+        (">&-", 0, "nitrohb: stdout: it is closed; "),
+        (">/dev/full", 0, "nitrohb: stdout: No space left on device; "),
+        ("2>&-", 4, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
 )
-def test_keep_goes_on_until_a_signal(number: int, status: int, sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--keep", "--format", "json") as script:
-        assert [beat(sock) for _ in range(2)] == [HEARTBEAT, HEARTBEAT]
-        events = [script.event()["event"] for _ in range(5)]
-        script.popen.send_signal(number)
-        assert script.end() == (status, "", "")
-    assert events == ["listening", "connected", "heartbeat", "connected", "heartbeat"]
-    assert not sock.exists()
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_while_python_still_loads_trio_ends_it_cleanly(
-    number: int, status: int, sock: Path
+def test_stream_that_takes_nothing_costs_no_heartbeat(
+    how: str, lines: int, said: str, sock: Path
 ) -> None:
-    with started("-l", f"unix:{sock}", "--quiet") as script:
-        wait_for_file(sock)
-        script.popen.send_signal(number)
-        assert script.end() == (status, "", "")
+    with started("-l", f"unix:{sock}", command=redirected(how)) as script:
+        assert beat(sock) == HEARTBEAT
+        code, out, err = script.end()
+    assert (code, len(out.splitlines())) == (0, lines)
+    assert err.startswith(said)
+    assert len(err.splitlines()) == (1 if said else 0)
     assert not sock.exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_after_the_first_are_harmless(number: int, status: int, sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--quiet") as script:
-        wait_for_file(sock)
-        until = time.monotonic() + PATIENCE
-        while script.popen.poll() is None:
-            assert time.monotonic() < until
-            script.popen.send_signal(number)
-            time.sleep(0.0005)
-        assert script.end() == (status, "", "")
-    assert not sock.exists()
-
-
-def test_output_that_is_lost_when_no_descriptor_is_left(sock: Path) -> None:
+def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) -> None:
     """Then there is none to be had for /dev/null either, and the heartbeats go on all the same."""
     command = ("sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *NITROHB)
     with started("-l", f"unix:{sock}", "--keep", command=command) as script:
         assert "listening" in script.line()
         assert script.popen.stdout is not None
-        with contextlib.ExitStack() as silent:
+        with ExitStack() as silent:
             for _ in range(40):
                 silent.enter_context(connected(sock))
             script.popen.stdout.close()
@@ -175,170 +235,6 @@ def test_output_that_is_lost_when_no_descriptor_is_left(sock: Path) -> None:
     assert err == b"nitrohb: stdout: Broken pipe; nothing more is printed there\n"
 
 
-def test_signal_that_was_ignored_from_the_start_stays_ignored(sock: Path) -> None:
-    command = ("sh", "-c", 'trap "" INT; exec "$@"', "sh", *NITROHB)
-    with started("-l", f"unix:{sock}", "--quiet", command=command) as script:
-        wait_for_file(sock)
-        script.popen.send_signal(signal.SIGINT)
-        assert beat(sock) == HEARTBEAT
-        assert script.end() == (0, "", "")
-
-
-def test_wrong_byte_is_closed_unanswered_and_the_next_client_is_answered(sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--format", "json") as script:
-        assert beat(sock, b"\x00") == b""
-        _, _, rejected = (script.event() for _ in range(3))
-        assert (rejected["event"], rejected["reason"], rejected["byte"]) == (
-            "rejected",
-            "wrong-byte",
-            0,
-        )
-        assert beat(sock) == HEARTBEAT
-        assert script.end()[0] == 0
-
-
-def test_client_that_closes_without_a_byte_is_reported_and_the_next_is_answered(
-    sock: Path,
-) -> None:
-    with started("-l", f"unix:{sock}") as script:
-        with connected(sock):
-            pass
-        lines = [script.line() for _ in range(3)]
-        assert beat(sock) == HEARTBEAT
-        assert script.end()[0] == 0
-    assert re.fullmatch(rf"{TIME} nitro_disconnected address=unix:\S+ level=warning\n", lines[2])
-
-
-def test_any_byte_is_echoed(sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--any-byte", "--quiet") as script:
-        assert beat(sock, b"\x42") == b"\x42"
-        assert script.end() == (0, "", "")
-
-
-def test_silent_client_is_closed_after_the_handshake_timeout(sock: Path) -> None:
-    args = ("-l", f"unix:{sock}", "--handshake-timeout", "0.2", "--format", "json")
-    with started(*args) as script:
-        with connected(sock) as client:
-            assert client.recv(1) == b""
-        rejected = [script.event() for _ in range(3)][2]
-        assert (rejected["event"], rejected["reason"], rejected["byte"]) == (
-            "rejected",
-            "timeout",
-            None,
-        )
-        assert beat(sock) == HEARTBEAT
-        assert script.end()[0] == 0
-
-
-def test_one_silent_client_too_many_evicts_the_oldest(sock: Path) -> None:
-    args = ("-l", f"unix:{sock}", "--max-pending", "2", "--timeout", "30")
-    with started(*args) as script:
-        with connected(sock) as oldest, connected(sock), connected(sock):
-            assert oldest.recv(1) == b""
-            lines = [script.line() for _ in range(5)]
-            assert "evicted" in lines[4]
-            assert beat(sock) == HEARTBEAT
-        assert script.end()[0] == 0
-
-
-def test_timeout_when_nobody_connected_tells_how_to_try(sock: Path) -> None:
-    code, out, err = nitrohb("-l", f"unix:{sock}", "--timeout", "0.3", "--quiet")
-    assert (code, out) == (124, "")
-    assert err == (
-        f"nitrohb: no heartbeat on unix:{sock} within 0.3 s: nobody connected\n"
-        "Does the enclave run, and do its connections arrive here?"
-        f" To try this side, on this machine: nitrohb send unix:{sock}\n"
-        f"To check this machine: nitrohb doctor -l unix:{sock}\n"
-    )
-    assert not sock.exists()
-
-
-def test_timeout_tells_what_came_instead(sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--timeout", "1.5", "--quiet") as script:
-        assert [beat(sock, b"\x00"), beat(sock, b"\x00")] == [b"", b""]
-        with connected(sock) as client:
-            client.shutdown(socket.SHUT_WR)
-            assert client.recv(1) == b""
-        with connected(sock):  # still silent when the time is up
-            code, _, err = script.end()
-    assert code == 124
-    assert err == (
-        f"nitrohb: no heartbeat on unix:{sock} within 1.5 s: of the connections that came,"
-        " 2 sent 0x00 instead of 0xB7; 1 had sent nothing yet; 1 closed without a byte\n"
-    )
-
-
-def test_timeout_tells_of_the_silent_addresses_only(tmp_path: Path) -> None:
-    heard, silent = tmp_path / "1", tmp_path / "2"
-    args = ("-l", f"unix:{heard}", "-l", f"unix:{silent}", "--timeout", "1", "--quiet")
-    with started(*args) as script:
-        assert beat(heard) == HEARTBEAT
-        code, _, err = script.end()
-    assert code == 124
-    assert f"no heartbeat on unix:{silent} within 1 s: nobody connected" in err
-    assert str(heard) not in err
-
-
-def test_timeout_with_keep_says_that_the_time_is_up(sock: Path) -> None:
-    with started("-l", f"unix:{sock}", "--keep", "--timeout", "1", "--quiet") as script:
-        assert beat(sock) == HEARTBEAT
-        assert script.end() == (124, "", "nitrohb: the time is up, after 1 s\n")
-
-
-@pytest.mark.parametrize(
-    ("options", "umask", "mode"),
-    [((), 0, 0o600), ((), 0o077, 0o600), (("--socket-mode", "666"), 0o077, 0o666)],
-)
-def test_mode_of_the_socket_file(
-    options: tuple[str, ...], umask: int, mode: int, sock: Path
-) -> None:
-    with started("-l", f"unix:{sock}", *options, umask=umask) as script:
-        script.line()  # before it, the mode may still be on its way
-        status = sock.stat()
-        script.popen.terminate()
-        assert script.end()[0] == 143
-    assert stat.S_IMODE(status.st_mode) == mode
-
-
-def test_group_of_the_socket_file(sock: Path) -> None:
-    other = [group for group in os.getgroups() if group != os.getegid()]
-    group = 4321 if os.geteuid() == 0 else next(iter(other), os.getegid())
-    args = ("-l", f"unix:{sock}", "--socket-group", str(group), "--socket-mode", "660")
-    with started(*args) as script:
-        script.line()
-        status = sock.stat()
-        script.popen.terminate()
-        assert script.end()[0] == 143
-    assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (group, 0o660)
-
-
-def closed_output(how: str, sock: Path) -> tuple[int, str, str]:
-    with started("-l", f"unix:{sock}", command=redirected(how)) as script:
-        assert beat(sock) == HEARTBEAT
-        return script.end()
-
-
-@pytest.mark.parametrize(
-    ("how", "why"), [(">&-", "it is closed"), (">/dev/full", "No space left on device")]
-)
-def test_stdout_that_takes_nothing_costs_no_heartbeat(how: str, why: str, sock: Path) -> None:
-    code, _, err = closed_output(how, sock)
-    assert (code, err) == (0, f"nitrohb: stdout: {why}; nothing more is printed there\n")
-
-
-def test_reader_of_stdout_that_goes_away_costs_no_heartbeat(sock: Path) -> None:
-    with started("-l", f"unix:{sock}", stdout=subprocess.PIPE) as script:
-        assert "listening" in script.line()
-        assert script.popen.stdout is not None
-        script.popen.stdout.close()
-        assert beat(sock) == HEARTBEAT
-        code, _, err = script.end()
-    assert (code, err) == (
-        0,
-        "nitrohb: stdout: Broken pipe; nothing more is printed there\n",
-    )
-
-
 def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> None:
     reader, writer = os.pipe()
     with open(reader, "rb"), open(writer, "wb", buffering=0) as full:
@@ -348,36 +244,27 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
         os.set_blocking(writer, True)
         with started("-l", f"unix:{sock}", "--format", "json", stdout=writer) as script:
             assert beat(sock) == HEARTBEAT
-            assert script.end() == (
-                0,
-                "",
-                "nitrohb: stdout: nobody reads it; until somebody does, lines are left out\n"
-                "nitrohb: stdout: 4 lines were left out, while nobody read it\n",
-            )
+            code, _, err = script.end()
+    assert code == 0
+    first, second = err.splitlines()
+    assert first.startswith("nitrohb: stdout: nobody reads it")
+    assert second.startswith("nitrohb: stdout: 4 lines were left out")
 
 
-def test_closed_stderr_costs_nothing(sock: Path) -> None:
-    code, out, _ = closed_output("2>&-", sock)
-    assert (code, len(out.splitlines())) == (0, 4)
-
-
-def test_every_standard_stream_closed_costs_no_heartbeat(sock: Path) -> None:
-    assert closed_output("<&- >&- 2>&-", sock) == (0, "", "")
-    assert not sock.exists()
-
-
-@pytest.mark.parametrize("limit", range(6, 16))
-def test_lack_of_descriptors_at_the_start_is_told_in_words(limit: int, sock: Path) -> None:
-    # Not with -W error: trio leaves two sockets to the garbage collector there.
-    command = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *INSTALLED)
-    args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.1")
-    with started(*args, command=command) as script:
-        code, out, err = script.end()
-    assert out == ""
-    if code != 124:
+def test_lack_of_descriptors_at_the_start_is_told_in_words(sock: Path) -> None:
+    for limit in (5, 7, 9, 11):
+        # Not with -W error: trio leaves two sockets to the garbage collector there.
+        command = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *INSTALLED)
+        args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.1")
+        with started(*args, command=command) as script:
+            code, out, err = script.end()
+        assert out == ""
+        assert not sock.exists()
+        if code == 124:
+            assert limit > 9
+            continue
         assert code == 1
         message, remedy = err.splitlines()
         assert message.startswith("nitrohb: ")
-        assert message.endswith("this process has too many open files (EMFILE)")
-        assert remedy == "Raise its limit (ulimit -n)."
-    assert not sock.exists()
+        assert "(EMFILE)" in message
+        assert "ulimit -n" in remedy

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb wait``: real servers, and what only looks like one."""
+"""``nitrohb wait``: a real server, and what only looks like one."""
 
 import json
-import os
 import re
 import shlex
 import signal
 import socket
-import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
 
-from nitrohb.cli import main
+from nitrohb.cli.parser import parse
 
-from .process import HEARTBEAT, PATIENCE, Script, beat, connected, listening, nitrohb, started
+from .peer import answering
+from .process import HEARTBEAT, Script, beat, connected, listening, nitrohb_here, started
 
 
 @pytest.fixture
@@ -24,9 +24,34 @@ def api(tmp_path: Path) -> Path:
     return tmp_path / "api"
 
 
+def test_each_wait_gets_the_heartbeat_of_its_own_enclave(
+    tmp_path: Path, api: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (f"unix:{tmp_path}/{name}" for name in "ab")
+    options = ("wait", "--api", f"unix:{api}", "--timeout")
+    with serving(api, a, b) as server:
+        with started(*options, "30", "--format", "json", "--address", a) as for_a:
+            assert beat(tmp_path / "b") == HEARTBEAT
+            assert_too_old(b, nitrohb_here(*options, "0.1", "--address", b, "--max-age", "0"))
+            assert_told(b, nitrohb_here(*options, "5", "--address", b))
+            assert for_a.popen.poll() is None
+            assert beat(tmp_path / "a") == HEARTBEAT
+            assert for_a.event()["address"] == a
+            assert for_a.end() == (0, "", "")
+        code, out, err = nitrohb_here(*options, "0.1", "--address", a)
+        assert (code, out) == (124, "")
+        assert f"no heartbeat on {a} came within 0.1 s" in err
+        code, out, err = nitrohb_here(*options, "5", "--cid", "16")
+        assert (code, out) == (2, "")
+        assert f"the peers of {a} have no CID" in err
+        when_asked(server.popen.terminate, monkeypatch)
+        assert_closed(api, nitrohb_here(*options, "30", "--address", a))
+        assert server.end() == (143, "", "")
+
+
 @contextmanager
-def serving(api: Path, *socks: Path) -> Generator[Script]:
-    listen = [arg for sock in socks for arg in ("-l", f"unix:{sock}")]
+def serving(api: Path, *addresses: str) -> Generator[Script]:
+    listen = [arg for address in addresses for arg in ("-l", address)]
     args = ("--keep", "--quiet", *listen, "--api", f"unix:{api}")
     with started(*args) as script, connected(api) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -34,205 +59,163 @@ def serving(api: Path, *socks: Path) -> Generator[Script]:
         yield script
 
 
-def test_two_waits_for_two_enclaves_get_each_its_own(tmp_path: Path, api: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    options = ("--api", f"unix:{api}", "--format", "json", "--timeout", "30")
-    with (
-        serving(api, a, b),
-        started("wait", "--address", f"unix:{a}", *options) as for_a,
-        started("wait", "--address", f"unix:{b}", *options) as for_b,
-    ):
-        assert beat(b) == HEARTBEAT
-        assert for_b.event()["address"] == f"unix:{b}"
-        assert for_b.end() == (0, "", "")
-        assert for_a.popen.poll() is None
-        assert beat(a) == HEARTBEAT
-        assert for_a.event()["address"] == f"unix:{a}"
-        assert for_a.end() == (0, "", "")
+def assert_too_old(address: str, result: tuple[int, str, str]) -> None:
+    """That there is one, but it wanted only what comes from now on."""
+    code, out, err = result
+    assert (code, out) == (124, "")
+    first, second = err.splitlines()
+    assert address in first
+    assert "more than 0 s old" in first
+    assert "the server at unix:" in second
 
 
-def test_text_is_as_serve_prints_it(sock: Path, api: Path) -> None:
-    with serving(api, sock):
-        assert beat(sock) == HEARTBEAT
-        code, out, err = nitrohb("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
+def assert_told(address: str, result: tuple[int, str, str]) -> None:
+    """That it is as serve prints it."""
+    code, out, err = result
     assert (code, err) == (0, "")
-    seconds = r"\d+\.\d{6}"
     assert re.fullmatch(
-        rf"\S+Z nitro_heartbeat address=unix:{re.escape(str(sock))} byte=0xb7"
-        rf" listening_seconds={seconds} echo_seconds={seconds} echoed=true level=info\n",
+        rf"\S+Z nitro_heartbeat address={re.escape(address)} byte=0xb7"
+        r" listening_seconds=\d+\.\d{6} echo_seconds=\d+\.\d{6} echoed=true level=info\n",
         out,
     )
 
 
-def test_the_time_is_up(sock: Path, api: Path) -> None:
-    args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}", "--timeout", "0.2")
-    with serving(api, sock):
-        message = (
-            f"nitrohb: no heartbeat on unix:{sock} came within 0.2 s\n"
-            f"What came instead, the server at unix:{api} tells on its stdout.\n"
-        )
-        assert nitrohb(*args) == (124, "", message)
+def when_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something when a claim has been sent."""
+    getresponse = HTTPConnection.getresponse
+
+    def wait(connection: HTTPConnection) -> HTTPResponse:
+        then()
+        return getresponse(connection)
+
+    monkeypatch.setattr(HTTPConnection, "getresponse", wait)
 
 
-def test_what_the_server_refuses(sock: Path, api: Path) -> None:
-    with serving(api, sock):
-        code, out, err = nitrohb("wait", "--cid", "16", "--api", f"unix:{api}")
-    assert (code, out) == (2, "")
-    assert err == f"nitrohb: the peers of unix:{sock} have no CID: ask by address instead\n"
+def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
+    code, out, err = result
+    assert (code, out) == (1, "")
+    message, remedy = err.splitlines()
+    assert f"the server at unix:{api} has closed the connection" in message
+    assert remedy.endswith(f"nitrohb serve --keep --api unix:{api}")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [(signal.SIGINT, b""), (signal.SIGTERM, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")],
+    ids=["while it waits", "in the middle of an answer"],
+)
 def test_a_signal_ends_it_and_it_claims_nothing(
-    number: int, status: int, sock: Path, api: Path
+    number: signal.Signals, answer: bytes, api: Path
 ) -> None:
-    args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
-    with listening(api) as server, started(*args) as script:
-        connection, _ = server.accept()
-        with connection:
-            assert connection.recv(5) == b"POST "
-            script.popen.send_signal(number)
-            assert script.end() == (status, "", "")
-            while connection.recv(4096):
-                pass
-
-
-def test_a_signal_ends_it_in_the_middle_of_an_answer(sock: Path, api: Path) -> None:
-    args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
+    args = ("wait", "--address", "unix:x", "--api", f"unix:{api}")
     with listening(api) as server, started(*args) as script:
         connection, _ = server.accept()
         with connection:
             while not connection.recv(4096).endswith(b"}"):
                 pass
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
-            script.popen.send_signal(signal.SIGTERM)
-            assert script.end() == (143, "", "")
+            connection.sendall(answer)
+            script.popen.send_signal(number)
+            assert script.end() == (128 + number, "", "")
+            assert connection.recv(1) == b""
 
 
-@pytest.mark.parametrize("age", ["-1", "nan", "inf", "x"])
-def test_an_age_that_is_none(age: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["wait", "--cid", "16", "--max-age", age])
-    assert f"expected seconds, at least 0, got {age!r}" in capsys.readouterr().err
+# Nobody answers.
 
 
-def test_no_such_socket(api: Path) -> None:
-    assert nitrohb("wait", "--cid", "16", "--api", f"unix:{api}") == (
-        1,
-        "",
-        f"nitrohb: cannot connect to unix:{api}: there is no such socket (ENOENT)\n"
-        f"Start the server with it first: nitrohb serve --keep --api unix:{api}\n",
-    )
+def test_an_age_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for age in ("-1", "nan", "inf", "x"):
+        with pytest.raises(SystemExit, match="2"):
+            parse(["wait", "--cid", "16", "--max-age", age])
+        assert f"got {age!r}" in capsys.readouterr().err
 
 
-def test_nobody_listens(api: Path) -> None:
+def test_a_server_that_does_not_run_and_how_to_start_it(api: Path) -> None:
+    def assert_refused(api: str, why: str) -> None:
+        code, out, err = nitrohb_here("wait", "--cid", "16", "--api", api)
+        assert (code, out) == (1, "")
+        message, remedy = err.splitlines()
+        assert message.startswith(f"nitrohb: cannot connect to {api}: ")
+        assert message.endswith(f"({why})")
+        assert remedy.endswith(f": nitrohb serve --keep --api {shlex.quote(api)}")
+
+    assert_refused(f"unix:{api}", "ENOENT")
     with listening(api):
         pass
-    code, out, err = nitrohb("wait", "--cid", "16", "--api", f"unix:{api}")
-    assert (code, out) == (1, "")
-    assert f"cannot connect to unix:{api}: no server runs there (ECONNREFUSED)\n" in err
+    assert_refused(f"unix:{api}", "ECONNREFUSED")
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as bound:
+            bound.bind((host, 0))
+            shown = f"[{host}]" if ":" in host else host  # which a shell would take for a pattern
+            assert_refused(f"{shown}:{bound.getsockname()[1]}", "ECONNREFUSED")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_nobody_listens_on_tcp(host: str) -> None:
-    family = socket.AF_INET6 if "::" in host else socket.AF_INET
-    with socket.socket(family) as bound:
-        bound.bind((host.strip("[]"), 0))
-        address = f"{host}:{bound.getsockname()[1]}"
-        code, out, err = nitrohb("wait", "--cid", "16", "--api", address)
-    assert (code, out) == (1, "")
-    quoted = shlex.quote(address)  # a shell would take brackets for a pattern
-    assert f"Start it first: nitrohb serve --keep --api {quoted}\n" in err
+def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(
+    api: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nitrohb.cli.wait._PATIENCE", 0.1)
+    with listening(api):
+        args = ("wait", "--address", "unix:x", "--api", f"unix:{api}", "--timeout", "0.1")
+        code, out, err = nitrohb_here(*args)
+    assert (code, out) == (124, "")
+    assert f"unix:{api} does not answer" in err
 
 
-def respond(api: Path, answer: bytes) -> tuple[int, str, str]:
-    with listening(api) as server:
-        options = ("--address", "vsock::9000", "--api", f"unix:{api}", "--timeout", "5")
-        with started("wait", *options) as script:
-            connection, _ = server.accept()
-            with connection:
-                while not connection.recv(4096).endswith(b"}"):
-                    pass
-                connection.sendall(answer)
-            return script.end()
+# Somebody else answers, or a server with a problem.
 
 
-def ok(answer: object) -> bytes:
+def http(status: int, answer: object) -> bytes:
     body = json.dumps(answer).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-
-
-def problem(status: int, detail: str) -> bytes:
-    body = json.dumps({"status": status, "detail": detail}).encode()
     return b"HTTP/1.1 %d \r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
-STRANGER = "is no nitrohb\nIts server is started by: nitrohb serve --keep --api unix:"
+def problem(status: int, detail: str) -> bytes:
+    return http(status, {"status": status, "detail": detail})
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (b"", "has closed the connection: it has ended"),
-        (b"nonsense\r\n", STRANGER),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{x", STRANGER),
-        (ok([]), STRANGER),
-        (ok({}), STRANGER),
-        (ok({"peer": "unix:x"}), STRANGER),
-        (problem(500, "a bug"), "nitrohb: a bug\n"),
-        (b"HTTP/1.1 500 \r\nContent-Length: 2\r\n\r\n{}", STRANGER),
-        (b'HTTP/1.1 404 \r\nContent-Length: 23\r\n\r\n{"detail": "not found"} ', STRANGER),
-    ],
-)
-def test_what_is_no_server(answer: bytes, message: str, api: Path) -> None:
-    code, out, err = respond(api, answer)
-    assert (code, out) == (1, "")
-    assert message in err
+def wait_for(api: Path, *answers: bytes) -> tuple[int, str, str]:
+    args = ("wait", "--address", "vsock::9000", "--api", f"unix:{api}", "--timeout", "5")
+    with answering(api, b"}", *answers) as received:
+        result = nitrohb_here(*args, "--format", "json")
+    assert all(request.startswith(b"POST /claims HTTP/1.1\r\n") for request in received)
+    return result
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_server_ends_meanwhile(number: int, sock: Path, api: Path) -> None:
-    args = ("--keep", "--quiet", "-l", f"unix:{sock}", "--api", f"unix:{api}")
-    wait = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}")
-    with started(*args) as server, connected(api) as probe:
-        probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert probe.recv(4096)
-        before = sockets_of(server)
-        with started(*wait) as script:
-            until = time.monotonic() + PATIENCE
-            while sockets_of(server) <= before:
-                assert time.monotonic() < until
-                time.sleep(0.001)
-            server.popen.send_signal(number)
-            code, out, err = script.end()
-    assert (code, out) == (1, "")
-    assert err == (
-        f"nitrohb: the server at unix:{api} has closed the connection: it has ended, or that is not"
-        " its interface\n"
-        "Start it again, or name what stands behind its --api:"
-        f" nitrohb serve --keep --api unix:{api}\n"
-    )
+def test_what_is_no_server(api: Path) -> None:
+    for answer in (
+        b"nonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{x",
+        http(200, []),
+        http(200, {}),
+        http(200, {"peer": "unix:x"}),
+        http(500, {}),
+        http(404, {"detail": "not found"}),
+    ):
+        code, out, err = wait_for(api, answer)
+        assert (code, out) == (1, ""), answer
+        assert f"nitrohb: what answers at unix:{api} is no nitrohb\n" in err
+        assert f"nitrohb serve --keep --api unix:{api}\n" in err
 
 
-def sockets_of(script: Script) -> int:
-    """How many sockets a process has open."""
-    count = 0
-    for fd in Path(f"/proc/{script.popen.pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            count += os.readlink(fd).startswith("socket:")
-    return count
+def test_a_server_that_ends_meanwhile(api: Path) -> None:
+    assert_closed(api, wait_for(api, b""))
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(api: Path) -> None:
-    with listening(api):
-        args = ("--address", "unix:x", "--api", f"unix:{api}", "--timeout", "0.1")
-        code, out, err = nitrohb("wait", *args)
-    assert (code, out) == (124, "")
-    assert err == f"nitrohb: the server at unix:{api} does not answer: it is busy, or stopped\n"
+def test_what_a_server_says_cannot_play_with_the_terminal(api: Path) -> None:
+    for detail, shown in (
+        ("a bug", "a bug"),
+        ("\x1b[2J\x07 two\nlines \u2028", "\\u001b[2J\\u0007 two\nlines \\u2028"),
+        ("\ud800 \udc80", "\\ud800 \\udc80"),
+    ):
+        for status, code in ((404, 1), (500, 1), (400, 2)):
+            assert wait_for(api, problem(status, detail)) == (code, "", f"nitrohb: {shown}\n")
 
 
-def test_a_server_without_a_place_is_asked_again(sock: Path, api: Path) -> None:
+def test_a_server_without_a_place_is_asked_again(
+    api: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nitrohb.cli.wait._PAUSE", 0.01)
     heartbeat = {
-        "address": f"unix:{sock}",
+        "address": "unix:x",
         "time": "2026-11-22T21:05:08.205114Z",
         "peer": None,
         "byte": 0xB7,
@@ -240,45 +223,7 @@ def test_a_server_without_a_place_is_asked_again(sock: Path, api: Path) -> None:
         "echo_seconds": 0.001,
         "echoed": True,
     }
-    with listening(api) as server:
-        args = ("wait", "--address", f"unix:{sock}", "--api", f"unix:{api}", "--format", "json")
-        with started(*args) as script:
-            for answer in (problem(503, "128 others wait already"), ok(heartbeat)):
-                connection, _ = server.accept()
-                with connection:
-                    while not connection.recv(4096).endswith(b"}"):
-                        pass
-                    connection.sendall(answer)
-            code, out, err = script.end()
+    code, out, err = wait_for(api, problem(503, "128 others wait already"), http(200, heartbeat))
     assert (code, err) == (0, "")
     as_serve_prints_it = {"event": "heartbeat", "cid": None, "level": "info"}
     assert json.loads(out) == heartbeat | as_serve_prints_it
-
-
-@pytest.mark.parametrize(
-    ("detail", "shown"),
-    [
-        ("\x1b[2J\x07 two\nlines \u2028", "\\u001b[2J\\u0007 two\nlines \\u2028"),
-        ("\ud800 \udc80", "\\ud800 \\udc80"),
-    ],
-)
-def test_what_a_server_says_cannot_play_with_the_terminal(
-    detail: str, shown: str, api: Path
-) -> None:
-    with listening(api) as server, started("wait", "--cid", "1", "--api", f"unix:{api}") as script:
-        connection, _ = server.accept()
-        with connection:
-            while not connection.recv(4096).endswith(b"}"):
-                pass
-            connection.sendall(problem(404, detail))
-        assert script.end() == (1, "", f"nitrohb: {shown}\n")
-
-
-def test_only_what_comes_from_now_on(sock: Path, api: Path) -> None:
-    with serving(api, sock):
-        assert beat(sock) == HEARTBEAT
-        options = ("--address", f"unix:{sock}", "--api", f"unix:{api}", "--timeout", "0.1")
-        code, out, err = nitrohb("wait", *options, "--max-age", "0")
-        assert (code, out) == (124, "")
-        assert "is claimed already or more than 0 s old" in err
-        assert nitrohb("wait", *options)[0] == 0
