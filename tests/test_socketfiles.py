@@ -37,8 +37,7 @@ from nitrohb import (
     socketfiles,
 )
 from nitrohb.inotify import ATTRIB, MOVE_SELF, Inotify
-from tests.support import B7, Client, names, serving, settled
-from tests.test_handout import beat
+from tests.support import B7, Client, beat, names, serving, settled
 
 LOST_AND_FOUND = ["listening", "lost", "listening"]
 
