@@ -52,6 +52,9 @@ KERNELS = {
     launcher.LOOPBACK[:-1]: ("tests/vsock/test_without_loopback.py",),
     (): ("tests/vsock/test_without_vsock.py",),
 }
+# What guests, containers and servers of others need: time, and the order in which they are shared.
+SLOW = ("-p", "no:randomly", "--timeout=280")
+IN_GUESTS = ("-p", "no:cacheprovider", *SLOW)
 CONTAINERS = "catatonit curl iproute2 mmdebstrap podman runc util-linux"
 
 # The programs of its tests, and the Debian packages that have them.
@@ -175,7 +178,7 @@ def vsock(session: nox.Session) -> None:
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
         "NITROHB_ENCLAVE": compile_enclave(session),
     }
-    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
+    pytest = ["python", "-m", "pytest", *IN_GUESTS]
     for modules, tests in KERNELS.items():
         session.run("python", *in_uml(modules, env), *pytest, *tests, *session.posargs)
 
@@ -194,7 +197,7 @@ def floods(session: nox.Session) -> None:
     """Flood servers on Unix sockets, and launch many enclaves at the same time."""
     install(session, "tests")
     tests = ("tests/floods/test_unix.py", "tests/launches/test_hybrid.py")
-    session.run("pytest", *tests, *session.posargs)
+    session.run("pytest", *SLOW, *tests, *session.posargs)
 
 
 @nox.session
@@ -202,7 +205,7 @@ def prometheus(session: nox.Session) -> None:
     """Have a real Prometheus scrape a server, and see what it has counted."""
     demand(session, "prometheus", "prometheus")
     install(session, "tests")
-    session.run("pytest", "tests/proofs/test_prometheus.py", *session.posargs)
+    session.run("pytest", *SLOW, "tests/proofs/test_prometheus.py", *session.posargs)
 
 
 @nox.session
@@ -218,14 +221,14 @@ def deploy(session: nox.Session) -> None:
     install(session, "tests", "deploy")
     # That which can end it at once comes first: port 9000 of AF_VSOCK has to be free.
     proofs = ("tests/proofs/test_containers.py", "tests/proofs/test_monitoring.py")
-    session.run("pytest", *proofs, *session.posargs)
+    session.run("pytest", *SLOW, *proofs, *session.posargs)
 
 
 @nox.session
 def schemathesis(session: nox.Session) -> None:
     """Have Schemathesis look for what the interface does not do as its description says."""
     install(session, "tests", "schemathesis")
-    session.run("pytest", "tests/proofs/test_schemathesis.py", *session.posargs)
+    session.run("pytest", *SLOW, "tests/proofs/test_schemathesis.py", *session.posargs)
 
 
 @nox.session
@@ -234,7 +237,7 @@ def journal(session: nox.Session) -> None:
     demand(session, "journalctl", "systemd")
     demand(session, "unshare", "util-linux")
     install(session, "tests")
-    session.run("pytest", "tests/proofs/test_journal.py", *session.posargs)
+    session.run("pytest", *SLOW, "tests/proofs/test_journal.py", *session.posargs)
 
 
 @nox.session
@@ -245,7 +248,7 @@ def browser(session: nox.Session) -> None:
     install(session, "tests", "browser")
     pictures = Path(session.virtualenv.location).resolve() / "pictures"
     env = {"NITROHB_PICTURES": str(pictures)}
-    session.run("pytest", "tests/proofs/test_browser.py", *session.posargs, env=env)
+    session.run("pytest", *SLOW, "tests/proofs/test_browser.py", *session.posargs, env=env)
     session.log(f"the pictures are in {pictures}")
 
 
@@ -260,7 +263,7 @@ def enclave(session: nox.Session) -> None:
     }
     scratch = Path(".nox/enclave-scratch").resolve()
     scratch.mkdir(parents=True, exist_ok=True)
-    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
+    pytest = ["python", "-m", "pytest", *IN_GUESTS]
     forwarded = "tests/enclave/test_forwarded.py"
     tests = session.posargs or ["tests/enclave", f"--ignore={forwarded}"]
     contained = [*enclave_parts.contained(scratch), *pytest, f"--basetemp={scratch}/tests"]
@@ -311,12 +314,12 @@ def systemd(session: nox.Session) -> None:
     if launcher.find_kernel() is None:
         session.error(launcher.MISSING)
     install(session, "tests", "nox")
-    session.run("pytest", "tests/systemd/test_units.py", "tests/systemd/test_activate.py")
-    pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider", "-m", "vsock"]
+    session.run("pytest", *SLOW, "tests/systemd/test_units.py", "tests/systemd/test_activate.py")
+    pytest = ["python", "-m", "pytest", *IN_GUESTS, "-m", "vsock"]
     in_guest = in_uml(launcher.LOOPBACK, {"HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis"})
     session.run("python", *in_guest, *pytest, "tests/systemd/test_activate.py")
     env = {"NITROHB_MACHINE": str(Path(".nox/systemd-machine").resolve())}  # kept for the next run
-    session.run("pytest", "tests/systemd/test_machine.py", *session.posargs, env=env)
+    session.run("pytest", *SLOW, "tests/systemd/test_machine.py", *session.posargs, env=env)
 
 
 @nox.session
@@ -357,7 +360,7 @@ def package(session: nox.Session) -> None:
     install(session, "package")
     proofs = ("tests/proofs/test_distributions.py", "tests/proofs/test_completions.py")
     session.run("validate-pyproject", "pyproject.toml")
-    session.run("pytest", *proofs, *session.posargs)
+    session.run("pytest", *SLOW, *proofs, *session.posargs)
 
 
 @nox.session
@@ -367,7 +370,7 @@ def zipapp(session: nox.Session) -> None:
     found = pythons()
     session.run("python", "deploy/packaging/zipapp.py", *(f"--python=python{it}" for it in found))
     env = {"NITROHB_PYTHONS": " ".join(found)}
-    session.run("pytest", "tests/proofs/test_zipapp.py", *session.posargs, env=env)
+    session.run("pytest", *SLOW, "tests/proofs/test_zipapp.py", *session.posargs, env=env)
 
 
 def demand(session: nox.Session, program: str, packages: str) -> None:
