@@ -311,7 +311,7 @@ def test_a_live_socket_is_left_alone_and_does_not_even_notice(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda path: pathlib.Path(path).write_text("precious"),
+        partial(os.mknod, mode=0o600),  # a file
         os.mkdir,
         os.mkfifo,
         partial(os.symlink, "nowhere"),
