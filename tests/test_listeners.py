@@ -705,7 +705,7 @@ def test_vsock_fails(
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local_cid, "local_cid", lambda: 3)
+    monkeypatch.setattr(local_cid, "read_local_cid", lambda: 3)
     script.fails[call] = number
     explained(fails(address), address, number, remedy)
 
