@@ -6,8 +6,8 @@ connection has one outcome, and nothing is left behind.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,53 +42,58 @@ scripts: st.SearchStrategy[Script] = st.lists(
 )
 
 
-class Peers:
-    """The clients so far, each with its first byte."""
-
-    def __init__(self, connect: Callable[[int], Client], any_byte: bool) -> None:
-        self.connect = connect
-        self.any_byte = any_byte
-        self.all: list[tuple[Client, bytearray]] = []
-
-    async def do(self, who: int, action: str, data: bytes) -> None:
-        client, first = self.all[who % len(self.all)] if self.all else (None, bytearray())
-        match action:
-            case "connect":
-                self.all.append((self.connect(16 + who), bytearray()))
-            case "settle":
-                await settled()
-            case "yield":
-                await trio.lowlevel.checkpoint()
-            case "wait":
-                await trio.sleep(1.25)
-            case "send" if client:
-                client.send(data)
-                first += data[: 1 - len(first)]
-            case "leave" if client:
-                client.half_close()
-
-    def look(self) -> None:
-        for client, first in self.all:
-            may_be_echoed = self.any_byte or first == B7
-            assert client.look()[0] in (b"", first if may_be_echoed else b"")
+@dataclass
+class Peer:
+    client: Client
+    first: bytes = b""  # the first byte that it has sent
 
 
-async def play(path: Path, script: Script, has_cids: bool, **options: Any) -> None:
+async def act(peer: Peer | None, action: str, data: bytes) -> None:
+    match action:
+        case "settle":
+            await settled()
+        case "yield":
+            await trio.lowlevel.checkpoint()
+        case "wait":
+            await trio.sleep(1.25)
+        case "send" if peer:
+            peer.client.send(data)
+            peer.first = peer.first or data[:1]
+        case "leave" if peer:
+            peer.client.half_close()
+        case _:
+            pass
+
+
+async def play(path: Path, script: Script, has_cids: bool, any_byte: bool, **options: Any) -> None:
+    """Play a script against a server, and check every client after every step."""
     tasks = trio.lowlevel.current_statistics().tasks_living
+    peers: list[Peer] = []
+
+    def connect(cid: int) -> None:
+        client = listener.connect(cid) if listener else Client(path)
+        peers.append(Peer(closing.enter_context(client)))
+
+    def look() -> None:
+        for peer in peers:
+            may_be_echoed = any_byte or peer.first == B7
+            assert peer.client.look()[0] in (b"", peer.first if may_be_echoed else b"")
+
     with ExitStack() as closing:
         listener = closing.enter_context(PeersWithCids(path)) if has_cids else None
-        connect = listener.connect if listener else lambda _: Client(path)
-        peers = Peers(lambda cid: closing.enter_context(connect(cid)), options["any_byte"])
-        async with serving(listener or f"unix:{path}", **options) as events:
+        where = listener or f"unix:{path}"
+        async with serving(where, any_byte=any_byte, **options) as events:
             for who, (action, data) in script:
                 if "done" in names(events):
                     break
-                await peers.do(who, action, data)
-                peers.look()
+                if action == "connect":
+                    connect(16 + who)
+                await act(peers[who % len(peers)] if peers else None, action, data)
+                look()
             await trio.sleep(DEADLINE)
             await settled()
-            peers.look()
-            assert all(client.ended for client, _ in peers.all)
+            look()
+            assert all(peer.client.ended for peer in peers)
             if "done" not in names(events):
                 # The nursery's parent, the listener, and the one that keeps our socket file.
                 tasks += 2 if has_cids else 3

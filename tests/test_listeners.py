@@ -311,7 +311,7 @@ def test_a_live_socket_is_left_alone_and_does_not_even_notice(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda path: pathlib.Path(path).write_text("precious"),
+        partial(os.mknod, mode=0o600),  # a file
         os.mkdir,
         os.mkfifo,
         partial(os.symlink, "nowhere"),
@@ -705,7 +705,7 @@ def test_vsock_fails(
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local_cid, "local_cid", lambda: 3)
+    monkeypatch.setattr(local_cid, "read_local_cid", lambda: 3)
     script.fails[call] = number
     explained(fails(address), address, number, remedy)
 
