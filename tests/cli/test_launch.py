@@ -194,7 +194,7 @@ async def test_grace_is_one_for_all_that_stems_from_the_command(
 async def test_what_is_left_may_have_to_be_killed_though_the_command_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    child = Child(0.2, no_words)
+    child = Child(0.3, no_words)
     async with running(child, f'trap "exit 5" TERM; ({IGNORES_SIGTERM}) & wait', monkeypatch):
         child.end()
     assert child.status == 5

@@ -17,7 +17,16 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nitrohb import Connected, Done, Heartbeat, Listening, UnixAddress, UsageError, VsockAddress
+from nitrohb import (
+    Address,
+    Connected,
+    Done,
+    Heartbeat,
+    Listening,
+    UnixAddress,
+    UsageError,
+    VsockAddress,
+)
 from nitrohb.cli.manager import Manager, find_manager
 from nitrohb.cli.report import Reporter
 
@@ -289,7 +298,7 @@ def test_variables_that_cannot_be_understood_are_named(monkeypatch: pytest.Monke
 
 def test_the_status_has_the_last_heartbeat_the_number_of_all_and_what_is_next() -> None:
     reporter = Reporter(lambda event: None)
-    addresses = (WHERE, VsockAddress(3, 9000))
+    addresses: list[Address] = [WHERE, VsockAddress(3, 9000)]
     for address in addresses:
         reporter(Listening(address=address, time=NOW))
     assert reporter.listening() == 2
