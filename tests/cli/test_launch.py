@@ -194,7 +194,7 @@ async def test_grace_is_one_for_all_that_stems_from_the_command(
 async def test_what_is_left_may_have_to_be_killed_though_the_command_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    child = Child(0.2, no_words)
+    child = Child(0.3, no_words)
     async with running(child, f'trap "exit 5" TERM; ({IGNORES_SIGTERM}) & wait', monkeypatch):
         child.end()
     assert child.status == 5
@@ -334,13 +334,18 @@ async def test_timeout_is_told_before_the_command_that_ends_in_its_own_way(
     capfd: pytest.CaptureFixture[str],
     autojump_clock: MockClock,
 ) -> None:
-    async def ends_when_told(child: Child, *_: object) -> None:
-        while not child.is_ending:
-            await trio.sleep(1)
+    ended = trio.Event()
+
+    async def run(*_: object) -> None:
+        await ended.wait()
+
+    def end(child: Child) -> None:
         os.write(2, b"told\n")
         child.status = 5
+        ended.set()
 
-    monkeypatch.setattr(Child, "run", ends_when_told)
+    monkeypatch.setattr(Child, "run", run)
+    monkeypatch.setattr(Child, "end", end)
     with launch_of(sock, "--", *FOR_EVER) as launch:
         assert await launch.run(Stop()) == 124
     first, second, *_, last = capfd.readouterr().err.splitlines()

@@ -298,7 +298,7 @@ def test_variables_that_cannot_be_understood_are_named(monkeypatch: pytest.Monke
 
 def test_the_status_has_the_last_heartbeat_the_number_of_all_and_what_is_next() -> None:
     reporter = Reporter(lambda event: None)
-    addresses: tuple[Address, ...] = (WHERE, VsockAddress(3, 9000))
+    addresses: list[Address] = [WHERE, VsockAddress(3, 9000)]
     for address in addresses:
         reporter(Listening(address=address, time=NOW))
     assert reporter.listening() == 2

@@ -185,7 +185,7 @@ def running_pod(podman: Podman, directory: Path) -> Generator[dict[str, Any]]:
     profiles.mkdir()
     (profiles / "nitrohb.json").write_text(PROFILE.read_text())
     manifest = directory / "pod.yaml"
-    manifest.write_text(yaml.safe_dump(pod_of_the_daemonset()))
+    manifest.write_text(json.dumps(pod_of_the_daemonset()))
     play = ("play", "kube", "--network=none", f"--seccomp-profile-root={directory}", manifest)
     podman.must(*play)
     try:

@@ -163,7 +163,7 @@ def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Pro
         assert config["scrape_configs"][0].pop("kubernetes_sd_configs")
         config["scrape_configs"][0]["file_sd_configs"] = [{"files": ["pods.json"]}]
         shutil.copy(RULES, directory)
-        with scraping(directory, yaml.safe_dump(config)) as prometheus:
+        with scraping(directory, json.dumps(config)) as prometheus:
             prometheus.until("sum by (job, instance) (up)", {("parent-1", "nitrohb"): 1})
             yield server, path, prometheus
 
