@@ -245,7 +245,7 @@ def test_command_that_ends_itself_after_a_signal_has_its_own_status(
 
 def test_command_and_what_it_leaves_behind_are_killed_if_they_ignore_sigterm(sock: Path) -> None:
     traps = 'trap "" TERM; trap "echo reloaded" HUP'
-    shell = f"{traps}; {LEFT_BEHIND} echo ready; while :; do read never; done"
+    shell = f"{traps}; {LEFT_BEHIND} echo ready; while :; do wait; done"
     with running(sock, "--quiet", "--kill-after", "0.1", shell=shell) as script:
         assert script.line() == "ready\n"
         script.popen.send_signal(signal.SIGHUP)  # which does not end it
