@@ -146,12 +146,14 @@ async def hang_up(conn: socket.socket) -> None:
 @under_each_loop
 async def test_a_parent_that_does_not_echo() -> None:
     """Closing with data unread, as the second script does, resets a Unix socket's peer."""
-    answers = {b"\x00", b"\xb6\xb7", b"HTTP/1.1 400 Bad Request\r\n"}
     scripts: dict[str, tuple[Script, type[PeerError]]] = {
         "hang_up": (hang_up, PeerClosedError),
         "unread": (anyio.wait_readable, PeerClosedError),
         "read": (read, PeerClosedError),
-    } | {f"0x{answer[0]:02X}": (answering(answer), WrongByteError) for answer in answers}
+        "0x00": (answering(b"\x00"), WrongByteError),
+        "0xB6": (answering(b"\xb6\xb7"), WrongByteError),
+        "0x48": (answering(b"HTTP/1.1 400 Bad Request\r\n"), WrongByteError),
+    }
     for path, (script, error) in scripts.items():
         async with parent(script, path):
             with pytest.raises(error, match=f"unix:{path}") as caught:
