@@ -191,11 +191,11 @@ async def test_what_makes_no_sense_is_refused() -> None:
 
 async def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel that need not have AF_VSOCK; tests/vsock has a real holder."""
-    taken = failing(ListenError("x", errno.EADDRINUSE, "taken", "stop it"))
 
     def holder(port: int, cid: int) -> str:
         return f"held: {port}, {cid}"
 
+    taken = failing(ListenError("x", errno.EADDRINUSE, "taken", "stop it"))
     monkeypatch.setattr(examining, "holder_of_port", holder)
     monkeypatch.setattr(examining, "open_listeners", taken)
     report = await examine([VsockAddress(5, 9000), InheritedSocket(3)], 1)
