@@ -151,9 +151,9 @@ def latest(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Demand that the tests take every branch of the source."""
     install(session, "tests")
-    data = Path(session.create_tmp()).resolve()
-    for old in data.glob("coverage*"):
-        old.unlink()
+    data = Path(session.virtualenv.location).resolve() / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir()
     env = {"COVERAGE_FILE": str(data / "coverage")}
     session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs, env=env)
     session.run("coverage", "combine", env=env)
