@@ -131,5 +131,3 @@ def without_capability(*names: str) -> list[str]:
     if os.geteuid() != 0:
         return []
     return ["setpriv", *(f"--bounding-set=-{name}" for name in names), "--"]
-
-
