@@ -357,7 +357,7 @@ def package(session: nox.Session) -> None:
     """Build the distributions twice, check and try them, and press Tab in real shells."""
     for program in ("bash", "zsh", "fish", "groff", "mandoc"):
         demand(session, program, "bash fish groff mandoc zsh")
-    install(session, "package")
+    install(session, "package", "nox")
     proofs = ("tests/proofs/test_distributions.py", "tests/proofs/test_completions.py")
     session.run("validate-pyproject", "pyproject.toml")
     session.run("pytest", *SLOW, *proofs, *session.posargs)

@@ -98,8 +98,8 @@ def test_the_checkers_have_nothing_to_say(dist: Path) -> None:
 def test_the_wheel_installed_by_itself(dist: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", venv)
-    pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python")
-    run(*pip, "install", "--quiet", dist / WHEEL)
+    uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python")
+    run(*uv, venv / "bin" / "python", dist / WHEEL)
     script = venv / "bin" / "nitrohb"
     assert run(script, "--version") == f"nitrohb {VERSION}\n"
     assert "0xB7" in run(script, "demo")
