@@ -53,7 +53,7 @@ KERNELS = {
     (): ("tests/vsock/test_without_vsock.py",),
 }
 # What guests, containers and servers of others need: time, and the order in which they are shared.
-SLOW = ("-p", "no:randomly", "--timeout=280")
+SLOW = ("-p", "no:randomly", "--timeout=800", "-o", "faulthandler_timeout=900")
 IN_GUESTS = ("-p", "no:cacheprovider", *SLOW)
 CONTAINERS = "catatonit curl iproute2 mmdebstrap podman runc util-linux"
 
