@@ -117,7 +117,7 @@ def check_outcomes(events: list[Event], once: bool) -> None:
     max_pending=st.integers(1, 6),
     few=st.integers(0, 3),
 )
-@settings(max_examples=max(100, settings().max_examples))
+@settings(max_examples=max(100, settings().max_examples // 2))
 def test_no_client_gets_what_it_should_not_or_leaves_anything_behind(few: int, **how: Any) -> None:
     before = open_descriptors()
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:

@@ -210,7 +210,7 @@ class Keep(Strict):
 
 
 # Each of them takes 0.1 s.
-FEW = settings(max_examples=max(15, settings().max_examples // 5))
+FEW = settings(max_examples=max(15, settings().max_examples // 10))
 
 
 @pytest.mark.parametrize("model", [SeedDevice, Strict, Keep])

@@ -609,7 +609,7 @@ DEEDS = (
 )
 
 
-@settings(max_examples=max(25, settings().max_examples // 5))  # slow, for a thousand
+@settings(max_examples=max(25, settings().max_examples // 10))  # slow, for a thousand
 @given(st.lists(st.tuples(st.sampled_from(DEEDS), st.sampled_from([0, 0.1, 0.6])), max_size=12))
 def test_whatever_others_do_it_is_there_when_they_let_it(
     deeds: list[tuple[Callable[[World], None], float]],

@@ -55,7 +55,7 @@ def events(kind: type[Any]) -> st.SearchStrategy[Event]:
 
 every_event = st.tuples(*map(events, get_args(Event)))
 
-FEWER = settings(max_examples=settings().max_examples // 5)  # each of all kinds of events
+FEWER = settings(max_examples=max(5, settings().max_examples // 10))  # each of all kinds of events
 WRONG = {"time": "now", "address": "tcp:1", "level": "loud"}
 
 
