@@ -163,7 +163,8 @@ def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Pro
         assert config["scrape_configs"][0].pop("kubernetes_sd_configs")
         config["scrape_configs"][0]["file_sd_configs"] = [{"files": ["pods.json"]}]
         shutil.copy(RULES, directory)
-        with scraping(directory, json.dumps(config)) as prometheus:
+        text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in config.items())
+        with scraping(directory, text) as prometheus:
             prometheus.until("sum by (job, instance) (up)", {("parent-1", "nitrohb"): 1})
             yield server, path, prometheus
 
