@@ -24,14 +24,10 @@ COVERAGE = Path(".nox/coverage-data").resolve()
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 # Each kernel has its own tests: a module that is not loaded is an error that a user can meet.
 KERNELS = {
-    "tests/vsock/test_vsock.py": launcher.LOOPBACK,
-    "tests/floods/test_vsock.py": launcher.LOOPBACK,
-    "tests/launches/test_vsock.py": launcher.LOOPBACK,
-    # What says who holds a port; elsewhere it is loaded by modprobe(8) when it is asked.
-    "tests/vsock/test_doctor.py": (*launcher.LOOPBACK, "vsock_diag"),
-    "tests/docs/test_vsock.py": launcher.LOOPBACK,
-    "tests/vsock/test_without_loopback.py": launcher.LOOPBACK[:-1],
-    "tests/vsock/test_without_vsock.py": (),
+    # vsock_diag says who holds a port; elsewhere modprobe(8) loads it when it is asked.
+    ("tests/vsock/loopback", "tests/docs/test_vsock.py"): (*launcher.LOOPBACK, "vsock_diag"),
+    ("tests/vsock/without_loopback",): launcher.LOOPBACK[:-1],
+    ("tests/vsock/without_vsock",): (),
 }
 CONTAINERS = "catatonit curl iproute2 mmdebstrap podman runc util-linux"
 
@@ -112,7 +108,7 @@ def vsock(session: nox.Session) -> None:
     }
     for tests, modules in KERNELS.items():
         pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
-        session.run("python", *in_uml(modules, env), *pytest, tests, *session.posargs)
+        session.run("python", *in_uml(modules, env), *pytest, *tests, *session.posargs)
 
 
 @nox.session
