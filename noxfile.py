@@ -42,15 +42,9 @@ os.environ["PIP_CONSTRAINT"] = str(PINS)
 # A module that is not loaded is an error that a user can meet: a kernel for each set of modules.
 KERNELS = {
     # vsock_diag says who holds a port. Elsewhere modprobe(8) loads it when it is asked for.
-    (*launcher.LOOPBACK, "vsock_diag"): (
-        "tests/vsock/test_vsock.py",
-        "tests/vsock/test_doctor.py",
-        "tests/floods/test_vsock.py",
-        "tests/launches/test_vsock.py",
-        "tests/docs/test_vsock.py",
-    ),
-    launcher.LOOPBACK[:-1]: ("tests/vsock/test_without_loopback.py",),
-    (): ("tests/vsock/test_without_vsock.py",),
+    (*launcher.LOOPBACK, "vsock_diag"): ("tests/vsock/loopback", "tests/docs/test_vsock.py"),
+    launcher.LOOPBACK[:-1]: ("tests/vsock/without_loopback",),
+    (): ("tests/vsock/without_vsock",),
 }
 # What guests, containers and servers of others need: time, and the order in which they are shared.
 SLOW = ("-p", "no:randomly", "--timeout=800", "-o", "faulthandler_timeout=900")
@@ -196,8 +190,7 @@ def uml(session: nox.Session) -> None:
 def floods(session: nox.Session) -> None:
     """Flood servers on Unix sockets, and launch many enclaves at the same time."""
     install(session, "tests")
-    tests = ("tests/floods/test_unix.py", "tests/launches/test_hybrid.py")
-    session.run("pytest", *SLOW, *tests, *session.posargs)
+    session.run("pytest", *SLOW, "tests/floods", *session.posargs)
 
 
 @nox.session

@@ -5,9 +5,7 @@ Every part is real: the server is ``python -m nitrohb serve --keep`` as a proces
 the honest enclave (:mod:`.clients`) are processes of their own, so that the server can tell them
 apart, and all of them meet at a Unix socket or, inside the User Mode Linux guest, on AF_VSOCK.
 
-What happens is one list, :data:`.scenarios.SCENARIOS`. pytest runs it shortened, and asserts what
-the server does, never how long it takes. At full size, with a table of figures::
-
-    python -m tests.floods unix     # on this machine
-    python -m tests.floods vsock    # inside User Mode Linux, which it boots
+What happens is one list, :data:`.scenarios.SCENARIOS`. The tests assert what the server does, never
+how long it takes. ``NITROHB_FLOODS=full`` in the environment makes the floods hundreds of times
+larger; a test then needs more than its usual time (``pytest --timeout 3600``).
 """

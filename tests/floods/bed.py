@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a scenario happens: an address, the server, the honest enclave, the flooders, the figures.
+"""Where a scenario happens: an address, the server, the honest enclave, the flooders.
 
 On a Unix socket every client is a peer of its own, as the server knows it by its process. On the
 loopback of AF_VSOCK all clients have CID 1 and are one peer: there nothing but its own promptness
@@ -7,43 +7,176 @@ speaks for the honest enclave. It is answered because it speaks at once, so that
 wait among the silent ones.
 """
 
+import json
+import os
 import signal
-import statistics
-from collections.abc import Generator
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
-from .processes import Client, Enclave, Server, Under, until
+PATIENCE = 60.0  # seconds; nothing here is measured by it
+POLL = 0.01  # seconds
+
+CLIENTS = Path(__file__).with_name("clients.py")
+SERVER = (sys.executable, "-W", "error", "-m", "nitrohb", "serve", "--keep", "--format", "json")
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until something is so; it is an error if it never comes."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s: {what}"
+        time.sleep(POLL)
+
+
+@dataclass(frozen=True)
+class Under:
+    """What a server is under: a command that ends by becoming it, and what that inherits."""
+
+    command: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+
 
 FREE = Under()
 
 
-@dataclass
-class Figures:
-    """What a run has measured, for the table."""
+class Process:
+    """A child. It is killed when its ``with`` block ends; its stdin ends with this process."""
 
-    load: str = ""
-    waits: list[float] = field(default_factory=list[float])
-    failures: list[str] = field(default_factory=list[str])
-    evicted: int = 0
-    rejected: int = 0
-    accepted: int = 0
-    megabytes: float = 0.0
+    def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115
+        self._read = 0
+        try:
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=self._out,
+                stderr=self._err,
+                pass_fds=pass_fds,
+            )
+        except BaseException:
+            self._out.close()
+            self._err.close()
+            raise
 
-    HEADINGS = (
-        *("load", "beats", "lost", "median ms", "worst ms"),
-        *("accepted", "evicted", "rejected", "RSS MB"),
-    )
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What it has printed since the last call."""
+        size = os.fstat(self._out.fileno()).st_size
+        data = os.pread(self._out.fileno(), size - self._read, self._read)
+        *lines, rest = data.split(b"\n")
+        self._read += len(data) - len(rest)
+        return map(json.loads, lines)
 
-    def row(self) -> tuple[str, ...]:
-        """The figures, as text, in the order of the headings."""
-        waits = [1000 * wait for wait in self.waits] or [0.0]
-        return (
-            *(self.load, f"{len(self.waits)}", f"{len(self.failures)}"),
-            *(f"{statistics.median(waits):.2f}", f"{max(waits):.1f}"),
-            *(f"{self.accepted}", f"{self.evicted}", f"{self.rejected}", f"{self.megabytes:.0f}"),
+    def errors(self) -> str:
+        """All that it has written to stderr."""
+        return os.pread(self._err.fileno(), 100_000, 0).decode()
+
+    def ends(self) -> int:
+        """Wait for its end, and return its exit code."""
+        return self.popen.wait(PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+        self._out.close()
+        self._err.close()
+
+
+class Client(Process):
+    """A flooder, or any other client; see :mod:`.clients`."""
+
+    def __init__(self, role: str, address: str, *numbers: float) -> None:
+        program = (sys.executable, "-IS", str(CLIENTS))
+        super().__init__(*program, role, address, *map(str, numbers))
+        self.counts = Counter[str]()
+        self.failures: list[str] = []
+
+    def count(self, *names: str) -> int:
+        """How many lines of some names it has printed so far."""
+        for line in self.lines():
+            self.counts.update(line.keys())
+            self.failures += [line["failed"]] if "failed" in line else []
+        return sum(self.counts[name] for name in names)
+
+    def has(self, times: int, *names: str) -> bool:
+        """Whether it has printed so many lines of some names; it is an error if it never will."""
+        enough = self.count(*names) >= times
+        assert enough or self.popen.poll() is None, f"a client failed:\n{self.errors()}"
+        return enough
+
+    def stop(self) -> None:
+        """Let it end, as it does when its stdin ends."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+        assert self.ends() == 0, self.errors()
+        self.count()
+
+
+class Enclave(Client):
+    """The honest one. Its ``failures`` say what happened instead of an echo."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__("honest", address)
+
+    def beats(self, times: int) -> None:
+        """Wait until it has been answered some more times."""
+        goal = self.count("echoed", "failed") + times
+        until(
+            lambda: self.has(goal, "echoed", "failed"),
+            f"{times} more heartbeats, {self.failures}",
         )
+
+    def waits_for_its_echo(self) -> bool:
+        return self.count("sent") > self.count("echoed", "failed")
+
+
+class Server(Process):
+    """The server under test.
+
+    Attributes:
+        counts: How many events of each name there were, and how many rejections of each reason.
+    """
+
+    def __init__(self, address: str, *options: str, under: Under) -> None:
+        command = (*under.command, *SERVER, "--listen", address, *options)
+        super().__init__(*command, pass_fds=under.descriptors)
+        self.counts = Counter[str]()
+
+    def count(self, *names: str) -> int:
+        """How many events there were so far of some names, together."""
+        for event in self.lines():
+            self.counts[event["event"]] += 1
+            self.counts[event.get("reason", "")] += 1
+        assert self.popen.poll() is None, f"the server has ended:\n{self.errors()}"
+        return sum(self.counts[name] for name in names)
+
+    def reports(self, number: int, name: str) -> None:
+        """Wait until there were so many events of a name."""
+        until(lambda: self.count(name) >= number, f"{number} {name}")
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
+
+    def descriptors_at_rest(self) -> int:
+        """How many it has open between two connections: the fewest of several looks."""
+        return min(self.descriptors() for _ in range(50))
+
+    def send(self, number: int) -> None:
+        self.popen.send_signal(number)
 
 
 class Bed:
@@ -51,14 +184,12 @@ class Bed:
 
     Attributes:
         address: Where the server listens.
-        full: Whether the sizes are those of the issue; else they only show the behaviour.
-        figures: Filled in as the run goes on.
+        full: Whether the floods are large; else they only show the behaviour.
     """
 
-    def __init__(self, address: str, *, full: bool) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
-        self.full = full
-        self.figures = Figures()
+        self.full = os.environ.get("NITROHB_FLOODS") == "full"
 
     def size(self, full: int, short: int) -> int:
         return full if self.full else short
@@ -76,7 +207,6 @@ class Bed:
             yield server, enclave
             enclave.stop()
             until(lambda: server.descriptors() <= start, "all descriptors are closed again")
-            self._note(server, enclave)
             assert not enclave.failures, enclave.failures
             server.send(signal.SIGTERM)
             assert (server.ends(), server.errors()) == (128 + signal.SIGTERM, "")
@@ -97,15 +227,6 @@ class Bed:
         """Some clients of a role, one for each tuple of numbers; see :mod:`.clients`."""
         return Flood(role, self.client_address, clients)
 
-    def _note(self, server: Server, enclave: Enclave) -> None:
-        figures = self.figures
-        figures.waits += enclave.waits
-        figures.failures += enclave.failures
-        figures.accepted += server.count("connected")
-        figures.evicted += server.count("evicted")
-        figures.rejected += server.count("rejected")
-        figures.megabytes = max(figures.megabytes, server.peak_megabytes())
-
 
 class Flood:
     """Clients that run from the start of a ``with`` block to its end."""
@@ -122,7 +243,7 @@ class Flood:
 
     def reaches_its_goal(self) -> None:
         """Wait until every client has done what it was asked for. It then goes on, or holds on."""
-        until(lambda: all(each.has_reached_its_goal() for each in self.clients), "the flood")
+        until(lambda: all(each.has(1, "goal") for each in self.clients), "the flood")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._stack:

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from typing import Self
 
-from .processes import Under
+from .bed import Under
 
 # linux/filter.h, linux/seccomp.h, linux/prctl.h, asm/unistd.h
 LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from tests.uml import launcher
 
-from .bed import Bed, limit
+from .bed import Bed, Under, limit, until
 from .clients import HEARTBEAT, connect
 from .faults import AcceptFaults
-from .processes import Under, until
+
+Scenario = Callable[[Bed], None]
 
 PATIENT = ("--handshake-timeout", "1000")  # nobody is too late: who goes was evicted
 FEW = ("--max-pending", "20", *PATIENT)
@@ -36,7 +37,6 @@ FATAL = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT)
 def silent_connections(bed: Bed) -> None:
     """10,000 connections that say nothing: the oldest have to go."""
     number, room = bed.size(10_000, 100), bed.size(1024, 20)
-    bed.figures.load = f"{number} silent"
     with (
         bed.serving(*(() if bed.full else FEW)) as (server, enclave),
         bed.flood("silent", (number,)) as flood,
@@ -62,14 +62,12 @@ def opens_and_closes(bed: Bed) -> None:
     ):
         flood.reaches_its_goal()
         enclave.beats(bed.size(100, 3))
-        bed.figures.load = f"{flood.clients[0].goal}+ opened"
         until(lambda: server.count("disconnected", "evicted") >= number, "all are reported")
 
 
 def wrong_bytes(bed: Bed) -> None:
     """A client that sends one wrong byte a second (in short: as many, with less of a pause)."""
     number = bed.size(30, 5)
-    bed.figures.load = f"{number} wrong bytes"
     with (
         bed.serving() as (server, enclave),
         bed.flood("wrong", (number, bed.size(1, 0))) as flood,
@@ -82,7 +80,6 @@ def wrong_bytes(bed: Bed) -> None:
 def megabytes(bed: Bed) -> None:
     """Clients that send megabytes: one after a heartbeat, one after a wrong byte."""
     number, size = bed.size(1000, 3), bed.size(16, 2)
-    bed.figures.load = f"2 × {number} × {size} MiB"
     with (
         bed.serving() as (server, enclave),
         bed.flood("megabytes", (number, HEARTBEAT[0], size), (number, 0, size)) as flood,
@@ -95,7 +92,6 @@ def megabytes(bed: Bed) -> None:
 def never_reads(bed: Bed) -> None:
     """Heartbeats from a peer that never reads its echoes."""
     number = bed.size(10_000, 50)
-    bed.figures.load = f"{number} deaf"
     with (
         bed.serving() as (server, enclave),
         bed.flood("deaf", (number,)) as flood,
@@ -108,7 +104,6 @@ def never_reads(bed: Bed) -> None:
 def few_descriptors(bed: Bed) -> None:
     """RLIMIT_NOFILE = 64, of which a flood takes what it can get."""
     number = bed.size(4000, 100)
-    bed.figures.load = f"{number} silent"
     with (
         bed.serving(*PATIENT, under=limit("nofile", 64)) as (server, enclave),
         bed.flood("silent", (number,)) as flood,
@@ -123,7 +118,6 @@ def little_memory(bed: Bed) -> None:
     number = bed.size(10_000, 100)
     group = MemoryGroup(64 * MEBIBYTE) if launcher.inside() else None
     under = group.under() if group else limit("data", 64 * MEBIBYTE)
-    bed.figures.load = f"{number} silent, {'memory.max' if group else 'RLIMIT_DATA'}"
     with (
         bed.serving(under=under) as (server, enclave),
         bed.flood("silent", (number,)) as flood,
@@ -133,8 +127,6 @@ def little_memory(bed: Bed) -> None:
         flood.reaches_its_goal()
         enclave.beats(bed.size(300, 3))
         until(lambda: server.count("connected") >= number, "all are seen")
-        if group is not None:
-            bed.figures.load += f", peak {group.peak() / MEBIBYTE:.0f} MiB"
 
 
 class MemoryGroup:
@@ -158,14 +150,10 @@ class MemoryGroup:
     def has(self, pid: int) -> bool:
         return str(pid) in (self.path / "cgroup.procs").read_text().split()
 
-    def peak(self) -> int:
-        return int((self.path / "memory.peak").read_text())
-
 
 def stopped_and_continued(bed: Bed) -> None:
     """SIGSTOP and SIGCONT, while a flood and the honest enclave wait to be accepted."""
     rounds = bed.size(10, 2)
-    bed.figures.load = f"{rounds} stops"
     with (
         bed.serving(*FEW) as (server, enclave),
         bed.flood("silent", (100,)) as flood,
@@ -182,12 +170,13 @@ def stopped_and_continued(bed: Bed) -> None:
 
 def stopped_past_its_deadline(bed: Bed) -> None:
     """An enclave speaks in time, while the server is stopped until too late: it is echoed."""
-    with bed.serving("--handshake-timeout", "5") as (server, enclave):
+    seconds = 3  # more than a busy machine needs from the connection to the stop
+    with bed.serving("--handshake-timeout", f"{seconds}") as (server, enclave):
         known = server.count("connected")
         with connect(bed.client_address) as late:
             until(lambda: server.count("connected") > known, "it is accepted")
             enclave.beats(2)
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + seconds
             with stopped(server.popen.pid):
                 late.sendall(HEARTBEAT)
                 until(lambda: time.monotonic() > deadline, "its time is over")
@@ -213,7 +202,6 @@ def failing_accepts(bed: Bed) -> None:
     A want of room would cost the enclave its connection, if no other is pending.
     """
     rounds = bed.size(10, 1)
-    bed.figures.load = f"{3 * rounds} × {len(OF_ONE_CONNECTION)} errnos"
     with AcceptFaults() as faults, bed.serving(*PATIENT, under=faults.under) as (_, enclave):
         for number in rounds * OF_ONE_CONNECTION:
             faults.script(number, number, number)
@@ -225,7 +213,6 @@ def exhausted_accepts(bed: Bed) -> None:
     """accept(2) fails for want of room, while silent ones wait: they have to make it."""
     rounds = bed.size(10, 1)
     number = rounds * len(EXHAUSTION) + 10
-    bed.figures.load = f"{rounds} × {len(EXHAUSTION)} errnos"
     with (
         AcceptFaults() as faults,
         bed.serving(*PATIENT, under=faults.under) as (server, enclave),
@@ -240,7 +227,6 @@ def exhausted_accepts(bed: Bed) -> None:
 
 def fatal_accepts(bed: Bed) -> None:
     """accept(2) fails because of the listening socket itself: that ends the server, tidily."""
-    bed.figures.load = f"{len(FATAL)} errnos"
     for number in FATAL:
         with (
             AcceptFaults() as faults,
@@ -258,7 +244,6 @@ def stepping_clock(bed: Bed) -> None:
     """The clock steps by a day, back by two, to 1970 and to 2037; only inside our own kernel."""
     rounds = bed.size(20, 1)
     day = 86_400.0
-    bed.figures.load = f"{4 * rounds} steps"
     with (
         bed.serving("--handshake-timeout", "3600") as (server, enclave),
         bed.flood("silent", (20,)) as flood,
@@ -288,7 +273,7 @@ def set_clock(moment: float) -> None:
     time.clock_settime(time.CLOCK_REALTIME, moment)
 
 
-SCENARIOS: tuple[Callable[[Bed], None], ...] = (
+SCENARIOS: tuple[Scenario, ...] = (
     silent_connections,
     opens_and_closes,
     wrong_bytes,
@@ -305,3 +290,5 @@ SCENARIOS: tuple[Callable[[Bed], None], ...] = (
 )
 INSIDE_ONLY = (stepping_clock,)
 """What is done to a kernel, and so only to one that we booted."""
+ANY_SOCKET = (failing_accepts, fatal_accepts)
+"""What replaces accept(2) alone, so that it is the same on any socket."""

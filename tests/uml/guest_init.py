@@ -91,7 +91,7 @@ def set_up() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     for path in ("/run/tmp", "/run/home"):
         os.mkdir(path)
-        os.chmod(path, 0o1777)  # whatever --uid says
+        os.chmod(path, 0o1777)
 
 
 def make_console_raw() -> None:
@@ -111,14 +111,10 @@ def copy(source: int, target: int) -> None:
 
 def start(config: dict[str, Any], output: int) -> int:
     """Start the command and return its pid; it has no console, so that nothing sees a terminal."""
-    uid: int | None = config["uid"] or None
     command = subprocess.Popen(
         config["argv"],
         cwd=config["cwd"],
         env=config["env"],
-        user=uid,
-        group=uid,
-        extra_groups=None if uid is None else [],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -140,7 +136,7 @@ def run_command(config: dict[str, Any]) -> int:
     reader, writer = os.pipe()
     try:
         pid = start(config, writer)
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         print(f"cannot start {config['argv'][0]}: {error}", flush=True)
         return CANNOT_START
     finally:

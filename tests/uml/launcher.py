@@ -33,9 +33,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
-import math
 import os
 import re
 import selectors
@@ -48,12 +46,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, TypedDict
+from typing import IO, TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType
-    from typing import NoReturn, Unpack
+    from typing import NoReturn
 
 MISSING = (
     "these tests need a real AF_VSOCK, which User Mode Linux gives: install Debian's package with "
@@ -61,7 +59,6 @@ MISSING = (
     "then run `nox -s vsock`"
 )
 
-CANNOT_START = 97
 TIMED_OUT = 124
 KERNEL_DIED = 125
 
@@ -73,7 +70,7 @@ _MEM = "512M"
 _MODULE_DIRS = Path("/usr/lib/uml/modules")
 _INIT = Path(__file__).resolve().with_name("guest_init.py")
 _XSTATE = Path(__file__).resolve().with_name("xstate.c")
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 # A shell stands between the namespace and the kernel, because a UML kernel that is itself pid 1
 # hangs when it panics; `exit` keeps the shell from exec'ing the kernel in its own place.
@@ -95,23 +92,11 @@ class Kernel:
     modules: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What `capture` returns: the exit status as in `run`, and all of the output as text."""
-
-    status: int
-    output: str
-
-
 class Options(TypedDict, total=False):
-    """The keyword arguments that `run` and `capture` share; `run` says what they mean."""
+    """Keyword arguments of `run`."""
 
     timeout: float
     mem: str
-    uid: int
-    modules: Sequence[str]
-    env: Mapping[str, str] | None
-    cwd: str | os.PathLike[str] | None
 
 
 def inside() -> bool:
@@ -126,7 +111,7 @@ def find_kernel() -> Kernel | None:
     """Find the installed UML kernel and the vsock modules of the same release.
 
     Returns:
-        The kernel, or None if it, its modules or the programs that it takes are missing.
+        The kernel, or None if it, its modules or the programs that it needs are missing.
     """
     executable = shutil.which("linux.uml")
     programs = ("setpriv", "unshare", *(["cc"] if _has_amx() else []))
@@ -142,11 +127,8 @@ def run(
     *,
     timeout: float = _TIMEOUT,
     mem: str = _MEM,
-    uid: int = 0,
     modules: Sequence[str] = LOOPBACK,
     env: Mapping[str, str] | None = None,
-    cwd: str | os.PathLike[str] | None = None,
-    output: BinaryIO | None = None,
 ) -> int:
     """Boot a guest, run one command in it, and end the guest.
 
@@ -155,14 +137,10 @@ def run(
     Args:
         argv: The command and its arguments; a bare name is looked up in the guest's PATH.
         timeout: Seconds for everything, the boot (2 to 3 s) included.
-        mem: The guest's memory: a number of bytes, or one with the unit K, M or G.
-        uid: The user, and group, of the command in the guest; 0 is root there. On the host's
-            files it has no more rights than the caller.
+        mem: The guest's memory: a number with the unit K, M or G.
         modules: Names of the kernel modules from the vsock directory to load, in order. Without
             ``vsock_loopback`` there is no CID 1; with none at all there is no AF_VSOCK.
         env: Variables to add to the clean environment, or to replace there.
-        cwd: The command's directory, by default the caller's. It must not be below /run or /dev.
-        output: Where the output goes as it comes, by default this process's standard output.
 
     Returns:
         The exit status: see the module's text.
@@ -176,11 +154,12 @@ def run(
     kernel = find_kernel()
     if kernel is None:
         raise KernelMissingError
+    if not argv:
+        raise ValueError("no command")
     config = {
-        "argv": _checked_command(argv),
-        "cwd": os.path.abspath(cwd or "."),
+        "argv": list(argv),
+        "cwd": os.getcwd(),
         "env": _environment(env or {}),
-        "uid": uid,
         "modules": [str(_module(kernel, name)) for name in modules],
     }
     size = _bytes(mem)
@@ -193,29 +172,9 @@ def run(
             _kernel_command(kernel, work, size, _preloaded(work) if _has_amx() else ()),
             {"PATH": os.defpath, "TMPDIR": str(_memory_directory(size, work))},
             work / "kernel.log",
-            output or sys.stdout.buffer,
             time.monotonic() + timeout,
         )
-        return _exit_status(work, in_time, output or sys.stdout.buffer)
-
-
-def capture(argv: Sequence[str], **options: Unpack[Options]) -> Result:
-    """Do as `run` does, with the same arguments and exceptions, and return the output too.
-
-    Bytes that are not UTF-8 come as backslash escapes; for the very bytes give `run` an
-    ``io.BytesIO`` as its output.
-    """
-    output = io.BytesIO()
-    status = run(argv, **options, output=output)
-    return Result(status, output.getvalue().decode("utf-8", "backslashreplace"))
-
-
-def _checked_command(argv: Sequence[str]) -> list[str]:
-    if not argv or not argv[0]:
-        raise ValueError("no command")
-    if any("\0" in argument for argument in argv):
-        raise ValueError("a NUL character in the command")
-    return list(argv)
+        return _exit_status(work, in_time)
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -238,10 +197,9 @@ def _module(kernel: Kernel, name: str) -> Path:
 
 
 def _bytes(size: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]*)([KMG]?)", size)
-    if match is None:
+    if not re.fullmatch(r"[1-9][0-9]*[KMG]", size):
         raise ValueError(f"not a size of memory: {size!r}")
-    return int(match[1]) * _UNITS[match[2]]
+    return int(size[:-1]) * _UNITS[size[-1]]
 
 
 def _work_parent() -> str:
@@ -316,9 +274,7 @@ def _kernel_command(kernel: Kernel, work: Path, size: int, preloaded: Sequence[s
     ]
 
 
-def _boot(
-    command: Sequence[str], env: Mapping[str, str], log: Path, output: BinaryIO, deadline: float
-) -> bool:
+def _boot(command: Sequence[str], env: Mapping[str, str], log: Path, deadline: float) -> bool:
     """Run the kernel to its end, or kill it at the deadline; tell whether it was in time."""
     with (
         log.open("wb") as errors,
@@ -334,17 +290,16 @@ def _boot(
     ):
         assert kernel.stdout is not None
         try:
-            in_time = _copy(kernel.stdout, output, deadline)
+            in_time = _copy(kernel.stdout, deadline)
         finally:
             _kill(kernel)
             # The end of this pipe is the end of the guest's last process.
             rest = kernel.stdout.read()
-        output.write(rest)
-        output.flush()
+        _write(rest)
         return in_time
 
 
-def _copy(pipe: IO[bytes], output: BinaryIO, deadline: float) -> bool:
+def _copy(pipe: IO[bytes], deadline: float) -> bool:
     """Copy until the pipe's end; return False if the deadline comes first."""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
@@ -354,9 +309,13 @@ def _copy(pipe: IO[bytes], output: BinaryIO, deadline: float) -> bool:
             data = os.read(pipe.fileno(), 65536)
             if not data:
                 return True
-            output.write(data)
-            output.flush()
+            _write(data)
     return False
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _kill(kernel: subprocess.Popen[bytes]) -> None:
@@ -367,15 +326,14 @@ def _kill(kernel: subprocess.Popen[bytes]) -> None:
         kernel.wait()
 
 
-def _exit_status(work: Path, in_time: bool, output: BinaryIO) -> int:
+def _exit_status(work: Path, in_time: bool) -> int:
     """Translate what init reported; where it did not, show what the kernel said on its own."""
     with contextlib.suppress(FileNotFoundError):
         status = int((work / "status").read_text("ascii"))
         return status if status >= 0 else 128 - status
     if not in_time:
         return TIMED_OUT
-    output.write((work / "kernel.log").read_bytes())
-    output.flush()
+    _write((work / "kernel.log").read_bytes())
     return KERNEL_DIED
 
 
@@ -391,20 +349,6 @@ def _exit_on_signals(*numbers: signal.Signals) -> None:
         signal.signal(number, leave)
 
 
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"not NAME=VALUE: {text!r}")
-    return name, value
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"not a time in seconds: {text!r}")
-    return seconds
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -412,36 +356,27 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--timeout", type=_seconds, default=_TIMEOUT, metavar="S", help="seconds, boot included")
+    add("--timeout", type=float, default=_TIMEOUT, metavar="S", help="seconds, boot included")
     add("--mem", default=_MEM, metavar="SIZE", help="the guest's memory (%(default)s)")
-    add("--uid", type=int, default=0, metavar="N", help="the command's user in the guest (0)")
     add("--modules", default=",".join(LOOPBACK), metavar="A,B", help="to load; '' for none")
-    add("--env", type=_variable, default=[], action="append", metavar="NAME=VALUE")
+    add("--env", default=[], action="append", metavar="NAME=VALUE")
     return parser
 
 
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Split at the first ``--``: versions of argparse differ in what they do with another."""
-    if "--" not in arguments:
-        return arguments, ()
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a script: parse the arguments (default: the process's own), return the exit status."""
-    options, command = _split(sys.argv[1:] if arguments is None else arguments)
+def main() -> int:
+    """Run as a script; return the exit status."""
+    # Split at the first "--" by hand: versions of argparse differ in what they do with another.
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     parser = _parser()
-    args = parser.parse_args(options)
+    args = parser.parse_args(sys.argv[1:at])
     _exit_on_signals(signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
     try:
         return run(
-            command,
+            sys.argv[at + 1 :],
             timeout=args.timeout,
             mem=args.mem,
-            uid=args.uid,
             modules=[name for name in args.modules.split(",") if name],
-            env=dict(args.env),
+            env=dict(each.split("=", 1) for each in args.env),
         )
     except ValueError as error:
         parser.error(str(error))

@@ -1,46 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher keeps its promises: what goes in, what comes out, and that nothing stays behind."""
+"""The launcher is safe on a developer's machine: its exit codes are right, and nothing stays."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.cli.process import PATIENCE, read_until, wait_for
+from tests.support import child
 
 from . import launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
-LAUNCHER = Path(launcher.__file__)
-GUEST_INIT = LAUNCHER.with_name("guest_init.py")
-PATIENCE_SECONDS = 10.0
-
-IN_GUEST = launcher.inside()
-needs_uml = pytest.mark.skipif(
-    IN_GUEST or launcher.find_kernel() is None,
-    reason="boots a guest, and is in one already" if IN_GUEST else launcher.MISSING,
-)
+LAUNCHER = [sys.executable, launcher.__file__]
+GUEST_INIT = Path(launcher.__file__).with_name("guest_init.py")
 
 ARGUMENTS = ["two words", 'it\'s "quoted" $HOME \\', "line\nbreak", "", "--", "é", "\udcff"]
 GREETING = "two words\nand = signs"
 
 # An AF_VSOCK socket must never be connected on the host, so the guest is asserted first.
 FACTS = """
-import json, os, socket, sys
+import json, os, signal, socket, sys
 assert "User Mode Linux" in open("/proc/cpuinfo").read()
 
 def echo():
@@ -59,21 +52,14 @@ print(json.dumps({
     "cwd": os.getcwd(),
     "echo": echo(),
     "env": dict(os.environ),
-    "init": os.getppid(),
     "private": [os.listdir(os.environ[name]) for name in ("HOME", "TMPDIR")],
     "stdin": sys.stdin.read(),
     "terminals": [fd for fd in range(3) if os.isatty(fd)],
-    "uid": os.getuid(),
 }))
+os.kill(os.getpid(), signal.SIGTERM)
 """
 
-BIND_LOCAL_CID = """
-import errno, socket
-try:
-    socket.socket(socket.AF_VSOCK).bind((1, socket.VMADDR_PORT_ANY))
-except OSError as error:
-    print(errno.errorcode[error.errno])
-"""
+RUN_ON = ("sh", "-c", "echo ready; sleep 1000")
 
 # Shows by its growth whether the guest is alive, natively or not.
 TICK = """
@@ -85,32 +71,23 @@ while True:
 """
 
 
-def python(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", script, *arguments]
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Poll until the condition holds; return False when patience ends."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+def launch(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+    """Run the launcher to its end."""
+    return subprocess.run(
+        [*LAUNCHER, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | options,
+    )
 
 
 def processes() -> Iterator[tuple[int, str, int]]:
     """Yield every process's id, state and parent."""
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             fields = path.read_text("ascii", "replace").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        yield int(path.parent.name), fields[0], int(fields[1])
-
-
-def children(pid: int) -> list[int]:
-    return [child for child, _, parent in processes() if parent == pid]
+            yield int(path.parent.name), fields[0], int(fields[1])
 
 
 def namespace_members(namespace: str) -> list[int]:
@@ -120,11 +97,9 @@ def namespace_members(namespace: str) -> list[int]:
     """
     found: list[int] = []
     for pid, state, _ in processes():
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if state != "Z" and os.readlink(f"/proc/{pid}/ns/pid") == namespace:
                 found.append(pid)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
     return found
 
 
@@ -138,84 +113,61 @@ class Guest:
     namespace: str = ""
 
     def identify(self) -> None:
-        """Find UML's main process, below unshare and the namespace's shell, once it is there."""
-
-        def descend() -> bool:
-            line = [self.launcher.pid]
-            while below := children(line[-1]):
-                line.append(below[0])
-            return len(line) >= 4 and self._is_main(line[3])
-
-        assert eventually(descend)
+        """Wait for UML's main process, below unshare and the namespace's shell."""
+        wait_for(self._has_main)
         assert self.main in namespace_members(self.namespace)
 
-    def _is_main(self, pid: int) -> bool:
-        """Tell whether it has a namespace of its own, and is no part of a compiler."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            self.main, self.namespace = pid, os.readlink(f"/proc/{pid}/ns/pid")
+    def is_ready(self) -> None:
+        """Wait for the first line of a command that says so."""
+        assert self.launcher.stdout is not None
+        assert read_until(self.launcher.stdout.fileno(), lambda got: b"\n" in got) == "ready\n"
+
+    def _has_main(self) -> bool:
+        line = [self.launcher.pid]
+        while below := [pid for pid, _, parent in processes() if parent == line[-1]]:
+            line.append(below[0])
+        # A compiler, which the launcher may start, has no namespace of its own.
+        with contextlib.suppress(IndexError, FileNotFoundError, ProcessLookupError):
+            self.main, self.namespace = line[3], os.readlink(f"/proc/{line[3]}/ns/pid")
             return self.namespace != os.readlink("/proc/self/ns/pid")
         return False
 
-    def wait_until_ready(self) -> None:
-        assert self.launcher.stdout is not None
-        assert self.launcher.stdout.readline() == b"ready\n"
-        self.identify()
-
-    def is_gone(self) -> bool:
-        return eventually(lambda: not namespace_members(self.namespace))
-
-    def work_directories(self) -> list[Path]:
-        return list(self.work_parent.iterdir())
-
-
-def keep_signals(*_numbers: signal.Signals) -> None:
-    """Stands for what would make signals end this process, which pytest sees to itself."""
+    def leaves(self, status: int) -> None:
+        """Wait for the launcher's end: no process and no file is left."""
+        assert self.launcher.wait(PATIENCE) == status
+        wait_for(lambda: not namespace_members(self.namespace))
+        if status >= 0:  # nobody is left to remove the files of a killed launcher
+            assert list(self.work_parent.iterdir()) == []
 
 
 @contextmanager
-def guest(command: list[str], *options: str) -> Generator[Guest]:
-    """Start the launcher as a script; with it ends, whatever happens, the guest."""
+def guest(*command: str, timeout: str = "60") -> Generator[Guest]:
+    """Start the launcher, and wait for its guest."""
     # Not pytest's tmp_path, whose length would send the launcher elsewhere.
     with (
         tempfile.TemporaryDirectory(dir="/tmp") as parent,
-        subprocess.Popen(
-            [sys.executable, str(LAUNCHER), "--timeout", "60", *options, "--", *command],
-            env={**os.environ, "TMPDIR": parent},
+        child(
+            [*LAUNCHER, "--timeout", timeout, "--", *command],
+            env=os.environ | {"TMPDIR": parent},
             stdout=subprocess.PIPE,
         ) as process,
     ):
-        try:
-            yield Guest(process, Path(parent))
-        finally:
-            process.kill()
+        running = Guest(process, Path(parent))
+        running.identify()
+        yield running
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("a directory").resolve()
-
-
-@pytest.fixture(scope="module")
-def facts(directory: Path) -> dict[str, Any]:
-    """What one command saw in a guest with the default options."""
-    result = launcher.capture(
-        python(FACTS, *ARGUMENTS), cwd=directory, env={"GREETING": GREETING}, timeout=60
-    )
-    assert result.status == 0, result.output
-    seen: dict[str, Any] = json.loads(result.output)
-    return seen
-
-
-@needs_uml
-class TestCommand:
-    def test_arguments_arrive_intact(self, facts: dict[str, Any]) -> None:
-        assert facts["arguments"] == ARGUMENTS
-
-    def test_runs_in_the_directory(self, facts: dict[str, Any], directory: Path) -> None:
-        assert facts["cwd"] == str(directory)
-
-    def test_environment_is_clean(self, facts: dict[str, Any]) -> None:
-        assert facts["env"] == {
+def test_a_command_gets_what_was_given_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = launch(f"--env=GREETING={GREETING}", "--", sys.executable, "-c", FACTS, *ARGUMENTS)
+    assert done.returncode == 128 + signal.SIGTERM, done.stdout
+    assert json.loads(done.stdout) == {
+        "arguments": ARGUMENTS,
+        "cwd": str(tmp_path),
+        "echo": "heartbeat",
+        "env": {
             "GREETING": GREETING,
             "HOME": "/run/home",
             "LANG": "C.UTF-8",
@@ -223,156 +175,73 @@ class TestCommand:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": "/run/tmp",
-        }
-        assert facts["private"] == [[], []]
-
-    def test_has_neither_terminal_nor_input(self, facts: dict[str, Any]) -> None:
-        assert (facts["terminals"], facts["stdin"]) == ([], "")
-
-    def test_is_a_child_of_init_and_root(self, facts: dict[str, Any]) -> None:
-        assert (facts["init"], facts["uid"]) == (1, 0)
-
-    def test_af_vsock_loops_back(self, facts: dict[str, Any]) -> None:
-        assert facts["echo"] == "heartbeat"
-
-    def test_output_and_status_pass_unaltered(self) -> None:
-        every_byte = "import os; [os.write(1, bytes(range(256))) for _ in range(300)]; exit(7)"
-        output = io.BytesIO()
-        assert launcher.run(python(every_byte), output=output, timeout=60) == 7
-        assert output.getvalue() == bytes(range(256)) * 300
-
-    def test_signal_becomes_128_plus_n(self) -> None:
-        """Tries another user and standard error on the way."""
-        result = launcher.capture(
-            ["sh", "-c", "id -u; printf 'error\\377' >&2; kill -TERM $$"], uid=1234, timeout=60
-        )
-        assert result == launcher.Result(128 + signal.SIGTERM, "1234\nerror\\xff")
-
-    def test_that_does_not_exist_is_97(self) -> None:
-        result = launcher.capture(["no-such-command"], timeout=60)
-        assert result.status == launcher.CANNOT_START
-        assert "no-such-command" in result.output
+        },
+        "private": [[], []],
+        "stdin": "",
+        "terminals": [],
+    }
 
 
-@needs_uml
-class TestModules:
-    def test_without_loopback_there_is_no_local_cid(self) -> None:
-        result = launcher.capture(python(BIND_LOCAL_CID), modules=launcher.LOOPBACK[:2], timeout=60)
-        assert result == launcher.Result(0, "EADDRNOTAVAIL\n")
-
-    def test_without_any_there_is_no_vsock(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-        """Goes through the command line, to try its way of saying `none`."""
-        command = [*python(BIND_LOCAL_CID), "--", "x"]
-        line = [sys.executable, str(LAUNCHER), "--timeout", "60", "--modules", "", "--", *command]
-        assert subprocess.run(line, check=False).returncode == 0
-        assert capfdbinary.readouterr().out == b"EAFNOSUPPORT\n"
+def test_a_command_that_does_not_exist() -> None:
+    done = launch("--", "no-such-command")
+    assert (done.returncode, "no-such-command" in done.stdout) == (97, True)
 
 
-@needs_uml
-class TestNothingStaysBehind:
-    def test_past_the_time_out(self) -> None:
-        with guest(["sleep", "1000"], "--timeout", "5") as running:
-            running.identify()
-            assert running.launcher.wait() == launcher.TIMED_OUT
-            assert running.is_gone()
-            assert running.work_directories() == []
-
-    @pytest.mark.parametrize(
-        ("number", "status"),
-        [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 128 + signal.SIGINT)],
-    )
-    def test_of_a_launcher_told_to_end(self, number: signal.Signals, status: int) -> None:
-        with guest(["sh", "-c", "echo ready; sleep 1000"]) as running:
-            running.wait_until_ready()
-            assert len(running.work_directories()) == 1
-            running.launcher.send_signal(number)
-            assert running.launcher.wait() == status
-            assert running.is_gone()
-            assert running.work_directories() == []
-
-    def test_of_a_killed_launcher(self) -> None:
-        """No process stays; the work directory has to, since nobody is left to remove it."""
-        with guest(["sleep", "1000"]) as running:
-            running.identify()
-            running.launcher.kill()
-            running.launcher.wait()
-            assert running.is_gone()
-
-    def test_of_a_killed_kernel(self, tmp_path: Path) -> None:
-        """UML's guest processes would go on natively: this one would go on writing the file."""
-        ticks = tmp_path / "ticks"
-        with guest(python(TICK, str(ticks))) as running:
-            running.wait_until_ready()
-            assert eventually(lambda: ticks.exists() and ticks.stat().st_size > 10)
-            os.kill(running.main, signal.SIGKILL)
-            assert running.launcher.wait() == launcher.KERNEL_DIED
-            assert running.is_gone()
-            size = ticks.stat().st_size
-            assert running.work_directories() == []
-            assert ticks.stat().st_size == size
+def test_a_command_that_takes_too_long() -> None:
+    with guest("sleep", "1000", timeout="3") as running:
+        running.leaves(124)
 
 
-class TestRefusals:
-    def test_init_on_the_host(self, tmp_path: Path) -> None:
-        answer = subprocess.run(
-            [sys.executable, GUEST_INIT, tmp_path], capture_output=True, check=False
-        )
-        assert answer.returncode == 96
-        assert answer.stderr.startswith(b"refused")
-
-    @needs_uml
-    def test_init_as_pid_1_of_a_namespace(self, tmp_path: Path) -> None:
-        """A mount namespace too, in case it did not refuse."""
-        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        answer = subprocess.run(
-            ["unshare", *user, "--pid", "--mount", "--fork", sys.executable, GUEST_INIT, tmp_path],
-            capture_output=True,
-            check=False,
-        )
-        assert answer.returncode == 96
-        assert answer.stderr.startswith(b"refused")
-
-    def test_without_a_kernel(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        assert launcher.find_kernel() is None
-        with pytest.raises(launcher.KernelMissingError, match=re.escape(launcher.MISSING)):
-            launcher.run(["true"])
-        line = [sys.executable, str(LAUNCHER), "--", "true"]
-        answer = subprocess.run(line, capture_output=True, text=True, check=False)
-        assert (answer.returncode, answer.stderr) == (125, f"{launcher.MISSING}\n")
-
-    @needs_uml
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            [],
-            ["--"],
-            ["--", ""],
-            ["--", "a\0b"],
-            ["--modules", "no_such_module", "--", "true"],
-            ["--mem", "much", "--", "true"],
-            ["--timeout", "0", "--", "true"],
-            ["--timeout", "nan", "--", "true"],
-            ["--env", "NAME", "--", "true"],
-        ],
-        ids=str,
-    )
-    def test_of_unusable_arguments(
-        self, arguments: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(launcher, "_exit_on_signals", keep_signals)
-        with pytest.raises(SystemExit) as stop:
-            launcher.main(arguments)
-        assert stop.value.code == 2
+def test_a_launcher_that_is_told_to_end() -> None:
+    with guest(*RUN_ON) as running:
+        running.is_ready()
+        assert len(list(running.work_parent.iterdir())) == 1
+        running.launcher.terminate()
+        running.leaves(128 + signal.SIGTERM)
 
 
-def test_missing_says_what_to_do() -> None:
-    assert "apt-get install --no-install-recommends user-mode-linux" in launcher.MISSING
-    assert "nox -s vsock" in launcher.MISSING
+def test_a_launcher_that_is_killed() -> None:
+    with guest(*RUN_ON) as running:
+        running.is_ready()
+        running.launcher.kill()
+        running.leaves(-signal.SIGKILL)
 
 
-@needs_uml
-def test_inside_is_false_on_the_host() -> None:
+def test_a_kernel_that_is_killed(tmp_path: Path) -> None:
+    """UML's guest processes would go on natively: this one would go on writing the file."""
+    ticks = tmp_path / "ticks"
+    with guest(sys.executable, "-c", TICK, str(ticks)) as running:
+        running.is_ready()
+        wait_for(lambda: ticks.exists() and ticks.stat().st_size > 10)
+        os.kill(running.main, signal.SIGKILL)
+        running.leaves(125)
+        size = ticks.stat().st_size
+        assert ticks.stat().st_size == size
+
+
+@pytest.mark.parametrize("namespace", [False, True])
+def test_init_refuses_to_run_on_the_host(namespace: bool, tmp_path: Path) -> None:
+    """Neither as it is nor as pid 1; a mount namespace, too, in case that it did not refuse."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    unshare = ["unshare", *user, "--pid", "--mount", "--fork"] if namespace else []
+    done = subprocess.run([*unshare, sys.executable, GUEST_INIT, tmp_path], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.startswith(b"refused")) == (96, True)
+
+
+def test_without_a_kernel(tmp_path: Path) -> None:
+    done = launch("--", "true", PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (125, f"{launcher.MISSING}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--modules", "none_such"], ["--mem", "much"], ["--env", "NAME"]],
+    ids=str,
+)
+def test_arguments_that_cannot_work(arguments: list[str]) -> None:
+    command = ["--", "true"] if arguments else []
+    assert launch(*arguments, *command).returncode == 2
+
+
+def test_this_machine_is_not_taken_for_a_guest() -> None:
     assert not launcher.inside()

@@ -35,7 +35,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s CID PORT [BYTE]\n", argv[0]);
         return 64;
     }
-    signal(SIGPIPE, SIG_IGN); /* from Linux 6.12 on, a write to a peer that has closed raises it */
+    signal(SIGPIPE, SIG_IGN); /* from about Linux 6.12 on, a write to a closed peer raises it */
     parent.svm_cid = (unsigned int)strtoul(argv[1], NULL, 0);
     parent.svm_port = (unsigned int)strtoul(argv[2], NULL, 0);
     fd = socket(AF_VSOCK, SOCK_STREAM, 0);

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fifty launches at once on the hybrid sockets of fifty VMs; see :mod:`tests.launches`."""
+"""Fifty launches at once on the hybrid sockets of fifty VMs; see :mod:`.launches`."""
 
 from pathlib import Path
 
 from nitrohb import HybridAddress
 
-from . import LAUNCHES, race
+from .launches import LAUNCHES, race
 
 
 async def test_every_launcher_gets_its_own(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fifty launches at once on AF_VSOCK, where all clients have one CID; see :mod:`tests.launches`."""
+"""Fifty launches at once on AF_VSOCK, where all clients have one CID."""
 
 import pytest
 
 from nitrohb import CID_ANY, VsockAddress
-
-from . import LAUNCHES, race
+from tests.floods.launches import LAUNCHES, race
 
 pytestmark = pytest.mark.vsock
 

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nitrohb in a kernel that has AF_VSOCK but no loopback."""
+
+import errno
+import os
+
+import pytest
+
+from nitrohb import ListenError, open_listeners
+from tests.cli.process import nitrohb, nitrohb_here
+
+pytestmark = pytest.mark.vsock
+
+
+def test_the_loopback_cid_names_its_module() -> None:
+    with pytest.raises(ListenError) as no:
+        open_listeners(["vsock:1:9000"])
+    assert no.value.errno == errno.EADDRNOTAVAIL
+    assert "modprobe vsock_loopback" in no.value.remedy
+
+
+def test_any_cid_can_be_listened_on() -> None:
+    open_listeners(["vsock::9000"])[0].close()
+
+
+def test_the_script_names_it_too() -> None:
+    code, out, err = nitrohb("-l", "vsock:1:9000")
+    assert (code, out, len(err.splitlines())) == (1, "", 2)
+    assert "modprobe vsock_loopback" in err
+
+
+def test_the_doctor_warns_that_nobody_can_connect() -> None:
+    code, out, err = nitrohb_here("doctor")
+    assert (code, err) == (0, "")
+    assert "warning  loopback transport: " in out
+    assert "modprobe vsock_loopback" in out
+    assert "skipped  self-test, CID 1: " in out
+
+
+def test_the_doctor_suspects_processes_with_af_vsock_sockets() -> None:
+    """This kernel has no sock_diag for AF_VSOCK either."""
+    with open_listeners(["vsock::9000"])[0]:
+        code, out, err = nitrohb("doctor")
+    assert (code, err) == (1, "")
+    assert f"; probably held by process {os.getpid()} (" in out
