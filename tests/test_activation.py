@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from nitrohb import InheritedSocket, UsageError, inherited_sockets
-from nitrohb.activation import VARIABLES
+from nitrohb.sockets.activation import VARIABLES
 
 OURS = str(os.getpid())
 

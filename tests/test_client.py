@@ -22,7 +22,6 @@ import pytest
 import trio
 import trio.testing
 
-from nitrohb import wire
 from nitrohb.addresses import CID_ANY, Address, HybridAddress, InheritedSocket, VsockAddress
 from nitrohb.client import answer_heartbeat, send_heartbeat
 from nitrohb.errors import (
@@ -34,6 +33,7 @@ from nitrohb.errors import (
     UsageError,
     WrongByteError,
 )
+from nitrohb.sockets import wire
 
 BEAT = b"\xb7"
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from nitrohb import Connected, Disconnected, Event, Evicted, Heartbeat, Rejected, port
+from nitrohb import Connected, Disconnected, Event, Evicted, Heartbeat, Rejected, acceptor
 from tests.conftest import open_descriptors
 from tests.support import B7, Client, PeersWithCids, names, serving, settled
 
@@ -121,7 +121,7 @@ def check_outcomes(events: list[Event], once: bool) -> None:
 def test_no_client_gets_what_it_should_not_or_leaves_anything_behind(few: int, **how: Any) -> None:
     before = open_descriptors()
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(port, "_FEW", few)
+        patch.setattr(acceptor, "_POLLED_MAX", few)
         path = Path(directory) / "hb"
         clock = MockClock(autojump_threshold=0)
         trio.run(partial(play, path, **how), clock=clock)

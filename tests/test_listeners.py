@@ -20,7 +20,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from nitrohb import listeners, local_cid, wire
 from nitrohb.addresses import (
     CID_ANY,
     PORT_ANY,
@@ -31,7 +30,9 @@ from nitrohb.addresses import (
     parse_address,
 )
 from nitrohb.errors import AddressError, ListenError, UsageError
-from nitrohb.listeners import (
+from nitrohb.remedies import NO_AF_VSOCK
+from nitrohb.sockets import listener, vsock, wire
+from nitrohb.sockets.opening import (
     Listen,
     Listener,
     check_distinct,
@@ -40,7 +41,6 @@ from nitrohb.listeners import (
     resolve,
     where_bound,
 )
-from nitrohb.remedies import NO_AF_VSOCK
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -666,7 +666,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
     monkeypatch.setattr(wire, "socket", SimpleNamespace(socket=Scripted, SOCK_STREAM=1))
     monkeypatch.setattr(wire, "AF_VSOCK", AF_VSOCK)
-    monkeypatch.setattr(listeners, "AF_VSOCK", AF_VSOCK)
+    monkeypatch.setattr(listener, "AF_VSOCK", AF_VSOCK)
     return script
 
 
@@ -708,7 +708,7 @@ def test_vsock_fails(
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local_cid, "read_local_cid", lambda: 3)
+    monkeypatch.setattr(vsock, "read_local_cid", lambda: 3)
     script.fails[call] = number
     explained(fails(address), address, number, remedy)
 

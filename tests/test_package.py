@@ -105,7 +105,7 @@ def test_the_script_loads_nothing_before_it_listens_that_can_wait(
     script = LISTENS.format(path=root, sock=sock, args=args)
     listens, *loaded = run_python("-S", "-c", script).split()
     assert listens == "True"
-    assert {"nitrohb.listeners", "argparse", "socket"} <= {*loaded}
+    assert {"nitrohb.sockets.opening", "argparse", "socket"} <= {*loaded}
     assert not {*loaded} & (EVENT_LOOPS | CAN_WAIT)
     own = {name for name in loaded if name.startswith("nitrohb.")}
     assert not own & {"nitrohb.events", "nitrohb.cli.send", "nitrohb.cli.demo", "nitrohb.timeouts"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb.scratch import scratch_path
+from nitrohb.sockets.scratch import scratch_path
 
 
 @pytest.fixture

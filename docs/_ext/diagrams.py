@@ -19,11 +19,16 @@ from docutils.parsers.rst import directives
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from nitrohb.protocol import HEARTBEAT, TRANSITIONS, Input, Latch, ParentHandshake, State
+from nitrohb.protocol import HEARTBEAT, Latch, ParentHandshake, State
 
 __all__ = ["Move", "moves", "read_tree", "setup"]
 
-_WIRE: Final = {Input.HEARTBEAT: HEARTBEAT, Input.OTHER_BYTE: b"\n", Input.END: b""}
+# What can be read from a connection, and what the diagram calls it.
+_INPUTS: Final = {
+    HEARTBEAT: f"heartbeat (0x{HEARTBEAT[0]:02X})",
+    b"\n": "other byte",
+    b"": "end of stream",
+}
 
 # Graphviz reserves room for its own idea of the font; the style sheet has the last word on it.
 _DEFAULTS: Final = (
@@ -40,43 +45,37 @@ def setup(app: Any) -> None:
 
 
 class Move(NamedTuple):
-    """What becomes of a connection that waits."""
+    """What becomes of a waiting connection."""
 
-    said: Input
+    read: bytes
     answered: bool  # whether the one-shot address has answered another one before
     to: State
     reply: bytes
 
 
 def moves() -> list[Move]:
-    """Every move of the parent's side: as its table says, and as the machine itself makes them.
+    """Every move of the parent's handshake, as the handshake itself makes it.
 
     Raises:
-        ExtensionError: The two do not agree, or there is a state that no move leads to.
+        ExtensionError: There is a state that no move leads to.
     """
-    made = [_move(said, answered) for answered in (False, True) for said in Input]
-    by_table = {(State.WAITING, move.said): move.to for move in made if not move.answered}
-    if by_table != TRANSITIONS:
-        raise ExtensionError(f"the diagram has {by_table}, but protocol.py has {TRANSITIONS}")
+    made = [_move(read, answered) for answered in (False, True) for read in _INPUTS]
+    first = {move.read: move.to for move in made if not move.answered}
     if lacking := {*State} - {State.WAITING, *(move.to for move in made)}:
         raise ExtensionError(f"the diagram does not show how to get to {lacking}")
-    return [move for move in made if not move.answered or _is_special(move)]
+    return [move for move in made if not move.answered or move.to is not first[move.read]]
 
 
-def _move(said: Input, answered: bool) -> Move:
+def _move(read: bytes, answered: bool) -> Move:
     latch = Latch()
     latch.answered = answered
     handshake = ParentHandshake(latch)
-    to = handshake.receive(_WIRE[said])
-    return Move(said, answered, to, handshake.reply)
-
-
-def _is_special(move: Move) -> bool:
-    return move.to is not TRANSITIONS[State.WAITING, move.said]
+    to = handshake.receive(read)
+    return Move(read, answered, to, handshake.reply)
 
 
 class _StateDiagram(SphinxDirective):
-    """The states of one connection, from the table in protocol.py."""
+    """The states of one connection, from the handshake in protocol.py."""
 
     option_spec: ClassVar[Any] = {"title": directives.unchanged_required}
 
@@ -93,11 +92,7 @@ class _StateDiagram(SphinxDirective):
 
 def _condition(move: Move) -> str:
     once = ", where a one-shot address has answered before" if move.answered else ""
-    return f"{_spoken(move.said)}{once}"
-
-
-def _spoken(said: Input) -> str:
-    return f"{said.value} (0x{HEARTBEAT[0]:02X})" if said is Input.HEARTBEAT else said.value
+    return f"{_INPUTS[move.read]}{once}"
 
 
 def _consequence(move: Move) -> str:
@@ -111,7 +106,7 @@ def _state_lines(made: Iterable[Move]) -> Iterator[str]:
     yield f'start -> {_quoted(State.WAITING.value)} [label="accepted"]'
     for move in made:
         kind = "good" if move.reply else "end"
-        label = _spoken(move.said) + ("\nanswered before" if move.answered else "")
+        label = _INPUTS[move.read] + ("\nanswered before" if move.answered else "")
         yield (
             f"{_quoted('to ' + move.to.value)} [shape=box style=rounded peripheries=2"
             f' class="{kind}" label={_quoted(move.to.value)}]'

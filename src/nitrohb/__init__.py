@@ -11,7 +11,6 @@ script can listen before it loads the rest.
 # nor anything else for the sake of annotations alone: type checkers take this name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .activation import inherited_sockets
     from .addresses import (
         CID_ANY,
         Address,
@@ -48,9 +47,11 @@ if TYPE_CHECKING:
         Rejected,
         RejectReason,
     )
-    from .listeners import Listen, Listener, open_listeners
     from .protocol import HEARTBEAT, HEARTBEAT_PORT, PARENT_CID
     from .server import HeartbeatServer, serve_heartbeat
+    from .sockets.activation import inherited_sockets
+    from .sockets.listener import Listener
+    from .sockets.opening import Listen, open_listeners
     from .thread import ThreadServer, serve_in_thread
     from .timeouts import boot_timeout
 
@@ -104,11 +105,12 @@ __all__ = [
 
 _MODULES = {
     "server": ("serve_heartbeat", "HeartbeatServer"),
-    "listeners": ("Listen", "Listener", "open_listeners"),
+    "sockets.listener": ("Listener",),
+    "sockets.opening": ("Listen", "open_listeners"),
     "thread": ("serve_in_thread", "ThreadServer"),
     "client": ("send_heartbeat", "answer_heartbeat"),
     "timeouts": ("boot_timeout",),
-    "activation": ("inherited_sockets",),
+    "sockets.activation": ("inherited_sockets",),
     "addresses": (
         "Address",
         "VsockAddress",

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which heartbeat goes to whom: each is handed out once, asked for before or after it has come.
+"""Which heartbeat goes to which waiter. Each heartbeat is claimed once, before or after it arrives.
 
-An enclave is known by the address that it came in on and, on AF_VSOCK, by its CID. What nobody has
-asked for yet is kept, within bounds: the latest heartbeats of the latest enclaves. No event loop
-and no clock here: the caller brings both.
+:class:`Claims` has the rules, without an event loop or a clock. :class:`ClaimQueue` applies them to
+trio tasks. An enclave is known by its listen address and, on AF_VSOCK, by its CID.
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import trio
+
 from .addresses import Address
+from .errors import ServerEndedError
 from .events import Heartbeat
 
-__all__ = ["Claims", "Wanted"]
+__all__ = ["ClaimQueue", "Claims", "Wanted"]
 
 Waiter = TypeVar("Waiter", bound=Hashable)
 
@@ -23,12 +25,12 @@ _Key = tuple[Address, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which heartbeats will do.
+    """Which heartbeats a waiter accepts.
 
     Attributes:
-        cid: Of the enclave with this CID, or of any.
-        address: That came in on this address, or on any.
-        max_age: Seconds since it came, at the most. A later one is always young enough.
+        cid: Those of the enclave with this CID, or of any.
+        address: Those on this listen address, or on any.
+        max_age: How many seconds ago it may have arrived.
     """
 
     cid: int | None = None
@@ -36,47 +38,50 @@ class Wanted:
     max_age: float = 60.0
 
     def matches(self, address: Address, cid: int | None) -> bool:
-        """Whether an enclave is one of those that are meant."""
+        """Whether the heartbeats of an enclave are accepted."""
         return self.cid in (None, cid) and self.address in (None, address)
 
 
 @dataclass(slots=True)
 class _Enclave:
-    """What is remembered of an enclave: its last heartbeat, and those to be claimed, with times."""
+    """The last heartbeat of an enclave, and the unclaimed ones with the time of their arrival."""
 
     last: Heartbeat
     unclaimed: deque[tuple[float, Heartbeat]]
 
 
 class Claims(Generic[Waiter]):
-    """The heartbeats that have come, and who waits for the next one.
+    """The heartbeats that have arrived, and the waiters for those that have not.
 
     Args:
-        enclaves: How many enclaves are remembered: the latest to send a heartbeat.
-        heartbeats: How many unclaimed heartbeats of each are remembered: the latest.
+        enclaves: How many enclaves to remember: those that sent a heartbeat last.
+        heartbeats: How many unclaimed heartbeats to remember of each: the last ones.
     """
 
     def __init__(self, *, enclaves: int = 1024, heartbeats: int = 16) -> None:
         self._most_enclaves = enclaves
         self._most_heartbeats = heartbeats
-        # Both in order: the enclave that has beaten last is the last, who waits longest the first.
+        # The enclave that sent a heartbeat last comes last; the longest waiter comes first.
         self._enclaves: dict[_Key, _Enclave] = {}
         self._waiting: dict[Waiter, Wanted] = {}
 
     def last(self) -> Iterator[Heartbeat]:
-        """The last heartbeat of each enclave, claimed or not, in the order in which they came."""
+        """The last heartbeat of each enclave, claimed or not, oldest first."""
         return (enclave.last for enclave in self._enclaves.values())
 
     def waiting(self) -> Iterator[tuple[Waiter, Wanted]]:
-        """Who waits for what, whoever waits longest first."""
+        """Every waiter with what it wants, the longest waiter first."""
         return iter(self._waiting.items())
 
     def arrive(self, beat: Heartbeat, now: float) -> Waiter | None:
-        """Take a heartbeat: return who gets it, and waits no more, or keep it if nobody wants it.
+        """Give a heartbeat to the longest waiter that accepts it, or keep it.
 
         Args:
             beat: The heartbeat.
-            now: Seconds of a clock that never goes back.
+            now: The time of a monotonic clock, in seconds.
+
+        Returns:
+            The waiter, which no longer waits; None if the heartbeat was kept.
         """
         enclave = self._remember(beat)
         for waiter, wanted in self._waiting.items():
@@ -87,7 +92,7 @@ class Claims(Generic[Waiter]):
         return None
 
     def claim(self, wanted: Wanted, now: float) -> Heartbeat | None:
-        """Hand out the newest unclaimed heartbeat that will do, if there is one."""
+        """Claim the newest unclaimed heartbeat that is accepted; None if there is none."""
         found = [
             enclave
             for key, enclave in self._enclaves.items()
@@ -101,15 +106,15 @@ class Claims(Generic[Waiter]):
         return beat
 
     def wait(self, waiter: Waiter, wanted: Wanted) -> None:
-        """Let somebody wait for a heartbeat that is still to come."""
+        """Add a waiter."""
         self._waiting[waiter] = wanted
 
     def give_up(self, waiter: Waiter) -> None:
-        """Let somebody wait no more."""
+        """Remove a waiter."""
         del self._waiting[waiter]
 
     def forget(self, address: Address) -> None:
-        """Let nobody claim what has come in on an address."""
+        """Drop the unclaimed heartbeats of a listen address."""
         for (where, _), enclave in self._enclaves.items():
             if where == address:
                 enclave.unclaimed.clear()
@@ -124,3 +129,105 @@ class Claims(Generic[Waiter]):
         if len(self._enclaves) > self._most_enclaves:
             del self._enclaves[next(iter(self._enclaves))]
         return enclave
+
+
+class _Waiter:
+    """A task that sleeps until it gets a heartbeat or an error."""
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._got: Heartbeat | ServerEndedError | None = None
+
+    def wake(self, got: Heartbeat | ServerEndedError) -> None:
+        self._got = got
+        trio.lowlevel.reschedule(self._task)
+
+    async def sleep(self, give_up: Callable[["_Waiter"], None]) -> Heartbeat:
+        """Return the heartbeat or raise the error; if it is cancelled, call ``give_up`` first."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            give_up(self)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if not isinstance(self._got, Heartbeat):
+            assert self._got is not None
+            raise self._got
+        return self._got
+
+
+class ClaimQueue:
+    """Gives each heartbeat to one task.
+
+    Args:
+        addresses: The listen addresses, and whether their peers have CIDs.
+    """
+
+    def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
+        self._open = dict(addresses)
+        self._claims = Claims[_Waiter]()
+        self._ended = False
+        self._failure: Exception | None = None
+
+    def last(self) -> list[Heartbeat]:
+        """The last heartbeat of each enclave, oldest first."""
+        return list(self._claims.last())
+
+    def arrive(self, beat: Heartbeat) -> None:
+        """Give a heartbeat to the longest waiter that accepts it, or keep it."""
+        waiter = self._claims.arrive(beat, trio.current_time())
+        if waiter is not None:
+            waiter.wake(beat)
+
+    def forget(self, address: Address) -> None:
+        """Drop the unclaimed heartbeats of a listen address."""
+        self._claims.forget(address)
+
+    async def claim(self, wanted: Wanted) -> Heartbeat:
+        """Claim a heartbeat that has arrived, or wait for one. A cancellation claims nothing.
+
+        Raises:
+            ServerEndedError: None can arrive any more.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        beat = self._claims.claim(wanted, trio.current_time())
+        if beat is None and self._may_come(wanted):
+            waiter = _Waiter()
+            self._claims.wait(waiter, wanted)
+            return await waiter.sleep(self._claims.give_up)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if beat is None:
+            raise self._why_none(wanted)
+        return beat
+
+    def close(self, address: Address) -> None:
+        """Wake the waiters for an address that is closed now."""
+        del self._open[address]
+        self._wake_hopeless()
+
+    def __enter__(self) -> "ClaimQueue":
+        return self
+
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        """Wake all waiters: the server has ended, or failed."""
+        self._open.clear()
+        self._ended = True
+        self._failure = failure if isinstance(failure, Exception) else None
+        self._wake_hopeless()
+
+    def _wake_hopeless(self) -> None:
+        for waiter, wanted in list(self._claims.waiting()):
+            if not self._may_come(wanted):
+                self._claims.give_up(waiter)
+                waiter.wake(self._why_none(wanted))
+
+    def _why_none(self, wanted: Wanted) -> ServerEndedError:
+        error = ServerEndedError(wanted.cid, wanted.address, self._ended)
+        error.__cause__ = self._failure
+        return error
+
+    def _may_come(self, wanted: Wanted) -> bool:
+        return any(
+            wanted.matches(address, wanted.cid if has_cids else None)
+            for address, has_cids in self._open.items()
+        )

@@ -14,11 +14,11 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from . import wire
 from .addresses import CID_ANY, Address, InheritedSocket, NamedSocket, VsockAddress, parse_address
 from .errors import PeerTimeoutError, UsageError
 from .protocol import HEARTBEAT_PORT, PARENT_CID, EnclaveHandshake, Latch, ParentHandshake
 from .remedies import connect_error
+from .sockets import wire
 
 if TYPE_CHECKING:
     import trio

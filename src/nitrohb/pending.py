@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who has connected and not spoken yet, and who has to go when there is no more room.
+"""Silent connections: they have not sent their byte yet. Which one to evict if there are too many.
 
-Connections are counted per peer, and whoever holds the most pays for it with the oldest of them.
-So a peer that holds less than another never loses a connection to it: a newcomer is not the victim
-of somebody else's flood. On AF_VSOCK, where the hypervisor sets the CID, a flood cannot pose as
-several peers.
+Connections are counted per peer. The peer that holds the most loses its oldest one. So a peer that
+holds fewer than another never loses a connection to it, and a flood cannot evict a newcomer. On
+AF_VSOCK the hypervisor sets the CID, so a flood cannot pose as several peers.
 """
 
 from collections.abc import Hashable, Iterator
@@ -16,7 +15,7 @@ Connection = TypeVar("Connection", bound=Hashable)
 
 
 class Pending(Generic[Connection]):
-    """The connections that wait for their byte, each with the peer that made it."""
+    """The pending connections, each with its peer."""
 
     def __init__(self) -> None:
         # The inner dicts are ordered sets: the oldest connection comes first.
@@ -30,12 +29,12 @@ class Pending(Generic[Connection]):
         return (connection for held in self._by_peer.values() for connection in held)
 
     def add(self, peer: Hashable, connection: Connection) -> None:
-        """Note a new connection."""
+        """Add a connection."""
         self._by_peer.setdefault(peer, {})[connection] = None
         self._size += 1
 
     def remove(self, peer: Hashable, connection: Connection) -> None:
-        """Forget a connection that has been added."""
+        """Remove a connection that was added."""
         held = self._by_peer[peer]
         del held[connection]
         self._size -= 1
@@ -43,9 +42,9 @@ class Pending(Generic[Connection]):
             del self._by_peer[peer]
 
     def victim(self) -> Connection | None:
-        """The oldest connection of the peer that holds the most, or None if nobody waits.
+        """The oldest connection of the peer that holds the most, or None if there is none.
 
-        Among peers that hold the same, it is the one that has been here longest.
+        If several peers hold the same number, it is the one that came first.
         """
         if not self._by_peer:
             return None

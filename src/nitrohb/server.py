@@ -3,67 +3,65 @@
 
 ::
 
-    serve_heartbeat()                     opens every address, or none
+    serve_heartbeat()                       opens every address, or none
     └── nursery
-        ├── keep_socket_files()           makes those anew that others delete: socketfiles.py
-        └── nursery
-            ├── Port.serve()                  listener task of one address: port.py
-            │   └── nursery
-            │       ├── _accept_forever()     answers at once who has spoken, or in a moment
-            │       ├── Connection.handle()   one-shot handler task of who has not: connection.py
-            │       └── ...
-            └── ...
+        ├── Acceptor.serve()                listener task of one address
+        │   └── nursery
+        │       ├── _accept()               accepts, and answers the bytes that are there
+        │       ├── _watch_socket_file()    creates a deleted socket file again
+        │       ├── _handle()               one-shot handler task of one silent connection
+        │       └── ...
+        └── ...
 
-The byte is nearly always there when a connection is accepted, or a moment later. So it is read,
-checked and echoed right then, without a task, and only a connection that has nothing to say yet
-gets one. Those are counted per peer (:mod:`nitrohb.pending`): when there is no more room, the peer
-that holds the most loses its oldest. While nobody comes, there is not a single system call.
-
-What a byte means is decided in :mod:`nitrohb.protocol`, and nowhere here.
+A heartbeat takes this way: the listener task accepts a connection (:mod:`nitrohb.acceptor`). The
+handshake reads the byte, and says what it means (:mod:`nitrohb.protocol`). The acceptor echoes the
+byte, closes the connection, emits the event, and passes the heartbeat to the waiters
+(:mod:`nitrohb.claims`). Connections that are silent are counted per peer (:mod:`nitrohb.pending`).
 """
 
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection
 from typing import Final
 
 import trio
 
+from .acceptor import Acceptor, Settings
 from .addresses import CID_ANY, Address, VsockAddress, parse_address
-from .claims import Wanted
-from .connection import Waiting
+from .claims import ClaimQueue, Wanted
 from .errors import UsageError
-from .events import Heartbeat, Listening
-from .handout import Handout
-from .listeners import Listen, Listener, open_listeners, resolve, take_over
-from .port import Port
+from .events import Event, Heartbeat, Listening, Lost
 from .protocol import HEARTBEAT_PORT
-from .rules import OnEvent, Rules, check_cid
-from .socketfiles import keep_socket_files
+from .sockets.listener import Listener
+from .sockets.opening import Listen, open_listeners, require_cids, resolve, take_over
 
 __all__ = ["HeartbeatServer", "OnEvent", "serve_heartbeat"]
 
+OnEvent = Callable[[Event], object]
+
 DEFAULT_LISTEN: Final = VsockAddress(CID_ANY, HEARTBEAT_PORT)
+
+_log: Final = logging.getLogger(__package__)
 
 
 class HeartbeatServer:
     """A running server, as ``nursery.start(serve_heartbeat, ...)`` returns it.
 
     Attributes:
-        addresses: Where it listens, in the order of the call.
+        addresses: The listen addresses, in the order of the call.
     """
 
-    def __init__(self, ports: list[Port], rules: Rules, handout: Handout) -> None:
-        self.addresses = tuple(port.address for port in ports)
-        self._ports = ports
-        self._rules = rules
-        self._handout = handout
+    def __init__(self, acceptors: list[Acceptor], settings: Settings) -> None:
+        self.addresses = tuple(acceptor.address for acceptor in acceptors)
+        self._acceptors = acceptors
+        self._settings = settings
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """The last heartbeat of each enclave, in the order in which they came. Claims nothing.
+        """The last heartbeat of each enclave, oldest first. Claims nothing.
 
-        An enclave is known by the address that it came in on and, on AF_VSOCK, by its CID. The
-        1,024 that have sent a heartbeat last are remembered.
+        An enclave is known by its listen address and, on AF_VSOCK, by its CID. The server remembers
+        the 1,024 enclaves that sent a heartbeat last.
         """
-        return self._handout.last()
+        return self._settings.claims.last()
 
     async def wait_heartbeat(
         self,
@@ -72,74 +70,76 @@ class HeartbeatServer:
         address: Address | str | None = None,
         max_age: float = 60.0,
     ) -> Heartbeat:
-        """Claim a heartbeat: each is handed out once, asked for before or after it has come.
+        """Claim a heartbeat that has arrived, or wait for one. Each heartbeat is claimed once.
 
-        Of those that nobody has claimed yet the newest is returned, if it is young enough. Else it
-        waits for the next; whoever waits longest gets it. The last 16 of each enclave can be
-        claimed.
+        Returns the newest unclaimed heartbeat that is young enough. If there is none, it waits for
+        the next one. The task that has waited longest gets it. The last 16 heartbeats of each
+        enclave can be claimed.
 
         Args:
-            cid: Of the enclave with this CID. Default: of any.
-            address: That came in on this listen address, one of :attr:`addresses`. Default: any.
-                A Unix socket's peer has no CID: there the address tells enclaves apart.
-            max_age: Seconds since it came, at the most, so that it is not that of an earlier boot.
+            cid: Accept only the enclave with this CID. Default: any enclave.
+            address: Accept only this listen address, one of :attr:`addresses`. Default: any
+                address. The peers of a Unix socket have no CID: tell enclaves apart by address.
+            max_age: Accept a heartbeat that arrived at most so many seconds ago. This excludes an
+                earlier boot of the same enclave.
 
         Returns:
             The heartbeat.
 
         Raises:
-            UsageError: The server does not listen on this address, or a CID is asked for where
-                there are none, or the arguments make no sense.
-            ServerEndedError: The server has ended, or has closed the address, and no such
-                heartbeat is left to claim.
+            UsageError: The server does not listen on this address, no peer there has a CID, or the
+                arguments make no sense.
+            ServerEndedError: The server has ended, or has closed the address, and there is no such
+                heartbeat left to claim.
 
-        Always a checkpoint; there is no time limit but the caller's cancel scope. A cancellation
-        claims nothing: the heartbeat is there for the next who asks.
+        **Checkpoints.** It always executes a checkpoint. There is no time limit but the caller's
+        cancel scope. A cancellation claims nothing.
         """
-        return await self._handout.claim(self._wanted(cid, address, max_age))
+        if not max_age >= 0:  # not "< 0", which NaN would pass
+            raise UsageError(f"max_age must be at least 0 s, got {max_age}")
+        where = self._parse(address)
+        if cid is not None:
+            self._check_cid(cid, where)
+        return await self._settings.claims.claim(Wanted(cid, where, max_age))
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Begin anew, as a device does when its machine is reset, and go on listening.
+        """Start over, as QEMU's device does when its machine is reset, and keep listening.
 
-        The address forgets that it has answered; a connection whose heartbeat has not been answered
-        yet is abandoned (:class:`Rejected`); what came in before can no longer be claimed.
+        The address forgets that it has answered. Pending connections are closed
+        (:class:`Rejected`). Unclaimed heartbeats are dropped.
 
         Args:
             address: One of :attr:`addresses`. Default: all of them.
 
         Raises:
-            UsageError: The server does not listen on this address: not at all, or no longer. A
-                one-shot address closes when it has answered.
+            UsageError: The server does not listen on this address, or no longer does: a one-shot
+                address closes when it has answered.
         """
         where = self._parse(address)
-        ports = [port for port in self._ports if where in (None, port.address)]
-        if closed := [port for port in ports if port.is_closed]:
+        acceptors = self._on(where)
+        if closed := [each for each in acceptors if each.has_answered]:
             raise UsageError(
                 f"{closed[0].address} cannot be rearmed: it is closed\n"
-                "A one-shot address is closed when it has answered; once=False keeps it open."
+                "A one-shot address closes when it has answered. Use once=False to keep it open."
             )
-        for port in ports:
-            self._handout.forget(port.address)
-            port.rearm()
+        for acceptor in acceptors:
+            self._settings.claims.forget(acceptor.address)
+            acceptor.rearm()
 
-    def _wanted(self, cid: int | None, address: Address | str | None, max_age: float) -> Wanted:
-        if not max_age >= 0:  # not "< 0", which NaN would pass
-            raise UsageError(f"max_age must be at least 0 s, got {max_age}")
-        wanted = Wanted(cid, self._parse(address), max_age)
-        if cid is not None:
-            self._check_cid(cid, wanted.address)
-        return wanted
+    def _on(self, where: Address | None) -> list[Acceptor]:
+        return [each for each in self._acceptors if where in (None, each.address)]
 
     def _check_cid(self, cid: int, where: Address | None) -> None:
-        """Refuse to wait for an enclave that is never answered here."""
-        check_cid("cid", cid)
-        listeners = [port.listener for port in self._ports if where in (None, port.address)]
+        """Refuse a CID that can never be answered here."""
+        _check_cid("cid", cid)
+        listeners = [acceptor.listener for acceptor in self._on(where)]
         if not any(listener.has_cids for listener in listeners):
             raise UsageError(
                 f"the peers of {listeners[0].address} have no CID: ask by address instead"
             )
-        if self._rules.allow_cids is not None and cid not in self._rules.allow_cids:
-            raise UsageError(f"CID {cid} is not among the allowed ones, so it is never answered")
+        allowed = self._settings.allow_cids
+        if allowed is not None and cid not in allowed:
+            raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
 
     def _parse(self, address: Address | str | None) -> Address | None:
         where = parse_address(address) if isinstance(address, str) else address
@@ -162,31 +162,31 @@ async def serve_heartbeat(
     """Listen for enclaves' heartbeats, and answer them.
 
     An enclave's init connects to its parent (CID 3, port 9000), sends 0xB7 and waits for the same
-    byte back. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the
-    whole exchange.) Each address answers one heartbeat and closes, as QEMU's device does
+    byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the whole
+    exchange.) Each address answers one heartbeat and closes, as QEMU's device does
     (hw/nitro/heartbeat.c), unless ``once`` is false. A connection that sends another byte, or none,
-    is closed, and the address goes on listening. Connections do not wait for one another. A socket
-    file that is deleted or replaced by others is made anew within a second (:class:`Lost`).
+    is closed, and the address keeps listening. Connections do not wait for one another. If another
+    process deletes or replaces a socket file, it is created again within a second (:class:`Lost`).
 
-    The way to be there before the enclave is ``await nursery.start(serve_heartbeat, ...)``.
+    To listen before the enclave starts, use ``await nursery.start(serve_heartbeat, ...)``.
 
     Args:
-        *listen: Where to listen: addresses as text (``"vsock::9000"``) or as objects, sockets that
-            are already listening, or listeners of :func:`open_listeners`. Default: ``vsock::9000``.
+        *listen: The listen addresses, as text (``"vsock::9000"``) or as objects, or sockets that
+            listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``.
         once: Answer one heartbeat per address. If false, go on until cancelled.
-        allow_cids: The CIDs that are answered; any other is closed before a byte is read from it.
-            None allows all of them. Only for AF_VSOCK: a Unix socket's peer has no CID.
-        any_byte: Echo whatever the first byte is, as QEMU's device does.
-        handshake_timeout: Seconds that a connection may take from its acceptance to its echo.
-        max_pending: How many connections may wait for their byte, on all addresses together. When
-            one more comes, or accept(2) fails for want of descriptors or memory, the oldest
-            connection of the peer that holds the most is closed (:class:`Evicted`). Each takes
-            about 4 KiB. A peer is known by its CID on AF_VSOCK
-            and by its process on a Unix socket.
-        on_event: Called with every event, in order, in this task's thread. It must not block.
-            Without it there is a line in the log (:mod:`logging`) for a socket file that is lost
-            and cannot be made anew.
-        task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` once *every*
+        allow_cids: The CIDs to answer. A connection from another CID is closed before anything is
+            read from it. None allows all. Only for AF_VSOCK: the peers of a Unix socket have no
+            CID.
+        any_byte: Echo any first byte, as QEMU's device does.
+        handshake_timeout: Seconds that a connection may stay silent.
+        max_pending: How many connections may be silent at a time, on all addresses together. One
+            more, or a lack of descriptors or memory, evicts the oldest connection of the peer that
+            holds the most (:class:`Evicted`). Each takes about 4 KiB. A peer is known by its CID on
+            AF_VSOCK, and by its process on a Unix socket.
+        on_event: Called with every event, in order, in this task's thread. It must not block. If it
+            is None, a socket file that is lost and cannot be created again is logged
+            (:mod:`logging`).
+        task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` when *every*
             address accepts connections.
 
     Returns:
@@ -195,52 +195,78 @@ async def serve_heartbeat(
 
     Raises:
         AddressError: An address is malformed.
-        UsageError: Arguments contradict each other or make no sense.
+        UsageError: The arguments contradict each other or make no sense.
         ListenError: An address cannot be listened on. Then none is: the others are closed again.
 
-    **Time.** There is no time limit but the caller's cancel scope, say ``trio.fail_after(60)``.
+    **Time.** There is no time limit but the caller's cancel scope, for example
+    ``trio.fail_after(60)``.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
 
-    **Resource handling.** Sockets that are handed in belong to this call from its start: they are
-    closed when it ends, in whichever way. A cancellation, at whatever checkpoint, leaves nothing
-    behind: no open descriptor, no socket file, no task.
+    **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
+    however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
+    socket file, no task.
 
-    **Error handling.** What a peer does never ends the server. If a listening socket itself breaks
-    (``ListenError``), or ``on_event`` raises, everything is closed, and the error is raised in an
-    exception group, as from any nursery.
+    **Error handling.** No peer can end the server. If a listening socket breaks (``ListenError``),
+    or ``on_event`` raises, everything is closed, and the error is raised in an exception group, as
+    by any nursery.
     """
     with take_over(listen) as closing:
-        rules = Rules(once, allow_cids, any_byte, handshake_timeout, max_pending, on_event)
-        rules.reports |= task_status is not trio.TASK_STATUS_IGNORED  # to whoever waits for one
+        allowed = _check(allow_cids, handshake_timeout, max_pending)
         targets = resolve(listen or (DEFAULT_LISTEN,))
-        rules.check_cids(targets)
+        if allowed is not None:
+            require_cids(targets)
         ages = [target.age if isinstance(target, Listener) else 0.0 for target in targets]
         listeners = open_listeners(targets)
         for listener in listeners:
             closing.callback(listener.close)
-        rules.check_cids(listeners)
-        waiting = Waiting(max_pending)
-        handout = Handout((listener.address, listener.has_cids) for listener in listeners)
-        ports = [Port(*of, rules, waiting, handout) for of in zip(listeners, ages, strict=True)]
-        for port in ports:
-            closing.callback(port.close)  # by then it may have another listener than the first
-        closing.push(handout.end)
-        await _serve(ports, rules, task_status, HeartbeatServer(ports, rules, handout))
-    return [port.heartbeat for port in ports if port.heartbeat is not None]
+        if allowed is not None:
+            require_cids(listeners)  # of an inherited socket that is known only now
+        claims = ClaimQueue((listener.address, listener.has_cids) for listener in listeners)
+        settings = Settings(
+            once=once,
+            allow_cids=allowed,
+            any_byte=any_byte,
+            handshake_timeout=handshake_timeout,
+            max_pending=max_pending,
+            emit=on_event or _log_problem,
+            reports=once or on_event is not None or task_status is not trio.TASK_STATUS_IGNORED,
+            claims=claims,
+        )
+        acceptors = [Acceptor(*of, settings) for of in zip(listeners, ages, strict=True)]
+        for acceptor in acceptors:
+            closing.callback(acceptor.close)  # it may have replaced its listener
+        with claims:
+            async with trio.open_nursery() as nursery:
+                for acceptor in acceptors:
+                    settings.emit(Listening(address=acceptor.address, time=acceptor.listener.time))
+                    nursery.start_soon(acceptor.serve, name=f"listener {acceptor.address}")
+                task_status.started(HeartbeatServer(acceptors, settings))
+    return [acceptor.heartbeat for acceptor in acceptors if acceptor.heartbeat is not None]
 
 
-async def _serve(
-    ports: list[Port],
-    rules: Rules,
-    task_status: trio.TaskStatus[HeartbeatServer],
-    server: HeartbeatServer,
-) -> None:
-    async with trio.open_nursery() as nursery:
-        async with trio.open_nursery() as listeners:
-            for port in ports:
-                rules.emit(Listening(address=port.address, time=port.listener.time))
-                listeners.start_soon(port.serve, name=f"listener {port.address}")
-            nursery.start_soon(keep_socket_files, ports, rules.emit)
-            task_status.started(server)
-        nursery.cancel_scope.cancel()
+def _check(
+    allow_cids: Collection[int] | None, handshake_timeout: float, max_pending: int
+) -> frozenset[int] | None:
+    if not handshake_timeout > 0:  # not "<= 0", which NaN would pass
+        raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
+    if max_pending < 1:
+        raise UsageError(f"max_pending must be at least 1, got {max_pending}")
+    if allow_cids is None:
+        return None
+    if not allow_cids:
+        raise UsageError("allow_cids is empty: no enclave would be answered (None allows all)")
+    for cid in allow_cids:
+        _check_cid("allow_cids", cid)
+    return frozenset(allow_cids)
+
+
+def _check_cid(name: str, cid: object) -> None:
+    if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
+        raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
+
+
+def _log_problem(event: Event) -> None:
+    """Log what must not go unnoticed, in the place of ``on_event``."""
+    if isinstance(event, Lost) and event.problem is not None:
+        _log.error("nitrohb: %s", event.explanation)

@@ -24,8 +24,8 @@ import trio
 from .addresses import Address
 from .errors import PeerTimeoutError, ServerEndedError, UsageError
 from .events import Heartbeat
-from .listeners import Listen
 from .server import HeartbeatServer, OnEvent, serve_heartbeat
+from .sockets.opening import Listen
 
 __all__ = ["ThreadServer", "serve_in_thread"]
 

@@ -9,7 +9,7 @@ import sys
 
 from nitrohb import Listener, UnixAddress, VsockAddress, cli
 from nitrohb.cli import listening
-from nitrohb.listeners import open_listeners
+from nitrohb.sockets.opening import open_listeners
 
 
 class OverLoopback(Listener):

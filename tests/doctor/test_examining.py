@@ -27,8 +27,8 @@ from nitrohb.addresses import CID_ANY, PORT_ANY, NamedSocket
 from nitrohb.doctor import examining, observing, selftest
 from nitrohb.doctor.examining import examine
 from nitrohb.doctor.report import Finding, Report, Verdict
-from nitrohb.listeners import Listener, open_listeners
 from nitrohb.remedies import NO_AF_VSOCK
+from nitrohb.sockets.opening import Listener, open_listeners
 
 NAMES = [
     "listen",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb import local_cid as device_of_vsock
 from nitrohb.addresses import CID_ANY, PORT_ANY
 from nitrohb.doctor import observing
 from nitrohb.doctor.observing import Device, LocalCid, Namespace
 from nitrohb.remedies import NO_AF_VSOCK
+from nitrohb.sockets import vsock as device_of_vsock
 
 
 def write(path: Path, text: str) -> None:

@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import trio
 
 from ..events import Event
-from ..listeners import Listener
 from ..server import HeartbeatServer, OnEvent, serve_heartbeat
+from ..sockets.listener import Listener
 from .hints import Hints
 from .journal import prioritized
 from .levels import NONE, NUMBERS

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from ..addresses import Address, UnixAddress
 from ..api.address import ApiAddress, TcpAddress
 from ..errors import UsageError
-from ..listeners import check_distinct, open_listeners
 from ..remedies import tcp_listen_error
+from ..sockets.opening import check_distinct, open_listeners
 
 if TYPE_CHECKING:
     from ..api.backend import Backend

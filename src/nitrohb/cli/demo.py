@@ -9,7 +9,7 @@ from functools import partial
 from ..addresses import UnixAddress
 from ..errors import NitrohbError
 from ..remedies import lack_error, remedy_for
-from ..scratch import scratch_path
+from ..sockets.scratch import scratch_path
 from . import exits
 from .console import Console
 from .stop import Stop

@@ -5,11 +5,11 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..activation import VARIABLES
 from ..addresses import Address, HybridAddress, UnixAddress
 from ..errors import AddressError
-from ..listeners import Listener
-from ..unixfiles import absolute
+from ..sockets.activation import VARIABLES
+from ..sockets.listener import Listener
+from ..sockets.unixfile import absolute
 from . import manager
 
 __all__ = ["environment"]

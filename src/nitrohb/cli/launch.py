@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ..events import Done, Event, Heartbeat
-from ..listeners import Listener
 from ..remedies import start_advice
 from ..server import HeartbeatServer, OnEvent
+from ..sockets.listener import Listener
 from . import exits
 from .answering import answer, informing, printing_events, report_to
 from .child import Child

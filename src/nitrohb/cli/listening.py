@@ -7,7 +7,8 @@ import os
 from contextlib import ExitStack, contextmanager
 
 from ..addresses import CID_ANY, Address, VsockAddress
-from ..listeners import Listener, check_distinct, open_listeners, require_cids, where_bound
+from ..sockets.listener import Listener
+from ..sockets.opening import check_distinct, open_listeners, require_cids, where_bound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def addresses(args: argparse.Namespace) -> Sequence[Address]:
 def _inherited() -> Sequence[Address]:
     if "LISTEN_PID" not in os.environ:
         return []
-    from ..activation import inherited_sockets  # here, for those who are started for a socket
+    from ..sockets.activation import (
+        inherited_sockets,
+    )  # here, for those who are started for a socket
 
     return inherited_sockets()
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ..listeners import Listener
     from ..server import OnEvent
+    from ..sockets.listener import Listener
     from .api import Api
     from .console import Console
     from .stop import Stop

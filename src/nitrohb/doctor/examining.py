@@ -12,10 +12,10 @@ import trio
 
 from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
 from ..errors import ListenError
-from ..listeners import Target, check_distinct, open_listeners, resolve
-from ..local_cid import VSOCK_DEVICE
 from ..remedies import is_lack_of_threads
-from ..wire import AF_VSOCK
+from ..sockets.opening import Target, check_distinct, open_listeners, resolve
+from ..sockets.vsock import VSOCK_DEVICE
+from ..sockets.wire import AF_VSOCK
 from . import judging, observing, selftest
 from .holders import holder_of_path, holder_of_port
 from .report import Check, Finding, Report, Verdict

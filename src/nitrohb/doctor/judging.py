@@ -8,7 +8,6 @@ from typing import Final
 
 from ..addresses import CID_ANY
 from ..errors import ListenError
-from ..local_cid import VSOCK_DEVICE
 from ..remedies import (
     LOOPBACK_CID,
     NO_AF_VSOCK,
@@ -17,6 +16,7 @@ from ..remedies import (
     vsock_advice,
     without_doctor,
 )
+from ..sockets.vsock import VSOCK_DEVICE
 from .observing import HOST_CID, Device, LocalCid, Namespace, Transports
 from .report import Finding, Verdict
 

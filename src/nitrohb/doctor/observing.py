@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from ..addresses import CID_ANY, PORT_ANY
-from ..local_cid import read_local_cid
 from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, lack_error
-from ..wire import AF_VSOCK
+from ..sockets.vsock import read_local_cid
+from ..sockets.wire import AF_VSOCK
 
 __all__ = [
     "HOST_CID",

@@ -14,9 +14,9 @@ from ..addresses import PORT_ANY, UnixAddress, VsockAddress
 from ..client import send_heartbeat
 from ..errors import AddressError, NitrohbError
 from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, lack_error
-from ..scratch import scratch_path
 from ..server import serve_heartbeat
-from ..wire import AF_VSOCK
+from ..sockets.scratch import scratch_path
+from ..sockets.wire import AF_VSOCK
 
 __all__ = ["beat_over_loopback", "beat_over_unix"]
 

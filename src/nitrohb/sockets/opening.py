@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening sockets: opened all or none, and closed without a trace. Plain ``socket``, no trio."""
+"""Listen on all of some addresses, or on none. Plain ``socket``, without trio."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
-import sys
-import time
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from . import unixfiles
-from .addresses import (
+from ..addresses import (
     CID_ANY,
     PORT_ANY,
     Address,
@@ -24,141 +20,20 @@ from .addresses import (
     VsockAddress,
     parse_address,
 )
-from .errors import AddressError, UsageError
-from .remedies import listen_error
+from ..errors import AddressError, UsageError
+from ..remedies import listen_error
+from . import unixfile
+from .listener import Listener
 from .wire import AF_VSOCK, new_socket, sockaddr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import datetime
-    from typing import Any, Final, Literal, Self
+    from collections.abc import Iterable
+    from typing import Final
 
-__all__ = ["Listener", "Listen", "open_listeners"]
+__all__ = ["Listen", "open_listeners"]
 
 _BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
-
-_UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
-
-
-class Listener:
-    """One listening socket that is ours to close.
-
-    Attributes:
-        address: Where it listens.
-        sock: The socket itself, not blocking.
-        has_cids: Whether its peers have CIDs: they do on AF_VSOCK, and not on a Unix socket.
-        file: The socket file that we have made for it, an absolute path; None if there is none.
-    """
-
-    def __init__(
-        self,
-        address: Address,
-        sock: socket.socket,
-        *,
-        path: str | None = None,
-        reopen: Callable[[], Listener] | None = None,
-    ) -> None:
-        sock.setblocking(False)
-        self.address = address
-        self.sock = sock
-        self.has_cids = sock.family == AF_VSOCK
-        # What socket.accept() itself calls. The object that it makes of the descriptor costs the
-        # server a quarter of its rate (bench/).
-        self._accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
-        self._began = time.time()
-        self._opened = time.monotonic()
-        self._path = path
-        self._identity = None if path is None else unixfiles.identity(path)
-        self._reopen = reopen
-        self.file = path if reopen else None
-
-    @property
-    def time(self) -> datetime:
-        """When it began to listen, as far as we know, in UTC."""
-        from datetime import UTC, datetime  # here, because listening need not wait for it (1 ms)
-
-        return datetime.fromtimestamp(self._began, UTC)
-
-    @property
-    def age(self) -> float:
-        """Seconds since it began to listen."""
-        return time.monotonic() - self._opened
-
-    def accept(self) -> tuple[int, VsockAddress | None]:
-        """Accept one connection, without blocking.
-
-        Returns:
-            A descriptor that does not block, the caller's to close (``socket.socket(fileno=...)``
-            makes a socket of it), and the peer's address if it has one.
-
-        Raises:
-            OSError: As accept(2) does; BlockingIOError if nobody waits.
-        """
-        fd, name = self._accept()
-        os.set_blocking(fd, False)
-        return fd, VsockAddress(*name) if self.has_cids else None
-
-    def identify(self, fd: int) -> int:
-        """The process that made a connection to a Unix socket, by SO_PEERCRED of unix(7)."""
-        conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-        try:
-            credentials = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
-        finally:
-            conn.detach()
-        return int.from_bytes(credentials[:4], sys.byteorder)
-
-    def is_awaited(self) -> bool:
-        """Whether somebody waits to be accepted."""
-        return self._polls(select.POLLIN)
-
-    def is_shut_down(self) -> bool:
-        """Whether another holder of an inherited socket has shut it down: nobody can connect."""
-        return self._polls(select.POLLRDHUP)
-
-    def _polls(self, what: int) -> bool:
-        poll = select.poll()
-        poll.register(self.sock, what)
-        return bool(poll.poll(0))
-
-    def loss(self) -> Literal["deleted", "replaced"] | None:
-        """What has become of our socket :attr:`file`; None: it is there, for all we know.
-
-        No other file gets its inode number as long as our socket is bound to it, unless the file
-        system is not this kernel's own.
-        """
-        assert self.file is not None
-        try:
-            status = os.lstat(self.file)
-        except (FileNotFoundError, NotADirectoryError):
-            return "deleted"
-        except OSError:  # whoever has dropped his privileges may not look there any more
-            return None
-        return None if (status.st_dev, status.st_ino) == self._identity else "replaced"
-
-    def reopen(self) -> Listener:
-        """Listen where our :attr:`file` was, beside this listener. It waits for nobody.
-
-        Raises:
-            ListenError: As in :func:`open_listeners`.
-        """
-        assert self._reopen is not None
-        listener = self._reopen()
-        self._path = None  # what is there now is not this listener's to remove
-        return listener
-
-    def close(self) -> None:
-        """Stop listening, and remove the socket file if it is still ours. May be repeated."""
-        if self._path is not None:
-            unixfiles.remove_own(self._path, self._identity)
-        self._path = None
-        self.sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 Target = Address | socket.socket | Listener
@@ -344,7 +219,7 @@ def _open(target: _Found, mode: int, group: int | None) -> Listener:
             case VsockAddress():
                 return Listener(target, _open_vsock(target))
             case UnixAddress() | HybridAddress():
-                return _open_unix(target, unixfiles.absolute(target.path), mode, group)
+                return _open_unix(target, unixfile.absolute(target.path), mode, group)
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
             case _:
@@ -358,7 +233,7 @@ def _cid_to_name(number: int) -> int | None:
     """The CID that could have been named instead of one that is not this machine's."""
     if number != errno.EADDRNOTAVAIL:
         return None
-    from .local_cid import local_cid  # here, for those who named another
+    from .vsock import local_cid  # here, for those who named another
 
     return local_cid()
 
@@ -383,19 +258,19 @@ def _open_unix(
     mode: int,
     group: int | None,
     *,
-    attempts: int = unixfiles.LOCK_ATTEMPTS,
+    attempts: int = unixfile.LOCK_ATTEMPTS,
 ) -> Listener:
     # As it is written, which may be shorter, unless this process is in another directory by now.
-    path = address.path if unixfiles.absolute(address.path) == file else file
+    path = address.path if unixfile.absolute(address.path) == file else file
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
         # On Linux bind(2) gives the file the mode of the unbound socket, less the umask, so that
         # there is no moment at which anybody else may connect.
         os.fchmod(sock.fileno(), 0o600)
-        unixfiles.bind(sock, path, attempts)
-        undo.callback(unixfiles.remove_own, path, unixfiles.identity(path))
+        unixfile.bind(sock, path, attempts)
+        undo.callback(unixfile.remove_own, path, unixfile.identity(path))
         if mode != 0o600 or group is not None:
-            unixfiles.share(path, mode, group)
+            unixfile.share(path, mode, group)
         sock.listen(_BACKLOG)
         reopen = partial(_reopen_unix, address, file, mode, group)
         listener = Listener(address, sock, path=file, reopen=reopen)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Socket files that others delete or replace: real files, real inotify, virtual time."""
+"""Socket files that other processes delete or replace: real files, virtual time."""
 
 import errno
 import fcntl
-import io
 import itertools
 import logging
 import os
@@ -34,9 +33,7 @@ from nitrohb import (
     UnixAddress,
     open_listeners,
     serve_heartbeat,
-    socketfiles,
 )
-from nitrohb.inotify import ATTRIB, MOVE_SELF, Inotify
 from tests.support import B7, Client, beat, names, serving, settled
 
 LOST_AND_FOUND = ["listening", "lost", "listening"]
@@ -68,7 +65,8 @@ async def kept(path: Path | str) -> AsyncGenerator[list[Event]]:
         yield events
 
 
-async def half_a_second_later(clock: MockClock) -> None:
+async def noticed(clock: MockClock) -> None:
+    """Let the server look at its socket files: it does so twice a second."""
     clock.jump(0.5)
     await settled()
 
@@ -98,7 +96,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("scheme", ["unix", "hybrid"])
-async def test_a_lost_file_is_noticed_at_once_and_made_anew(
+async def test_a_lost_file_is_noticed_and_made_anew(
     scheme: str, tmp_path: Path, mock_clock: MockClock
 ) -> None:
     for how, lose in LOSSES.items():
@@ -107,29 +105,30 @@ async def test_a_lost_file_is_noticed_at_once_and_made_anew(
         suffix, port = ("_1", ":1") if scheme == "hybrid" else ("", "")
         path, address = Path(f"{vm}{suffix}"), f"{scheme}:{vm}{port}"
         async with serving(address, once=False) as events:
-            await settled()
+            await noticed(mock_clock)
             lose(path)
             path.parent.mkdir(parents=True, exist_ok=True)  # before the server gets to look
-            await settled()
+            await noticed(mock_clock)
             assert names(events) == LOST_AND_FOUND, how
             assert {str(event.address) for event in events} == {address}
             assert lost(events).replaced == (how == "replace"), how
             assert lost(events).problem is None, how
             await beat(Client(path))
             assert names(events) == [*LOST_AND_FOUND, "connected", "heartbeat"]
-            assert mock_clock.current_time() == 0, "without waiting"
         assert not path.exists(), how
 
 
-async def test_a_link_on_the_way_that_leads_elsewhere(tmp_path: Path) -> None:
+async def test_a_link_on_the_way_that_leads_elsewhere(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     (tmp_path / "now").symlink_to("one")
     async with serving(f"unix:{tmp_path}/now/hb", once=False) as events:
-        await settled()
+        await noticed(mock_clock)
         (tmp_path / "new").symlink_to("two")
         (tmp_path / "new").rename(tmp_path / "now")
-        await settled()
+        await noticed(mock_clock)
         assert names(events) == LOST_AND_FOUND
         await beat(Client(tmp_path / "two" / "hb"))
 
@@ -138,14 +137,14 @@ async def test_who_had_connected_before_is_answered(path: Path, mock_clock: Mock
     with ExitStack() as closing:
         async with kept(path) as events:
             silent = closing.enter_context(Client(path))
-            await settled()
+            await noticed(mock_clock)
             queue = [closing.enter_context(Client(path)) for _ in range(100)]  # more than a batch
             path.unlink()
-            await settled()
+            await noticed(mock_clock)
             after = closing.enter_context(Client(path))
             for client in (silent, *queue, after):
                 client.send(B7)
-            await settled()
+            await noticed(mock_clock)
             assert {client.look() for client in (silent, *queue, after)} == {(B7, True)}
             assert sum(isinstance(event, Heartbeat) for event in events) == 102
 
@@ -176,32 +175,34 @@ async def test_a_one_shot_address_is_done_with_whoever_waited_in_the_old_queue(
     path: Path, mock_clock: MockClock
 ) -> None:
     async with serving(f"unix:{path}") as events:
-        await settled()
+        await noticed(mock_clock)
         with Client(path) as client:
             path.unlink()
             client.send(B7)
-            await settled()
+            await noticed(mock_clock)
             assert client.look() == (B7, True)
         assert names(events)[-1] == "done"
         assert not path.exists()
 
 
-async def test_its_own_end_is_no_loss(path: Path) -> None:
+async def test_its_own_end_is_no_loss(path: Path, mock_clock: MockClock) -> None:
     """A one-shot address removes its own file, while another goes on."""
     async with serving(f"unix:{path}", f"unix:{path}2") as events:
         await beat(Client(path))
-        await settled()
+        await noticed(mock_clock)
         assert not path.exists()
         assert names(events) == ["listening", "listening", "connected", "heartbeat", "done"]
 
 
-async def test_a_file_that_is_lost_before_the_server_starts(path: Path) -> None:
+async def test_a_file_that_is_lost_before_the_server_starts(
+    path: Path, mock_clock: MockClock
+) -> None:
     """The console script listens long before it has loaded the server."""
     address = UnixAddress(str(path))
     listeners = open_listeners([address], socket_mode=0o620, socket_group=os.getgid())
     path.unlink()
     async with serving(*listeners, once=False) as events:
-        await settled()
+        await noticed(mock_clock)
         assert names(events) == LOST_AND_FOUND
         status = path.lstat()
         assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o620, os.getgid())
@@ -217,7 +218,7 @@ def test_the_new_file_may_look_like_the_old_one(
     def be_the_same(_: str) -> tuple[int, int]:
         return 1, 1
 
-    monkeypatch.setattr("nitrohb.unixfiles.identity", be_the_same)
+    monkeypatch.setattr("nitrohb.sockets.unixfile.identity", be_the_same)
     (old,) = open_listeners([UnixAddress(str(path))])
     path.unlink()
     with old.reopen():
@@ -226,77 +227,18 @@ def test_the_new_file_may_look_like_the_old_one(
     assert not path.exists()
 
 
-async def test_what_makes_no_difference_is_no_loss(path: Path) -> None:
+async def test_what_makes_no_difference_is_no_loss(path: Path, mock_clock: MockClock) -> None:
     async with kept(path) as events:
         path.chmod(0o660)
         path.parent.chmod(0o700)
         os.link(path, f"{path}.link")
-        await settled()
+        await noticed(mock_clock)
         os.unlink(f"{path}.link")
-        await settled()
+        await noticed(mock_clock)
         path.rename(f"{path}.away")
         Path(f"{path}.away").rename(path)
-        await settled()
+        await noticed(mock_clock)
         assert names(events) == ["listening"]
-
-
-class Steps(trio.abc.Instrument):
-    count = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.count += task.name.endswith("keep_socket_files")
-
-
-async def test_what_goes_on_beside_it_wakes_nobody(path: Path, autojump_clock: MockClock) -> None:
-    async with kept(path):
-        steps = Steps()
-        trio.lowlevel.add_instrument(steps)
-        other = path.with_name("other")
-        for _ in range(10):
-            other.write_text("x")
-            other.chmod(0o600)
-            other.rename(path.with_name("third"))
-            path.with_name("third").unlink()
-            await trio.sleep(10)
-        assert steps.count == 0
-        path.unlink()
-        await trio.sleep(1)
-        assert 0 < steps.count < 10
-
-
-def no_inotify() -> None:
-    raise OSError(errno.EMFILE, "no more of them")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("LOCAL", frozenset[str]()), ("Inotify", no_inotify)], ids=["foreign", "no"]
-)
-async def test_where_nobody_tells_it_looks_twice_a_second(
-    name: str, value: object, path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
-) -> None:
-    monkeypatch.setattr(socketfiles, name, value)
-    async with kept(path) as events:
-        path.unlink()
-        mock_clock.jump(0.49)
-        await settled()
-        assert names(events) == ["listening"]
-        mock_clock.jump(0.01)
-        await settled()
-        assert names(events) == LOST_AND_FOUND
-        path.unlink()
-        await half_a_second_later(mock_clock)
-        assert names(events) == [*LOST_AND_FOUND, *LOST_AND_FOUND[1:]]
-
-
-def test_the_file_system_of_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty where the mount is not to be seen, as in a chroot, of whose root nothing is known."""
-    assert socketfiles.file_system("/proc") == "proc"
-
-    def see_no_mounts(path: str, **_: object) -> io.StringIO:
-        return io.StringIO("" if path.endswith("mountinfo") else Path(path).read_text())
-
-    monkeypatch.setattr(socketfiles, "open", see_no_mounts, raising=False)
-    assert socketfiles.file_system("/") == ""
 
 
 async def test_a_directory_that_stays_away(
@@ -313,14 +255,14 @@ async def test_a_directory_that_stays_away(
     monkeypatch.setattr(Listener, "reopen", count)
     async with kept(path) as events:
         shutil.rmtree(path.parent)
-        await settled()
+        await noticed(mock_clock)
         for _ in range(20):
-            await half_a_second_later(mock_clock)
+            await noticed(mock_clock)
         assert names(events) == ["listening", "lost"]
         assert f"{path.parent} does not exist (ENOENT)" in problem(events)
         assert len(attempts) == 21
         path.parent.mkdir()
-        await half_a_second_later(mock_clock)
+        await noticed(mock_clock)
         assert names(events) == LOST_AND_FOUND
         await beat(Client(path))
     assert not path.exists()
@@ -334,8 +276,7 @@ async def test_who_listens_there_now_is_left_alone(
         async with kept(path) as events:
             os.rename(f"{path}.other", path)
             for _ in range(5):
-                await settled()
-                mock_clock.jump(0.5)
+                await noticed(mock_clock)
             with Client(path):
                 other.accept()[0].close()
             assert names(events) == ["listening", "lost"]
@@ -344,16 +285,18 @@ async def test_who_listens_there_now_is_left_alone(
             other.close()
             if not leaves_its_file:
                 path.unlink()
-            await half_a_second_later(mock_clock)
+            await noticed(mock_clock)
             assert names(events) == LOST_AND_FOUND
             await beat(Client(path))
 
 
-async def test_the_server_ends_while_others_have_its_place(path: Path) -> None:
+async def test_the_server_ends_while_others_have_its_place(
+    path: Path, mock_clock: MockClock
+) -> None:
     async with kept(path) as events:
         path.with_name("other").write_text("precious")
         path.with_name("other").rename(path)
-        await settled()
+        await noticed(mock_clock)
         assert "is not a socket" in problem(events)
     assert path.read_text() == "precious"
 
@@ -364,18 +307,18 @@ async def test_a_directory_that_is_put_back_with_the_file_in_it(
     async with kept(path) as events:
         before = path.lstat().st_ino
         path.parent.rename(path.parent.with_name("away"))
-        await settled()
+        await noticed(mock_clock)
         with Client(path.parent.with_name("away") / "hb") as client:
-            await settled()
+            await noticed(mock_clock)
             path.parent.with_name("away").rename(path.parent)
-            await half_a_second_later(mock_clock)
+            await noticed(mock_clock)
             assert names(events) == [*LOST_AND_FOUND[:2], "connected", "listening"]
             assert path.lstat().st_ino == before
             client.send(B7)
-            await settled()
+            await noticed(mock_clock)
             assert client.look() == (B7, True)
         path.unlink()
-        await half_a_second_later(mock_clock)  # it rests after each success
+        await noticed(mock_clock)  # it rests after each success
         assert names(events)[-2:] == LOST_AND_FOUND[1:]
 
 
@@ -389,7 +332,9 @@ async def test_a_fight_over_a_path_does_not_take_up_the_loop(
         assert 15 <= names(events).count("lost") <= 21, "it took 10 s"
 
 
-async def test_a_file_may_not_be_seen_any_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_may_not_be_seen_any_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
     """The server has dropped its privileges, and may not look into the directory."""
     lstat = os.lstat
 
@@ -402,78 +347,80 @@ async def test_a_file_may_not_be_seen_any_more(path: Path, monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(os, "lstat", refuse)
             path.chmod(0o660)
-            await settled()
+            await noticed(mock_clock)
         assert names(events) == ["listening"]
 
 
 async def test_another_current_directory_is_no_loss(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     monkeypatch.chdir(path.parent)
     async with kept("hb") as events:
         monkeypatch.chdir("/")
         path.chmod(0o660)
-        await settled()
+        await noticed(mock_clock)
         assert names(events) == ["listening"]
         path.unlink()
-        await settled()
+        await noticed(mock_clock)
         assert names(events) == LOST_AND_FOUND
         await beat(Client(path))
     assert not path.exists()
 
 
 async def test_a_path_that_is_too_long_unless_it_is_relative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     deep = tmp_path / ("x" * 120)
     deep.mkdir()
     monkeypatch.chdir(deep)
     async with kept("hb") as events:
         (deep / "hb").unlink()
-        await settled()
+        await noticed(mock_clock)
         assert names(events) == LOST_AND_FOUND
     async with kept("hb") as events:
         monkeypatch.chdir("/")
         (deep / "hb").unlink()
-        await settled()
+        await noticed(mock_clock)
         assert "(ENAMETOOLONG)" in problem(events)
 
 
 async def test_a_directory_that_another_process_has_locked_is_not_waited_for(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("nitrohb.unixfiles.time.sleep", pauses.append)
+    monkeypatch.setattr("nitrohb.sockets.unixfile.time.sleep", pauses.append)
     fd = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         async with kept(path) as events:
             put_a_dead_socket_over_it(path)
-            await settled()
+            await noticed(mock_clock)
             assert "another process has locked" in problem(events)
             assert sum(pauses) <= 0.01
     finally:
         os.close(fd)
 
 
-async def test_sockets_that_others_have_made_are_left_to_them(path: Path) -> None:
+async def test_sockets_that_others_have_made_are_left_to_them(
+    path: Path, mock_clock: MockClock
+) -> None:
     with others_listen(path) as mine:
         sock = socket.socket(fileno=os.dup(mine.fileno()))
         async with serving(sock, once=False) as events:
-            await settled()
+            await noticed(mock_clock)
             path.unlink()
-            await settled()
+            await noticed(mock_clock)
             assert names(events) == ["listening"]
             assert not path.exists()
 
 
-async def test_claims_and_rearm_go_on(path: Path) -> None:
+async def test_claims_and_rearm_go_on(path: Path, mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         serve = partial(serve_heartbeat, f"unix:{path}", once=False)
         server: HeartbeatServer = await nursery.start(serve)
-        await settled()
+        await noticed(mock_clock)
         path.unlink()
-        await settled()
+        await noticed(mock_clock)
         server.rearm(f"unix:{path}")
         await beat(Client(path))
         assert (await server.wait_heartbeat(address=f"unix:{path}")).echoed
@@ -485,9 +432,9 @@ async def test_without_anybody_to_tell_it_is_in_the_log(
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_heartbeat, f"unix:{path}", once=False))
-        await settled()
+        await noticed(autojump_clock)
         path.unlink()
-        await settled()
+        await noticed(autojump_clock)
         assert not caplog.records, "nobody has to do anything about it"
         shutil.rmtree(path.parent)
         await trio.sleep(0.6)
@@ -498,7 +445,9 @@ async def test_without_anybody_to_tell_it_is_in_the_log(
 
 
 @pytest.mark.parametrize("when", [1, 2])
-async def test_on_event_that_fails_leaves_nothing_behind(when: int, path: Path) -> None:
+async def test_on_event_that_fails_leaves_nothing_behind(
+    when: int, path: Path, autojump_clock: MockClock
+) -> None:
     events: list[Event] = []
 
     def fail(event: Event) -> None:
@@ -513,34 +462,6 @@ async def test_on_event_that_fails_leaves_nothing_behind(when: int, path: Path) 
             path.unlink()
     assert isinstance(events[-1], (Lost, Listening)[when - 1])
     assert not list(path.parent.iterdir())
-
-
-def has_been_told(inotify: Inotify) -> bool:
-    try:
-        return bool(os.read(inotify.fileno(), 4096))
-    except BlockingIOError:
-        return False
-
-
-def test_inotify_watches_what_it_was_told_last(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.touch()
-    two.touch()
-    with Inotify() as inotify:
-        inotify.watch({str(one): ATTRIB})
-        inotify.watch({str(two): ATTRIB})
-        inotify.clear()
-        one.chmod(0o600)
-        assert not has_been_told(inotify)
-        two.chmod(0o600)
-        assert has_been_told(inotify)
-        two.unlink()  # the system watches it no more by itself
-        inotify.watch({str(one): MOVE_SELF})
-        inotify.clear()
-        inotify.clear()
-        assert not has_been_told(inotify)
-        with pytest.raises(FileNotFoundError):
-            inotify.watch({str(one): MOVE_SELF, str(two): MOVE_SELF})
 
 
 class World:

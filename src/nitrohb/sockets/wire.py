@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import socket
 
-from .addresses import HybridAddress, UnixAddress, VsockAddress
-from .remedies import NO_AF_VSOCK
+from ..addresses import HybridAddress, UnixAddress, VsockAddress
+from ..remedies import NO_AF_VSOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

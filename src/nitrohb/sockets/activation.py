@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
-from .addresses import InheritedSocket, NamedSocket, parse_number
-from .errors import AddressError, ListenError, UsageError
+from ..addresses import InheritedSocket, NamedSocket, parse_number
+from ..errors import AddressError, ListenError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -20,7 +21,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from nitrohb import Disconnected, Event, Heartbeat, port, serve_heartbeat, wire
+from nitrohb import Disconnected, Event, Heartbeat, acceptor, serve_heartbeat
+from nitrohb.sockets import wire
 from tests.support import B7, Client, beat, names, serving, settled
 
 FOR_EVER = 10**15  # nanoseconds
@@ -34,8 +36,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent newcomer is looked at for ever, and not left to a handler task."""
-    monkeypatch.setattr(port, "_BYTE_IS_NEAR", FOR_EVER)
-    monkeypatch.setattr(port, "_CHECKPOINT", 0)
+    monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", FOR_EVER)
+    monkeypatch.setattr(acceptor, "_POLL_SLICE", 0)
 
 
 class Poll:
@@ -53,7 +55,7 @@ class Poll:
 
 @pytest.fixture(autouse=True)
 def _closed_descriptors_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(port, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+    monkeypatch.setattr(acceptor, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -65,8 +67,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def handlers() -> int:
     """How many handler tasks there are."""
-    (main,) = [task for task in _tasks() if task.name.startswith("listener")]
-    return sum(len(nursery.child_tasks) for nursery in main.child_nurseries)
+    return sum(task.name.startswith("handler") for task in _tasks())
 
 
 def _tasks() -> list[trio.lowlevel.Task]:
@@ -115,9 +116,9 @@ async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
 ) -> None:
     """Its deadline is kept there: nobody can put it off by keeping the listener task awake."""
     now = 0
-    monkeypatch.setattr(port, "time", SimpleNamespace(monotonic_ns=lambda: now))
-    monkeypatch.setattr(port, "_BYTE_IS_NEAR", 300)
-    monkeypatch.setattr(port, "_CHECKPOINT", 0)
+    monkeypatch.setattr(acceptor, "time", SimpleNamespace(monotonic_ns=lambda: now, time=time.time))
+    monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", 300)
+    monkeypatch.setattr(acceptor, "_POLL_SLICE", 0)
     async with serving(f"unix:{path}", once=False) as events:
         with Client(path):
             await until(lambda: len(events) == 2)

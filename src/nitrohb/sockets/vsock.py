@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .addresses import CID_ANY
+from ..addresses import CID_ANY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
