@@ -117,6 +117,7 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
 def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
     with small_pipe() as (pipe, reader), redirect_stderr(pipe):
         output = Output()
+        output.err.open_nonblocking()
         output.say((PAGE - 1) * "x")
         output.say(2 * QUEUE * "y")
         assert read(reader) == (PAGE - 1) * b"x" + b"\n"
@@ -128,6 +129,7 @@ def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
 def test_one_queue_for_one_pipe() -> None:
     with small_pipe() as (pipe, reader), redirect_stdout(pipe), redirect_stderr(pipe):
         output = Output()
+        output.out.open_nonblocking()
         for number in range(9):
             (output.say if number % 2 else output.print)(f"{number}")
         output.close()

@@ -14,6 +14,9 @@ from typing import NoReturn
 
 import pytest
 import trio
+from nitrohb.cli.hints import Hints
+from nitrohb.cli.printing import printing
+from nitrohb.cli.stop import Stop
 from trio.testing import wait_all_tasks_blocked
 
 from nitrohb import (
@@ -33,10 +36,7 @@ from nitrohb import (
     VsockAddress,
 )
 from nitrohb.cli import terminal
-from nitrohb.cli.hints import Hints
-from nitrohb.cli.printing import printing
 from nitrohb.cli.report import Reporter
-from nitrohb.cli.stop import Stop
 from tests.support import child
 
 from .events import ANY, made

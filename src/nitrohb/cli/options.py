@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Option = tuple[Sequence[str], dict[str, Any]]
     Groups = dict[str, Sequence[Option]]
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["COMMANDS", "SHELLS", "Command"]
+
+SHELLS: Final = ("bash", "zsh", "fish")
 
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
@@ -404,7 +406,7 @@ COMMANDS: Final = {
                 _option(
                     "shell",
                     metavar="SHELL",
-                    choices=("bash", "zsh", "fish"),
+                    choices=SHELLS,
                     help="bash, zsh or fish",
                 ),
             )
