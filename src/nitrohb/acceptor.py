@@ -69,7 +69,7 @@ class Settings:
     Attributes:
         reports: Whether anything uses the heartbeats and the events of connections. If nothing
             does, they are not created.
-        claims: Takes the heartbeats, and hands them out.
+        claims: Takes the heartbeats, and hands them out; None if nobody can claim one.
         pending: The pending connections, each with its owner.
     """
 
@@ -80,7 +80,7 @@ class Settings:
     max_pending: int
     emit: Callable[[Event], object]
     reports: bool
-    claims: ClaimQueue
+    claims: ClaimQueue | None
     pending: "Pending[tuple[Acceptor, Connection]]" = field(
         default_factory=lambda: Pending[tuple[Acceptor, Connection]]()
     )
@@ -178,7 +178,8 @@ class Acceptor:
         # Only a one-shot answer ends this nursery without an exception.
         self.close()
         self._settings.emit(Done(address=self.address, time=utc_now()))
-        self._settings.claims.close(self.address)
+        if self._settings.claims is not None:
+            self._settings.claims.close(self.address)
 
     def close(self) -> None:
         """Stop listening. You can call it again."""
@@ -331,7 +332,8 @@ class Acceptor:
                 echoed=connection.echoed,
             )
             settings.emit(self.heartbeat)
-            self._settings.claims.arrive(self.heartbeat)
+            if settings.claims is not None:
+                settings.claims.arrive(self.heartbeat)
         if settings.once:
             self._nursery.cancel_scope.cancel()
 

@@ -15,6 +15,7 @@ import select
 import stat
 import sys
 import time
+from contextlib import suppress
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -83,10 +84,8 @@ class Stream:
         self.has_lost = False
         self.on_queued: Callable[[], object] = lambda: None
         if stream is not None:
-            try:
+            with suppress(OSError):  # not a file, but what a caller of main() has put in its place
                 self.fd = stream.fileno()
-            except OSError:  # not a file, but what a caller of main() has put in its place
-                pass
 
     def open_nonblocking(self) -> None:
         """Open the terminal or the pipe once more, if possible, so that no write can block.
