@@ -16,7 +16,7 @@ import pytest
 import nitrohb
 
 EVENT_LOOPS = {"trio", "anyio", "asyncio"}
-EXTRA = {"starlette", "hypercorn", "h11", "prometheus_client", "rich"}
+EXTRA = {"starlette", "hypercorn", "h11", "prometheus_client"}
 
 STEPS = """
 import json, sys

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..addresses import UnixAddress
 from ..errors import NitrohbError
-from ..remedies import lack_error, remedy_for
+from ..remedies import descriptor_shortage
 from ..sockets.scratch import scratch_path
 from . import exits
 from .console import Console
@@ -53,8 +53,8 @@ def _place() -> Generator[str]:
         try:
             path = stack.enter_context(scratch_path("demo.sock"))
         except OSError as error:
-            raise lack_error(error.errno) or NitrohbError(
+            raise descriptor_shortage(error.errno) or NitrohbError(
                 f"the demo finds no place for its socket: {error.strerror}\n"
-                + remedy_for("no temporary directory", command="demo")
+                "Name a directory in which you can write: TMPDIR=DIR nitrohb demo"
             ) from error
         yield path
