@@ -152,7 +152,10 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
         "this user cannot create the socket file, or cannot give it the requested group",
         "Choose a directory in which you may write, or a group of which you are a member.",
     ),
-    errno.EROFS: ("{directory} is on a read-only file system", "Choose a directory in which you may write."),
+    errno.EROFS: (
+        "{directory} is on a read-only file system",
+        "Choose a directory in which you may write.",
+    ),
     errno.EADDRINUSE: (
         "another process listens there",
         "Stop it, or choose another path.",

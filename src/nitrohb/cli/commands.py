@@ -216,7 +216,7 @@ def add_doctor(add: Callable[..., Parser]) -> None:
         "--format",
         choices=("text", "json"),
         default="text",
-        help="a table on a terminal, or else lines; or one JSON object (default: text)",
+        help="lines of text, or one JSON object (default: text)",
     )
 
 

@@ -188,20 +188,20 @@ KINDS: Final = (
         "loopback",
         "from this machine itself",
         ("vsock_loopback",),
-        "If connections come over CID 1, as with -M nitro-enclave of QEMU and forward-cid=1, load"
-        " it: modprobe vsock_loopback",
+        "Load it if connections come over CID 1, as with QEMU -M nitro-enclave and forward-cid=1:"
+        " modprobe vsock_loopback",
     ),
     Kind(
         "guest",
         "from the hypervisor of this machine (on EC2: from its enclaves)",
         ("vmw_vsock_virtio_transport", "hv_sock", "vmw_vsock_vmci_transport"),
-        "On an EC2 instance that starts enclaves, load it: modprobe vmw_vsock_virtio_transport",
+        "Load it on an EC2 instance that starts enclaves: modprobe vmw_vsock_virtio_transport",
     ),
     Kind(
         "host",
         "from VMs on this machine",
         ("vhost_vsock", "vmw_vsock_vmci_transport"),
-        "For VMs with a vhost-vsock device, load it: modprobe vhost_vsock",
+        "Load it for VMs with a vhost-vsock device: modprobe vhost_vsock",
     ),
 )
 
@@ -237,15 +237,15 @@ def judge_local_cid(seen: LocalCid) -> Finding:
 
 DEVICES: Final = {
     VSOCK_DEVICE: (
-        "Only the local CID is read from it. For a host, load its module (modprobe vsock). For a"
-        " container, pass it in (--device /dev/vsock)."
+        "Load its module (modprobe vsock), or pass the device in to a container (--device"
+        " /dev/vsock). nitrohb only reads the local CID from it."
     ),
     "/dev/vhost-vsock": (
-        "For the vhost-vsock devices of QEMU, but not for vhost-device-vsock, load its module:"
+        "Load its module for vhost-vsock devices of QEMU (vhost-device-vsock does not need it):"
         " modprobe vhost_vsock"
     ),
     "/dev/nitro_enclaves": (
-        "To start real enclaves, use an EC2 instance that supports enclaves, and load its module:"
+        "To start real enclaves, use an EC2 instance with enclaves enabled, and load its module:"
         " modprobe nitro_enclaves"
     ),
 }

@@ -155,7 +155,7 @@ complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -s l -l listen -xka "(_nitrohb_address)" -d 'listen here (default: systemd'"'"'s, or vsock::9000) *'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l max-pending -x -d 'how many silent connections serve should allow (default: 1024)'
-complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l format -xka "text json" -d 'a table on a terminal, or else lines; or one JSON object (default: text)'
+complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l format -xka "text json" -d 'lines of text, or one JSON object (default: text)'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a completion -d 'Print what lets a shell complete these commands and options.'
 complete -c nitrohb -n '_shtab_nitrohb_using completion' -s h -l help -d 'show this help message and exit'
 complete -c nitrohb -n '_shtab_nitrohb_using completion; and test $_shtab_nitrohb_npos -eq 0' -ka "bash zsh fish" -d 'bash, zsh or fish'

@@ -67,7 +67,7 @@ _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
-  "--format[a table on a terminal, or else lines\; or one JSON object (default\: text)]:format:(text json)"
+  "--format[lines of text, or one JSON object (default\: text)]:format:(text json)"
 )
 
 # guard to ensure default positional specs are added only once per session
