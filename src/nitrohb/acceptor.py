@@ -81,7 +81,9 @@ class Settings:
     emit: Callable[[Event], object]
     reports: bool
     claims: ClaimQueue
-    pending: "Pending[tuple[Acceptor, Connection]]" = field(default_factory=Pending)
+    pending: "Pending[tuple[Acceptor, Connection]]" = field(
+        default_factory=lambda: Pending[tuple[Acceptor, Connection]]()
+    )
 
     def allows(self, peer: VsockAddress | None) -> bool:
         """Whether a peer may be answered."""

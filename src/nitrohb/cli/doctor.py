@@ -1,47 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb doctor``: what this machine can do, what it lacks, and what helps."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
 
 from .. import __version__
+from ..doctor.examine import examine
+from ..doctor.verdicts import Check, Report, Verdict
 from ..errors import NitrohbError
 from ..remedies import descriptor_shortage
 from . import exits
-from .listening import addresses
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from ..doctor.verdicts import Check, Report
-    from .console import Console
-    from .stop import Stop
+from .output import Output
+from .settings import DoctorSettings
+from .signals import Signals
 
 __all__ = ["doctor"]
 
 
-def doctor(args: argparse.Namespace, console: Console, stop: Stop) -> int:
+def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
     """Examine this machine and print what was found."""
-    from ..doctor.examine import examine  # here, because it loads trio, which --help does not need
-
-    where = addresses(args)
 
     async def run() -> int:
-        report = await examine(where, args.max_pending)
-        text = to_json(report) if args.format == "json" else to_text(report, _width())
-        console.print(text)
-        failed = console.has_lost or report.overall == "failed"
-        return exits.FAILED if failed else exits.DONE
+        report = await examine(settings.listen, settings.max_pending)
+        output.print(to_json(report) if settings.format == "json" else to_text(report, _width()))
+        return exits.FAILED if report.overall is Verdict.FAILED else exits.DONE
 
     try:
-        return stop.run(run)
+        return signals.run(run)
     except OSError as error:  # trio itself needs some descriptors
         why = descriptor_shortage(error.errno) or error
         raise NitrohbError(f"the examination cannot begin: {why}") from error
@@ -82,9 +71,9 @@ def _lines(check: Check, width: int | None) -> Iterator[str]:
 def _conclusion(report: Report) -> str:
     where = ", ".join(check.subject for check in report.checks if check.subject is not None)
     match report.overall:
-        case "failed":
+        case Verdict.FAILED:
             return "nitrohb serve would fail here. See what failed above."
-        case "warning":
+        case Verdict.WARNING:
             return f"nitrohb serve can listen on {where}, but see the warnings."
         case _:
             return f"nitrohb serve can listen on {where}."

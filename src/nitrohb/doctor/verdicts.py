@@ -343,7 +343,7 @@ def judge_unix_heartbeat(seen: float | str | OSError) -> Finding:
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
         evidence = f"there is no directory for its socket: {seen.strerror or seen}"
-        remedy = "Name a directory in which you can write: TMPDIR=DIR nitrohb doctor"
+        remedy = "Name a directory in which you may write: TMPDIR=DIR nitrohb doctor"
         return Finding(Verdict.WARNING, evidence, remedy)
     remedy = "Please report it, with the output of: nitrohb doctor --format json"
     return _judge_heartbeat(seen, Verdict.FAILED, remedy)
