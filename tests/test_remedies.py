@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person reads when an address or a command cannot be used."""
+"""What a person reads when an address cannot be used."""
 
 import copy
 import errno
@@ -26,7 +26,6 @@ from nitrohb.remedies import (
     connect_error,
     descriptor_shortage,
     listen_error,
-    start_advice,
     tcp_listen_error,
     vsock_advice,
 )
@@ -143,31 +142,6 @@ def test_a_directory_that_may_not_be_entered(
     error = connect_error(UnixAddress(str(tmp_path / "s")), errno.EACCES)
     assert str(tmp_path) in error.reason
     assert "--socket-mode" not in error.remedy
-
-
-def test_a_command_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """tests/cli/test_run.py has those that can be provoked."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("here", "so so"):
-        Path(name).touch()
-    Path("dir").mkdir()
-    for command, number, reason, remedy in (
-        ("launch", errno.EAGAIN, "no more processes", "ulimit -u"),
-        ("launch", errno.EMFILE, "this process has too many open files", "ulimit -n"),
-        ("launch", errno.E2BIG, "Argument list too long", "nitrohb doctor"),
-        ("", errno.EACCES, "its name is empty", "after --"),
-        ("", errno.ENOENT, "its name is empty", "after --"),
-        ("here", errno.ENOENT, "in PATH", "write ./here"),
-        ("so so", errno.ENOENT, "in PATH", "write ./'so so'"),
-        ("nowhere", errno.ENOENT, "there is no such command (", "its whole path"),
-        ("./here", errno.ENOENT, "the interpreter", "Install"),
-        ("./here", errno.EACCES, "this user may not run it", "chmod +x"),
-        ("./dir", errno.EACCES, "it is a directory", "in it"),
-    ):
-        said = start_advice(command, number)
-        assert reason in said[0]
-        assert said[0].endswith(f"({errno.errorcode[number]})")
-        assert remedy in said[1]
 
 
 def advised(make: Make, address: Address) -> set[str]:

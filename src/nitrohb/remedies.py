@@ -33,7 +33,6 @@ __all__ = [
     "descriptor_shortage",
     "is_lack_of_threads",
     "listen_error",
-    "start_advice",
     "tcp_listen_error",
     "vsock_advice",
 ]
@@ -256,34 +255,6 @@ _API_CONNECT: Final = _ANY | {
     ),
 }
 
-_START: Final = _ANY | {
-    errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
-    errno.ENOTDIR: ("a part of its path is no directory", "Check its path."),
-    errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
-    errno.ENOEXEC: (
-        "it is no program that this machine can run",
-        "A script begins with the line that names its interpreter, say #!/bin/sh.",
-    ),
-    errno.EAGAIN: (
-        "this user, or this container, may have no more processes",
-        "Raise the limit (ulimit -u, or the container's limit of pids).",
-    ),
-}
-
-_NO_PROGRAM: Final = ("it is a directory", "Name a program in it.")
-
-_NO_INTERPRETER: Final = (
-    "the interpreter that its first line (#!) names does not exist",
-    "Install that, or correct the line (a carriage return at its end counts, too).",
-)
-
-_NO_NAME: Final = ("its name is empty", "Name a command after --.")
-
-_ONLY_HERE: Final = (
-    "there is no such command in PATH",
-    "For what is in this directory write ./{shell_command}",
-)
-
 
 def listen_error(address: Address, number: int, local_cid: int | None = None) -> ListenError:
     """Explain why nitrohb cannot listen on an address, and what helps.
@@ -326,28 +297,6 @@ def tcp_listen_error(address: object, number: int) -> ListenError:
 def api_connect_error(address: object, number: int) -> ConnectError:
     """Say why the interface of a running server cannot be reached, and what helps."""
     return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, _common(address)))
-
-
-def start_advice(command: str, number: int) -> tuple[str, str]:
-    """Say why a command cannot be started, and what helps.
-
-    Args:
-        command: Its name, or path.
-        number: The errno of execve(2) or fork(2).
-    """
-    import shlex
-
-    seen: dict[int, _Row] = {}
-    if not command:
-        seen = dict.fromkeys((errno.EACCES, errno.ENOENT), _NO_NAME)
-    elif "/" not in command and os.path.exists(command):  # the system looks along PATH alone
-        seen = {errno.ENOENT: _ONLY_HERE}
-    elif os.path.isdir(command):
-        seen = {errno.EACCES: _NO_PROGRAM}
-    elif os.path.exists(command):
-        seen = {errno.ENOENT: _NO_INTERPRETER}
-    why = _look_up(_START | seen, number, {"shell_command": shlex.quote(command)})
-    return why[0], f"{why[1]} {why[2]}".rstrip()
 
 
 def descriptor_shortage(number: int | None) -> NitrohbError | None:

@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-from ..remedies import is_lack_of_threads, descriptor_shortage
+from ..remedies import descriptor_shortage, is_lack_of_threads
 
 __all__ = ["Process", "why_not_started"]
 
