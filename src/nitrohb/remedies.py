@@ -51,8 +51,6 @@ SAME_CIDS: Final = (
 )
 """Why a requested CID might never appear, and what to do about it (in the second line)."""
 
-_UNPRIVILEGED_PORT: Final = 1024  # LAST_RESERVED_PORT of the kernel's af_vsock.c is 1023
-
 _CHECK: Final = "To check this machine: nitrohb doctor"
 _CHECK_OR_DEMO: Final = f"{_CHECK}. To see a heartbeat on any machine: nitrohb demo"
 _FIND_PROCESS: Final = "To see which process it is: nitrohb doctor -l {shell_address}"
@@ -63,6 +61,7 @@ _CHECK_CID: Final = (
     " vsock transport is loaded."
 )
 _LISTEN_FIRST: Final = "Start the listener first: nitrohb serve -l {shell_address}"
+_NAME_SOCKET: Final = "Name the socket of a heartbeat server."
 
 _ANY: Final = {
     errno.EMFILE: ("this process has too many open files", "Raise its limit (ulimit -n)."),
@@ -104,22 +103,19 @@ _PASSED_IN: Final = _ANY | {
     ),
 }
 
-_VSOCK_LISTEN: Final = (
-    _VSOCK
-    | _PASSED_IN
-    | {
-        errno.EADDRNOTAVAIL: (
-            "CID {cid} is not a CID of this machine",
-            "Name the local CID{local}, or write vsock::{port} to listen on every CID.",
-        ),
-        errno.EADDRINUSE: (
-            "port {port} is taken; a listener on any CID takes the port on all CIDs",
-            "Find the other listener (ss --vsock -lp) and stop it. If it is nitro-cli or"
-            " QEMU -M nitro, wait until the launch is over.",
-            _FIND_PROCESS,
-        ),
-    }
-)
+_VSOCK_LISTEN: Final = _VSOCK | {
+    **_PASSED_IN,
+    errno.EADDRNOTAVAIL: (
+        "CID {cid} is not a CID of this machine",
+        "Name the local CID{local}, or write vsock::{port} to listen on every CID.",
+    ),
+    errno.EADDRINUSE: (
+        "port {port} is taken; a listener on any CID takes the port on all CIDs",
+        "Find the other listener (ss --vsock -lp) and stop it. If it is nitro-cli or QEMU -M nitro,"
+        " wait until the launch is over.",
+        _FIND_PROCESS,
+    ),
+}
 
 _LOW_PORT: Final = (
     "ports below 1024 need a privilege",
@@ -178,7 +174,7 @@ _UNIX_CONNECT: Final = _ANY | {
         "this user cannot use the socket file",
         "Run as its owner, or start the listener with --socket-mode and --socket-group.",
     ),
-    errno.EPROTOTYPE: ("it is not a stream socket", "Name the socket of a heartbeat server."),
+    errno.EPROTOTYPE: ("it is not a stream socket", _NAME_SOCKET),
     errno.EAGAIN: (
         "too many connections already wait there",
         "Find out why the server does not accept them.",
@@ -203,17 +199,14 @@ _NO_ENTRY: Final = (
     "this user cannot enter {directory}",
     "Run as a user who can, or move the socket of the listener.",
 )
-_NO_SOCKET: Final = ("{path} is not a socket", "Name the socket of a heartbeat server.")
+_NO_SOCKET: Final = ("{path} is not a socket", _NAME_SOCKET)
 
 _INHERITED: Final = _PASSED_IN | {
     errno.EBADF: (
         "this process has no open descriptor {fd}",
         "Pass in a listening socket under that number. systemd's first socket is fd:3.",
     ),
-    errno.EINVAL: (
-        "the socket does not listen",
-        "Pass in a socket on which listen() has been called.",
-    ),
+    errno.EINVAL: ("the socket does not listen", "Pass in a socket after calling its listen()."),
     errno.EPROTOTYPE: ("it is not a stream socket", "Pass in a SOCK_STREAM socket."),
     errno.EAFNOSUPPORT: (
         "it is neither a Unix socket nor an AF_VSOCK socket that this Python supports",
@@ -273,7 +266,8 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
         case _:
             table = _INHERITED
     facts = _facts(address) | {"local": "" if local_cid is None else f", {local_cid}"}
-    return ListenError(str(address), _real(number), *_look_up(table, number, facts))
+    real = None if number == NO_AF_VSOCK else number
+    return ListenError(str(address), real, *_look_up(table, number, facts))
 
 
 def connect_error(address: Address, number: int) -> ConnectError:
@@ -286,7 +280,8 @@ def connect_error(address: Address, number: int) -> ConnectError:
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
         table = _UNIX_CONNECT | _seen_behind(address.path)
-    return ConnectError(str(address), _real(number), *_look_up(table, number, _facts(address)))
+    real = None if number == NO_AF_VSOCK else number
+    return ConnectError(str(address), real, *_look_up(table, number, _facts(address)))
 
 
 def tcp_listen_error(address: object, number: int) -> ListenError:
@@ -328,7 +323,7 @@ def _seen_in(cid: int, port: int) -> dict[int, _Row]:
     seen: dict[int, _Row] = {}
     if cid == LOOPBACK_CID:
         seen[errno.EADDRNOTAVAIL] = _NO_LOOPBACK
-    if port < _UNPRIVILEGED_PORT:
+    if port < 1024:  # LAST_RESERVED_PORT of the kernel's af_vsock.c is 1023
         seen[errno.EACCES] = _LOW_PORT
     return seen
 
@@ -356,10 +351,6 @@ def _seen_behind(path: str) -> dict[int, _Row]:
     if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
         return {errno.ECONNREFUSED: _NO_SOCKET}
     return {}
-
-
-def _real(number: int) -> int | None:
-    return None if number == NO_AF_VSOCK else number
 
 
 def _look_up(table: _Table, number: int, facts: dict[str, object]) -> tuple[str, str, str]:
