@@ -11,7 +11,6 @@ time, by ``TYPE_CHECKING = False``. All other modules are loaded by the command 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 from ..errors import NitrohbError, UsageError
 from . import exits
@@ -52,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = parse(sys.argv[1:] if argv is None else argv)
         needs_output = settings.needs_output
-        module = import_module(f".{settings.command}", __package__)
-        status = getattr(module, settings.command)(settings, output, signals)
+        name = f"{__package__}.{settings.command}"
+        __import__(name)  # importlib is not loaded yet
+        status = getattr(sys.modules[name], settings.command)(settings, output, signals)
     except* NitrohbError as group:
         status = _report(group, output)
     except* OSError as group:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Option = tuple[Sequence[str], dict[str, Any]]
     Groups = dict[str, Sequence[Option]]
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["COMMANDS", "SHELLS", "Command"]
+
+SHELLS: Final = ("bash", "zsh", "fish")
 
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
@@ -189,6 +191,22 @@ def _answer_options(timeout: str, output: str) -> Groups:
     }
 
 
+def _run_options() -> Groups:
+    groups = _answer_options(
+        "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
+        "stderr",
+    )
+    kill_after = _option(
+        "--kill-after",
+        metavar="SEC",
+        type=_seconds,
+        default=10.0,
+        help="SIGKILL for what has not ended then (default: 10)",
+    )
+    misplaced = _option("misplaced", nargs="*", help=argparse.SUPPRESS)
+    return groups | {"": (misplaced, *groups[""]), "time": (*groups["time"], kill_after)}
+
+
 _API_OPTIONS: Final[Groups] = {
     "HTTP interface (pip install 'nitrohb[api]')": (
         _option(
@@ -326,11 +344,7 @@ COMMANDS: Final = {
         "  125 the command ended before its heartbeat, 126 it cannot be started,\n"
         "  127 there is no such command\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
-        {"": (_option("misplaced", nargs="*", help=argparse.SUPPRESS),)}
-        | _answer_options(
-            "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
-            "stderr",
-        ),
+        _run_options(),
         usage="nitrohb run [options] -- CMD [ARG ...]",
     ),
     "send": Command(
@@ -392,20 +406,10 @@ COMMANDS: Final = {
                 _option(
                     "shell",
                     metavar="SHELL",
-                    choices=("bash", "zsh", "fish"),
+                    choices=SHELLS,
                     help="bash, zsh or fish",
                 ),
             )
         },
     ),
 }
-COMMANDS["run"].groups["time"] = (
-    *COMMANDS["run"].groups["time"],
-    _option(
-        "--kill-after",
-        metavar="SEC",
-        type=_seconds,
-        default=10.0,
-        help="SIGKILL for what has not ended then (default: 10)",
-    ),
-)

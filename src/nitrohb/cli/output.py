@@ -82,25 +82,24 @@ class Stream:
         self.problem = ""
         self.has_lost = False
         self.on_queued: Callable[[], object] = lambda: None
-        self._open()
-
-    def _open(self) -> None:
-        if self._stream is None:
-            self._fail("it is closed")
-            return
-        try:
-            self.fd = self._stream.fileno()
-        except OSError:  # not a file, but what a caller of main() has put in its place
-            return
-        # Its flags are shared with other processes. A file description of our own is not.
-        mode = os.fstat(self.fd).st_mode
-        if stat.S_ISFIFO(mode) or os.isatty(self.fd):
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        if stream is not None:
             try:
+                self.fd = stream.fileno()
+            except OSError:  # not a file, but what a caller of main() has put in its place
+                pass
+
+    def open_nonblocking(self) -> None:
+        """Open the terminal or the pipe once more, if possible, so that no write can block.
+
+        The flags of the stream itself are shared with other processes.
+        """
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            if stat.S_ISFIFO(os.fstat(self.fd).st_mode) or os.isatty(self.fd):
                 self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
                 self._is_ours = True
-            except OSError:
-                pass  # no /proc, or it belongs to another user: see _write()
+        except OSError:
+            pass  # closed, no descriptor left, no /proc, or another user's terminal: see _write()
 
     @property
     def has_queued(self) -> bool:
@@ -114,20 +113,18 @@ class Stream:
         count, self._left_out = self._left_out, 0
         return count
 
-    def write(self, text: str, *, is_optional: bool = False) -> str:
-        """Write whole lines now or soon, or leave them out.
-
-        Args:
-            text: The lines, or a status.
-            is_optional: Leave it out without counting it if something is queued.
+    def write(self, text: str) -> str:
+        """Write whole lines, or a status, now or soon, or leave them out.
 
         Returns:
             What to tell a person about a new problem, or nothing.
         """
-        if self.problem or (is_optional and self._queue):
+        if self.problem:
             return ""
+        if self._stream is None:
+            return self._fail("it is closed")
         if self.fd < 0:
-            return self._write_to_object(text)
+            return self._write_to_object(self._stream, text)
         data = os.fsencode(text)  # the encoding of the file system: paths stay exact
         if len(self._queue) + len(data) > _QUEUE_MAX:
             self._left_out += data.count(b"\n")
@@ -176,10 +173,9 @@ class Stream:
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
 
-    def _write_to_object(self, text: str) -> str:
-        assert self._stream is not None
+    def _write_to_object(self, stream: TextIO, text: str) -> str:
         try:
-            self._stream.write(text)
+            stream.write(text)
         except OSError as error:
             return self._fail(error.strerror or str(error))
         return ""
@@ -203,10 +199,12 @@ class Output:
 
     def __init__(self) -> None:
         self.out = Stream(sys.stdout)
-        self.err = Stream(sys.stderr)
+        # One queue for one terminal or pipe, so that the order of the lines stays.
+        self.err = self.out if _are_same(sys.stdout, sys.stderr) else Stream(sys.stderr)
         self.is_terminal = _is_terminal(sys.stderr)
         self.level = DEBUG
         self._status = ""
+        self._is_status_shown = False
 
     @property
     def has_lost(self) -> bool:
@@ -264,12 +262,14 @@ class Output:
             self._show_status()
 
     def _clear_status(self) -> None:
-        if self._status:
-            self.err.write(_CLEAR_LINE, is_optional=True)
+        if self._is_status_shown:
+            self._is_status_shown = False
+            self.err.write(_CLEAR_LINE)
 
     def _show_status(self) -> None:
-        if self._status:
-            self.err.write(_UNWRAPPED.format(self._status), is_optional=True)
+        if self._status and not self.err.has_queued:
+            self._is_status_shown = True
+            self.err.write(_UNWRAPPED.format(self._status))
 
     def close(self) -> None:
         """Remove the status, wait a moment for paused readers, and say what is missing."""
@@ -277,6 +277,13 @@ class Output:
         self.out.close()
         self.tell_left_out()
         self.err.close()
+
+
+def _are_same(one: TextIO | None, other: TextIO | None) -> bool:
+    try:
+        return os.path.samestat(*(os.fstat(each.fileno()) for each in (one, other) if each))
+    except (OSError, TypeError):  # not files, or one of them is closed
+        return False
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

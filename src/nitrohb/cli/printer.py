@@ -78,7 +78,8 @@ async def printing(
 async def draining(output: Output) -> AsyncGenerator[None]:
     """Write what is queued as soon as its reader goes on, while the block runs."""
     async with trio.open_nursery() as nursery:
-        for stream in (output.out, output.err):
+        for stream in {output.out, output.err}:  # they may be one
+            stream.open_nonblocking()
             nursery.start_soon(_drain, stream, output)
         try:
             yield

@@ -185,12 +185,13 @@ class _Reaper:
         def reap_soon(*_: object) -> None:
             token.run_sync_soon(self._reap, idempotent=True)
 
-        before = signal.signal(signal.SIGCHLD, reap_soon)
+        signal.signal(signal.SIGCHLD, reap_soon)
         try:
             self._reap()  # a child may have ended before
             yield
         finally:
-            signal.signal(signal.SIGCHLD, before)
+            # Not SIG_DFL: Python prints a complaint about a signal that arrives in this moment.
+            signal.signal(signal.SIGCHLD, lambda *_: None)
 
     async def end_descendants(self, number: int) -> None:
         """Send a signal to every descendant of the command, until none is left.

@@ -91,7 +91,7 @@ def _report(status: int, answer: dict[str, Any], settings: WaitSettings, output:
     if status == _OK:
         if not all(isinstance(answer.get(name), kinds) for name, kinds in _FIELDS.items()):
             raise _not_nitrohb(settings)
-        fields = {"event": "heartbeat"} | {name: answer[name] for name in _FIELDS}
+        fields = {"event": "heartbeat"} | {name: answer.get(name) for name in _FIELDS}
         to_line = json_line if settings.format == "json" else text_line
         output.print(to_line(fields, INFO))
         return exits.DONE
