@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _in_words(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
     """A lack of descriptors, which can show anywhere, in words. Any other error is a bug."""
-    from ..remedies import lack_error
+    from ..remedies import descriptor_shortage
 
-    errors = [lack_error(error.errno) for error in _leaves(group)]
+    errors = [descriptor_shortage(error.errno) for error in _leaves(group)]
     if None in errors:
         raise group
     return BaseExceptionGroup("", [error for error in errors[:1] if error is not None])

@@ -12,7 +12,7 @@ from ..client import send_heartbeat
 from ..errors import NitrohbError
 from ..events import Event
 from ..protocol import HEARTBEAT
-from ..remedies import lack_error, remedy_for
+from ..remedies import descriptor_shortage
 from ..server import serve_heartbeat
 from ..sockets.scratch import scratch_path
 from . import exits
@@ -53,8 +53,8 @@ def _socket_path() -> Generator[str]:
         try:
             path = stack.enter_context(scratch_path("demo.sock"))
         except OSError as error:
-            raise lack_error(error.errno) or NitrohbError(
+            raise descriptor_shortage(error.errno) or NitrohbError(
                 f"the demo cannot create its socket: {error.strerror}\n"
-                + remedy_for("no temporary directory", command="demo")
+                "Name a directory in which you may write: TMPDIR=DIR nitrohb demo"
             ) from error
         yield path

@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-from ..remedies import is_lack_of_threads, lack_error
+from ..remedies import descriptor_shortage, is_lack_of_threads
 
 __all__ = ["Process", "why_not_started"]
 
@@ -282,7 +282,7 @@ def why_not_started(command: str, error: OSError) -> str:
     """Why a command cannot be started, and in another line what helps."""
     number = error.errno or 0
     reason, remedy = _REFUSALS.get(number, (os.strerror(number), "Try the command by itself."))
-    if shortage := lack_error(number):
+    if shortage := descriptor_shortage(number):
         return str(shortage)
     if not command:
         reason, remedy = "its name is empty", "Name a command after --."
