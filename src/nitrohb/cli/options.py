@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     Option = tuple[Sequence[str], dict[str, Any]]
-    Groups = dict[str, Sequence[Option]]
+    Groups = dict[str, list[Option]]
 
 __all__ = ["COMMANDS", "SHELLS", "Command"]
 
@@ -102,92 +102,96 @@ def _group(text: str) -> int:
 # The options, in groups. The first group has no title.
 
 
-def _option(*names: str, **how: Any) -> Option:
-    return names, how
+def _option(names: str, metavar: str, text: str, **how: Any) -> Option:
+    """An option whose metavar says how its value is read."""
+    return names.split(), {"metavar": metavar, "help": text, "type": _READERS[metavar], **how}
 
 
-def _flag(name: str, help: str) -> Option:  # noqa: A002 - argparse's own name for it
-    return (name,), {"action": "store_true", "help": help}
+def _flag(name: str, text: str) -> Option:
+    return [name], {"action": "store_true", "help": text}
 
 
-def _listen_options(max_pending: str) -> Sequence[Option]:
-    return (
-        _option(
-            *("-l", "--listen"),
-            metavar="ADDR",
-            type=_address,
-            action="append",
-            help="listen here (default: systemd's, or vsock::9000) *",
-        ),
-        _option("--max-pending", metavar="N", type=_count, default=1024, help=max_pending),
-    )
+def _choice(name: str, choices: Sequence[str], text: str, **how: Any) -> Option:
+    return [name], {"choices": choices, "default": choices[0], "help": text, **how}
 
 
-def _format_option(help: str) -> Option:  # noqa: A002 - argparse's own name for it
-    return ("--format",), {"choices": ("text", "json"), "default": "text", "help": help}
+_READERS: Final[dict[str, Callable[[str], object]]] = {
+    "ADDR": _address,
+    "CID": _cid,
+    "GROUP": _group,
+    "MIB": _count,
+    "MODE": _mode,
+    "N": _count,
+    "NAME": str,
+    "PATH": str,
+    "SEC": _seconds,
+    "SEC|auto": _timeout,
+}
+
+_FORMATS: Final = ("text", "json")
+
+_LISTEN: Final = _option(
+    "-l --listen", "ADDR", "listen here (default: systemd's, or vsock::9000) *", action="append"
+)
+
+
+def _max_pending(text: str) -> Option:
+    return _option("--max-pending", "N", f"{text} (default: 1024)", default=1024)
 
 
 def _answer_options(timeout: str, output: str) -> Groups:
-    listen, max_pending = _listen_options("how many may be silent at a time (default: 1024)")
+    allow_cid = "answer this CID only, on vsock (default: any) *"
     return {
-        "": (
-            listen,
+        "": [
+            _LISTEN,
             _flag("--keep", "go on after a heartbeat (default: one per ADDR)"),
-            _option(
-                "--allow-cid",
-                metavar="CID",
-                dest="allow_cids",
-                type=_cid,
-                action="append",
-                help="answer this CID only, on vsock (default: any) *",
-            ),
+            _option("--allow-cid", "CID", allow_cid, action="append", dest="allow_cids"),
             _flag("--any-byte", "echo any byte, as QEMU does (default: only 0xB7)"),
-            max_pending,
-        ),
-        "time": (
+            _max_pending("how many may be silent at a time"),
+        ],
+        "time": [
+            _option("--timeout", "SEC|auto", f"{timeout}; auto: as nitro-cli", default=math.inf),
+            _option("--eif", "PATH", "for auto: the enclave's image"),
+            _option("--memory", "MIB", "for auto: the enclave's memory"),
             _option(
-                "--timeout",
-                metavar="SEC|auto",
-                type=_timeout,
-                default=math.inf,
-                help=f"{timeout}; auto: as nitro-cli",
-            ),
-            _option("--eif", metavar="PATH", help="for auto: the enclave's image"),
-            _option("--memory", metavar="MIB", type=_count, help="for auto: the enclave's memory"),
-            _option(
-                "--handshake-timeout",
-                metavar="SEC",
-                type=_seconds,
+                *("--handshake-timeout", "SEC"),
+                "how long a connection may be silent (default: 5)",
                 default=5.0,
-                help="how long a connection may be silent (default: 5)",
             ),
-        ),
-        "socket files": (
+        ],
+        "socket files": [
             _option(
-                "--socket-mode",
-                metavar="MODE",
-                type=_mode,
+                *("--socket-mode", "MODE"),
+                "their permissions, in octal (default: 600)",
                 default=0o600,
-                help="their permissions, in octal (default: 600)",
             ),
-            _option(
-                "--socket-group",
-                metavar="GROUP",
-                type=_group,
-                help="their group, a name or number (default: yours)",
-            ),
-        ),
-        "output": (
-            _format_option(f"of the events on {output} (default: text)"),
-            _option(
-                "--log-level",
-                choices=tuple(reversed(LEVELS)),
-                default="debug",
+            _option("--socket-group", "GROUP", "their group, a name or number (default: yours)"),
+        ],
+        "output": [
+            _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
+            _choice(
+                *("--log-level", tuple(reversed(LEVELS))),
+                "from debug (default), info, warning, or error up",
                 metavar="LEVEL",
-                help="from debug (default), info, warning, or error up",
             ),
             _flag("--quiet", "print no events"),
-        ),
+        ],
+    }
+
+
+def _serve_options() -> Groups:
+    return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
+        "HTTP interface (pip install 'nitrohb[api]')": [
+            _option(*("--api", "ADDR"), "with --keep: offer it on unix:PATH or IP:PORT", type=_api),
+            _option("--api-mode", "MODE", "permissions of its socket file (default: 600)"),
+            _option("--api-group", "GROUP", "group of its socket file (default: yours)"),
+            _flag("--api-allow-remote", "let other machines in: there are no passwords"),
+            _option(
+                *("--api-host", "NAME", "a host name by which clients call it *"),
+                action="append",
+                default=[],
+            ),
+        ]
     }
 
 
@@ -196,83 +200,36 @@ def _run_options() -> Groups:
         "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
         "stderr",
     )
-    kill_after = _option(
-        "--kill-after",
-        metavar="SEC",
-        type=_seconds,
-        default=10.0,
-        help="SIGKILL for what has not ended then (default: 10)",
-    )
-    misplaced = _option("misplaced", nargs="*", help=argparse.SUPPRESS)
-    return groups | {"": (misplaced, *groups[""]), "time": (*groups["time"], kill_after)}
+    kill_after = "SIGKILL for what has not ended then (default: 10)"
+    groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
+    groups["time"].append(_option("--kill-after", "SEC", kill_after, default=10.0))
+    return groups
 
 
-_API_OPTIONS: Final[Groups] = {
-    "HTTP interface (pip install 'nitrohb[api]')": (
-        _option(
-            "--api",
-            metavar="ADDR",
-            type=_api,
-            help="with --keep: offer it on unix:PATH or IP:PORT",
-        ),
-        _option(
-            "--api-mode",
-            metavar="MODE",
-            type=_mode,
-            help="permissions of its socket file (default: 600)",
-        ),
-        _option(
-            "--api-group",
-            metavar="GROUP",
-            type=_group,
-            help="group of its socket file (default: yours)",
-        ),
-        _flag("--api-allow-remote", "let other machines in: there are no passwords"),
-        _option(
-            "--api-host",
-            metavar="NAME",
-            action="append",
-            default=[],
-            help="a host name by which clients call it *",
-        ),
-    )
-}
+def _timeout_option(seconds: float) -> Option:
+    text = f"end with exit code 124 after this time (default: {seconds:g})"
+    return _option("--timeout", "SEC", text, default=seconds)
 
 
-def _timeout_option(default: float) -> Option:
-    text = f"end with exit code 124 after this time (default: {default:g})"
-    return _option("--timeout", metavar="SEC", type=_seconds, default=default, help=text)
-
-
-_WAIT_OPTIONS: Final[Groups] = {
-    "": (
-        _timeout_option(60.0),
-        _option(
-            "--max-age",
-            metavar="SEC",
-            type=_age,
-            default=60.0,
-            help="how long ago it may have come (default: 60)",
-        ),
-        _option(
-            "--api",
-            metavar="ADDR",
-            type=_api,
-            help="where the server has its interface (default: unix:/run/nitrohb/api.sock)",
-        ),
-        _format_option("how the heartbeat is printed to stdout (default: text)"),
-    )
-}
-
-_WAIT_EITHER: Final = (
-    _option("--cid", metavar="CID", type=_cid, help="wait for the enclave with this CID"),
+_WAIT_OPTIONS: Final = [
+    _timeout_option(60.0),
     _option(
-        "--address",
-        metavar="ADDR",
-        type=_address,
-        help="wait for a heartbeat on this listen address of the server",
+        *("--max-age", "SEC", "how long ago it may have come (default: 60)"),
+        type=_age,
+        default=60.0,
     ),
-)
+    _option(
+        *("--api", "ADDR"),
+        "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+        type=_api,
+    ),
+    _choice("--format", _FORMATS, "how the heartbeat is printed to stdout (default: text)"),
+]
+
+_WAIT_EITHER: Final = [
+    _option("--cid", "CID", "wait for the enclave with this CID"),
+    _option("--address", "ADDR", "wait for a heartbeat on this listen address of the server"),
+]
 
 _ADDRESSES: Final = """\
 addresses:
@@ -327,8 +284,7 @@ COMMANDS: Final = {
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}{_EXIT_CODES}",
-        _answer_options("end with exit code 124 after it (default: never)", "stdout")
-        | _API_OPTIONS,
+        _serve_options(),
         usage="nitrohb serve [options]",
     ),
     "run": Command(
@@ -354,16 +310,12 @@ COMMANDS: Final = {
         "  nitrohb send unix:/run/x.sock     to a server on this machine\n\n"
         f"{_ADDRESSES}\n{_EXIT_CODES}",
         {
-            "": (
+            "": [
                 _option(
-                    "address",
-                    metavar="ADDR",
-                    nargs="?",
-                    type=_address,
-                    help="where to connect to (default: vsock:3:9000)",
+                    "address", "ADDR", "where to connect to (default: vsock:3:9000)", nargs="?"
                 ),
                 _timeout_option(5.0),
-            )
+            ]
         },
     ),
     "wait": Command(
@@ -372,7 +324,7 @@ COMMANDS: Final = {
         "  nitrohb wait --cid 16                         the enclave with that CID\n"
         "  nitrohb wait --address unix:/run/vm4.sock     that which boots there\n\n"
         f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
-        _WAIT_OPTIONS,
+        {"": _WAIT_OPTIONS},
         either=_WAIT_EITHER,
     ),
     "demo": Command(
@@ -389,10 +341,11 @@ COMMANDS: Final = {
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
         "exit codes: 0 serve can listen, 1 an address or the self-test failed, 2 usage\n",
         {
-            "": (
-                *_listen_options("how many silent connections serve should allow (default: 1024)"),
-                _format_option("lines for people, or one JSON object (default: text)"),
-            )
+            "": [
+                _LISTEN,
+                _max_pending("how many silent connections serve should allow"),
+                _choice("--format", _FORMATS, "lines for people, or a JSON object (default: text)"),
+            ]
         },
     ),
     "completion": Command(
@@ -401,15 +354,6 @@ COMMANDS: Final = {
         '  eval "$(nitrohb completion bash)"           in ~/.bashrc\n'
         '  eval "$(nitrohb completion zsh)"            in ~/.zshrc, after compinit\n'
         "  nitrohb completion fish | source            in ~/.config/fish/config.fish\n",
-        {
-            "": (
-                _option(
-                    "shell",
-                    metavar="SHELL",
-                    choices=SHELLS,
-                    help="bash, zsh or fish",
-                ),
-            )
-        },
+        {"": [(["shell"], {"metavar": "SHELL", "choices": SHELLS, "help": ", ".join(SHELLS)})]},
     ),
 }

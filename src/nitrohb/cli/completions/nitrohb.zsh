@@ -50,7 +50,7 @@ _shtab_nitrohb_defaults_added=0
 
 _shtab_nitrohb_completion_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  ":bash, zsh or fish:(bash zsh fish)"
+  ":bash, zsh, fish:(bash zsh fish)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -67,7 +67,7 @@ _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
-  "--format[lines for people, or one JSON object (default\: text)]:format:(text json)"
+  "--format[lines for people, or a JSON object (default\: text)]:format:(text json)"
 )
 
 # guard to ensure default positional specs are added only once per session
