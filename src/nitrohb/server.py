@@ -30,6 +30,7 @@ from .addresses import CID_ANY, Address, VsockAddress, parse_address
 from .claims import ClaimQueue, Wanted
 from .errors import UsageError
 from .events import Event, Heartbeat, Listening, Lost
+from .pending import Pending
 from .protocol import HEARTBEAT_PORT
 from .sockets.listener import Listener
 from .sockets.opening import Listen, open_listeners, require_cids, resolve, take_over
@@ -134,7 +135,7 @@ class HeartbeatServer:
 
     def _check_cid(self, cid: int, where: Address | None) -> None:
         """Refuse a CID that can never be answered here."""
-        _check_cid("cid", cid)
+        _checked_cid("cid", cid)
         listeners = [acceptor.listener for acceptor in self._on(where)]
         if not any(listener.has_cids for listener in listeners):
             raise UsageError(
@@ -235,6 +236,7 @@ async def serve_heartbeat(
             emit=on_event or _log_problem,
             reports=once or has_handle or on_event is not None,
             claims=claims if has_handle else None,
+            pending=Pending(),
         )
         acceptors = [Acceptor(*of, settings) for of in zip(listeners, ages, strict=True)]
         for acceptor in acceptors:
@@ -259,14 +261,13 @@ def _check(
         return None
     if not allow_cids:
         raise UsageError("allow_cids is empty: no enclave would be answered (None allows all)")
-    for cid in allow_cids:
-        _check_cid("allow_cids", cid)
-    return frozenset(allow_cids)
+    return frozenset(_checked_cid("allow_cids", cid) for cid in allow_cids)
 
 
-def _check_cid(name: str, cid: object) -> None:
+def _checked_cid(name: str, cid: int) -> int:
     if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
         raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
+    return cid
 
 
 def _log_problem(event: Event) -> None:
