@@ -116,9 +116,6 @@ class Latch:
 class _Handshake:
     """One side of one connection: it waits for one byte.
 
-    Args:
-        latch: The latch of the listen address.
-
     Attributes:
         state: Where the connection stands.
         byte: The first byte received, 0 to 255, or None.
@@ -152,11 +149,7 @@ class _Handshake:
 
 
 class ParentHandshake(_Handshake):
-    """The parent's side of one connection: wait for the byte, then send :attr:`reply`.
-
-    Args:
-        latch: The latch of the listen address that accepted the connection.
-    """
+    """The parent's side of one connection: wait for the byte, then send :attr:`reply`."""
 
     __slots__ = ()
 

@@ -201,10 +201,8 @@ async def serve_heartbeat(
         UsageError: The arguments contradict each other or make no sense.
         ListenError: An address cannot be listened on. Then none is: the others are closed again.
 
-    **Time.** There is no time limit but the caller's cancel scope, for example
-    ``trio.fail_after(60)``.
-
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
+    There is no time limit but the caller's cancel scope, for example ``trio.fail_after(60)``.
 
     **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
     however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
