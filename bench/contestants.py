@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from .processes import BenchError
 
-__all__ = ["ASYNCIO", "BLOCKING", "C", "NITROHB", "PEERS", "TRIO", "Peer", "Tools", "build"]
+__all__ = [
+    *("ASYNCIO", "BLOCKING", "C", "JSON", "NITROHB", "TEXT", "TRIO"),
+    *("PEERS", "Peer", "Tools", "build"),
+]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _CC = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o")
@@ -89,6 +92,8 @@ def _socat(tools: Tools, where: str) -> Sequence[str]:
 
 C = Peer("c", "C, epoll", lambda tools, where: (tools.epoll, where))
 NITROHB = Peer("nitrohb", "nitrohb serve --keep --quiet", _serve("--quiet"))
+JSON = Peer("nitrohb-json", "nitrohb … --format json", _serve("--format", "json"), prints=True)
+TEXT = Peer("nitrohb-text", "nitrohb … --format text", _serve("--format", "text"), prints=True)
 BLOCKING = Peer("blocking", "Python, blocking", _python("blocking"), held=0)
 TRIO = Peer("trio", "trio.serve_listeners", _python("trio_listeners"))
 ASYNCIO = Peer("asyncio", "asyncio.start_unix_server", _python("asyncio_streams"))
@@ -97,7 +102,8 @@ PEERS = (
     C,
     Peer("c-eager", "C, epoll, reads at once", lambda tools, where: (tools.epoll, where, "eager")),
     NITROHB,
-    Peer("nitrohb-json", "nitrohb … --format json", _serve("--format", "json"), prints=True),
+    JSON,
+    TEXT,
     BLOCKING,
     TRIO,
     ASYNCIO,

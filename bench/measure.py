@@ -7,6 +7,7 @@ seconds apart; every other round goes through them backwards.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ class Bench:
             for peer in peers:
                 servers[peer] = closing.enter_context(self.start(peer))
                 results[peer.key] |= self._at_start(peer, servers[peer])
+            results[NITROHB.key] |= self._commands()
             for load in LOADS:
                 for peer, server in servers.items():
                     results[peer.key] |= self._under_load(peer, server, load)
@@ -112,11 +114,37 @@ class Bench:
         return result | {f"{key}_before": value for key, value in before.items()} | after
 
     def at_rest(self, seconds: float) -> observe.Rest:
-        """What an idle nitrohb does."""
-        with self.start(NITROHB) as server:
-            self._beat(NITROHB)
-            log = os.path.join(self.directory, "strace.log")
-            return observe.watch_at_rest(server.pid, log, seconds)
+        """What an idle nitrohb does that has no socket file to look after."""
+        where, log = (os.path.join(self.directory, name) for name in ("rest", "strace.log"))
+        argv = [self.tools.nitrohb, "serve", "--keep", "--quiet", "--listen", "fd:0"]
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(where)
+            sock.listen()
+            with Server(self.cores, argv, where, f"{log}.err", stdin=sock.fileno()) as server:
+                with connect(where) as client:
+                    client.sendall(b"\xb7")
+                    client.recv(1)
+                return observe.watch_at_rest(server.pid, log, seconds)
+
+    def _commands(self) -> Metrics:
+        """How long commands take that a person or a script waits for."""
+        script = self.tools.nitrohb
+        metrics = {
+            "version_ms": time_command(self.cores, [script, "--version"]),
+            "help_ms": time_command(self.cores, [script, "--help"]),
+        }
+        if self.vsock:
+            return metrics
+        where, api = (os.path.join(self.directory, name) for name in ("claimed", "api"))
+        argv = [script, "serve", "--keep", "--quiet", "--listen", f"unix:{where}"]
+        argv += ["--api", f"unix:{api}"]
+        with Server(self.cores, argv, where, f"{where}.log"):
+            with connect(where) as client:
+                client.sendall(b"\xb7")
+                client.recv(1)
+            wait = [script, "wait", "--address", f"unix:{where}", "--api", f"unix:{api}"]
+            metrics["wait_ms"] = time_command(self.cores, wait)
+        return metrics
 
     def _at_start(self, peer: Peer, server: Server) -> Metrics:
         self._beat(peer)

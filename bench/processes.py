@@ -43,13 +43,13 @@ class Cores:
         usable = sorted(os.sched_getaffinity(0))
         return cls(server=usable[0], client=usable[1 % len(usable)])
 
-    def spawn(self, argv: Sequence[str], out: int, err: int) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, argv: Sequence[str], out: int, err: int, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
         """Start a process on the server's core, as the leader of a process group of its own."""
         os.sched_setaffinity(0, {self.server})
         try:
-            return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0
-            )
+            return subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=err, process_group=0)
         finally:
             os.sched_setaffinity(0, {self.client})
 
@@ -63,6 +63,7 @@ class Server:
         where: The path of its socket, or ``vsock:PORT``.
         log: The file that gets its stderr.
         drain: Read what it prints, as somebody would who wants to know it.
+        stdin: The descriptor that is its stdin.
 
     Attributes:
         pid: Its process id, and that of its process group.
@@ -70,7 +71,14 @@ class Server:
     """
 
     def __init__(
-        self, cores: Cores, argv: Sequence[str], where: str, log: str, *, drain: bool = False
+        self,
+        cores: Cores,
+        argv: Sequence[str],
+        where: str,
+        log: str,
+        *,
+        drain: bool = False,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self._where = where
         self._log = log
@@ -78,7 +86,7 @@ class Server:
         with open(log, "wb") as errors:
             self._start = time.monotonic()
             out = subprocess.PIPE if drain else subprocess.DEVNULL
-            self._process = cores.spawn(argv, out, errors.fileno())
+            self._process = cores.spawn(argv, out, errors.fileno(), stdin)
         self.pid = self._process.pid
         try:
             if self._process.stdout is not None:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from statistics import median
 from typing import Any, Self
 
-from .contestants import ASYNCIO, BLOCKING, TRIO, C
+from .contestants import ASYNCIO, BLOCKING, JSON, TEXT, TRIO, C, Peer
 from .contestants import NITROHB as NHB
 from .delays import ALONE
 from .measure import PASS, Metrics, Round
@@ -176,6 +176,13 @@ def check_goals(results: Results) -> list[Goal]:
         figure = results.medians(NHB.key).get(name)
         return Goal(text, figure, limit, False, "" if figure is None else f"{figure:.1f}")
 
+    def to_pass(text: str, limit: float, name: str) -> Goal:
+        return _goal(text, results.ratio((NHB.key, name), (PASS, "ready_ms")), limit, False)
+
+    def events(name: str, peer: Peer) -> Goal:
+        ratio = results.ratio((peer.key, "rate_16"), (C.key, "rate_16"))
+        return _goal(f"heartbeats/s at 16 with events as {name}: ≥ 0.4 × C", ratio, 0.4, True)
+
     idle = results.ratio((NHB.key, "p50_us_idle"), (NHB.key, "p50_us_bare"))
     sooner = results.ratio((TRIO.key, "ready_ms"), (NHB.key, "ready_ms"))
     return [
@@ -184,11 +191,16 @@ def check_goals(results: Results) -> list[Goal]:
         beside("heartbeats/s at 16: ≥ 8 × trio", 8, "rate_16", TRIO.key, least=True),
         beside("heartbeats/s at 16: ≥ 4 × asyncio", 4, "rate_16", ASYNCIO.key, least=True),
         beside("p50, byte 200 µs later: ≤ 1.25 × C", 1.25, "p50_us_late", C.key),
+        events("JSON", JSON),
+        events("text", TEXT),
         _late_goal(results),
         _goal("p50 with idle connections: ≤ 1.15 × without", idle, 1.15, False),
         own("memory per pending connection: ≤ 4.5 KiB", 4.5, "pending_kib"),
         own("resident memory at rest: ≤ 30 MiB", 30, "rss_mib"),
         beside("listening: ≤ 3.0 × python -c pass", 3.0, "ready_ms", PASS),
+        to_pass("--version: ≤ 3 × python -c pass", 3.0, "version_ms"),
+        to_pass("--help: ≤ 3 × python -c pass", 3.0, "help_ms"),
+        to_pass("wait for what has come: ≤ 4 × python -c pass", 4.0, "wait_ms"),
         _goal("listening: ≥ 4 × sooner than trio", sooner, 4, True),
         _rest_goal(results),
     ]
@@ -207,7 +219,7 @@ def _rest_goal(results: Results) -> Goal:
     figure = results.rest.get("wakeups") if calls is None else calls
     what = "wake-ups (no strace)" if calls is None else "system calls"
     spread = "" if figure is None else f"{figure:.0f} {what} in {results.rest['seconds']:g} s"
-    return Goal("at rest: no system call", figure, 0, False, spread)
+    return Goal("at rest, without a socket file: no system call", figure, 0, False, spread)
 
 
 def _goal(text: str, ratio: Ratio | None, limit: float, least: bool) -> Goal:

@@ -13,15 +13,15 @@ from typing import Any, NoReturn
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
-
-from nitrohb import Listener, VsockAddress, open_listeners
 from nitrohb.cli.child import Child
 from nitrohb.cli.console import Console
 from nitrohb.cli.environment import environment
 from nitrohb.cli.launch import Launch
-from nitrohb.cli.parser import parse
 from nitrohb.cli.stop import Stop
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from nitrohb import Listener, VsockAddress, open_listeners
+from nitrohb.cli.parser import parse
 from tests.support import Client
 
 from .process import nitrohb_here

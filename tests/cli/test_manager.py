@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 import trio
+from nitrohb.cli.manager import Manager, find_manager
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nitrohb import (
@@ -27,7 +28,6 @@ from nitrohb import (
     UsageError,
     VsockAddress,
 )
-from nitrohb.cli.manager import Manager, find_manager
 from nitrohb.cli.report import Reporter
 
 from .process import HEARTBEAT, PATIENCE, beat, nitrohb_here, started

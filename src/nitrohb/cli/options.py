@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Option = tuple[Sequence[str], dict[str, Any]]
     Groups = dict[str, list[Option]]
 
-__all__ = ["COMMANDS", "SHELLS", "Command"]
+__all__ = ["OPTIONS", "SHELLS", "Command"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
@@ -254,7 +254,6 @@ class Command:
     """A command as its help shows it.
 
     Attributes:
-        summary: What it does, in a line.
         more: What its help says below the options.
         usage: Its usage, if argparse's own would be too long.
         groups: Its options, by the titles of their groups.
@@ -263,22 +262,19 @@ class Command:
 
     def __init__(
         self,
-        summary: str,
         more: str,
         groups: Groups | None = None,
         usage: str | None = None,
         either: Sequence[Option] = (),
     ) -> None:
-        self.summary = summary
         self.more = more
         self.groups = groups or {}
         self.usage = usage
         self.either = either
 
 
-COMMANDS: Final = {
+OPTIONS: Final = {
     "serve": Command(
-        "listen, answer enclaves' heartbeats, and report",
         "examples:\n"
         "  nitrohb serve                             one enclave, on vsock::9000\n"
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
@@ -288,7 +284,6 @@ COMMANDS: Final = {
         usage="nitrohb serve [options]",
     ),
     "run": Command(
-        "listen, then start a command that boots enclaves",
         "examples:\n"
         "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
@@ -304,7 +299,6 @@ COMMANDS: Final = {
         usage="nitrohb run [options] -- CMD [ARG ...]",
     ),
     "send": Command(
-        "send a heartbeat and await its echo, as an enclave's init does",
         "examples:\n"
         "  nitrohb send                      from an enclave to its parent, vsock:3:9000\n"
         "  nitrohb send unix:/run/x.sock     to a server on this machine\n\n"
@@ -319,7 +313,6 @@ COMMANDS: Final = {
         },
     ),
     "wait": Command(
-        "claim one enclave's heartbeat from a running serve --keep --api",
         "examples:\n"
         "  nitrohb wait --cid 16                         the enclave with that CID\n"
         "  nitrohb wait --address unix:/run/vm4.sock     that which boots there\n\n"
@@ -328,11 +321,9 @@ COMMANDS: Final = {
         either=_WAIT_EITHER,
     ),
     "demo": Command(
-        "show both sides of a boot, on a temporary Unix socket",
         f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
     ),
     "doctor": Command(
-        "check what this machine can do, what it lacks, and what helps",
         "examples:\n"
         "  nitrohb doctor                        can it listen on vsock::9000?\n"
         "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
@@ -349,7 +340,6 @@ COMMANDS: Final = {
         },
     ),
     "completion": Command(
-        "print what lets a shell complete these commands and options",
         "examples:\n"
         '  eval "$(nitrohb completion bash)"           in ~/.bashrc\n'
         '  eval "$(nitrohb completion zsh)"            in ~/.zshrc, after compinit\n'

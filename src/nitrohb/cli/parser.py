@@ -5,47 +5,37 @@ from __future__ import annotations
 
 import argparse
 import os
-import stat
 import sys
 from functools import partial
 
 from .. import __version__
-from ..addresses import CID_ANY, UnixAddress, VsockAddress
-from ..errors import UsageError
-from ..protocol import HEARTBEAT_PORT, PARENT_CID
-from ..sockets.activation import inherited_sockets
 from . import exits
-from .options import COMMANDS
-from .output import LEVELS, NOTHING, Output, quoted
-from .settings import (
-    AnswerSettings,
-    CompletionSettings,
-    DemoSettings,
-    DoctorSettings,
-    RunSettings,
-    SendSettings,
-    ServeSettings,
-    TcpApi,
-    UnixApi,
-    WaitSettings,
-)
+from .output import Output
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Callable, Sequence
     from typing import Any, Final, NoReturn
 
-    from ..addresses import Address
     from .settings import CommandSettings
 
-__all__ = ["build_parser", "parse"]
+__all__ = ["COMMANDS", "build_parser", "parse"]
+
+COMMANDS: Final = {
+    "serve": "listen, answer enclaves' heartbeats, and report",
+    "run": "listen, then start a command that boots enclaves",
+    "send": "send a heartbeat and await its echo, as an enclave's init does",
+    "wait": "claim one enclave's heartbeat from a running serve --keep --api",
+    "demo": "show both sides of a boot, on a temporary Unix socket",
+    "doctor": "check what this machine can do, what it lacks, and what helps",
+    "completion": "print what lets a shell complete these commands and options",
+}
+"""The commands, and what each does, in a line."""
 
 # argparse makes a formatter for each option that it adds. A formatter without a width loads shutil
 # to ask for the width of the terminal, which takes 3 ms.
-_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
-_QUICK_FORMATTER: Final = partial(_FORMATTER, width=80)
+_FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28, width=80)
 
 
 def parse(argv: Sequence[str]) -> CommandSettings:
@@ -62,11 +52,11 @@ def parse(argv: Sequence[str]) -> CommandSettings:
         argv.insert(0, "serve")
     parser = build_parser(argv[0])
     args, unknown = parser.parse_known_args(argv, argparse.Namespace(argv=launched, misplaced=[]))
-    if args.misplaced or (args.command == "run" and not launched):
-        raise UsageError("write the command after --, as in: nitrohb run [options] -- CMD ARG...")
-    if unknown:
+    if unknown and not args.misplaced:
         args.complain(f"unknown arguments: {' '.join(unknown)}")
-    return _MAKERS[args.command](args)
+    from .settings import make_settings  # the help and the version need none
+
+    return make_settings(args)
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -83,7 +73,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """The help, as wide as the terminal."""
-        self.formatter_class = _FORMATTER
+        self.formatter_class = partial(_FORMATTER, width=_terminal_width() - 2)
         return super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -100,6 +90,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 
 
+def _terminal_width() -> int:
+    try:
+        return int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else -1).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+class _ListedCommand:
+    """Stands for the parser of a command where the help only lists it."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """Make the parser, with the options of one command, or of all of them for the help."""
     parser = _Parser(
@@ -109,32 +117,37 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
         "  nitrohb run -- ./launch    start one by a command, when somebody listens\n",
-        formatter_class=_QUICK_FORMATTER,
+        formatter_class=_FORMATTER,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nitrohb {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    if command and command not in COMMANDS and not command.startswith("-"):
+    listed = command.startswith("-")
+    kind: Any = _ListedCommand if listed else _Parser
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=kind)
+    if command and command not in COMMANDS and not listed:
         parser.error(f"there is no command {command!r}: choose from {', '.join(COMMANDS)}")
     for name in [command] if command in COMMANDS else COMMANDS:
-        _add_command(commands.add_parser, name, with_options=not command.startswith("-"))
+        if listed:
+            commands.add_parser(name, help=COMMANDS[name])
+        else:
+            _add_command(commands.add_parser, name)
     return parser
 
 
-def _add_command(add_parser: Callable[..., _Parser], name: str, *, with_options: bool) -> None:
-    command = COMMANDS[name]
+def _add_command(add_parser: Callable[..., Any], name: str) -> None:
+    from .options import OPTIONS  # the list of the commands needs none
+
+    summary, command = COMMANDS[name], OPTIONS[name]
     parser = add_parser(
         name,
-        help=command.summary,
-        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=command.more,
         usage=command.usage,
-        formatter_class=_QUICK_FORMATTER,
+        formatter_class=_FORMATTER,
         allow_abbrev=False,
     )
     parser.set_defaults(command=name, complain=parser.error)
-    if not with_options:  # the help lists the commands only
-        return
     if command.either:
         either = parser.add_mutually_exclusive_group(required=True)
         for names, how in command.either:
@@ -143,126 +156,3 @@ def _add_command(add_parser: Callable[..., _Parser], name: str, *, with_options:
         group = parser.add_argument_group(title) if title else parser
         for names, how in options:
             group.add_argument(*names, **how)
-
-
-# Settings.
-
-
-def _answer(args: Namespace) -> AnswerSettings:
-    level = LEVELS[args.log_level]
-    return AnswerSettings(
-        listen=_listen(args),
-        keep=args.keep,
-        allow_cids=args.allow_cids,
-        any_byte=args.any_byte,
-        max_pending=args.max_pending,
-        handshake_timeout=args.handshake_timeout,
-        timeout=_timeout(args),
-        socket_mode=args.socket_mode,
-        socket_group=args.socket_group,
-        format=args.format,
-        event_level=NOTHING if args.quiet else level,
-        level=level,
-    )
-
-
-def _listen(args: Namespace) -> Sequence[Address]:
-    return args.listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
-
-
-def _timeout(args: Namespace) -> float:
-    if args.timeout is not None:
-        if args.eif is not None or args.memory is not None:
-            raise UsageError("--eif and --memory are of no use without --timeout auto")
-        return float(args.timeout)
-    if args.eif is None or args.memory is None:
-        raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
-    from ..timeouts import boot_timeout  # few need it
-
-    return boot_timeout(_image_size(args.eif), args.memory)
-
-
-def _image_size(path: str) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
-    try:
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        raise UsageError(f"--eif {quoted(path)} is not an image: it must be a file, and not empty")
-    return status.st_size
-
-
-def _serve(args: Namespace) -> ServeSettings:
-    return ServeSettings(answer=_answer(args), api=_api(args))
-
-
-def _api(args: Namespace) -> UnixApi | TcpApi | None:
-    address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
-    if address is None:
-        if has_file_options or args.api_allow_remote or args.api_host:
-            raise UsageError("the options that begin with --api- are of no use without --api")
-        return None
-    if not args.keep:
-        raise UsageError(
-            "--api needs --keep: a server that ends with its last heartbeat ends before the answer"
-            " to a claim has left"
-        )
-    if isinstance(address, UnixAddress):
-        if args.api_host or args.api_allow_remote:
-            raise UsageError(f"--api-host and --api-allow-remote are for TCP, not for {address}")
-        mode = 0o600 if args.api_mode is None else args.api_mode
-        return UnixApi(address=address, mode=mode, group=args.api_group)
-    if has_file_options:
-        raise UsageError(f"--api-mode and --api-group are for a Unix socket, not for {address}")
-    if not (address.ip.is_loopback or args.api_allow_remote):
-        raise UsageError(
-            f"--api {address}: other machines reach this address, and there are no passwords:"
-            " use 127.0.0.1 or a Unix socket, or say --api-allow-remote"
-        )
-    return TcpApi(address=address, hosts=frozenset(name.lower() for name in args.api_host))
-
-
-def _run(args: Namespace) -> RunSettings:
-    return RunSettings(answer=_answer(args), argv=args.argv, kill_after=args.kill_after)
-
-
-def _send(args: Namespace) -> SendSettings:
-    address = args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT)
-    return SendSettings(address=address, timeout=args.timeout)
-
-
-def _wait(args: Namespace) -> WaitSettings:
-    return WaitSettings(
-        enclave=args.address if args.cid is None else args.cid,
-        api=args.api or UnixAddress("/run/nitrohb/api.sock"),
-        timeout=args.timeout,
-        max_age=args.max_age,
-        format=args.format,
-    )
-
-
-def _demo(_args: Namespace) -> DemoSettings:
-    return DemoSettings()
-
-
-def _doctor(args: Namespace) -> DoctorSettings:
-    return DoctorSettings(listen=_listen(args), max_pending=args.max_pending, format=args.format)
-
-
-def _completion(args: Namespace) -> CompletionSettings:
-    return CompletionSettings(shell=args.shell)
-
-
-_MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
-    "serve": _serve,
-    "run": _run,
-    "send": _send,
-    "wait": _wait,
-    "demo": _demo,
-    "doctor": _doctor,
-    "completion": _completion,
-}

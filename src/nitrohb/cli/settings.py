@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each command was asked to do: typed, validated and frozen.
 
-:mod:`.parser` makes these from the command line. Nothing behind it knows argparse.
+Nothing behind :func:`make_settings` knows argparse.
 """
 
 from __future__ import annotations
 
+import os
+import stat
+
+from ..addresses import CID_ANY, UnixAddress, VsockAddress
+from ..errors import UsageError
+from ..protocol import HEARTBEAT_PORT, PARENT_CID
+from ..sockets.activation import inherited_sockets
+from .output import LEVELS, NOTHING, quoted
+
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any, NoReturn, dataclass_transform
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final, NoReturn, dataclass_transform
 
-    from ..addresses import Address, UnixAddress
+    from ..addresses import Address
     from ..api.address import TcpAddress
 else:
 
@@ -33,6 +43,7 @@ __all__ = [
     "TcpApi",
     "UnixApi",
     "WaitSettings",
+    "make_settings",
 ]
 
 
@@ -193,3 +204,138 @@ CommandSettings = (
     | DoctorSettings
     | CompletionSettings
 )
+
+
+# From the command line.
+
+
+def _answer(args: Namespace) -> AnswerSettings:
+    level = LEVELS[args.log_level]
+    return AnswerSettings(
+        listen=_listen(args),
+        keep=args.keep,
+        allow_cids=args.allow_cids,
+        any_byte=args.any_byte,
+        max_pending=args.max_pending,
+        handshake_timeout=args.handshake_timeout,
+        timeout=_timeout(args),
+        socket_mode=args.socket_mode,
+        socket_group=args.socket_group,
+        format=args.format,
+        event_level=NOTHING if args.quiet else level,
+        level=level,
+    )
+
+
+def _listen(args: Namespace) -> Sequence[Address]:
+    return args.listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
+
+
+def _timeout(args: Namespace) -> float:
+    if args.timeout is not None:
+        if args.eif is not None or args.memory is not None:
+            raise UsageError("--eif and --memory are of no use without --timeout auto")
+        return float(args.timeout)
+    if args.eif is None or args.memory is None:
+        raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
+    from ..timeouts import boot_timeout  # few need it
+
+    return boot_timeout(_image_size(args.eif), args.memory)
+
+
+def _image_size(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        raise UsageError(f"--eif {quoted(path)} is not an image: it must be a file, and not empty")
+    return status.st_size
+
+
+def _serve(args: Namespace) -> ServeSettings:
+    return ServeSettings(answer=_answer(args), api=_api(args))
+
+
+def _api(args: Namespace) -> UnixApi | TcpApi | None:
+    address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
+    if address is None:
+        if has_file_options or args.api_allow_remote or args.api_host:
+            raise UsageError("the options that begin with --api- are of no use without --api")
+        return None
+    if not args.keep:
+        raise UsageError(
+            "--api needs --keep: a server that ends with its last heartbeat ends before the answer"
+            " to a claim has left"
+        )
+    if isinstance(address, UnixAddress):
+        if args.api_host or args.api_allow_remote:
+            raise UsageError(f"--api-host and --api-allow-remote are for TCP, not for {address}")
+        mode = 0o600 if args.api_mode is None else args.api_mode
+        return UnixApi(address=address, mode=mode, group=args.api_group)
+    if has_file_options:
+        raise UsageError(f"--api-mode and --api-group are for a Unix socket, not for {address}")
+    if not (address.ip.is_loopback or args.api_allow_remote):
+        raise UsageError(
+            f"--api {address}: other machines reach this address, and there are no passwords:"
+            " use 127.0.0.1 or a Unix socket, or say --api-allow-remote"
+        )
+    return TcpApi(address=address, hosts=frozenset(name.lower() for name in args.api_host))
+
+
+def _run(args: Namespace) -> RunSettings:
+    if args.misplaced or not args.argv:
+        raise UsageError("write the command after --, as in: nitrohb run [options] -- CMD ARG...")
+    return RunSettings(answer=_answer(args), argv=args.argv, kill_after=args.kill_after)
+
+
+def _send(args: Namespace) -> SendSettings:
+    address = args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT)
+    return SendSettings(address=address, timeout=args.timeout)
+
+
+def _wait(args: Namespace) -> WaitSettings:
+    return WaitSettings(
+        enclave=args.address if args.cid is None else args.cid,
+        api=args.api or UnixAddress("/run/nitrohb/api.sock"),
+        timeout=args.timeout,
+        max_age=args.max_age,
+        format=args.format,
+    )
+
+
+def _demo(_args: Namespace) -> DemoSettings:
+    return DemoSettings()
+
+
+def _doctor(args: Namespace) -> DoctorSettings:
+    return DoctorSettings(listen=_listen(args), max_pending=args.max_pending, format=args.format)
+
+
+def _completion(args: Namespace) -> CompletionSettings:
+    return CompletionSettings(shell=args.shell)
+
+
+def make_settings(args: Namespace) -> CommandSettings:
+    """Make the settings of a command line that argparse has read.
+
+    Raises:
+        UsageError: Its options contradict each other, or a variable of the environment makes no
+            sense.
+    """
+    return _MAKERS[args.command](args)
+
+
+_MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
+    "serve": _serve,
+    "run": _run,
+    "send": _send,
+    "wait": _wait,
+    "demo": _demo,
+    "doctor": _doctor,
+    "completion": _completion,
+}
