@@ -30,8 +30,6 @@ from .remedies import listen_error
 from .sockets import wire
 from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
-__all__ = ["Acceptor", "Settings"]
-
 _BATCH: Final = 64  # connections accepted without a look at the others
 _EXHAUSTION_PAUSE: Final = 0.1  # seconds
 _FILE_CHECK: Final = 0.5  # seconds between two looks at the socket file

@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, NoReturn
 
-__all__ = [
-    "CID_ANY",
-    "PORT_ANY",
-    "Address",
-    "HybridAddress",
-    "InheritedSocket",
-    "NamedSocket",
-    "UnixAddress",
-    "VsockAddress",
-    "parse_address",
-    "parse_number",
-]
-
 CID_ANY: Final = 0xFFFFFFFF
 """VMADDR_CID_ANY of linux/vm_sockets.h: listen on every local CID. Written as nothing."""
 

@@ -16,8 +16,6 @@ from .addresses import Address
 from .errors import ServerEndedError
 from .events import Heartbeat
 
-__all__ = ["ClaimQueue", "Claims", "Wanted"]
-
 Waiter = TypeVar("Waiter", bound=Hashable)
 
 _Key = tuple[Address, int | None]

@@ -31,8 +31,6 @@ from .sockets import wire
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["answer_heartbeat", "send_heartbeat"]
-
 _Receive = Callable[[int], Awaitable[bytes | bytearray]]
 _Send = Callable[[bytes], Awaitable[None]]
 _Errors = tuple[type[Exception], ...]

@@ -20,19 +20,6 @@ from typing import ClassVar, Final, get_args
 from .addresses import Address, VsockAddress
 from .protocol import HEARTBEAT
 
-__all__ = [
-    "Connected",
-    "Disconnected",
-    "Done",
-    "Event",
-    "Evicted",
-    "Heartbeat",
-    "Listening",
-    "Lost",
-    "Rejected",
-    "RejectReason",
-]
-
 JsonValue = str | int | float | bool | None
 
 

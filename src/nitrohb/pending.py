@@ -9,8 +9,6 @@ AF_VSOCK the hypervisor sets the CID, so a flood cannot pose as several peers.
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["Pending"]
-
 Connection = TypeVar("Connection", bound=Hashable)
 
 

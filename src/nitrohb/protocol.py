@@ -47,16 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from typing import Final
 
-__all__ = [
-    "HEARTBEAT",
-    "HEARTBEAT_PORT",
-    "PARENT_CID",
-    "EnclaveHandshake",
-    "Latch",
-    "ParentHandshake",
-    "State",
-]
-
 HEARTBEAT: Final = b"\xb7"
 """The byte that both sides send (HEART_BEAT in AWS's init.c)."""
 

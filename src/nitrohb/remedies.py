@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     _Row = tuple[str, ...]  # the reason, the remedy and perhaps where to learn more, as formats
     _Table = Mapping[int, _Row]
 
-__all__ = [
-    "LOOPBACK_CID",
-    "NO_AF_VSOCK",
-    "SAME_CIDS",
-    "api_connect_error",
-    "connect_error",
-    "descriptor_shortage",
-    "is_lack_of_threads",
-    "listen_error",
-    "tcp_listen_error",
-    "vsock_advice",
-]
-
 NO_AF_VSOCK: Final = -1
 """Stands for an errno if Python itself was built without ``socket.AF_VSOCK``."""
 

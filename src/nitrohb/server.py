@@ -35,8 +35,6 @@ from .protocol import HEARTBEAT_PORT
 from .sockets.listener import Listener
 from .sockets.opening import Listen, open_listeners, require_cids, resolve, take_over
 
-__all__ = ["HeartbeatServer", "OnEvent", "serve_heartbeat"]
-
 OnEvent = Callable[[Event], object]
 
 DEFAULT_LISTEN: Final = VsockAddress(CID_ANY, HEARTBEAT_PORT)

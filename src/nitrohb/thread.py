@@ -27,8 +27,6 @@ from .events import Heartbeat
 from .server import HeartbeatServer, OnEvent, serve_heartbeat
 from .sockets.opening import Listen
 
-__all__ = ["ThreadServer", "serve_in_thread"]
-
 _SLICE: Final = 0.2  # seconds between two looks for signals
 
 T = TypeVar("T")

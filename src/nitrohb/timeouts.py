@@ -9,8 +9,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["boot_timeout"]
-
 _STEP: Final = 90.0  # seconds
 _EIF_STEP: Final = 6 << 30  # bytes
 _MEMORY_STEP: Final = 100 << 10  # MiB

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .output import Output
 
-__all__ = ["main"]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script.

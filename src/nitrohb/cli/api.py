@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     Api = Callable[[], AbstractAsyncContextManager[Backend]]
 
-__all__ = ["Api", "open_api"]
-
 _NEEDED: Final = ("starlette", "hypercorn", "prometheus_client")
 _BACKLOG: Final = 128
 

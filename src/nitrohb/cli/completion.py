@@ -8,8 +8,6 @@ from .output import Output
 from .settings import CompletionSettings
 from .signals import Signals
 
-__all__ = ["completion"]
-
 
 def completion(settings: CompletionSettings, output: Output, _signals: Signals) -> int:
     """Print the script for a shell."""

@@ -21,8 +21,6 @@ from .report import to_text
 from .settings import DemoSettings
 from .signals import Signals
 
-__all__ = ["demo"]
-
 
 def demo(_settings: DemoSettings, output: Output, signals: Signals) -> int:
     """Show a heartbeat from both sides, on a temporary Unix socket."""

@@ -18,8 +18,6 @@ from .output import Output
 from .settings import DoctorSettings
 from .signals import Signals
 
-__all__ = ["doctor"]
-
 
 def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
     """Examine this machine and print what was found."""

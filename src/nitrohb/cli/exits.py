@@ -8,8 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["DONE", "FAILED", "NOT_FOUND", "NOT_STARTED", "TIMED_OUT", "TOO_EARLY", "USAGE"]
-
 DONE: Final = 0
 """Done."""
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from .output import LEVEL_NAMES, quoted
 
-__all__ = ["json_line", "text_line"]
-
 JsonValue = str | int | float | bool | None
 
 

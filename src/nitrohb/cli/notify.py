@@ -23,8 +23,6 @@ from ..addresses import parse_number
 from ..errors import AddressError, UsageError
 from ..events import Done, Event, Heartbeat, Listening
 
-__all__ = ["VARIABLES", "Notifier", "find_notifier"]
-
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """The variables that are meant for one process, and not for those that it starts."""
 

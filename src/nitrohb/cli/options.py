@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Option = tuple[Sequence[str], dict[str, Any]]
     Groups = dict[str, list[Option]]
 
-__all__ = ["OPTIONS", "SHELLS", "Command"]
-
 SHELLS: Final = ("bash", "zsh", "fish")
 
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.

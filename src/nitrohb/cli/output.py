@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, TextIO
 
-__all__ = [
-    "DEBUG",
-    "ERROR",
-    "INFO",
-    "LEVELS",
-    "LEVEL_NAMES",
-    "NOTHING",
-    "WARNING",
-    "Output",
-    "Stream",
-    "printable",
-    "quoted",
-]
-
 # The levels of --log-level, as the priorities of syslog(3): a lower number is more serious.
 NOTHING: Final = -1
 ERROR: Final = 3

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from .settings import CommandSettings
 
-__all__ = ["COMMANDS", "build_parser", "parse"]
-
 COMMANDS: Final = {
     "serve": "listen, answer enclaves' heartbeats, and report",
     "run": "listen, then start a command that boots enclaves",

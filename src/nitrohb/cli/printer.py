@@ -10,8 +10,6 @@ from ..events import Event
 from .output import Output, Stream, prioritized
 from .report import level_of, to_json, to_text
 
-__all__ = ["Printer", "draining", "printing", "status_line"]
-
 
 class Printer:
     """Takes events, and prints them together once in each pass of the event loop.

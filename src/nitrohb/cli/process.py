@@ -23,8 +23,6 @@ import trio
 
 from ..remedies import descriptor_shortage, is_lack_of_threads
 
-__all__ = ["Process", "why_not_started"]
-
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 
 _PEEK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT  # look at what has ended, and leave it

@@ -27,8 +27,6 @@ from ..protocol import HEARTBEAT, PARENT_CID
 from .lines import json_line, text_line
 from .output import DEBUG, INFO, WARNING, Output, quoted
 
-__all__ = ["Reporter", "explain_end", "explain_timeout", "level_of", "to_json", "to_text"]
-
 _LEVELS: Final[dict[type[Event], int]] = {
     Listening: INFO,
     Connected: DEBUG,

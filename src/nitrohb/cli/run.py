@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from .settings import RunSettings
     from .signals import Signals
 
-__all__ = ["run"]
-
 
 def run(settings: RunSettings, output: Output, signals: Signals) -> int:
     """Listen, start the command, answer and report, and return the status of the command."""

@@ -9,8 +9,6 @@ from .printer import status_line
 from .settings import SendSettings
 from .signals import Signals
 
-__all__ = ["send"]
-
 
 def send(settings: SendSettings, output: Output, signals: Signals) -> int:
     """Send one heartbeat, and print how long its echo took."""

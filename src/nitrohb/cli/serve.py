@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .settings import AnswerSettings, ServeSettings
     from .signals import Signals
 
-__all__ = ["listening", "serve"]
-
 
 def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
     """Listen, answer and report, until every address has answered or the time is up."""

@@ -23,8 +23,6 @@ from .settings import AnswerSettings
 if TYPE_CHECKING:
     from .api import Api
 
-__all__ = ["Warnings", "answer", "at_level", "notifying", "serve_session"]
-
 
 async def serve_session(
     settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output

@@ -31,22 +31,6 @@ else:
         return lambda decorated: decorated
 
 
-__all__ = [
-    "AnswerSettings",
-    "CommandSettings",
-    "CompletionSettings",
-    "DemoSettings",
-    "DoctorSettings",
-    "RunSettings",
-    "SendSettings",
-    "ServeSettings",
-    "TcpApi",
-    "UnixApi",
-    "WaitSettings",
-    "make_settings",
-]
-
-
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Settings:
     """The base of all settings: a frozen dataclass to type checkers, and cheap to load.

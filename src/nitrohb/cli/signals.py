@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Self
 
-__all__ = ["Signals"]
-
 _TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TO_PASS_ON = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 

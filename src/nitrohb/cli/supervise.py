@@ -35,8 +35,6 @@ from .session import Warnings, answer, at_level, notifying
 from .settings import RunSettings
 from .signals import Signals
 
-__all__ = ["Supervisor", "environment"]
-
 
 class Supervisor:
     """One run of a command.

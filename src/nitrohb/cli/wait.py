@@ -17,8 +17,6 @@ from .output import INFO, Output, printable
 from .settings import WaitSettings
 from .signals import Signals
 
-__all__ = ["wait"]
-
 _LONGEST: Final = 3600.0  # seconds that a server lets one request wait
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _ANSWER_MAX: Final = 64 * 1024  # bytes

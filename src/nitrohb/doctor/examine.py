@@ -20,8 +20,6 @@ from . import probes, selftest, verdicts
 from .holders import holder_of_path, suspects_of_port
 from .verdicts import Check, Finding, Report, Verdict
 
-__all__ = ["examine"]
-
 _DEADLINE: Final = 10.0  # seconds
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["holder_of_path", "suspects_of_port"]
-
 _DEADLINE: Final = 3.0  # seconds: a machine can have very many processes
 _PROTOCOL_NAME: Final = "system.sockprotoname"  # net/socket.c: an extended attribute of a socket
 _CONNECTED: Final = 3  # SS_CONNECTED of linux/net.h

@@ -20,22 +20,6 @@ from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage
 from ..sockets.vsock import read_local_cid
 from ..sockets.wire import AF_VSOCK
 
-__all__ = [
-    "HOST_CID",
-    "Device",
-    "LocalCid",
-    "Namespace",
-    "Transports",
-    "bind_vsock",
-    "descriptor_limits",
-    "device",
-    "local_cid",
-    "namespace",
-    "seccomp_mode",
-    "transports",
-    "vsock_socket",
-]
-
 HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 
 _AF_VSOCK: Final = 40  # linux/socket.h, for a Python that lacks the name

@@ -18,8 +18,6 @@ from ..server import serve_heartbeat
 from ..sockets.scratch import scratch_path
 from ..sockets.wire import AF_VSOCK
 
-__all__ = ["beat_over_loopback", "beat_over_unix"]
-
 _TIMEOUT: Final = 5.0  # seconds
 
 _Problem = NitrohbError | trio.TooSlowError | OSError

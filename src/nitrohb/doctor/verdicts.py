@@ -17,29 +17,6 @@ from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_adv
 from ..sockets.vsock import VSOCK_DEVICE
 from .probes import HOST_CID, Device, LocalCid, Namespace, Transports
 
-__all__ = [
-    "DEVICES",
-    "KINDS",
-    "Check",
-    "Finding",
-    "Kind",
-    "Report",
-    "Verdict",
-    "judge_descriptors",
-    "judge_device",
-    "judge_kernel",
-    "judge_listen",
-    "judge_local_cid",
-    "judge_loopback_heartbeat",
-    "judge_namespace",
-    "judge_python",
-    "judge_seccomp",
-    "judge_shortage",
-    "judge_thread_shortage",
-    "judge_transport",
-    "judge_unix_heartbeat",
-]
-
 
 class Verdict(StrEnum):
     """What a check means for a heartbeat server on this machine."""

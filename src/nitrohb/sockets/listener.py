@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from ..addresses import Address
 
-__all__ = ["CONNECTION_ERRNOS", "EXHAUSTION_ERRNOS", "Listener"]
-
 CONNECTION_ERRNOS: Final = {
     errno.EPERM,
     errno.ECONNABORTED,

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
-__all__ = ["Listen", "open_listeners"]
-
 _BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
 
 

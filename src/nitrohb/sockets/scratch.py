@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-__all__ = ["scratch_path"]
-
 
 @contextmanager
 def scratch_path(name: str) -> Generator[str]:

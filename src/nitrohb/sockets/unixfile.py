@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from typing import Final
 
-__all__ = ["LOCK_ATTEMPTS", "absolute", "bind", "identity", "remove_own", "share"]
-
 LOCK_ATTEMPTS: Final = 100
 _LOCK_PAUSE: Final = 0.01  # seconds
 

@@ -12,8 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["VSOCK_DEVICE", "local_cid", "read_local_cid"]
-
 VSOCK_DEVICE: Final = "/dev/vsock"
 
 _GET_LOCAL_CID: Final = 0x7B9  # IOCTL_VM_SOCKETS_GET_LOCAL_CID

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 
     Wait = Callable[[int], Awaitable[object]]
 
-__all__ = [
-    "AF_VSOCK",
-    "new_socket",
-    "receive",
-    "send",
-    "sockaddr",
-    "try_receive",
-    "try_send",
-]
-
 AF_VSOCK: Final[int | None] = getattr(socket, "AF_VSOCK", None)
 """``socket.AF_VSOCK``, or None where Python was built without it."""
 
