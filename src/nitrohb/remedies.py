@@ -26,14 +26,13 @@ __all__ = [
     "LOOPBACK_CID",
     "NO_AF_VSOCK",
     "SAME_CIDS",
-    "api_connect_error",
+    "advice_from",
     "connect_error",
     "is_lack_of_threads",
     "lack_error",
     "listen_error",
     "remedy_for",
     "start_advice",
-    "tcp_listen_error",
     "vsock_advice",
     "without_doctor",
 ]
@@ -226,40 +225,6 @@ _INHERITED: Final = _BROKEN | {
     ),
 }
 
-_TCP_LISTEN: Final = _ANY | {
-    errno.EADDRINUSE: (
-        "another process listens on that port",
-        "Stop it, or choose another port.",
-    ),
-    errno.EADDRNOTAVAIL: (
-        "that is no address of this machine",
-        "Use 127.0.0.1:PORT, or a Unix socket.",
-    ),
-    errno.EACCES: (
-        "ports below 1024 need a privilege",
-        "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE.",
-    ),
-    errno.EAFNOSUPPORT: (
-        "this machine does not have that kind of address",
-        "Use 127.0.0.1:PORT, or a Unix socket.",
-    ),
-}
-
-_API_CONNECT: Final = _ANY | {
-    errno.ENOENT: (
-        "there is no such socket",
-        "Start the server with it first: nitrohb serve --keep --api {shell_address}",
-    ),
-    errno.ECONNREFUSED: (
-        "no server runs there",
-        "Start it first: nitrohb serve --keep --api {shell_address}",
-    ),
-    errno.EACCES: (
-        "its socket file may not be used by this user",
-        "Run as its owner, or start the server with --api-mode and --api-group.",
-    ),
-}
-
 _START: Final = _ANY | {
     errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
     errno.ENOTDIR: ("a part of its path is no directory", "Check its path."),
@@ -389,14 +354,12 @@ def connect_error(address: Address, number: int) -> ConnectError:
     return ConnectError(str(address), _real(number), *_look_up(table, number, _facts(address)))
 
 
-def tcp_listen_error(address: object, number: int) -> ListenError:
-    """Say why the interface cannot listen on a TCP address, and what helps."""
-    return ListenError(str(address), number, *_look_up(_TCP_LISTEN, number, {}))
+def advice_from(table: dict[int, _Advice], number: int, address: object) -> _Advice:
+    """Return the reason and the remedy that a table of the caller has for an error number.
 
-
-def api_connect_error(address: object, number: int) -> ConnectError:
-    """Say why the interface of a running server cannot be reached, and what helps."""
-    return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, _common(address)))
+    The table's texts can contain ``{shell_address}``. A lack of descriptors need not be in it.
+    """
+    return _look_up(_ANY | table, number, _common(address))
 
 
 def start_advice(command: str, number: int) -> _Advice:

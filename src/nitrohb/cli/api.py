@@ -11,9 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..addresses import Address, UnixAddress
-from ..api.address import ApiAddress, TcpAddress
+from ..api.address import ApiAddress, TcpAddress, tcp_listen_error
 from ..errors import UsageError
-from ..remedies import tcp_listen_error
 from ..sockets.opening import check_distinct, open_listeners
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 from ..addresses import UnixAddress, VsockAddress, parse_address
-from ..api.address import ApiAddress
+from ..api.address import ApiAddress, api_connect_error
 from ..errors import NitrohbError, UsageError
 from ..events import Heartbeat
-from ..remedies import api_connect_error
 from . import exits
 from .console import Console
 from .quoting import printable
