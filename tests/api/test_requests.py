@@ -73,19 +73,6 @@ async def test_a_body_has_a_limit() -> None:
             assert answer.is_problem(status, "16384" if status == 413 else "")
 
 
-async def test_what_comes_after_a_refusal_is_discarded() -> None:
-    async with client_of(app()) as client:
-        answer = client.begin("POST", "/claims", None)
-        answer.reads = False
-        for _ in range(20):
-            answer.send(bytes(1024), more=True)
-        await settled()
-        assert answer.unread == 0
-        answer.disconnect()
-        await settled()
-        assert answer.unread == 0
-
-
 async def test_a_body_that_does_not_come(autojump_clock: MockClock) -> None:
     async with client_of(app()) as client:
         answer = client.begin("POST", "/claims", None)

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from trio.testing import MockClock
 
 from nitrohb import UnixAddress
+from nitrohb.api.app import Backend, create_app
 from nitrohb.api.serving import PASSES, REST, FairQueue, serving
 from nitrohb.cli.api import open_api
 from tests.cli.process import listening
@@ -195,6 +196,18 @@ async def test_a_body_is_taken_in_pieces(
             client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
             client.send(bytes(10_000))
             assert await answered([client], 1) == 1
+
+
+async def test_a_client_that_is_refused_and_sends_on_is_disconnected(
+    listener: socket.socket, autojump_clock: MockClock
+) -> None:
+    async with serving(listener, create_app(Backend([]))):
+        with Client(listener.getsockname()) as client:
+            client.send(b"POST /claims HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+            client.send(bytes(100_000))
+            await trio.sleep(1)
+            got, ended = client.look()
+            assert (got[:13], ended) == (b"HTTP/1.1 413 ", True)
 
 
 async def test_long_headers_are_refused(listener: socket.socket, autojump_clock: MockClock) -> None:

@@ -50,7 +50,7 @@ READERS: Final = 64
 BATCH: Final = 16  # heartbeats that are serialized in one pass of the event loop: 0.1 ms
 JITTER: Final = 0.2  # seconds over which claims that time out together are answered
 
-_PAGE: Final = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+_PAGE: Final = resources.files("nitrohb.api").joinpath("page.html").read_text("utf-8")
 
 _log: Final = logging.getLogger(__name__)
 

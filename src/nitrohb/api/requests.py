@@ -249,7 +249,10 @@ class RequestGuard:
             self._check(scope)
             body = await _read_body(receive)
         except ProblemError as problem:
-            await _report(problem, scope, receive, send)
+            response = to_response(problem)
+            if scope["http_version"] != "2":
+                response.headers.update(_CLOSE)  # no request can follow a body that was not read
+            await response(scope, receive, send)
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), send)
@@ -300,25 +303,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return first
 
     return replay
-
-
-async def _report(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Report a problem to a client, and discard the rest of its body.
-
-    Hypercorn would wait for somebody to take the rest, without a limit.
-    """
-    response = to_response(problem)
-    if scope["http_version"] != "2":
-        response.headers.update(_CLOSE)  # a body that was not read cannot be followed by a request
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_discard, receive)
-        await response(scope, receive, send)
-        nursery.cancel_scope.cancel()
-
-
-async def _discard(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _with_headers(send: Send) -> Send:

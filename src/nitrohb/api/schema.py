@@ -14,7 +14,7 @@ from ..addresses import Address, InheritedSocket, VsockAddress
 
 __all__ = ["create_document"]
 
-_TEMPLATE: Final = resources.files(__package__).joinpath("openapi.json").read_text("utf-8")
+_TEMPLATE: Final = resources.files("nitrohb.api").joinpath("openapi.json").read_text("utf-8")
 
 
 def create_document(addresses: Iterable[Address]) -> dict[str, Any]:
