@@ -38,7 +38,6 @@ CONNECTIONS: Final = 256
 RESERVED: Final = 64  # descriptors that clients never get; they get at most half of the others
 KEEP_ALIVE: Final = 5.0  # seconds without a request, or until the headers of one are complete
 SEND_TIMEOUT: Final = 10.0  # seconds that a client can leave data unread
-GRACE: Final = 0.05  # seconds to send a response that is under way when the client stops sending
 LOOK: Final = 1.0  # seconds between two checks whether a client has disconnected
 RECEIVE_SIZE: Final = 2048  # bytes that are received in a turn
 HEADERS: Final = 4096  # bytes; if they are many short ones, h11 takes 1 ms in a single step
@@ -149,6 +148,14 @@ class _Server:
             self._free.release()
 
 
+class _Connection(TCPServer):
+    """Hypercorn's connection, which would wait for a request of a client that has disconnected."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
 class _Stream:
     """A connection as Hypercorn needs it.
 
@@ -172,7 +179,7 @@ class _Stream:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch)
-                await TCPServer(wrapped, config, context, {}, self).run()  # type: ignore[arg-type]
+                await _Connection(wrapped, config, context, {}, self).run()  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
 
     def disconnect(self) -> None:
@@ -189,8 +196,6 @@ class _Stream:
             self._is_receiving = False
         if data:
             await self._queue.wait_turn(self, self._queue.receiving)
-        else:  # Hypercorn would wait as if for the next request, and occupy a place
-            self._scope.deadline = trio.current_time() + GRACE
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
