@@ -261,7 +261,7 @@ def test_demo_that_is_interrupted_does_not_tell_of_a_whole_boot(
         signal.raise_signal(signal.SIGINT)
         return await no_answer()
 
-    monkeypatch.setattr("nitrohb.cli.send.send_heartbeat", interrupted)
+    monkeypatch.setattr("nitrohb.client.send_heartbeat", interrupted)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, out, err = nitrohb_here("demo")
     assert (code, err) == (130, "")
