@@ -41,8 +41,7 @@ os.environ["PIP_CONSTRAINT"] = str(PINS)
 
 # A module that is not loaded is an error that a user can meet: a kernel for each set of modules.
 KERNELS = {
-    # vsock_diag says who holds a port. Elsewhere modprobe(8) loads it when it is asked for.
-    (*launcher.LOOPBACK, "vsock_diag"): ("tests/vsock/loopback", "tests/docs/test_vsock.py"),
+    launcher.LOOPBACK: ("tests/vsock/loopback", "tests/docs/test_vsock.py"),
     launcher.LOOPBACK[:-1]: ("tests/vsock/without_loopback",),
     (): ("tests/vsock/without_vsock",),
 }
@@ -72,7 +71,7 @@ def works(python: str) -> bool:
 def install(session: nox.Session, *groups: str, lock: Path | None = LOCK) -> None:
     """Install the wheel of nitrohb, as a user would, and some groups of what its tests need."""
     env = {"UV_CONSTRAINT": str(lock) if lock else ""}
-    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".[api,doctor]", env=env)
+    session.install(*nox.project.dependency_groups(PROJECT, *groups), ".[api]", env=env)
 
 
 @nox.session
@@ -106,10 +105,11 @@ def compile_lock(session: nox.Session, path: Path, *what: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
+    """Check style, formatting, and which module imports which."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "src"})
 
 
 @nox.session

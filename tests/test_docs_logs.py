@@ -13,7 +13,7 @@ from sybil import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from nitrohb import CID_ANY, Event, Heartbeat, VsockAddress
-from nitrohb.cli.levels import NUMBERS
+from nitrohb.cli.output import LEVELS
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.events import _OWN_FIELDS as FIELDS  # pyright: ignore[reportPrivateUsage]
 from tests.test_events import EXAMPLES
@@ -42,7 +42,7 @@ def test_the_table_has_every_event_its_fields_and_its_level() -> None:
     told = {name: (re.findall(r"\w+", fields), level) for name, fields, level, _ in rows}
     levels = {event.name: json.loads(to_json(event))["level"] for event, _ in EXAMPLES}
     assert told == {kind.name: (list(FIELDS[kind]), levels[kind.name]) for kind in get_args(Event)}
-    assert all(NUMBERS[level] == int(number) for _, _, level, number in rows)
+    assert all(LEVELS[level] == int(number) for _, _, level, number in rows)
 
 
 def test_the_bridge_to_logging_works(caplog: pytest.LogCaptureFixture) -> None:

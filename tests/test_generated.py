@@ -10,7 +10,7 @@ import pytest
 from deploy.packaging.generate import generated
 from deploy.packaging.manpage import manpage, subcommands
 from nitrohb.cli import exits
-from nitrohb.cli.completion import SHELLS
+from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
 from .cli.process import nitrohb_here

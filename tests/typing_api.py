@@ -196,6 +196,7 @@ def errors(usage: UsageError, wrong: WrongByteError, unusable: UnusableAddressEr
     assert_type(unusable.errno, int | None)
     assert_type(unusable.reason, str)
     assert_type(unusable.remedy, str)
+    assert_type(unusable.see_also, str)
     bad_arguments: list[ValueError] = [usage, AddressError()]
     peers: list[PeerError] = [wrong, PeerClosedError(), PeerTimeoutError()]
     late: TimeoutError = PeerTimeoutError()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from deploy.packaging.manpage import manpage, subcommands
 from nitrohb import __version__
-from nitrohb.cli.completion import SHELLS
+from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
 __all__ = ["generated"]

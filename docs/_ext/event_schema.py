@@ -7,7 +7,7 @@ import re
 from typing import Any, Final, get_args, get_type_hints
 
 from nitrohb import CID_ANY, Event, RejectReason, VsockAddress
-from nitrohb.cli.levels import NAMES
+from nitrohb.cli.output import LEVELS
 
 __all__ = ["create_schema", "meanings", "schema_of"]
 
@@ -29,7 +29,7 @@ _NAMES: Final = {event.__name__: event.name for event in get_args(Event)}
 
 # What only the command line has, behind all that belongs to the event.
 _LEVEL: Final[Json] = {
-    "enum": list(NAMES.values()),
+    "enum": list(LEVELS),
     "description": "How much it matters. The command line adds it; the HTTP interface does not.",
 }
 

@@ -14,28 +14,16 @@ import os
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
+from . import events
 from .addresses import VsockAddress
 from .claims import ClaimQueue
 from .errors import ListenError
-from .events import (
-    Connected,
-    Disconnected,
-    Done,
-    Event,
-    Evicted,
-    Heartbeat,
-    Listening,
-    Lost,
-    Rejected,
-    RejectReason,
-    utc_now,
-)
 from .pending import Pending
 from .protocol import Latch, ParentHandshake, State
 from .remedies import listen_error
@@ -44,10 +32,8 @@ from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
 __all__ = ["Acceptor", "Settings"]
 
-_EXHAUSTION_PAUSE: Final = 0.1  # seconds
-
 _BATCH: Final = 64  # connections accepted without a look at the others
-
+_EXHAUSTION_PAUSE: Final = 0.1  # seconds
 _FILE_CHECK: Final = 0.5  # seconds between two looks at the socket file
 
 # Busy polling, in nanoseconds. Measured beside a C epoll server (bench/) without and with it: p50
@@ -69,7 +55,7 @@ class Settings:
     Attributes:
         reports: Whether anything uses the heartbeats and the events of connections. If nothing
             does, they are not created.
-        claims: Takes the heartbeats, and hands them out.
+        claims: Takes the heartbeats, and hands them out; None if nobody can claim one.
         pending: The pending connections, each with its owner.
     """
 
@@ -78,10 +64,10 @@ class Settings:
     any_byte: bool
     handshake_timeout: float
     max_pending: int
-    emit: Callable[[Event], object]
+    emit: Callable[[events.Event], object]
     reports: bool
-    claims: ClaimQueue
-    pending: "Pending[tuple[Acceptor, Connection]]" = field(default_factory=Pending)
+    claims: ClaimQueue | None
+    pending: Pending[tuple["Acceptor", "Connection"]]
 
     def allows(self, peer: VsockAddress | None) -> bool:
         """Whether a peer may be answered."""
@@ -90,29 +76,17 @@ class Settings:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One accepted connection.
+    """One accepted connection."""
 
-    Attributes:
-        fd: The descriptor; -1 once it is closed.
-        peer: The address of the peer; None on a Unix socket.
-        handshake: The exchange.
-        echoed: Whether the echo was sent.
-        accepted: When it was accepted, in seconds of trio's clock.
-        received: When its byte arrived, in seconds since the epoch.
-        pending_key: The CID or the process of the peer while the connection is pending, else None.
-        deadline: When it is closed if it stays silent, in seconds of trio's clock.
-        polled_since: When busy polling of it began, in nanoseconds of the monotonic clock.
-    """
-
-    fd: int
-    peer: VsockAddress | None
+    fd: int  # -1 once it is closed
+    peer: VsockAddress | None  # None on a Unix socket
     handshake: ParentHandshake
     echoed: bool = False
-    accepted: float = 0.0
-    received: float = 0.0
-    pending_key: int | None = None
-    deadline: float = 0.0
-    polled_since: int = 0
+    accepted: float = 0.0  # in seconds of trio's clock
+    received: float = 0.0  # when its byte arrived, in seconds since the epoch
+    pending_key: int | None = None  # the CID or the process of the peer while it is pending
+    deadline: float = 0.0  # in seconds of trio's clock
+    polled_since: int = 0  # in nanoseconds of the monotonic clock
 
     def advance(self) -> bool:
         """Read the byte and echo it without blocking; return whether the exchange is over."""
@@ -129,11 +103,7 @@ class Connection:
         return True
 
     async def wait(self) -> None:
-        """Wait until :meth:`advance` can go on.
-
-        Raises:
-            trio.ClosedResourceError: The connection was closed meanwhile.
-        """
+        """Wait until :meth:`advance` can go on. ClosedResourceError: it was closed meanwhile."""
         if self.handshake.state is _WAITING:
             await trio.lowlevel.wait_readable(self.fd)
         else:
@@ -154,7 +124,7 @@ class Acceptor:
         self.address = listener.address
         self.listener = listener
         self.has_answered = False
-        self.heartbeat: Heartbeat | None = None
+        self.heartbeat: events.Heartbeat | None = None
         self._settings = settings
         self._latch = Latch(once=settings.once, any_byte=settings.any_byte)
         self._since = trio.current_time() - age
@@ -164,19 +134,16 @@ class Acceptor:
         self._nursery: trio.Nursery
 
     async def serve(self) -> None:
-        """Accept and answer until the address has answered if it is one-shot, else forever.
-
-        Raises:
-            ListenError: The listening socket is broken.
-        """
+        """Be the listener task: accept and answer, until a one-shot address has answered."""
         async with trio.open_nursery() as self._nursery:
             if self.listener.file is not None:
                 self._nursery.start_soon(self._watch_socket_file)
             await self._accept()
         # Only a one-shot answer ends this nursery without an exception.
         self.close()
-        self._settings.emit(Done(address=self.address, time=utc_now()))
-        self._settings.claims.close(self.address)
+        self._settings.emit(events.Done(address=self.address, time=events.utc_now()))
+        if self._settings.claims is not None:
+            self._settings.claims.close(self.address)
 
     def close(self) -> None:
         """Stop listening. You can call it again."""
@@ -185,8 +152,9 @@ class Acceptor:
     def rearm(self) -> None:
         """Forget the answer, and close the pending connections of this address."""
         self._latch.reset()
-        for connection in [each for owner, each in self._settings.pending if owner is self]:
-            self._reject(connection, RejectReason.REARMED)
+        for owner, connection in [*self._settings.pending]:
+            if owner is self:
+                self._reject(connection, events.RejectReason.REARMED)
 
     # Accepting.
 
@@ -202,11 +170,7 @@ class Acceptor:
                 self._stop_polling(math.inf)
 
     def _accept_batch(self, listener: Listener) -> bool:
-        """Accept and answer up to a batch of connections.
-
-        Returns:
-            Whether there is room for more. False: nothing pending is left to evict.
-        """
+        """Accept and answer up to a batch of connections; return whether there is room for more."""
         for number in range(_BATCH):
             try:
                 fd, peer = listener.accept()
@@ -233,9 +197,9 @@ class Acceptor:
         try:
             if settings.reports:
                 connection.accepted = trio.current_time()
-                self._emit(Connected, connection)
+                self._report(events.Connected, connection)
             if not settings.allows(connection.peer):
-                self._reject(connection, RejectReason.CID)
+                self._reject(connection, events.RejectReason.CID)
             elif connection.advance():
                 self._conclude(connection)
             else:
@@ -279,8 +243,9 @@ class Acceptor:
         except trio.ClosedResourceError:
             assert connection.fd < 0  # evicted, or rearmed
         except trio.Cancelled:
-            if connection.handshake.state is _WAITING and self._latch.answered:
-                self._reject(connection, RejectReason.ANSWERED)
+            is_silent = connection.fd >= 0 and connection.handshake.state is _WAITING
+            if is_silent and self._latch.answered:
+                self._reject(connection, events.RejectReason.ANSWERED)
             raise
         finally:
             self._close(connection)
@@ -303,15 +268,15 @@ class Acceptor:
             case State.HEARTBEAT:
                 self._answered(connection)
             case State.WRONG_BYTE:
-                self._reject(connection, RejectReason.WRONG_BYTE)
+                self._reject(connection, events.RejectReason.WRONG_BYTE)
             case State.LATE:
-                self._reject(connection, RejectReason.ANSWERED)
+                self._reject(connection, events.RejectReason.ANSWERED)
             case State.CLOSED:
-                self._emit(Disconnected, connection)
+                self._report(events.Disconnected, connection)
             case State.WAITING if is_evicted:
-                self._emit(Evicted, connection)
+                self._report(events.Evicted, connection)
             case State.WAITING:
-                self._reject(connection, RejectReason.TIMEOUT)
+                self._reject(connection, events.RejectReason.TIMEOUT)
 
     def _answered(self, connection: Connection) -> None:
         settings = self._settings
@@ -319,7 +284,7 @@ class Acceptor:
         if settings.reports:
             now = trio.current_time()
             assert connection.handshake.byte is not None
-            self.heartbeat = Heartbeat(
+            self.heartbeat = events.Heartbeat(
                 address=self.address,
                 time=datetime.fromtimestamp(connection.received, UTC),
                 peer=connection.peer,
@@ -329,25 +294,25 @@ class Acceptor:
                 echoed=connection.echoed,
             )
             settings.emit(self.heartbeat)
-            self._settings.claims.arrive(self.heartbeat)
+            if settings.claims is not None:
+                settings.claims.arrive(self.heartbeat)
         if settings.once:
             self._nursery.cancel_scope.cancel()
 
-    def _reject(self, connection: Connection, reason: RejectReason) -> None:
+    def _reject(self, connection: Connection, reason: events.RejectReason) -> None:
         self._close(connection)
-        byte, peer = connection.handshake.byte, connection.peer
-        self._settings.emit(
-            Rejected(address=self.address, time=utc_now(), peer=peer, reason=reason, byte=byte)
-        )
+        byte = connection.handshake.byte
+        self._report(events.Rejected, connection, reason=reason, byte=byte)
 
-    def _emit(
-        self, event: type[Connected | Disconnected | Evicted], connection: Connection
+    def _report(
+        self, event: Callable[..., events.Event], connection: Connection, **more: object
     ) -> None:
-        self._settings.emit(event(address=self.address, time=utc_now(), peer=connection.peer))
+        now, peer = events.utc_now(), connection.peer
+        self._settings.emit(event(address=self.address, time=now, peer=peer, **more))
 
     def _close(self, connection: Connection) -> None:
         """Close a connection, and remove it from wherever it is. You can call it again."""
-        fd = connection.fd
+        fd, connection.fd = connection.fd, -1
         if fd < 0:
             return
         if connection.pending_key is not None:
@@ -356,7 +321,6 @@ class Acceptor:
                 self._poll.unregister(fd)
             trio.lowlevel.notify_closing(fd)  # wakes its handler task
         os.close(fd)
-        connection.fd = -1
 
     # Busy polling. To fall asleep and to wake up takes longer than all the rest of a heartbeat. So
     # after each one the listener task polls for a moment, for the next connection and for the bytes
@@ -400,19 +364,18 @@ class Acceptor:
     # process may replace it. The socket still listens then, but no peer can find it.
 
     async def _watch_socket_file(self) -> None:
+        emit, address = self._settings.emit, self.address
         is_lost = False
         while True:
             loss = self.listener.loss()
             problem = None if loss is None else self._listen_again()
-            now = utc_now()
+            now, replaced = events.utc_now(), loss == "replaced"
             if loss is not None and not is_lost:
-                is_lost, replaced = True, loss == "replaced"
-                self._settings.emit(
-                    Lost(address=self.address, time=now, replaced=replaced, problem=problem)
-                )
+                is_lost = True
+                emit(events.Lost(address=address, time=now, replaced=replaced, problem=problem))
             if is_lost and problem is None:
                 is_lost = False
-                self._settings.emit(Listening(address=self.address, time=now))
+                emit(events.Listening(address=address, time=now))
             await trio.sleep(_FILE_CHECK)
 
     def _listen_again(self) -> str | None:

@@ -15,8 +15,16 @@ import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from .addresses import CID_ANY, Address, InheritedSocket, NamedSocket, VsockAddress, parse_address
-from .errors import PeerTimeoutError, UsageError
-from .protocol import HEARTBEAT_PORT, PARENT_CID, EnclaveHandshake, Latch, ParentHandshake
+from .errors import PeerClosedError, PeerTimeoutError, UsageError, WrongByteError
+from .protocol import (
+    HEARTBEAT,
+    HEARTBEAT_PORT,
+    PARENT_CID,
+    EnclaveHandshake,
+    Latch,
+    ParentHandshake,
+    State,
+)
 from .remedies import connect_error
 from .sockets import wire
 
@@ -102,7 +110,7 @@ async def answer_heartbeat(
         handshake.receive(await receive(1))
     except gone:
         handshake.receive(b"")
-    handshake.check("the peer")
+    _check(handshake, "the peer")
     try:
         await send(handshake.reply)
     except gone:
@@ -127,7 +135,19 @@ async def _beat(address: wire.SocketAddress) -> None:
     with await _connect(address) as conn:
         await wire.send(conn.fileno(), handshake.opening, anyio.wait_writable)
         handshake.receive(await wire.receive(conn.fileno(), anyio.wait_readable))
-    handshake.check(str(address))
+    _check(handshake, str(address))
+
+
+def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:
+    """Raise an error if the peer broke the protocol."""
+    if handshake.state is State.CLOSED:
+        raise PeerClosedError(f"{peer} closed the connection without sending a byte")
+    if handshake.state is State.WRONG_BYTE:
+        assert handshake.byte is not None
+        raise WrongByteError(
+            f"{peer} sent 0x{handshake.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}",
+            handshake.byte,
+        )
 
 
 async def _connect(address: wire.SocketAddress) -> socket.socket:

@@ -94,19 +94,24 @@ class UnusableAddressError(NitrohbError):
         errno: The system's error number, or None where the system was not even asked.
         reason: What is wrong, in words.
         remedy: What to do about it, in words.
+        see_also: Which command tells more, in words; may be empty.
     """
 
     doing = "use"
 
-    def __init__(self, address: str, errno: int | None, reason: str, remedy: str) -> None:
-        super().__init__(address, errno, reason, remedy)
+    def __init__(
+        self, address: str, errno: int | None, reason: str, remedy: str, see_also: str = ""
+    ) -> None:
+        super().__init__(address, errno, reason, remedy, see_also)
         self.address = address
         self.errno = errno
         self.reason = reason
         self.remedy = remedy
+        self.see_also = see_also
 
     def __str__(self) -> str:
-        return f"cannot {self.doing} {self.address}: {self.reason}\n{self.remedy}"
+        what_helps = f"{self.remedy} {self.see_also}".rstrip()
+        return f"cannot {self.doing} {self.address}: {self.reason}\n{what_helps}"
 
 
 class ListenError(UnusableAddressError):

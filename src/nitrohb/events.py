@@ -217,7 +217,12 @@ def utc_now() -> datetime:
 
 def format_time(time: datetime) -> str:
     """A time in UTC in the spelling of RFC 3339, to the microsecond."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    utc = time.astimezone(UTC)
+    # isoformat() takes twice as long, and so does an f-string. Each printed heartbeat needs two.
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (  # noqa: UP031
+        *(utc.year, utc.month, utc.day),
+        *(utc.hour, utc.minute, utc.second, utc.microsecond),
+    )
 
 
 def _plain(value: object) -> JsonValue:

@@ -42,8 +42,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .errors import PeerClosedError, WrongByteError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -118,9 +116,6 @@ class Latch:
 class _Handshake:
     """One side of one connection: it waits for one byte.
 
-    Args:
-        latch: The latch of the listen address.
-
     Attributes:
         state: Where the connection stands.
         byte: The first byte received, 0 to 255, or None.
@@ -152,31 +147,9 @@ class _Handshake:
             self.state = State.LATE
         return self.state
 
-    def check(self, peer: str) -> None:
-        """Raise an error if the peer broke the protocol.
-
-        Args:
-            peer: The name of the peer in the message, for example ``"the parent"``.
-
-        Raises:
-            PeerClosedError: The peer closed the connection without a byte.
-            WrongByteError: The byte is not the heartbeat.
-        """
-        if self.state is State.CLOSED:
-            raise PeerClosedError(f"{peer} closed the connection without sending a byte")
-        if self.state is State.WRONG_BYTE:
-            assert self.byte is not None
-            raise WrongByteError(
-                f"{peer} sent 0x{self.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}", self.byte
-            )
-
 
 class ParentHandshake(_Handshake):
-    """The parent's side of one connection: wait for the byte, then send :attr:`reply`.
-
-    Args:
-        latch: The latch of the listen address that accepted the connection.
-    """
+    """The parent's side of one connection: wait for the byte, then send :attr:`reply`."""
 
     __slots__ = ()
 

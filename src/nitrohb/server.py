@@ -30,6 +30,7 @@ from .addresses import CID_ANY, Address, VsockAddress, parse_address
 from .claims import ClaimQueue, Wanted
 from .errors import UsageError
 from .events import Event, Heartbeat, Listening, Lost
+from .pending import Pending
 from .protocol import HEARTBEAT_PORT
 from .sockets.listener import Listener
 from .sockets.opening import Listen, open_listeners, require_cids, resolve, take_over
@@ -50,10 +51,13 @@ class HeartbeatServer:
         addresses: The listen addresses, in the order of the call.
     """
 
-    def __init__(self, acceptors: list[Acceptor], settings: Settings) -> None:
+    def __init__(
+        self, acceptors: list[Acceptor], claims: ClaimQueue, allowed: frozenset[int] | None
+    ) -> None:
         self.addresses = tuple(acceptor.address for acceptor in acceptors)
         self._acceptors = acceptors
-        self._settings = settings
+        self._claims = claims
+        self._allowed = allowed
 
     def last_heartbeats(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave, oldest first. Claims nothing.
@@ -61,7 +65,7 @@ class HeartbeatServer:
         An enclave is known by its listen address and, on AF_VSOCK, by its CID. The server remembers
         the 1,024 enclaves that sent a heartbeat last.
         """
-        return self._settings.claims.last()
+        return self._claims.last()
 
     async def wait_heartbeat(
         self,
@@ -100,7 +104,7 @@ class HeartbeatServer:
         where = self._parse(address)
         if cid is not None:
             self._check_cid(cid, where)
-        return await self._settings.claims.claim(Wanted(cid, where, max_age))
+        return await self._claims.claim(Wanted(cid, where, max_age))
 
     def rearm(self, address: Address | str | None = None) -> None:
         """Start over, as QEMU's device does when its machine is reset, and keep listening.
@@ -123,7 +127,7 @@ class HeartbeatServer:
                 "A one-shot address closes when it has answered. Use once=False to keep it open."
             )
         for acceptor in acceptors:
-            self._settings.claims.forget(acceptor.address)
+            self._claims.forget(acceptor.address)
             acceptor.rearm()
 
     def _on(self, where: Address | None) -> list[Acceptor]:
@@ -131,14 +135,13 @@ class HeartbeatServer:
 
     def _check_cid(self, cid: int, where: Address | None) -> None:
         """Refuse a CID that can never be answered here."""
-        _check_cid("cid", cid)
+        _checked_cid("cid", cid)
         listeners = [acceptor.listener for acceptor in self._on(where)]
         if not any(listener.has_cids for listener in listeners):
             raise UsageError(
                 f"the peers of {listeners[0].address} have no CID: ask by address instead"
             )
-        allowed = self._settings.allow_cids
-        if allowed is not None and cid not in allowed:
+        if self._allowed is not None and cid not in self._allowed:
             raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
 
     def _parse(self, address: Address | str | None) -> Address | None:
@@ -198,10 +201,8 @@ async def serve_heartbeat(
         UsageError: The arguments contradict each other or make no sense.
         ListenError: An address cannot be listened on. Then none is: the others are closed again.
 
-    **Time.** There is no time limit but the caller's cancel scope, for example
-    ``trio.fail_after(60)``.
-
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
+    There is no time limit but the caller's cancel scope, for example ``trio.fail_after(60)``.
 
     **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
     however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
@@ -222,6 +223,7 @@ async def serve_heartbeat(
             closing.callback(listener.close)
         if allowed is not None:
             require_cids(listeners)  # of an inherited socket that is known only now
+        has_handle = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue((listener.address, listener.has_cids) for listener in listeners)
         settings = Settings(
             once=once,
@@ -230,8 +232,9 @@ async def serve_heartbeat(
             handshake_timeout=handshake_timeout,
             max_pending=max_pending,
             emit=on_event or _log_problem,
-            reports=once or on_event is not None or task_status is not trio.TASK_STATUS_IGNORED,
-            claims=claims,
+            reports=once or has_handle or on_event is not None,
+            claims=claims if has_handle else None,
+            pending=Pending(),
         )
         acceptors = [Acceptor(*of, settings) for of in zip(listeners, ages, strict=True)]
         for acceptor in acceptors:
@@ -241,7 +244,7 @@ async def serve_heartbeat(
                 for acceptor in acceptors:
                     settings.emit(Listening(address=acceptor.address, time=acceptor.listener.time))
                     nursery.start_soon(acceptor.serve, name=f"listener {acceptor.address}")
-                task_status.started(HeartbeatServer(acceptors, settings))
+                task_status.started(HeartbeatServer(acceptors, claims, allowed))
     return [acceptor.heartbeat for acceptor in acceptors if acceptor.heartbeat is not None]
 
 
@@ -256,14 +259,13 @@ def _check(
         return None
     if not allow_cids:
         raise UsageError("allow_cids is empty: no enclave would be answered (None allows all)")
-    for cid in allow_cids:
-        _check_cid("allow_cids", cid)
-    return frozenset(allow_cids)
+    return frozenset(_checked_cid("allow_cids", cid) for cid in allow_cids)
 
 
-def _check_cid(name: str, cid: object) -> None:
+def _checked_cid(name: str, cid: int) -> int:
     if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
         raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
+    return cid
 
 
 def _log_problem(event: Event) -> None:

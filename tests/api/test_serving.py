@@ -9,7 +9,6 @@ import os
 import resource
 import socket
 import struct
-from argparse import Namespace
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from nitrohb import UnixAddress
 from nitrohb.api.app import Backend, create_app
 from nitrohb.api.serving import PASSES, REST, FairQueue, serving
 from nitrohb.cli.api import open_api
+from nitrohb.cli.settings import UnixApi
 from tests.cli.process import listening
 from tests.support import Client, settled
 
@@ -220,11 +220,10 @@ async def test_long_headers_are_refused(listener: socket.socket, autojump_clock:
 
 
 async def test_loaded_modules_are_not_searched_for_garbage(tmp_path: Path) -> None:
-    address = UnixAddress(str(tmp_path / "api"))
-    args = Namespace(api=address, api_mode=0o600, api_group=None)
+    settings = UnixApi(address=UnixAddress(str(tmp_path / "api")), mode=0o600, group=None)
     with ExitStack() as closing:
         closing.callback(gc.unfreeze)
-        async with open_api(args, [], closing)():
+        async with open_api(settings, [], closing)():
             assert gc.get_freeze_count() > 10_000
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import subprocess
-from argparse import Namespace
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +29,9 @@ from nitrohb import (
     RejectReason,
     UnixAddress,
 )
-from nitrohb.cli.answering import report_to
-from nitrohb.cli.hints import Hints
-from nitrohb.cli.journal import is_journal
-from nitrohb.cli.levels import NUMBERS
-from nitrohb.cli.quoting import printable, quoted
+from nitrohb.cli.output import LEVELS, Stream, printable, quoted
 from nitrohb.cli.report import level_of, to_json, to_text
+from nitrohb.cli.session import at_level
 
 from .events import ANY, made
 from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb_here, redirected, started
@@ -79,7 +75,7 @@ def test_text_and_level_of_every_event() -> None:
     for event, text in EXAMPLES:
         assert to_text(event) == f"2026-01-02T03:04:05.006789Z {text}"
         level = json.loads(to_json(event))["level"]
-        assert NUMBERS[level] == level_of(event)
+        assert LEVELS[level] == level_of(event)
         assert text.endswith(f" level={level}")
 
 
@@ -138,18 +134,12 @@ def test_no_value_splits_a_line_or_ends_before_its_end(text: str) -> None:
         assert parsed(f"a={quoted(text)} b=1") == {"a": text, "b": "1"}
 
 
-@pytest.mark.parametrize("quiet", [False, True])
-@pytest.mark.parametrize("level", NUMBERS)
-def test_log_level_chooses_events_and_no_hints(level: str, quiet: bool) -> None:
-    shown: list[Event] = []
-    said: list[str] = []
-    args = Namespace(quiet=quiet, log_level=level)
-    reporter = report_to(shown.append, Hints(said.append, None), args)
-    for event, _ in EXAMPLES:
-        reporter(event)
-    wanted = [event for event, _ in EXAMPLES if level_of(event) <= NUMBERS[level]]
-    assert shown == ([] if quiet else wanted)
-    assert len(said) == 1
+def test_log_level_chooses_events() -> None:
+    for level in LEVELS.values():
+        shown: list[Event] = []
+        for event, _ in EXAMPLES:
+            at_level(level, shown.append)(event)
+        assert shown == [event for event, _ in EXAMPLES if level_of(event) <= level]
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
@@ -252,13 +242,13 @@ def test_another_stream_than_the_journal_s_gets_no_priorities(
 
 def test_a_stream_that_is_none_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
-    assert not is_journal(None)
+    assert not Stream(None).is_journal
     with open(os.devnull) as stream:
-        assert not is_journal(stream)
+        assert not Stream(stream).is_journal
     reader, writer = os.pipe()
     os.close(reader)
     stream = open(writer, "w")  # noqa: SIM115
     os.close(writer)
-    assert not is_journal(stream)
+    assert not Stream(stream).is_journal
     with pytest.raises(OSError, match="Bad file descriptor"):
         stream.close()

@@ -14,6 +14,9 @@ from typing import NoReturn
 
 import pytest
 import trio
+from nitrohb.cli.hints import Hints
+from nitrohb.cli.printing import printing
+from nitrohb.cli.stop import Stop
 from trio.testing import wait_all_tasks_blocked
 
 from nitrohb import (
@@ -33,10 +36,7 @@ from nitrohb import (
     VsockAddress,
 )
 from nitrohb.cli import terminal
-from nitrohb.cli.hints import Hints
-from nitrohb.cli.printing import printing
 from nitrohb.cli.report import Reporter
-from nitrohb.cli.stop import Stop
 from tests.support import child
 
 from .events import ANY, made
@@ -191,7 +191,7 @@ def test_timeout_on_vsock_tells_what_to_try_inside_the_enclave(
         sock.listen()
         return [Listener(address, sock)]
 
-    monkeypatch.setattr("nitrohb.cli.listening.open_listeners", open_listeners)
+    monkeypatch.setattr("nitrohb.cli.serve.open_listeners", open_listeners)
     code, out, err = nitrohb_here(*args, "--quiet", "--timeout", "0.01")
     assert (code, out) == (124, "")
     assert f"no heartbeat on {address} within 0.01 s: nobody connected\n" in err
@@ -261,7 +261,7 @@ def test_demo_that_is_interrupted_does_not_tell_of_a_whole_boot(
         signal.raise_signal(signal.SIGINT)
         return await no_answer()
 
-    monkeypatch.setattr("nitrohb.client.send_heartbeat", interrupted)
+    monkeypatch.setattr("nitrohb.cli.demo.send_heartbeat", interrupted)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, out, err = nitrohb_here("demo")
     assert (code, err) == (130, "")

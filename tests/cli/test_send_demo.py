@@ -71,7 +71,7 @@ def test_send_goes_to_the_parent_of_an_enclave_by_default(monkeypatch: pytest.Mo
         assert (address, timeout) == (VsockAddress(PARENT_CID, 9000), 5.0)
         return 0.0012
 
-    monkeypatch.setattr("nitrohb.client.send_heartbeat", answered)
+    monkeypatch.setattr("nitrohb.cli.send.send_heartbeat", answered)
     assert nitrohb_here("send") == (0, "vsock:3:9000 answered in 1.2 ms\n", "")
 
 

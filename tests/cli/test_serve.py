@@ -246,9 +246,7 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
             assert beat(sock) == HEARTBEAT
             code, _, err = script.end()
     assert code == 0
-    first, second = err.splitlines()
-    assert first.startswith("nitrohb: stdout: nobody reads it")
-    assert second.startswith("nitrohb: stdout: 4 lines were left out")
+    assert err.startswith("nitrohb: stdout: 4 lines were left out")
 
 
 def test_lack_of_descriptors_at_the_start_is_told_in_words(sock: Path) -> None:
@@ -261,7 +259,7 @@ def test_lack_of_descriptors_at_the_start_is_told_in_words(sock: Path) -> None:
         assert out == ""
         assert not sock.exists()
         if code == 124:
-            assert limit > 9
+            assert limit > 7
             continue
         assert code == 1
         message, remedy = err.splitlines()

@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from nitrohb.cli.console import Console
-from nitrohb.cli.waiting import waiting
+from nitrohb.cli.output import Output
+from nitrohb.cli.printer import status_line
 
 from .process import HEARTBEAT, Script, beat, listening, read_until, started
 
@@ -102,7 +102,7 @@ def test_send_shows_its_wait(sock: Path) -> None:
 def test_error_clears_the_waiting_line(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.1")
     with on_terminal(*args, stdout=subprocess.PIPE) as (script, terminal):
-        first, _, third, end = on_screen(rest(terminal)).split("\n")
+        first, _, _, third, end = on_screen(rest(terminal)).split("\n")
         assert script.end()[:2] == (124, "")
     assert first == f"nitrohb: no heartbeat on unix:{sock} within 0.1 s: nobody connected"
     assert third.endswith(f"nitrohb doctor -l unix:{sock}")
@@ -114,10 +114,10 @@ async def test_waiting_line_counts_the_seconds(
     is_terminal: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []
-    with closing(Console()) as console, monkeypatch.context() as on_terminal:
-        on_terminal.setattr(console, "is_terminal", is_terminal)
-        on_terminal.setattr(console, "status", shown.append)
-        async with waiting(console, lambda: "it"):
+    with closing(Output()) as output, monkeypatch.context() as on_terminal:
+        on_terminal.setattr(output, "is_terminal", is_terminal)
+        on_terminal.setattr(output, "status", shown.append)
+        async with status_line(output, lambda: "it"):
             await trio.sleep(61.5)
     seconds = range(62 if is_terminal else 0)
     assert shown == [f"{it // 60}:{it % 60:02} waiting for it" for it in seconds]

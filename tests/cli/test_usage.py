@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import nitrohb as library
-from nitrohb.cli.limits import time_limit
 from nitrohb.cli.parser import parse
+from nitrohb.cli.settings import RunSettings, ServeSettings
 
 from .process import nitrohb_here, redirected, started
 
@@ -22,7 +22,7 @@ COMMANDS = ["", "serve", "run", "send", "wait", "demo", "doctor", "completion"]
 @pytest.fixture
 def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not refused as it should be fails at once, instead of waiting for an enclave."""
-    monkeypatch.setattr("nitrohb.cli.answering.serve_heartbeat", None)
+    monkeypatch.setattr("nitrohb.cli.session.serve_heartbeat", None)
 
 
 def test_version() -> None:
@@ -200,7 +200,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    problems = {"missing": os.strerror(errno.ENOENT), ".": "no image", "empty": "no image"}
+    problems = {"missing": os.strerror(errno.ENOENT), ".": "not an image", "empty": "not an image"}
     for name, problem in problems.items():
         eif = str(tmp_path / name)
         options = ("--timeout", "auto", "--eif", eif, "--memory", "64", "-l", f"unix:{sock}")
@@ -215,18 +215,28 @@ def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
     eif = tmp_path / "x.eif"
     with eif.open("wb") as image:
         image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
-    args = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
-    assert time_limit(args) == 270.0
+    settings = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
+    assert isinstance(settings, ServeSettings)
+    assert settings.answer.timeout == 270.0
 
 
 def test_options_of_the_command_that_run_starts_are_its_own() -> None:
-    args = parse(["run", "--keep", "--", "ls", "--keep", "--", "-l", "x"])
-    assert args.keep
-    assert args.listen is None
-    assert args.argv == ["ls", "--keep", "--", "-l", "x"]
+    settings = parse(["run", "--keep", "--", "ls", "--keep", "--", "-l", "x"])
+    assert isinstance(settings, RunSettings)
+    assert settings.answer.keep
+    assert settings.answer.listen == [library.VsockAddress(library.CID_ANY, 9000)]
+    assert settings.argv == ["ls", "--keep", "--", "-l", "x"]
 
 
 def test_groups_have_names_and_numbers() -> None:
     group = grp.getgrall()[0]
-    assert parse(["--socket-group", group.gr_name]).socket_group == group.gr_gid
-    assert parse(["--socket-group", "987654321"]).socket_group == 987654321
+    for name, number in ((group.gr_name, group.gr_gid), ("987654321", 987654321)):
+        settings = parse(["--socket-group", name])
+        assert isinstance(settings, ServeSettings)
+        assert settings.answer.socket_group == number
+
+
+def test_settings_are_frozen() -> None:
+    settings = parse([])
+    with pytest.raises(AttributeError, match="ServeSettings is frozen"):
+        settings.answer = None  # type: ignore[misc, union-attr, assignment]

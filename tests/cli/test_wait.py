@@ -8,11 +8,11 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
 
+from nitrohb.cli import wait
 from nitrohb.cli.parser import parse
 
 from .peer import answering
@@ -66,7 +66,7 @@ def assert_too_old(address: str, result: tuple[int, str, str]) -> None:
     first, second = err.splitlines()
     assert address in first
     assert "more than 0 s old" in first
-    assert "the server at unix:" in second
+    assert "server at unix:" in second
 
 
 def assert_told(address: str, result: tuple[int, str, str]) -> None:
@@ -82,13 +82,13 @@ def assert_told(address: str, result: tuple[int, str, str]) -> None:
 
 def when_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something when a claim has been sent."""
-    getresponse = HTTPConnection.getresponse
+    receive_all = wait._receive_all
 
-    def wait(connection: HTTPConnection) -> HTTPResponse:
+    def receive(sock: socket.socket, deadline: float) -> bytes:
         then()
-        return getresponse(connection)
+        return receive_all(sock, deadline)
 
-    monkeypatch.setattr(HTTPConnection, "getresponse", wait)
+    monkeypatch.setattr(wait, "_receive_all", receive)
 
 
 def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
@@ -176,7 +176,7 @@ def wait_for(api: Path, *answers: bytes) -> tuple[int, str, str]:
     args = ("wait", "--address", "vsock::9000", "--api", f"unix:{api}", "--timeout", "5")
     with answering(api, b"}", *answers) as received:
         result = nitrohb_here(*args, "--format", "json")
-    assert all(request.startswith(b"POST /claims HTTP/1.1\r\n") for request in received)
+    assert all(request.startswith(b"POST /claims HTTP/1.0\r\n") for request in received)
     return result
 
 
@@ -192,7 +192,7 @@ def test_what_is_no_server(api: Path) -> None:
     ):
         code, out, err = wait_for(api, answer)
         assert (code, out) == (1, ""), answer
-        assert f"nitrohb: what answers at unix:{api} is no nitrohb\n" in err
+        assert f"nitrohb: the server at unix:{api} is not nitrohb\n" in err
         assert f"nitrohb serve --keep --api unix:{api}\n" in err
 
 

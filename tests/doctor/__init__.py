@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `nitrohb doctor` sees, and what it makes of it."""
+"""The doctor: its probes, its verdicts and the examination."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb.doctor.report import Verdict
+from nitrohb.doctor.verdicts import Verdict
 
-from .test_examining import NAMES
+from .test_examine import NAMES
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "reference" / "doctor.md").read_text()
 

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script ``nitrohb``: parse, call, print, exit code."""
+"""The console script ``nitrohb``: read the command line, call the command, print, exit.
+
+**The script listens before it loads trio**, so that an enclave that boots meanwhile finds the port
+open. What is loaded before the listen is a short list of modules (tests/test_startup.py): nitrohb,
+nitrohb.errors, .addresses, .protocol, .remedies, .sockets, and of this package exits, signals,
+output, settings, options, parser, and serve or run. Only these avoid typing and dataclasses at run
+time, by ``TYPE_CHECKING = False``. All other modules are loaded by the command that needs them.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +14,13 @@ import sys
 
 from ..errors import NitrohbError, UsageError
 from . import exits
-from .stop import Stop
+from .signals import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .console import Console
+    from .output import Output
 
 __all__ = ["main"]
 
@@ -27,39 +34,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n; from
             ``run`` that of its command, or 125 to 127.
-            Its handlers of signals stay, and after ``run`` it goes on to adopt orphans: it is
-            meant to be the whole process.
+            Its signal handlers stay, and after ``run`` the process still adopts orphans: ``main``
+            is meant to be the whole process.
 
     Raises:
         SystemExit: After ``--help`` and ``--version``, and for arguments that cannot be parsed.
     """
-    # Before anything else is loaded, and to the end of the process: a signal is never a traceback.
-    stop = Stop()
-    stop.install()
-    from .console import Console
-    from .levels import NUMBERS
+    # First, and until the process ends: a signal never shows a traceback.
+    signals = Signals()
+    signals.install()
+    from .output import Output
     from .parser import parse
 
-    args = parse(sys.argv[1:] if argv is None else argv)
-    console = Console()
-    console.level = NUMBERS[args.log_level]
-    status = exits.DONE
+    output = Output()
+    status, needs_output = exits.DONE, False
     try:
-        status = args.command(args, console, stop)
+        settings = parse(sys.argv[1:] if argv is None else argv)
+        needs_output = settings.needs_output
+        name = f"{__package__}.{settings.command}"
+        __import__(name)  # importlib is not loaded yet
+        status = getattr(sys.modules[name], settings.command)(settings, output, signals)
     except* NitrohbError as group:
-        status = _report(group, console)
+        status = _report(group, output)
     except* OSError as group:
-        status = _report(_in_words(group), console)
+        status = _report(_in_words(group), output)
     finally:
-        console.close()
-    return status
+        output.close()
+    return exits.FAILED if needs_output and output.has_lost and not status else status
 
 
 def _in_words(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
-    """A lack of descriptors, which can show anywhere, in words; all else is a bug, and raised."""
-    from ..remedies import lack_error
+    """A lack of descriptors, which can show anywhere, in words. Any other error is a bug."""
+    from ..remedies import descriptor_shortage
 
-    errors = [lack_error(error.errno) for error in _leaves(group)]
+    errors = [descriptor_shortage(error.errno) for error in _leaves(group)]
     if None in errors:
         raise group
     return BaseExceptionGroup("", [error for error in errors[:1] if error is not None])
@@ -73,13 +81,13 @@ def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield error
 
 
-def _report(group: BaseExceptionGroup[NitrohbError], console: Console) -> int:
-    """Say in words what went wrong, and return the exit code for it."""
+def _report(group: BaseExceptionGroup[NitrohbError], output: Output) -> int:
+    """Print what went wrong, and return the exit code for it."""
     status = exits.FAILED
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            status = _report(error, console)
+            status = _report(error, output)
         else:
-            console.say(f"nitrohb: {error}")
+            output.say(f"nitrohb: {error}")
             status = exits.USAGE if isinstance(error, UsageError) else exits.FAILED
     return status

@@ -1,27 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb completion``: for who has no package manager that puts it where the shell looks."""
+"""``nitrohb completion``: for users whose package manager did not install the completions."""
 
-from __future__ import annotations
+from importlib.resources import files
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
-    from typing import Final
+from . import exits
+from .output import Output
+from .settings import CompletionSettings
+from .signals import Signals
 
-    from .console import Console
-    from .stop import Stop
-
-__all__ = ["SHELLS", "completion"]
-
-SHELLS: Final = ("bash", "zsh", "fish")
+__all__ = ["completion"]
 
 
-def completion(args: argparse.Namespace, console: Console, _stop: Stop) -> int:
-    """Print the script that the shell is to read."""
-    from importlib.resources import files  # here, as no server needs it
-
-    from . import exits
-
-    script = files(__package__ or "").joinpath("completions", f"nitrohb.{args.shell}")
-    console.print(script.read_text("utf-8").rstrip("\n"))
-    return exits.FAILED if console.has_lost else exits.DONE
+def completion(settings: CompletionSettings, output: Output, _signals: Signals) -> int:
+    """Print the script for a shell."""
+    script = files(__package__ or "").joinpath("completions", f"nitrohb.{settings.shell}")
+    output.print(script.read_text("utf-8").rstrip("\n"))
+    return exits.DONE

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exit codes. After a signal it is 128 and the signal's number, as a shell gives it."""
+"""The exit codes. After signal n the exit code is 128 + n, as in a shell."""
 
 from __future__ import annotations
 
+# This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -10,25 +11,24 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "FAILED", "NOT_FOUND", "NOT_STARTED", "TIMED_OUT", "TOO_EARLY", "USAGE"]
 
 DONE: Final = 0
-"""Done: what was asked for has happened."""
+"""Done."""
 
 FAILED: Final = 1
-"""Failed: stderr says at what, why, and what helps. Under ``run`` the command was not started, or
-was ended."""
+"""Failed: stderr says what failed, why, and what helps. Under ``run`` the command was not started,
+or was ended."""
 
 USAGE: Final = 2
-"""Usage: what was written on the command line makes no sense, or not together."""
+"""Usage: the command line or the environment makes no sense."""
 
-TIMED_OUT: Final = 124  # as timeout(1) has it
-"""Timed out: no heartbeat, or no answer, came in time. Under ``run`` the command was ended."""
+TIMED_OUT: Final = 124  # as timeout(1)
+"""Timed out: no heartbeat, or no answer, arrived in time. Under ``run`` the command was ended."""
 
-# Of `run`, whose command did not boot an enclave; the last two as env(1) has them.
 TOO_EARLY: Final = 125
-"""Only of ``run``: the command ended before its heartbeat (not with ``--keep``, nor after SIGTERM,
-nor after another signal if the command's own status is not 0)."""
+"""Only of ``run``: the command ended before its heartbeat (not with ``--keep``, not after SIGTERM,
+and not after another signal if the status of the command is not 0)."""
 
-NOT_STARTED: Final = 126
+NOT_STARTED: Final = 126  # as env(1)
 """Only of ``run``: the command cannot be started."""
 
-NOT_FOUND: Final = 127
+NOT_FOUND: Final = 127  # as env(1)
 """Only of ``run``: there is no such command."""

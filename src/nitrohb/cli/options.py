@@ -1,161 +1,359 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that several commands have, and those of the HTTP interface."""
+"""What can be written on the command line: the options of each command, and how values are read."""
 
 from __future__ import annotations
 
+import argparse
 import math
 
-from . import values
+from ..addresses import parse_address, parse_number
+from ..errors import AddressError
+from .output import LEVELS
 
+# This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .argument_parser import Parser
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final, TypeVar
 
-__all__ = ["add_answering", "add_api", "add_listen", "add_max_pending"]
+    from ..addresses import Address
+    from ..api.address import ApiAddress
 
+    T = TypeVar("T")
+    Option = tuple[Sequence[str], dict[str, Any]]
+    Groups = dict[str, list[Option]]
 
-def add_answering(parser: Parser, timeout: str, output: str) -> None:
-    """Add the options of every command that answers heartbeats."""
-    parser.usage = parser.usage or f"{parser.prog} [options]"
-    _add_answers(parser)
-    _add_times(parser, timeout)
-    _add_files(parser)
-    _add_output(parser, output)
+__all__ = ["COMMANDS", "SHELLS", "Command"]
 
+SHELLS: Final = ("bash", "zsh", "fish")
 
-def _add_answers(parser: Parser) -> None:
-    add_listen(parser)
-    parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="go on after a heartbeat (default: one per ADDR)",
-    )
-    parser.add_argument(
-        "--allow-cid",
-        metavar="CID",
-        dest="allow_cids",
-        type=values.cid,
-        action="append",
-        help="answer this CID only, on vsock (default: any) *",
-    )
-    parser.add_argument(
-        "--any-byte",
-        action="store_true",
-        help="echo any byte, as QEMU does (default: only 0xB7)",
-    )
-    add_max_pending(
-        parser,
-        "how many may be silent at a time (default: 1024)",
-    )
+# How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
 
-def _add_times(parser: Parser, timeout: str) -> None:
-    group = parser.add_argument_group("time")
-    group.add_argument(
-        "--timeout",
-        metavar="SEC|auto",
-        type=values.timeout,
-        default=math.inf,
-        help=f"{timeout}; auto: as nitro-cli",
-    )
-    group.add_argument("--eif", metavar="PATH", help="for auto: the enclave's image")
-    group.add_argument(
-        "--memory",
-        metavar="MIB",
-        type=values.count,
-        help="for auto: the enclave's memory",
-    )
-    group.add_argument(
-        "--handshake-timeout",
-        metavar="SEC",
-        type=values.seconds,
-        default=5.0,
-        help="how long a connection may be silent (default: 5)",
-    )
+def _checked(parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _add_files(parser: Parser) -> None:
-    group = parser.add_argument_group("socket files")
-    group.add_argument(
-        "--socket-mode",
-        metavar="MODE",
-        type=values.mode,
-        default=0o600,
-        help="their permissions, in octal (default: 600)",
-    )
-    group.add_argument(
-        "--socket-group",
-        metavar="GROUP",
-        type=values.group,
-        help="their group, a name or number (default: yours)",
-    )
+def _address(text: str) -> Address:
+    return _checked(parse_address, text)
 
 
-def _add_output(parser: Parser, output: str) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help=f"of the events on {output} (default: text)",
-    )
-    group.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="debug",
-        metavar="LEVEL",
-        help="from debug (default), info, warning, or error up",
-    )
-    group.add_argument("--quiet", action="store_true", help="print no events")
+def _api(text: str) -> ApiAddress:
+    from ..api.address import parse_api_address  # loads ipaddress, which few need
+
+    return _checked(parse_api_address, text)
 
 
-def add_api(parser: Parser) -> None:
-    """Add the options of a command that offers the HTTP interface."""
-    group = parser.add_argument_group("HTTP interface (pip install 'nitrohb[api]')")
-    group.add_argument(
-        "--api",
-        metavar="ADDR",
-        type=values.api,
-        help="with --keep: offer it on unix:PATH or IP:PORT",
-    )
-    group.add_argument(
-        "--api-mode",
-        metavar="MODE",
-        type=values.mode,
-        help="permissions of its socket file (default: 600)",
-    )
-    group.add_argument(
-        "--api-group",
-        metavar="GROUP",
-        type=values.group,
-        help="group of its socket file (default: yours)",
-    )
-    group.add_argument(
-        "--api-allow-remote",
-        action="store_true",
-        help="let other machines in: there are no passwords",
-    )
-    group.add_argument(
-        "--api-host",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="a host name by which clients call it *",
-    )
+def _count(text: str) -> int:
+    number = _checked(lambda number: parse_number("number", number), text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("expected a number from 1 up, got '0'")
+    return number
 
 
-def add_listen(parser: Parser) -> None:
-    """Add where to listen."""
-    parser.add_argument(
-        "-l",
-        "--listen",
-        metavar="ADDR",
-        type=values.address,
-        action="append",
-        help="listen here (default: systemd's, or vsock::9000) *",
+def _cid(text: str) -> int:
+    return _checked(lambda number: parse_number("CID", number), text)
+
+
+def _seconds(text: str, or_else: str = "") -> float:
+    if not 0 < (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0{or_else}, got {text!r}")
+    return number
+
+
+def _age(text: str) -> float:
+    if not 0 <= (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, at least 0, got {text!r}")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _timeout(text: str) -> float | None:
+    return None if text == "auto" else _seconds(text, ", or auto")
+
+
+def _mode(text: str) -> int:
+    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:
+        raise argparse.ArgumentTypeError(f"expected an octal mode from 0 to 777, got {text!r}")
+    return int(text, 8)
+
+
+def _group(text: str) -> int:
+    import grp  # few need it
+
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        pass
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected the name or number of a group, got {text!r}")
+
+
+# The options, in groups. The first group has no title.
+
+
+def _option(names: str, metavar: str, text: str, **how: Any) -> Option:
+    """An option whose metavar says how its value is read."""
+    return names.split(), {"metavar": metavar, "help": text, "type": _READERS[metavar], **how}
+
+
+def _flag(name: str, text: str) -> Option:
+    return [name], {"action": "store_true", "help": text}
+
+
+def _choice(name: str, choices: Sequence[str], text: str, **how: Any) -> Option:
+    return [name], {"choices": choices, "default": choices[0], "help": text, **how}
+
+
+_READERS: Final[dict[str, Callable[[str], object]]] = {
+    "ADDR": _address,
+    "CID": _cid,
+    "GROUP": _group,
+    "MIB": _count,
+    "MODE": _mode,
+    "N": _count,
+    "NAME": str,
+    "PATH": str,
+    "SEC": _seconds,
+    "SEC|auto": _timeout,
+}
+
+_FORMATS: Final = ("text", "json")
+
+_LISTEN: Final = _option(
+    "-l --listen", "ADDR", "listen here (default: systemd's, or vsock::9000) *", action="append"
+)
+
+
+def _max_pending(text: str) -> Option:
+    return _option("--max-pending", "N", f"{text} (default: 1024)", default=1024)
+
+
+def _answer_options(timeout: str, output: str) -> Groups:
+    allow_cid = "answer this CID only, on vsock (default: any) *"
+    return {
+        "": [
+            _LISTEN,
+            _flag("--keep", "go on after a heartbeat (default: one per ADDR)"),
+            _option("--allow-cid", "CID", allow_cid, action="append", dest="allow_cids"),
+            _flag("--any-byte", "echo any byte, as QEMU does (default: only 0xB7)"),
+            _max_pending("how many may be silent at a time"),
+        ],
+        "time": [
+            _option("--timeout", "SEC|auto", f"{timeout}; auto: as nitro-cli", default=math.inf),
+            _option("--eif", "PATH", "for auto: the enclave's image"),
+            _option("--memory", "MIB", "for auto: the enclave's memory"),
+            _option(
+                *("--handshake-timeout", "SEC"),
+                "how long a connection may be silent (default: 5)",
+                default=5.0,
+            ),
+        ],
+        "socket files": [
+            _option(
+                *("--socket-mode", "MODE"),
+                "their permissions, in octal (default: 600)",
+                default=0o600,
+            ),
+            _option("--socket-group", "GROUP", "their group, a name or number (default: yours)"),
+        ],
+        "output": [
+            _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
+            _choice(
+                *("--log-level", tuple(reversed(LEVELS))),
+                "from debug (default), info, warning, or error up",
+                metavar="LEVEL",
+            ),
+            _flag("--quiet", "print no events"),
+        ],
+    }
+
+
+def _serve_options() -> Groups:
+    return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
+        "HTTP interface (pip install 'nitrohb[api]')": [
+            _option(*("--api", "ADDR"), "with --keep: offer it on unix:PATH or IP:PORT", type=_api),
+            _option("--api-mode", "MODE", "permissions of its socket file (default: 600)"),
+            _option("--api-group", "GROUP", "group of its socket file (default: yours)"),
+            _flag("--api-allow-remote", "let other machines in: there are no passwords"),
+            _option(
+                *("--api-host", "NAME", "a host name by which clients call it *"),
+                action="append",
+                default=[],
+            ),
+        ]
+    }
+
+
+def _run_options() -> Groups:
+    groups = _answer_options(
+        "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
+        "stderr",
     )
+    kill_after = "SIGKILL for what has not ended then (default: 10)"
+    groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
+    groups["time"].append(_option("--kill-after", "SEC", kill_after, default=10.0))
+    return groups
 
 
-def add_max_pending(parser: Parser, text: str) -> None:
-    """Add how many connections may be silent."""
-    parser.add_argument("--max-pending", metavar="N", type=values.count, default=1024, help=text)
+def _timeout_option(seconds: float) -> Option:
+    text = f"end with exit code 124 after this time (default: {seconds:g})"
+    return _option("--timeout", "SEC", text, default=seconds)
+
+
+_WAIT_OPTIONS: Final = [
+    _timeout_option(60.0),
+    _option(
+        *("--max-age", "SEC", "how long ago it may have come (default: 60)"),
+        type=_age,
+        default=60.0,
+    ),
+    _option(
+        *("--api", "ADDR"),
+        "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+        type=_api,
+    ),
+    _choice("--format", _FORMATS, "how the heartbeat is printed to stdout (default: text)"),
+]
+
+_WAIT_EITHER: Final = [
+    _option("--cid", "CID", "wait for the enclave with this CID"),
+    _option("--address", "ADDR", "wait for a heartbeat on this listen address of the server"),
+]
+
+_ADDRESSES: Final = """\
+addresses:
+  vsock:3:9000           AF_VSOCK port 9000 of CID 3
+  unix:/run/x.sock       a Unix socket
+  hybrid:/tmp/vm4:9000   port 9000 of a VM whose vsock is the socket /tmp/vm4
+"""
+
+_TO_LISTEN: Final = """\
+  vsock::9000            AF_VSOCK port 9000, on every local CID
+  fd:3, fd:NAME          an inherited socket, by its number or systemd's name
+"""
+
+_REPEAT: Final = "* may be repeated\n"
+
+_EXIT_CODES: Final = """\
+exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
+"""
+
+
+class Command:
+    """A command as its help shows it.
+
+    Attributes:
+        summary: What it does, in a line.
+        more: What its help says below the options.
+        usage: Its usage, if argparse's own would be too long.
+        groups: Its options, by the titles of their groups.
+        either: Options of which exactly one is required.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        more: str,
+        groups: Groups | None = None,
+        usage: str | None = None,
+        either: Sequence[Option] = (),
+    ) -> None:
+        self.summary = summary
+        self.more = more
+        self.groups = groups or {}
+        self.usage = usage
+        self.either = either
+
+
+COMMANDS: Final = {
+    "serve": Command(
+        "listen, answer enclaves' heartbeats, and report",
+        "examples:\n"
+        "  nitrohb serve                             one enclave, on vsock::9000\n"
+        "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
+        "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
+        f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}{_EXIT_CODES}",
+        _serve_options(),
+        usage="nitrohb serve [options]",
+    ),
+    "run": Command(
+        "listen, then start a command that boots enclaves",
+        "examples:\n"
+        "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
+        "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
+        "  nitrohb run --keep --format json -- ./launch-many 2> events\n\n"
+        "The command finds the addresses in NITROHB_LISTEN, one per line. SIGTERM and a\n"
+        "time-out end it and all that it has started. It gets the other signals, too.\n\n"
+        "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
+        "  1 failed, 2 usage, 124 an address had no heartbeat in time,\n"
+        "  125 the command ended before its heartbeat, 126 it cannot be started,\n"
+        "  127 there is no such command\n\n"
+        f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
+        _run_options(),
+        usage="nitrohb run [options] -- CMD [ARG ...]",
+    ),
+    "send": Command(
+        "send a heartbeat and await its echo, as an enclave's init does",
+        "examples:\n"
+        "  nitrohb send                      from an enclave to its parent, vsock:3:9000\n"
+        "  nitrohb send unix:/run/x.sock     to a server on this machine\n\n"
+        f"{_ADDRESSES}\n{_EXIT_CODES}",
+        {
+            "": [
+                _option(
+                    "address", "ADDR", "where to connect to (default: vsock:3:9000)", nargs="?"
+                ),
+                _timeout_option(5.0),
+            ]
+        },
+    ),
+    "wait": Command(
+        "claim one enclave's heartbeat from a running serve --keep --api",
+        "examples:\n"
+        "  nitrohb wait --cid 16                         the enclave with that CID\n"
+        "  nitrohb wait --address unix:/run/vm4.sock     that which boots there\n\n"
+        f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
+        {"": _WAIT_OPTIONS},
+        either=_WAIT_EITHER,
+    ),
+    "demo": Command(
+        "show both sides of a boot, on a temporary Unix socket",
+        f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
+    ),
+    "doctor": Command(
+        "check what this machine can do, what it lacks, and what helps",
+        "examples:\n"
+        "  nitrohb doctor                        can it listen on vsock::9000?\n"
+        "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
+        "  nitrohb doctor --format json          for a bug report, or a program\n\n"
+        "Each address is listened on for a moment. Nothing is changed, no file is left.\n\n"
+        f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
+        "exit codes: 0 serve can listen, 1 an address or the self-test failed, 2 usage\n",
+        {
+            "": [
+                _LISTEN,
+                _max_pending("how many silent connections serve should allow"),
+                _choice("--format", _FORMATS, "lines for people, or a JSON object (default: text)"),
+            ]
+        },
+    ),
+    "completion": Command(
+        "print what lets a shell complete these commands and options",
+        "examples:\n"
+        '  eval "$(nitrohb completion bash)"           in ~/.bashrc\n'
+        '  eval "$(nitrohb completion zsh)"            in ~/.zshrc, after compinit\n'
+        "  nitrohb completion fish | source            in ~/.config/fish/config.fish\n",
+        {"": [(["shell"], {"metavar": "SHELL", "choices": SHELLS, "help": ", ".join(SHELLS)})]},
+    ),
+}

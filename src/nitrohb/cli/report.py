@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events for people and programs: a line for each, and what they add up to in the end."""
+"""Events as lines, and what they add up to in the end."""
 
 import json
+import shlex
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
-from ..addresses import Address
+from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
 from ..events import (
     Connected,
     Disconnected,
@@ -14,22 +17,17 @@ from ..events import (
     Event,
     Evicted,
     Heartbeat,
-    JsonValue,
     Listening,
     Lost,
     Rejected,
+    RejectReason,
+    format_time,
 )
-from ..events import RejectReason as Why
-from ..protocol import HEARTBEAT
-from .levels import DEBUG, INFO, NAMES, WARNING
-from .quoting import quoted
+from ..protocol import HEARTBEAT, PARENT_CID
+from .lines import json_line, text_line
+from .output import DEBUG, INFO, WARNING, Output, quoted
 
-__all__ = ["Reporter", "level_of", "to_json", "to_text"]
-
-_EXPECTED: Final = f"0x{HEARTBEAT[0]:02X}"
-
-_HEARD: Final = "sent a heartbeat"
-_PENDING: Final = "had sent nothing yet"
+__all__ = ["Reporter", "explain_end", "explain_timeout", "level_of", "to_json", "to_text"]
 
 _LEVELS: Final[dict[type[Event], int]] = {
     Listening: INFO,
@@ -44,62 +42,122 @@ _LEVELS: Final[dict[type[Event], int]] = {
 
 
 def level_of(event: Event) -> int:
-    """How much an event matters, see :mod:`.levels`."""
+    """The level of an event: see :data:`nitrohb.cli.output.LEVELS`."""
     return _LEVELS[type(event)]
 
 
 def to_json(event: Event) -> str:
     """An event as one line of JSON."""
-    return json.dumps(event.to_json() | {"level": NAMES[level_of(event)]})
+    match event:
+        case Connected():
+            return _CONNECTED_JSON % _common_json(event)
+        case Heartbeat():
+            return _HEARTBEAT_JSON % (
+                *_common_json(event),
+                event.byte,
+                round(event.listening_seconds, 6),
+                round(event.echo_seconds, 6),
+                "true" if event.echoed else "false",
+            )
+        case _:
+            return json_line(event.to_json(), level_of(event))
 
 
 def to_text(event: Event) -> str:
-    """An event as one line of text: the time (UTC), ``nitro_`` and its name, its fields.
+    """An event as one line of text."""
+    match event:
+        case Connected():
+            return f"{_common_text(event)} level=debug"
+        case Heartbeat():
+            return _HEARTBEAT_TEXT % (
+                _common_text(event),
+                event.byte,
+                event.listening_seconds,
+                event.echo_seconds,
+                "true" if event.echoed else "false",
+            )
+        case _:
+            return text_line(event.to_json(), level_of(event))
 
-    So do the trace events of QEMU's device read, where ``-msg timestamp=on`` is given:
-    ``nitro_heartbeat_done`` has no fields, and one ``grep nitro_heartbeat`` finds both. The fields
-    are those of the JSON form, as logfmt has them; those that are null are left out.
-    """
-    fields = event.to_json()
-    line = f"{fields.pop('time')} nitro_{fields.pop('event')}"
-    for key, value in fields.items():
-        if value is not None:
-            line += f" {key}={_value(key, value)}"
-    return f"{line} level={NAMES[level_of(event)]}"
+
+# Nearly all events are of these two kinds. Written like this they cost a third, and the lines are
+# the same (tests/cli/test_report.py).
+_CONNECTED_JSON: Final = (
+    '{"event": "connected", "time": "%s", "address": %s, "cid": %s, "peer": %s, "level": "debug"}'
+)
+_HEARTBEAT_JSON: Final = (
+    '{"event": "heartbeat", "time": "%s", "address": %s, "cid": %s, "peer": %s, "byte": %d,'
+    ' "listening_seconds": %r, "echo_seconds": %r, "echoed": %s, "level": "info"}'
+)
+_HEARTBEAT_TEXT: Final = (
+    "%s byte=0x%02x listening_seconds=%.6f echo_seconds=%.6f echoed=%s level=info"
+)
 
 
-def _value(key: str, value: JsonValue) -> str:
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    if key == "byte":
-        return f"0x{value:02x}"
-    return str(value).lower()  # a number, or as JSON has it: true, false
+def _common_json(event: Connected | Heartbeat) -> tuple[str, str, object, str]:
+    peer = event.peer
+    cid, shown = ("null", "null") if peer is None else (peer.cid, f'"{peer}"')
+    return format_time(event.time), _address_json(event.address), cid, shown
+
+
+def _common_text(event: Connected | Heartbeat) -> str:
+    peer = event.peer
+    shown = "" if peer is None else f" cid={peer.cid} peer={peer}"
+    return f"{format_time(event.time)} nitro_{event.name} {_address_text(event.address)}{shown}"
+
+
+@lru_cache(maxsize=64)
+def _address_json(address: Address) -> str:
+    return json.dumps(str(address))
+
+
+@lru_cache(maxsize=64)
+def _address_text(address: Address) -> str:
+    return f"address={quoted(str(address))}"
+
+
+# What became of a connection, as it is counted.
+_HEARTBEAT: Final = "sent a heartbeat"
+_SILENT: Final = "had sent nothing yet"
+_REJECTIONS: Final[dict[RejectReason, Callable[[Rejected], str]]] = {
+    RejectReason.CID: lambda event: f"came from CID {event.cid}, which is not allowed",
+    RejectReason.WRONG_BYTE: (
+        lambda event: f"sent 0x{event.byte or 0:02X} instead of 0x{HEARTBEAT[0]:02X}"
+    ),
+    RejectReason.TIMEOUT: lambda _: "sent nothing",
+    RejectReason.ANSWERED: lambda _: "came too late",
+    RejectReason.REARMED: lambda _: "came before the address was rearmed",
+}
+
+
+def _outcome(event: Heartbeat | Rejected | Disconnected | Evicted) -> str:
+    match event:
+        case Heartbeat():
+            return _HEARTBEAT
+        case Disconnected():
+            return "closed without a byte"
+        case Evicted():
+            return "were evicted to make room"
+        case Rejected():
+            return _REJECTIONS[event.reason](event)
 
 
 class Reporter:
-    """Passes events on as they come, and remembers what became of the connections.
+    """Takes events, and remembers what became of the connections of each address."""
 
-    Args:
-        show: Takes every event, to show it.
-    """
-
-    def __init__(self, show: Callable[[Event], object]) -> None:
-        self._show = show
+    def __init__(self) -> None:
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
         self._last: Heartbeat | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take an event, as ``on_event``."""
-        self._show(event)
+        """Take an event."""
         seen = self._seen[event.address]
         match event:
             case Connected():
-                seen[_PENDING] += 1
+                seen[_SILENT] += 1
             case Heartbeat() | Rejected() | Disconnected() | Evicted():
-                seen[_PENDING] -= 1
+                seen[_SILENT] -= 1
                 seen[_outcome(event)] += 1
                 if isinstance(event, Heartbeat):
                     self._last = event
@@ -109,16 +167,16 @@ class Reporter:
                 pass
 
     def awaited(self) -> str:
-        """What is still waited for, in words."""
+        """What is still awaited, in words."""
         where = [str(address) for address in self._seen if address not in self._done]
         return f"a heartbeat on {', '.join(where)}" if where else "nothing more"
 
     def status(self) -> str:
-        """How it stands, in a line: the last heartbeat, how many there were, what is next."""
+        """The last heartbeat, how many there were, and what is awaited, in a line."""
         waiting = f"waiting for {self.awaited()}"
         if (last := self._last) is None:
             return waiting
-        count = sum(seen[_HEARD] for seen in self._seen.values())
+        count = sum(seen[_HEARTBEAT] for seen in self._seen.values())
         cid = "" if last.cid is None else f" from CID {last.cid}"
         return (
             f"last heartbeat {last.time:%Y-%m-%d %H:%M:%S}Z{cid} on {last.address}, {count} in all;"
@@ -126,38 +184,58 @@ class Reporter:
         )
 
     def listening(self) -> int:
-        """On how many addresses the server has begun to listen."""
+        """How many addresses have begun to listen."""
         return len(self._seen)
 
     def unheard(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
         for address, seen in self._seen.items():
-            if _HEARD not in seen:
+            if _HEARTBEAT not in seen:
                 yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
 
 
-def _outcome(event: Heartbeat | Rejected | Disconnected | Evicted) -> str:
-    """What became of a connection, to be counted."""
-    match event:
-        case Heartbeat():
-            return _HEARD
-        case Disconnected():
-            return "closed without a byte"
-        case Evicted():
-            return "had to make room"
-        case Rejected():
-            return _refusal(event)
+def explain_timeout(reporter: Reporter, timeout: float, output: Output) -> None:
+    """Say that the time is up, and what arrived on each address instead of a heartbeat."""
+    unheard = list(reporter.unheard())
+    if not unheard:  # only with --keep
+        output.say(f"nitrohb: the time is up, after {timeout:g} s")
+    for address, seen in unheard:
+        output.say(_explain(address, seen, f"within {timeout:g} s"))
+        if not seen:
+            output.say("Check that the enclave is running and that it can reach this host.")
+            if advice := _how_to_try(address):
+                output.say(advice)
 
 
-def _refusal(event: Rejected) -> str:
-    match event.reason:
-        case Why.CID:
-            return f"came from CID {event.cid}, which is not allowed"
-        case Why.WRONG_BYTE:
-            return f"sent 0x{event.byte or 0:02X} instead of {_EXPECTED}"
-        case Why.TIMEOUT:
-            return "sent nothing"
-        case Why.ANSWERED:
-            return "came too late"
-        case Why.REARMED:
-            return "came before the address was rearmed"
+def explain_end(reporter: Reporter, status: int, output: Output) -> None:
+    """Say that the command ended too early, and what arrived on each address until then."""
+    output.say(f"nitrohb: the command ended with status {_status(status)} before its heartbeat")
+    for address, seen in reporter.unheard():
+        output.say(_explain(address, seen, "until then"))
+
+
+def _explain(address: Address, seen: str, when: str) -> str:
+    what = f"of the connections, {seen}" if seen else "nobody connected"
+    return f"nitrohb: no heartbeat on {address} {when}: {what}"
+
+
+def _how_to_try(address: Address) -> str:
+    """How to test an address by hand; nothing for a socket that somebody else has opened."""
+    written = shlex.quote(str(address))
+    match address:
+        case VsockAddress(cid, port):
+            parent = VsockAddress(PARENT_CID if cid == CID_ANY else cid, port)
+            where = f"Inside the enclave: nitrohb send {parent}"
+        case UnixAddress() | HybridAddress():
+            where = f"On this machine: nitrohb send {written}"
+        case _:
+            return ""
+    return f"{where}\nTo check this machine: nitrohb doctor -l {written}"
+
+
+def _status(status: int) -> str:
+    """An exit status, with the name of the signal that it may stand for."""
+    try:
+        return f"{status} ({signal.Signals(status - 128).name})"
+    except ValueError:
+        return str(status)

@@ -1,34 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb send``: the enclave's side."""
 
-import argparse
-
+from ..client import send_heartbeat
 from ..errors import PeerTimeoutError
 from . import exits
-from .console import Console
-from .stop import Stop
+from .output import Output
+from .printer import status_line
+from .settings import SendSettings
+from .signals import Signals
 
 __all__ = ["send"]
 
 
-def send(args: argparse.Namespace, console: Console, stop: Stop) -> int:
-    """Send one heartbeat, and say how it went."""
-    from ..client import DEFAULT_PARENT, send_heartbeat
-    from .waiting import waiting
-
-    address = args.address or DEFAULT_PARENT
+def send(settings: SendSettings, output: Output, signals: Signals) -> int:
+    """Send one heartbeat, and print how long its echo took."""
+    address = settings.address
 
     async def beat() -> int:
         try:
-            async with waiting(console, lambda: f"an answer from {address}"):
-                seconds = await send_heartbeat(address, timeout=args.timeout)
+            async with status_line(output, lambda: f"an answer from {address}"):
+                seconds = await send_heartbeat(address, timeout=settings.timeout)
         except* PeerTimeoutError as late:
-            console.say(f"nitrohb: {late.exceptions[0]}")
-            console.say("Is it a heartbeat server that listens there? It reports who connects.")
+            output.say(f"nitrohb: {late.exceptions[0]}")
+            output.say("Check that a heartbeat server listens there: it reports each connection.")
             seconds = None
         if seconds is None:
             return exits.TIMED_OUT
-        console.print(f"{address} answered in {seconds * 1000:.1f} ms")
+        output.print(f"{address} answered in {seconds * 1000:.1f} ms")
         return exits.DONE
 
-    return stop.run(beat)
+    return signals.run(beat)

@@ -1,112 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb wait``: ask a running server for the heartbeat of one enclave. Needs no extra."""
+"""``nitrohb wait``: claim the heartbeat of one enclave from a running server. Needs no extra."""
 
-import argparse
-import http.client
 import json
 import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from datetime import datetime
-from http import HTTPStatus
 from typing import Any, Final, cast
 
-from ..addresses import UnixAddress, VsockAddress, parse_address
-from ..api.address import ApiAddress, api_connect_error
+from ..addresses import UnixAddress
+from ..api.address import api_connect_error
 from ..errors import NitrohbError, UsageError
-from ..events import Heartbeat
 from . import exits
-from .console import Console
-from .quoting import printable
-from .report import to_json, to_text
-from .stop import Stop
+from .lines import json_line, text_line
+from .output import INFO, Output, printable
+from .settings import WaitSettings
+from .signals import Signals
 
 __all__ = ["wait"]
 
 _LONGEST: Final = 3600.0  # seconds that a server lets one request wait
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
-_MOST: Final = 64 * 1024  # bytes of an answer
+_ANSWER_MAX: Final = 64 * 1024  # bytes
 
-_AGAIN: Final = (HTTPStatus.GATEWAY_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
-_PAUSE: Final = 0.5  # seconds, before a server is asked again that has no place for one more
+_OK, _BAD_REQUEST, _BUSY, _TIMEOUT = 200, 400, 503, 504  # HTTP
+_PAUSE: Final = 0.5  # seconds, before a busy server is asked again
+
+_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+    "time": (str,),
+    "address": (str,),
+    "cid": (int, type(None)),
+    "peer": (str, type(None)),
+    "byte": (int,),
+    "listening_seconds": (float, int),
+    "echo_seconds": (float, int),
+    "echoed": (bool,),
+}
 
 
-def wait(args: argparse.Namespace, console: Console, stop: Stop) -> int:
+def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
     """Claim one heartbeat, and print it."""
-    address: ApiAddress = args.api or UnixAddress("/run/nitrohb/api.sock")
-    wanted: dict[str, object] = {"max_age": args.max_age}
-    wanted |= {"address": str(args.address)} if args.cid is None else {"cid": args.cid}
-    who = args.address if args.cid is None else f"CID {args.cid}"
-    console.status(f"waiting for a heartbeat of {who}, {args.timeout:g} s at most")
-    until = time.monotonic() + args.timeout
-    status: int = HTTPStatus.GATEWAY_TIMEOUT
-    answer: dict[str, Any] = {}
-    while stop.signal is None and (left := until - time.monotonic()) > 0:
+    enclave, server = settings.enclave, settings.api
+    is_cid = isinstance(enclave, int)
+    wanted: dict[str, object] = {"cid": enclave} if is_cid else {"address": str(enclave)}
+    name = f"CID {enclave}" if is_cid else str(enclave)
+    output.status(f"waiting for a heartbeat of {name}, {settings.timeout:g} s at most")
+    until = time.monotonic() + settings.timeout
+    status, answer = _TIMEOUT, dict[str, Any]()
+    while signals.signal is None and (left := until - time.monotonic()) > 0:
         timeout = min(left, _LONGEST)
+        # The answer repeats the timeout, so round it.
+        claim = wanted | {"max_age": settings.max_age, "timeout": max(round(timeout, 3), 0.001)}
         try:
-            asked = {"timeout": max(round(timeout, 3), 0.001)}  # which the answer repeats
-            status, answer = _ask(address, wanted | asked, timeout, stop)
+            status, answer = _post(settings, claim, timeout, signals)
         except TimeoutError:
-            answer = {"detail": f"the server at {address} does not answer: it is busy, or stopped"}
+            answer = {"detail": f"the server at {server} does not answer: it is busy, or stopped"}
         except ConnectionError:
-            if stop.signal is None:
-                raise _ended(address) from None
-        except (OSError, http.client.HTTPException, ValueError):
-            if stop.signal is None:
-                raise _stranger(address) from None
-        if status not in _AGAIN:
+            if signals.signal is None:
+                raise _ended(settings) from None
+        except (OSError, ValueError):
+            if signals.signal is None:
+                raise _not_nitrohb(settings) from None
+        if status not in (_TIMEOUT, _BUSY):
             break
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if status == _BUSY:
             time.sleep(min(_PAUSE, max(0.0, until - time.monotonic())))
-    if stop.signal is not None:
-        return 128 + stop.signal
-    return _report(status, answer, address, args, console)
+    if signals.signal is not None:
+        return 128 + signals.signal
+    return _report(status, answer, settings, output)
 
 
-def _ended(address: ApiAddress) -> NitrohbError:
+def _ended(settings: WaitSettings) -> NitrohbError:
     return NitrohbError(
-        f"the server at {address} has closed the connection: it has ended, or that is not its"
+        f"the server at {settings.api} has closed the connection: it has ended, or this is not its"
         " interface\n"
-        "Start it again, or name what stands behind its --api:"
-        f" nitrohb serve --keep --api {address}"
+        "Start it again, or name the address of its --api:"
+        f" nitrohb serve --keep --api {settings.api}"
     )
 
 
-def _stranger(address: ApiAddress) -> NitrohbError:
+def _not_nitrohb(settings: WaitSettings) -> NitrohbError:
     return NitrohbError(
-        f"what answers at {address} is no nitrohb\n"
-        f"Its server is started by: nitrohb serve --keep --api {address}"
+        f"the server at {settings.api} is not nitrohb\n"
+        f"Start nitrohb there: nitrohb serve --keep --api {settings.api}"
     )
 
 
-def _report(
-    status: int,
-    answer: dict[str, Any],
-    address: ApiAddress,
-    args: argparse.Namespace,
-    console: Console,
-) -> int:
+def _report(status: int, answer: dict[str, Any], settings: WaitSettings, output: Output) -> int:
     """Print what a server has answered, and return the exit code for it."""
-    match status:
-        case HTTPStatus.OK:
-            try:
-                beat = _heartbeat(answer)
-            except (KeyError, TypeError, ValueError):
-                raise _stranger(address) from None
-            console.print(to_json(beat) if args.format == "json" else to_text(beat))
-            return exits.DONE
-        case HTTPStatus.GATEWAY_TIMEOUT | HTTPStatus.SERVICE_UNAVAILABLE:
-            console.say(f"nitrohb: {_detail(status, answer)}")
-            if status == answer.get("status") == HTTPStatus.GATEWAY_TIMEOUT:
-                console.say(f"What came instead, the server at {address} tells on its stdout.")
-            return exits.TIMED_OUT
-        case _ if answer.get("status") != status:  # no problem of ours
-            raise _stranger(address)
-        case HTTPStatus.BAD_REQUEST:
-            raise UsageError(_detail(status, answer))
-        case _:
-            raise NitrohbError(_detail(status, answer))
+    if status == _OK:
+        if not all(isinstance(answer.get(name), kinds) for name, kinds in _FIELDS.items()):
+            raise _not_nitrohb(settings)
+        fields = {"event": "heartbeat"} | {name: answer.get(name) for name in _FIELDS}
+        to_line = json_line if settings.format == "json" else text_line
+        output.print(to_line(fields, INFO))
+        return exits.DONE
+    if status in (_TIMEOUT, _BUSY):
+        output.say(f"nitrohb: {_detail(status, answer)}")
+        if status == answer.get("status") == _TIMEOUT:
+            output.say(f"The server at {settings.api} prints on its stdout what connected instead.")
+        return exits.TIMED_OUT
+    if answer.get("status") != status:  # not a problem as nitrohb reports it
+        raise _not_nitrohb(settings)
+    raise (UsageError if status == _BAD_REQUEST else NitrohbError)(_detail(status, answer))
 
 
 def _detail(status: int, answer: dict[str, Any]) -> str:
@@ -114,40 +110,64 @@ def _detail(status: int, answer: dict[str, Any]) -> str:
     return "\n".join(map(printable, detail.split("\n")))
 
 
-def _ask(
-    address: ApiAddress, claim: dict[str, object], timeout: float, stop: Stop
+# HTTP. http.client would take as long to load as the rest of the command takes.
+
+
+def _post(
+    settings: WaitSettings, claim: dict[str, object], timeout: float, signals: Signals
 ) -> tuple[int, dict[str, Any]]:
-    """Post a claim, and return the status of the answer and what it says."""
-    with _connected(address, stop) as sock:
+    """Post a claim, and return the status and the JSON object of the answer.
+
+    Raises:
+        ValueError: The answer is not of that kind.
+    """
+    body = json.dumps(claim).encode()
+    head = (
+        "POST /claims HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with _connected(settings, signals) as sock:
         sock.settimeout(timeout + _PATIENCE)
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = sock
-        headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/claims", json.dumps(claim), headers)
-        with connection.getresponse() as response:
-            answer: Any = json.loads(response.read(_MOST))
-            if not isinstance(answer, dict):
-                raise ValueError("it is no JSON object")
-            return response.status, cast("dict[str, Any]", answer)
+        sock.sendall(head.encode() + body)
+        answer = _receive_all(sock, time.monotonic() + timeout + _PATIENCE)
+    header, _, content = answer.partition(b"\r\n\r\n")
+    version, status, *_ = header.split(b" ", 2)
+    if not version.startswith(b"HTTP/1."):
+        raise ValueError("it does not speak HTTP")
+    found: Any = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("the answer is not a JSON object")
+    return int(status), cast("dict[str, Any]", found)
+
+
+def _receive_all(sock: socket.socket, deadline: float) -> bytes:
+    received = b""
+    while len(received) < _ANSWER_MAX and (data := sock.recv(_ANSWER_MAX)):
+        received += data
+        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+    if not received:
+        raise ConnectionAbortedError
+    return received
 
 
 @contextmanager
-def _connected(address: ApiAddress, stop: Stop) -> Generator[socket.socket]:
-    """Connect to a server; a signal ends the connection, and so whatever waits there."""
+def _connected(settings: WaitSettings, signals: Signals) -> Generator[socket.socket]:
+    """Connect to the server. A signal shuts the connection down."""
+    address = settings.api
     family, name = (
         (socket.AF_UNIX, address.path)
         if isinstance(address, UnixAddress)
         else (address.family, address.name)
     )
-    with socket.socket(family) as sock, stop.cancelling(lambda: _shut_down(sock)):
+    with socket.socket(family) as sock, signals.cancelling(lambda: _shut_down(sock)):
         sock.settimeout(_PATIENCE)
         try:
             sock.connect(name)
         except OSError as error:
-            if stop.signal is not None or error.errno is None:
+            if signals.signal is not None or error.errno is None:
                 raise
             raise api_connect_error(address, error.errno) from error
-        if stop.signal is not None:  # it came before there was anything to end
+        if signals.signal is not None:  # it arrived before there was anything to shut down
             raise ConnectionAbortedError
         yield sock
 
@@ -155,18 +175,3 @@ def _connected(address: ApiAddress, stop: Stop) -> Generator[socket.socket]:
 def _shut_down(sock: socket.socket) -> None:
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _heartbeat(answer: dict[str, Any]) -> Heartbeat:
-    peer = None if answer["peer"] is None else parse_address(answer["peer"])
-    if not isinstance(peer, VsockAddress | None):
-        raise ValueError(f"{peer} is no peer")
-    return Heartbeat(
-        address=parse_address(answer["address"]),
-        time=datetime.fromisoformat(answer["time"]),
-        peer=peer,
-        byte=int(answer["byte"]),
-        listening_seconds=float(answer["listening_seconds"]),
-        echo_seconds=float(answer["echo_seconds"]),
-        echoed=bool(answer["echoed"]),
-    )

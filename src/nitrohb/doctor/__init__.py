@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine can do for heartbeats, what it cannot, and how to mend that.
+"""What this machine can do for heartbeats, what it lacks, and what helps.
 
-``observing`` and ``holders`` look at the machine, and say what they saw, an errno or a word.
-``judging`` makes verdicts of that, and looks at nothing. ``examining`` does both, check by check,
-each with a deadline.
+``probes``, ``holders`` and ``selftest`` look at the machine and return what they saw. ``verdicts``
+turns that into findings, and looks at nothing. ``examine`` runs every check, each with a deadline.
 """

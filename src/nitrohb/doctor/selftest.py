@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole heartbeat: the real server and the real client, in one process.
+"""A complete heartbeat: the real server and the real client, in one process.
 
-Both functions block, and run an event loop of their own: they are for a thread.
+Both functions block and run an event loop: call them in a thread.
 """
 
 import socket
@@ -13,24 +13,24 @@ import trio
 from ..addresses import PORT_ANY, UnixAddress, VsockAddress
 from ..client import send_heartbeat
 from ..errors import AddressError, NitrohbError
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, lack_error
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage
 from ..server import serve_heartbeat
 from ..sockets.scratch import scratch_path
 from ..sockets.wire import AF_VSOCK
 
 __all__ = ["beat_over_loopback", "beat_over_unix"]
 
-_PATIENCE: Final = 5.0  # seconds
+_TIMEOUT: Final = 5.0  # seconds
 
 _Problem = NitrohbError | trio.TooSlowError | OSError
 
 
 def beat_over_unix() -> float | str | OSError:
-    """Send a heartbeat over a Unix socket that exists only meanwhile.
+    """Send a heartbeat over a temporary Unix socket.
 
     Returns:
-        The seconds that it took; what went wrong, in words; or an OSError if there is no place for
-        the socket, or no descriptor.
+        The seconds that it took; what went wrong, in words; or an OSError if there is no directory
+        for the socket, or no descriptor.
     """
     try:
         with scratch_path("doctor.sock") as path:
@@ -45,13 +45,13 @@ def beat_over_unix() -> float | str | OSError:
 def beat_over_loopback() -> float | str | OSError:
     """Send a heartbeat to CID 1, if that is the loopback of this machine.
 
-    It connects only while it is bound to CID 1 itself. The kernel allows that only if the
-    connection stays in the machine, by its loopback transport.
+    It connects only while it is bound to CID 1. The kernel binds a socket to CID 1 only if the
+    loopback transport is present, so the connection stays in this machine.
 
     Returns:
         The seconds that it took; what went wrong, in words; or an OSError if a socket cannot be
-        bound to CID 1: EADDRNOTAVAIL where there is no loopback, and :data:`NO_AF_VSOCK` for its
-        errno where Python does not know AF_VSOCK.
+        bound to CID 1. Its errno is EADDRNOTAVAIL without a loopback, and :data:`NO_AF_VSOCK` if
+        Python was built without AF_VSOCK.
     """
     if AF_VSOCK is None:
         return OSError(NO_AF_VSOCK, "no AF_VSOCK")
@@ -69,19 +69,19 @@ def _run(listen: UnixAddress | socket.socket, address: UnixAddress | VsockAddres
         return trio.run(_beat, listen, address)
     except* (NitrohbError, trio.TooSlowError, OSError) as group:
         problem = _first(group)
-    if isinstance(problem, OSError) and lack_error(problem.errno):
-        raise problem  # not a heartbeat's fault
-    return str(problem).partition("\n")[0] or f"it took more than {_PATIENCE:g} s"
+    if isinstance(problem, OSError) and descriptor_shortage(problem.errno):
+        raise problem  # the heartbeat did not fail
+    return str(problem).partition("\n")[0] or f"it took more than {_TIMEOUT:g} s"
 
 
 async def _beat(listen: UnixAddress | socket.socket, address: UnixAddress | VsockAddress) -> float:
-    with trio.fail_after(_PATIENCE):
+    with trio.fail_after(_TIMEOUT):
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_heartbeat, listen))
             return await send_heartbeat(address, timeout=None)
 
 
 def _first(group: BaseExceptionGroup[_Problem]) -> _Problem:
-    """The first of the errors in a group, in whichever groups it is."""
+    """The first error in a group of groups."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel with AF_VSOCK, its loopback, and sock_diag for it."""
+"""A kernel with AF_VSOCK and its loopback."""

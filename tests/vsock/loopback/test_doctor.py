@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor in a kernel that has AF_VSOCK, its loopback, and sock_diag for it."""
+"""The doctor in a kernel that has AF_VSOCK and its loopback."""
 
 import json
 import os
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from nitrohb.doctor.holders import Bound, bound_sockets
 from tests.cli.process import NITROHB, nitrohb_here, started
 
 pytestmark = pytest.mark.vsock
@@ -56,9 +54,8 @@ def test_cid_1_works() -> None:
 
 
 def test_nothing_stays_bound() -> None:
-    before = bound_sockets()
-    assert doctor("-l", "vsock::9000", "-l", f"vsock:{LOCAL}:9001")[0] == 0
-    assert bound_sockets() == before
+    for _ in range(2):
+        assert doctor("-l", "vsock::9000", "-l", f"vsock:{LOCAL}:9001")[0] == 0
 
 
 def test_a_cid_of_another_machine_and_what_to_name_instead() -> None:
@@ -70,22 +67,20 @@ def test_a_cid_of_another_machine_and_what_to_name_instead() -> None:
     assert nitrohb_here("-l", "vsock:3:9000")[2].splitlines()[1] == remedy
 
 
-def test_the_holder_of_a_port_is_named_unless_this_user_cannot_see_it() -> None:
-    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as client, serving() as pid:
+def test_a_process_is_suspected_unless_this_user_cannot_see_it() -> None:
+    with serving() as pid:
         comm = Path(f"/proc/{pid}/comm").read_text().strip()
         for cid in ("", str(LOCAL)):
             code, checks = doctor("-l", f"vsock:{cid}:9000")
             assert (code, checks["listen"]["verdict"]) == (1, "failed")
-            evidence = checks["listen"]["evidence"]
-            assert evidence.endswith(f"(EADDRINUSE); held by process {pid} ({comm})")
+            assert (
+                f"(EADDRINUSE); probably held by process {pid} ({comm}), which has"
+                in (checks["listen"]["evidence"])
+            )
+            assert "ss --vsock -lp" in checks["listen"]["remedy"]
             assert checks["self-test-loopback"]["verdict"] == "ok"
         _, checks = doctor(command=UNPRIVILEGED)
-        assert checks["listen"]["evidence"].endswith("held by a process that this user cannot see")
-        # A connection that it has accepted does not pass for a holder.
-        client.connect((LOCAL, 9000))
-        bound = [each for each in bound_sockets() if each.port == 9000]
-        assert Bound(2**32 - 1, 9000, bound[0].inode, has_peer=False) in bound
-        assert f"held by process {pid} (" in doctor()[1]["listen"]["evidence"]
+        assert checks["listen"]["evidence"].endswith("(EADDRINUSE)")
 
 
 @pytest.mark.parametrize(("port", "status"), [(80, 1), (9000, 0)])
@@ -110,5 +105,5 @@ def test_a_container_without_dev_and_proc() -> None:
     with serving():
         code, checks = doctor(command=command)
     assert (code, checks["listen"]["verdict"]) == (1, "failed")
-    assert checks["listen"]["evidence"].endswith("held by a process that this user cannot see")
+    assert checks["listen"]["evidence"].endswith("(EADDRINUSE)")
     assert os.path.exists("/dev/vsock")

@@ -38,7 +38,6 @@ def test_the_doctor_warns_that_nobody_can_connect() -> None:
 
 
 def test_the_doctor_suspects_processes_with_af_vsock_sockets() -> None:
-    """This kernel has no sock_diag for AF_VSOCK either."""
     with open_listeners(["vsock::9000"])[0]:
         code, out, err = nitrohb("doctor")
     assert (code, err) == (1, "")

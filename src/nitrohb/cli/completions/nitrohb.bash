@@ -8,7 +8,7 @@
 _shtab_nitrohb_subparsers=(serve run send wait demo doctor completion)
 
 _shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
-_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --kill-after)
+_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --kill-after --socket-mode --socket-group --format --log-level --quiet)
 _shtab_nitrohb_send_option_strings=(-h --help --timeout)
 _shtab_nitrohb_wait_option_strings=(-h --help --cid --address --timeout --max-age --api --format)
 _shtab_nitrohb_demo_option_strings=(-h --help)

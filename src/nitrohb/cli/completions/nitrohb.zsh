@@ -50,7 +50,7 @@ _shtab_nitrohb_defaults_added=0
 
 _shtab_nitrohb_completion_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  ":bash, zsh or fish:(bash zsh fish)"
+  ":bash, zsh, fish:(bash zsh fish)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -67,7 +67,7 @@ _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
-  "--format[a table on a terminal, or else lines\; or one JSON object (default\: text)]:format:(text json)"
+  "--format[lines for people, or a JSON object (default\: text)]:format:(text json)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -84,12 +84,12 @@ _shtab_nitrohb_run_options=(
   "--eif[for auto\: the enclave\'s image]:PATH:_files"
   "--memory[for auto\: the enclave\'s memory]:MIB:"
   "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
+  "--kill-after[SIGKILL for what has not ended then (default\: 10)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
   "--format[of the events on stderr (default\: text)]:format:(text json)"
   "--log-level[from debug (default), info, warning, or error up]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--kill-after[SIGKILL for what has not ended then (default\: 10)]:SEC:"
   "(-)*::the command:_nitrohb_command"
 )
 

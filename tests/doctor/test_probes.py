@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen of this machine, and of others made of files."""
+"""What the probes see of this machine, and of machines that are made of files."""
 
 import errno
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nitrohb.addresses import CID_ANY, PORT_ANY
-from nitrohb.doctor import observing
-from nitrohb.doctor.observing import Device, LocalCid, Namespace
+from nitrohb.doctor import probes
+from nitrohb.doctor.probes import Device, LocalCid, Namespace
 from nitrohb.remedies import NO_AF_VSOCK
 from nitrohb.sockets import vsock as device_of_vsock
 
@@ -22,10 +22,9 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_what_a_kernel_says_of_af_vsock() -> None:
-    assert observing.vsock_socket() in {0, errno.EAFNOSUPPORT, errno.EPERM}
-    # No machine has the CID of another.
-    assert observing.bind_vsock(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
+def test_the_kernel_is_asked_for_af_vsock() -> None:
+    assert probes.vsock_socket() in {0, errno.EAFNOSUPPORT, errno.EPERM}
+    assert probes.bind_vsock(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
 
 
 def refuse(*_: object) -> socket.socket:
@@ -34,14 +33,14 @@ def refuse(*_: object) -> socket.socket:
 
 def test_a_python_or_a_kernel_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
     for family, number in ((None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)):
-        monkeypatch.setattr(observing, "AF_VSOCK", family)
-        assert observing.bind_vsock(1) == number
+        monkeypatch.setattr(probes, "AF_VSOCK", family)
+        assert probes.bind_vsock(1) == number
     monkeypatch.setattr(socket, "socket", refuse)
-    assert observing.vsock_socket() == errno.EAFNOSUPPORT
+    assert probes.vsock_socket() == errno.EAFNOSUPPORT
 
 
 class Bindable:
-    """What binds to any address."""
+    """A socket that binds to any address."""
 
     def __init__(self, *_: object) -> None:
         self.bound: object = None
@@ -56,15 +55,15 @@ class Bindable:
         self.bound = address
 
 
-def test_a_cid_of_ours_is_one_to_which_a_socket_can_be_bound(
+def test_a_cid_is_local_if_a_socket_can_be_bound_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(observing, "AF_VSOCK", 40)
+    monkeypatch.setattr(probes, "AF_VSOCK", 40)
     monkeypatch.setattr(socket, "socket", Bindable)
-    assert observing.bind_vsock(1) == 0
+    assert probes.bind_vsock(1) == 0
 
 
-def test_a_device_that_is_another_tells_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_device_has_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="ioctl") as no:
         device_of_vsock.read_local_cid("/dev/null")
     assert no.value.errno == errno.ENOTTY
@@ -72,27 +71,27 @@ def test_a_device_that_is_another_tells_no_cid(monkeypatch: pytest.MonkeyPatch) 
     def fail() -> int:
         raise OSError(errno.ENOTTY, "no")
 
-    monkeypatch.setattr(observing, "read_local_cid", fail)
-    assert observing.local_cid() == LocalCid(CID_ANY, errno.ENOTTY)
+    monkeypatch.setattr(probes, "read_local_cid", fail)
+    assert probes.local_cid() == LocalCid(CID_ANY, errno.ENOTTY)
     monkeypatch.setattr(device_of_vsock, "read_local_cid", fail)
     assert device_of_vsock.local_cid() is None
 
 
 def test_the_local_cid(monkeypatch: pytest.MonkeyPatch) -> None:
     for told, cid in ((3, 3), (CID_ANY, None)):
-        monkeypatch.setattr(observing, "read_local_cid", lambda told=told: told)
-        assert observing.local_cid() == LocalCid(told)
+        monkeypatch.setattr(probes, "read_local_cid", lambda told=told: told)
+        assert probes.local_cid() == LocalCid(told)
         monkeypatch.setattr(device_of_vsock, "read_local_cid", lambda told=told: told)
         assert device_of_vsock.local_cid() == cid
 
 
 def test_transports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that has the CIDs 1 and 16, and a module that was loaded beside one built in."""
+    """A kernel with the CIDs 1 and 16, a loaded module and a built-in one."""
 
     def bind(cid: int) -> int:
         return 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
 
-    monkeypatch.setattr(observing, "bind_vsock", bind)
+    monkeypatch.setattr(probes, "bind_vsock", bind)
     write(tmp_path / "modules", "vsock_loopback 16384 0 - Live 0x0\nvsock 1 2 - Live 0x0\n")
     (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
     for local, guest in (
@@ -102,28 +101,35 @@ def test_transports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (LocalCid(16), 0),
         (LocalCid(CID_ANY, errno.ENOENT), None),
     ):
-        monkeypatch.setattr(observing, "local_cid", lambda local=local: local)
-        seen = observing.transports(str(tmp_path), str(tmp_path))
+        monkeypatch.setattr(probes, "local_cid", lambda local=local: local)
+        seen = probes.transports(str(tmp_path), str(tmp_path))
         assert (seen.loopback, seen.guest, seen.host) == (0, guest, errno.EADDRNOTAVAIL), local
         assert seen.modules == {"vsock_loopback", "vsock", "vhost_vsock"}
 
 
 def test_transports_of_this_machine() -> None:
-    hidden = observing.transports("/nowhere", "/nowhere")
+    hidden = probes.transports("/nowhere", "/nowhere")
     assert hidden.modules == set()
-    here = observing.transports()
+    here = probes.transports()
     assert (here.loopback, here.guest, here.host) == (hidden.loopback, hidden.guest, hidden.host)
 
 
 def test_devices(tmp_path: Path) -> None:
-    assert observing.device("/dev/null") is Device.USABLE
-    assert observing.device(str(tmp_path / "missing")) is Device.MISSING
-    assert observing.device(str(tmp_path)) is Device.OTHER
+    assert probes.device("/dev/null") is Device.USABLE
+    assert probes.device(str(tmp_path / "missing")) is Device.MISSING
+    assert probes.device(str(tmp_path)) is Device.OTHER
 
 
-@pytest.mark.parametrize(
-    ("mode", "uid", "gid", "user", "seen"),
-    [
+def test_a_device_that_may_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a user of the groups 100 and 27."""
+    status = (0,) * 10
+    user = 1000
+    monkeypatch.setattr(os, "stat", lambda _: os.stat_result(status))  # pyright: ignore
+    monkeypatch.setattr(os, "access", lambda *_: False)  # pyright: ignore
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    monkeypatch.setattr(os, "getgid", lambda: 100)
+    monkeypatch.setattr(os, "getgroups", lambda: [27])
+    for mode, uid, gid, user, seen in (
         (0o600, 0, 0, 1000, Device.FOR_OWNER),
         (0o660, 0, 36, 1000, Device.FOR_GROUP),
         (0o660, 0, 0, 1000, Device.FOR_OWNER),  # nobody is told to join the group root
@@ -134,25 +140,9 @@ def test_devices(tmp_path: Path) -> None:
         (0o666, 0, 0, 1000, Device.REFUSED),
         (0o600, 1000, 0, 1000, Device.REFUSED),
         (0o600, 65534, 65534, 0, Device.REFUSED),
-    ],
-)
-def test_a_device_that_may_not_be_opened(
-    mode: int, uid: int, gid: int, user: int, seen: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of this or that mode, owner and group, to a user of the groups 100 and 27."""
-
-    def look(_: str) -> os.stat_result:
-        return os.stat_result((stat.S_IFCHR | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
-
-    def refuse(*_: object) -> bool:
-        return False
-
-    monkeypatch.setattr(os, "stat", look)
-    monkeypatch.setattr(os, "access", refuse)
-    monkeypatch.setattr(os, "getuid", lambda: user)
-    monkeypatch.setattr(os, "getgid", lambda: 100)
-    monkeypatch.setattr(os, "getgroups", lambda: [27])
-    assert observing.device("/dev/vsock") is seen
+    ):
+        status = (stat.S_IFCHR | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0)
+        assert probes.device("/dev/vsock") is seen, (mode, uid, gid, user)
 
 
 def test_the_seccomp_mode(tmp_path: Path) -> None:
@@ -163,14 +153,14 @@ def test_the_seccomp_mode(tmp_path: Path) -> None:
         ("Name:\tx\n", None),
     ):
         write(tmp_path / "self" / "status", status)
-        assert observing.seccomp_mode(str(tmp_path)) == mode, status
+        assert probes.seccomp_mode(str(tmp_path)) == mode, status
 
 
-def test_without_a_descriptor_nothing_is_taken_for_hidden() -> None:
+def test_a_lack_of_descriptors_is_not_mistaken_for_a_hidden_file() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
-        for look in (observing.seccomp_mode, observing.namespace):
+        for look in (probes.seccomp_mode, probes.namespace):
             with pytest.raises(OSError, match="Too many open files"):
                 look()
     finally:
@@ -178,19 +168,19 @@ def test_without_a_descriptor_nothing_is_taken_for_hidden() -> None:
 
 
 def test_the_namespace(tmp_path: Path) -> None:
-    assert observing.seccomp_mode(str(tmp_path)) is None
-    assert observing.namespace(str(tmp_path)) == Namespace(None, visible=False)
+    assert probes.seccomp_mode(str(tmp_path)) is None
+    assert probes.namespace(str(tmp_path)) == Namespace(None, visible=False)
     (tmp_path / "sys" / "net").mkdir(parents=True)
-    assert observing.namespace(str(tmp_path)) == Namespace(None, visible=True)
+    assert probes.namespace(str(tmp_path)) == Namespace(None, visible=True)
     write(tmp_path / "sys" / "net" / "vsock" / "ns_mode", "local\n")
-    assert observing.namespace(str(tmp_path)) == Namespace("local", visible=True)
+    assert probes.namespace(str(tmp_path)) == Namespace("local", visible=True)
 
 
 def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert observing.descriptor_limits()[0] > 0
+    assert probes.descriptor_limits()[0] > 0
 
     def unlimited(_: int) -> tuple[int, int]:
         return 1024, resource.RLIM_INFINITY
 
     monkeypatch.setattr(resource, "getrlimit", unlimited)
-    assert observing.descriptor_limits() == (1024, float("inf"))
+    assert probes.descriptor_limits() == (1024, float("inf"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at the machine, and change nothing. What is not there is an answer, and no error.
+"""Look at the machine, and change nothing. Something that is missing is an answer, not an error.
 
-Where no descriptor is left to look with, that is an OSError, unless the errno is the answer.
-A system call is told by its errno, 0 for success. Paths are parameters for the sake of tests.
+The result of a system call is its errno, or 0 for success. Other probes raise OSError if the
+process has no descriptor left to look with. Tests pass other paths than /proc and /sys.
 """
 
 import errno
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ..addresses import CID_ANY, PORT_ANY
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, lack_error
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage
 from ..sockets.vsock import read_local_cid
 from ..sockets.wire import AF_VSOCK
 
@@ -38,11 +38,11 @@ __all__ = [
 
 HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 
-_AF_VSOCK: Final = 40  # linux/socket.h: the kernel can be asked even if Python lacks the name
+_AF_VSOCK: Final = 40  # linux/socket.h, for a Python that lacks the name
 
 
 def vsock_socket() -> int:
-    """The errno of making an AF_VSOCK socket. The kernel may load its module for it."""
+    """The errno of making an AF_VSOCK socket. This can make the kernel load its module."""
     try:
         socket.socket(_AF_VSOCK, socket.SOCK_STREAM).close()
     except OSError as error:
@@ -51,10 +51,10 @@ def vsock_socket() -> int:
 
 
 def bind_vsock(cid: int) -> int:
-    """The errno of binding to some free port of a CID: EADDRNOTAVAIL if that is not one of ours.
+    """The errno of binding to a free port of a CID: EADDRNOTAVAIL if this machine lacks that CID.
 
-    The kernel lets a socket be bound to a CID if, and only if, the transport that has it is there,
-    as a module or built in. No privilege is needed, and neither /proc nor /sys.
+    The kernel binds a socket to a CID if, and only if, the transport with that CID is present, as a
+    module or built in. This needs no privilege, and neither /proc nor /sys.
     """
     if AF_VSOCK is None:
         return NO_AF_VSOCK
@@ -68,7 +68,7 @@ def bind_vsock(cid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LocalCid:
-    """The CID that /dev/vsock tells, ``CID_ANY`` for none; or the errno of asking."""
+    """The CID that /dev/vsock returns, ``CID_ANY`` for none; or the errno of asking."""
 
     cid: int
     errno: int = 0
@@ -84,14 +84,14 @@ def local_cid() -> LocalCid:
 
 @dataclass(frozen=True, slots=True)
 class Transports:
-    """Which transports are there.
+    """Which transports are present.
 
     Attributes:
-        loopback: The errno of binding to the loopback's CID.
-        guest: That of binding to the CID that a hypervisor gave this machine; None if that CID
-            cannot be found out.
-        host: That of binding to the CID that a machine has for the VMs that it is the host of.
-        modules: The kernel's modules, as far as they can be seen.
+        loopback: The errno of binding to the CID of the loopback.
+        guest: The errno of binding to the CID that a hypervisor gave to this machine; None if that
+            CID is unknown.
+        host: The errno of binding to the CID of a host of VMs.
+        modules: The names of the kernel modules that this user can see.
     """
 
     loopback: int
@@ -101,7 +101,7 @@ class Transports:
 
 
 def transports(proc: str = "/proc", sys: str = "/sys") -> Transports:
-    """Find out which transports there are."""
+    """Find out which transports are present."""
     return Transports(
         loopback=bind_vsock(LOOPBACK_CID),
         guest=_bind_own_cid(local_cid()),
@@ -119,7 +119,7 @@ def _bind_own_cid(local: LocalCid) -> int | None:
 
 
 def _modules(proc: str, sys: str) -> frozenset[str]:
-    """The modules that were loaded, and those of the built-in ones that have parameters."""
+    """The loaded modules, and the built-in ones that have parameters."""
     loaded = {line.split(" ")[0] for line in (_read(f"{proc}/modules") or "").splitlines()}
     try:
         return frozenset(loaded | set(os.listdir(f"{sys}/module")))
@@ -131,18 +131,18 @@ _BOTH: Final = os.R_OK | os.W_OK  # as in three bits of a mode
 
 
 class Device(Enum):
-    """What is found where a device should be."""
+    """The state of a device, in words."""
 
-    USABLE = "it is there, and this user may open it"
-    FOR_GROUP = "it is there, but this user is not in its group, which may open it"
-    FOR_OWNER = "it is there, but its mode lets only its owner read and write it"
-    REFUSED = "it is there, and its mode lets this user open it, but something else does not"
-    MISSING = "it is not there"
-    OTHER = "what is there is no device"
+    USABLE = "it exists, and this user may open it"
+    FOR_GROUP = "it exists, but this user is not in its group, which may open it"
+    FOR_OWNER = "it exists, but its mode lets only its owner read and write it"
+    REFUSED = "it exists, and its mode lets this user open it, but something else does not"
+    MISSING = "it does not exist"
+    OTHER = "the file there is not a device"
 
 
 def device(path: str) -> Device:
-    """Look for a device, without opening it: that could load modules, or start something."""
+    """Look for a device without opening it: to open it could load modules or start something."""
     try:
         status = os.stat(path)
     except OSError:
@@ -153,7 +153,7 @@ def device(path: str) -> Device:
 
 
 def _why_unusable(status: os.stat_result) -> Device:
-    """What of a device that may not be opened is in the way."""
+    """Find out what keeps this user from opening a device."""
     mode = stat.S_IMODE(status.st_mode)
     uid, gids = os.getuid(), {os.getgid(), *os.getgroups()}
     if uid == status.st_uid:
@@ -164,13 +164,13 @@ def _why_unusable(status: os.stat_result) -> Device:
         granted = mode
     if uid == 0 or granted & _BOTH == _BOTH:
         return Device.REFUSED
-    # The group root is nobody's to join for the sake of a device.
+    # Nobody should join the group root for a device.
     has_group = mode >> 3 & _BOTH == _BOTH and status.st_gid not in {0, *gids}
     return Device.FOR_GROUP if has_group else Device.FOR_OWNER
 
 
 def seccomp_mode(proc: str = "/proc") -> int | None:
-    """The seccomp mode of this process: 0 none, 1 strict, 2 a filter; None if it is hidden."""
+    """The seccomp mode of this process: 0 none, 1 strict, 2 filter; None if it is hidden."""
     for line in (_read(f"{proc}/self/status") or "").splitlines():
         name, _, value = line.partition(":")
         if name == "Seccomp" and value.strip().isdecimal():
@@ -180,10 +180,10 @@ def seccomp_mode(proc: str = "/proc") -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """What /proc/sys tells of this network namespace.
+    """What /proc/sys says about this network namespace.
 
     Attributes:
-        mode: "global" or "local" from Linux 7.0 on; None where there is no such thing.
+        mode: "global" or "local" from Linux 7.0 on; None on an older kernel.
         visible: Whether /proc/sys/net can be seen at all.
     """
 
@@ -198,7 +198,7 @@ def namespace(proc: str = "/proc") -> Namespace:
 
 
 def descriptor_limits() -> tuple[float, float]:
-    """How many descriptors this process may have, and how far it may raise that by itself."""
+    """How many descriptors this process may have, and how far it may raise that limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _limit(soft), _limit(hard)
 
@@ -211,6 +211,6 @@ def _read(path: str) -> str | None:
     try:
         return Path(path).read_text("utf-8", "replace")
     except OSError as error:
-        if lack_error(error.errno):
-            raise  # it may well be there
+        if descriptor_shortage(error.errno):
+            raise  # the file might exist
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts on machines that nobody here has: what they saw is made up, or drawn at random."""
+"""Verdicts on machines that are made up, or drawn at random."""
 
 import errno
 from typing import Final
@@ -9,28 +9,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nitrohb.addresses import CID_ANY, Address, InheritedSocket, UnixAddress, VsockAddress
-from nitrohb.doctor.judging import (
+from nitrohb.doctor.probes import Device, LocalCid, Namespace, Transports
+from nitrohb.doctor.verdicts import (
+    DEVICES,
     KINDS,
+    Check,
+    Finding,
+    Report,
+    Verdict,
     judge_descriptors,
     judge_device,
     judge_kernel,
     judge_listen,
     judge_local_cid,
-    judge_loopback_beat,
+    judge_loopback_heartbeat,
     judge_namespace,
     judge_python,
     judge_seccomp,
     judge_transport,
-    judge_unix_beat,
+    judge_unix_heartbeat,
 )
-from nitrohb.doctor.observing import Device, LocalCid, Namespace, Transports
-from nitrohb.doctor.report import Check, Finding, Report, Verdict
 from nitrohb.remedies import NO_AF_VSOCK, listen_error
 
 OK, INFO, WARNING, FAILED, SKIPPED = Verdict
 ABSENT: Final = errno.EADDRNOTAVAIL
 LOOPBACK, GUEST, HOST = KINDS
-DEVICES: Final = ("/dev/vsock", "/dev/vhost-vsock", "/dev/nitro_enclaves")
 
 errnos = st.one_of(
     st.just(0), st.just(NO_AF_VSOCK), st.just(ABSENT), st.sampled_from([*errno.errorcode])
@@ -58,7 +61,7 @@ FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
     "seccomp": st.builds(judge_seccomp, errnos, modes, needed, st.booleans()),
     "transport": st.builds(judge_transport, st.sampled_from(KINDS), machines, needed),
     "local-cid": st.builds(judge_local_cid, st.builds(LocalCid, st.integers(0, CID_ANY), errnos)),
-    "device": st.builds(judge_device, st.sampled_from(DEVICES), st.sampled_from(Device)),
+    "device": st.builds(judge_device, st.sampled_from([*DEVICES]), st.sampled_from(Device)),
     "namespace": st.builds(judge_namespace, errnos, namespaces, needed),
     "descriptors": st.builds(
         judge_descriptors, counts, st.one_of(counts, st.just(float("inf"))), st.integers(1, 1 << 20)
@@ -68,14 +71,14 @@ FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
         st.one_of(st.none(), st.builds(listen_error, st.just(VsockAddress(3, 9000)), errnos)),
         st.sampled_from([None, "held by process 1 (init)"]),
     ),
-    "self-test-unix": st.builds(judge_unix_beat, beats),
-    "self-test-loopback": st.builds(judge_loopback_beat, beats),
+    "self-test-unix": st.builds(judge_unix_heartbeat, beats),
+    "self-test-loopback": st.builds(judge_loopback_heartbeat, beats),
 }
 
 
 @pytest.mark.parametrize("name", FINDINGS)
 @given(st.data())
-def test_a_finding_has_evidence_and_what_is_wrong_a_remedy(name: str, data: st.DataObject) -> None:
+def test_a_finding_has_evidence_and_a_problem_has_a_remedy(name: str, data: st.DataObject) -> None:
     finding = data.draw(FINDINGS[name])
     assert finding.evidence
     assert "None" not in finding.evidence
@@ -87,14 +90,14 @@ def test_a_finding_has_evidence_and_what_is_wrong_a_remedy(name: str, data: st.D
 
 
 @given(errnos, st.sampled_from([VsockAddress(3, 9000), UnixAddress("s"), InheritedSocket(3)]))
-def test_nobody_is_sent_to_the_doctor_by_the_doctor(number: int, address: Address) -> None:
+def test_the_doctor_does_not_refer_to_itself(number: int, address: Address) -> None:
     listen = judge_listen(listen_error(address, number), None)
     kernel = judge_kernel(number, needed=True)
     assert "doctor" not in f"{listen.remedy} {kernel.remedy}"
 
 
 @given(st.lists(st.one_of(*FINDINGS.values())))
-def test_the_worst_verdict_is_that_of_all(findings: list[Finding]) -> None:
+def test_the_worst_verdict_is_the_overall_one(findings: list[Finding]) -> None:
     report = Report([Check("x", "X", None, finding) for finding in findings])
     verdicts = {finding.verdict for finding in findings}
     assert (report.overall is FAILED) == (FAILED in verdicts)
@@ -103,7 +106,7 @@ def test_the_worst_verdict_is_that_of_all(findings: list[Finding]) -> None:
 
 
 @given(errnos, errnos, st.sampled_from([None, 0, 2]))
-def test_nothing_of_af_vsock_fails_for_those_who_do_not_ask_for_it(
+def test_af_vsock_cannot_fail_if_it_is_not_needed(
     number: int, other: int, mode: int | None
 ) -> None:
     machine = Transports(number, other, number, frozenset())
@@ -136,10 +139,10 @@ VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
     (judge_kernel(errno.EACCES, True), FAILED, "SELinux", "policy"),
     (judge_seccomp(0, 2, True), OK, "a filter is set, AF_VSOCK is not", ""),
     (judge_seccomp(0, 1, True), OK, "mode is 1", ""),
-    (judge_seccomp(errno.EPERM, 2, True), FAILED, "refused (EPERM)", "Allow AF_VSOCK"),
+    (judge_seccomp(errno.EPERM, 2, True), FAILED, "refused (EPERM)", "profile"),
     (judge_seccomp(errno.EPERM, None, True), FAILED, "hidden", "profile"),
     (judge_seccomp(NO_FAMILY, 2, True, True), FAILED, "/dev/vsock", "RestrictAddressFamilies="),
-    (judge_seccomp(NO_FAMILY, 2, True), SKIPPED, "refused (EAFNOSUPPORT), maybe by it", ""),
+    (judge_seccomp(NO_FAMILY, 2, True), SKIPPED, "refused (EAFNOSUPPORT)", ""),
     (judge_seccomp(NO_FAMILY, 0, True), OK, "there is no filter, AF_VSOCK is not refused", ""),
     (judge_transport(LOOPBACK, machine(0, 1, 1, "vsock_loopback"), True), OK, "loopback)", ""),
     (judge_transport(LOOPBACK, machine(ABSENT, 0, ABSENT), True), INFO, "itself", "vsock_loopback"),
@@ -151,7 +154,7 @@ VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
     (judge_local_cid(LocalCid(1)), OK, "CID 1: only the loopback", ""),
     (judge_local_cid(LocalCid(CID_ANY)), INFO, "none", ""),
     (judge_local_cid(LocalCid(0, errno.EACCES)), SKIPPED, "(EACCES)", ""),
-    (judge_device("/dev/nitro_enclaves", Device.MISSING), INFO, "not there", "nitro_enclaves"),
+    (judge_device("/dev/nitro_enclaves", Device.MISSING), INFO, "not exist", "nitro_enclaves"),
     (judge_device("/dev/vsock", Device.USABLE), OK, "may open", ""),
     (judge_device("/dev/vsock", Device.FOR_GROUP), INFO, "its group", "ls -l /dev/vsock"),
     (judge_device("/dev/vsock", Device.FOR_OWNER), INFO, "its owner", "chgrp GROUP /dev/vsock"),
@@ -167,19 +170,19 @@ VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
     (judge_descriptors(float("inf"), 4096, 2), OK, "any number", ""),
     (judge_descriptors(1023, 4096, 1024), WARNING, "may raise it to 4096", "ulimit -n 1088"),
     (judge_descriptors(1023, 1023, 1024), WARNING, "--max-pending is 1024", "LimitNOFILE=1088"),
-    (judge_listen(TAKEN, "held by 7"), FAILED, "(EADDRINUSE); held by 7", "Stop the other"),
+    (judge_listen(TAKEN, "held by 7"), FAILED, "(EADDRINUSE); held by 7", "ss --vsock -lp"),
     (judge_listen(None, None), OK, "", ""),
-    (judge_unix_beat(0.0012), OK, "1.2 ms", ""),
-    (judge_unix_beat("no"), FAILED, "not answered: no", "report"),
-    (judge_unix_beat(FULL), WARNING, "full", "TMPDIR=DIR nitrohb doctor"),
-    (judge_unix_beat(OSError("long")), WARNING, "long", "TMPDIR=DIR"),
-    (judge_unix_beat(OSError(errno.EMFILE, "x")), WARNING, "(EMFILE)", "ulimit -n"),
-    (judge_loopback_beat(0.0012), OK, "1.2 ms", ""),
-    (judge_loopback_beat("no"), WARNING, "not answered: no", "CID 1"),
-    (judge_loopback_beat(OSError(ABSENT, "x")), SKIPPED, "there is no loopback", ""),
-    (judge_loopback_beat(OSError(errno.EPERM, "x")), SKIPPED, "not permitted", ""),
-    (judge_loopback_beat(OSError(errno.EMFILE, "x")), SKIPPED, "(EMFILE)", ""),
-    (judge_loopback_beat(OSError(NO_AF_VSOCK, "x")), SKIPPED, "without AF_VSOCK", ""),
+    (judge_unix_heartbeat(0.0012), OK, "1.2 ms", ""),
+    (judge_unix_heartbeat("no"), FAILED, "not answered: no", "report"),
+    (judge_unix_heartbeat(FULL), WARNING, "full", "TMPDIR=DIR nitrohb doctor"),
+    (judge_unix_heartbeat(OSError("long")), WARNING, "long", "TMPDIR=DIR"),
+    (judge_unix_heartbeat(OSError(errno.EMFILE, "x")), WARNING, "(EMFILE)", "ulimit -n"),
+    (judge_loopback_heartbeat(0.0012), OK, "1.2 ms", ""),
+    (judge_loopback_heartbeat("no"), WARNING, "not answered: no", "CID 1"),
+    (judge_loopback_heartbeat(OSError(ABSENT, "x")), SKIPPED, "there is no loopback", ""),
+    (judge_loopback_heartbeat(OSError(errno.EPERM, "x")), SKIPPED, "not permitted", ""),
+    (judge_loopback_heartbeat(OSError(errno.EMFILE, "x")), SKIPPED, "(EMFILE)", ""),
+    (judge_loopback_heartbeat(OSError(NO_AF_VSOCK, "x")), SKIPPED, "without AF_VSOCK", ""),
 ]
 
 
@@ -194,8 +197,3 @@ def test_verdicts() -> None:
 def test_each_kind_of_transport_has_its_own_errno() -> None:
     seen = machine(1, 2, 3)
     assert {kind.name: kind.errno(seen) for kind in KINDS} == {"loopback": 1, "guest": 2, "host": 3}
-
-
-def test_every_device_has_a_remedy() -> None:
-    remedies = {judge_device(path, Device.OTHER).remedy for path in DEVICES}
-    assert len(remedies) == len(DEVICES)

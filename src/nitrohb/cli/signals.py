@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals: end the command cleanly, at whatever point it has reached.
+"""Signal handlers: a signal ends the command cleanly, at whatever point it has reached.
 
-A signal raises nothing where the program happens to stand: that could be between the making of a
-socket file and the note to remove it, or in a callback whose exceptions are lost. It cancels the
-command's cancel scope, or is remembered until there is one. What comes before that, to listen and
-to load trio, is soon over. After the first signal the process is on its way out, and lets no other
-through: it must not replace the exit code by a traceback.
+A handler never raises: the program could be between the creation of a socket file and the note to
+remove it, or in a callback whose exceptions are lost. The handler cancels the command's cancel
+scope, or remembers the signal until there is one. After the first signal all others are blocked:
+they must not replace the exit code by a traceback.
 
-A command that has a process of its own takes the signals itself, all of them, and is not
-cancelled. Then they are not blocked either: what is blocked here stays blocked in a new process.
-SIGINT, SIGTERM and SIGHUP are for every command; SIGQUIT, SIGUSR1 and SIGUSR2 only for such a one,
-and end it before it has a process.
+``run`` passes the signals on to its process instead, and is not cancelled. They are not blocked
+then, because a new process would inherit that. SIGINT, SIGTERM and SIGHUP are handled for every
+command; SIGQUIT, SIGUSR1 and SIGUSR2 only for ``run``.
 """
 
 from __future__ import annotations
@@ -18,23 +16,26 @@ from __future__ import annotations
 import signal
 from contextlib import contextmanager
 
+# This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
     from types import FrameType
     from typing import Any, Self
 
-__all__ = ["Stop"]
+__all__ = ["Signals"]
 
 _TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TO_PASS_ON = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Stop:
-    """Handles the signals inside a ``with`` block; a signal that is ignored stays ignored.
+class Signals:
+    """The signal handlers of the process. A signal that is ignored stays ignored.
+
+    As a context manager it restores the handlers at the end of the block.
 
     Attributes:
-        signal: The number of the first signal that came, or None.
+        signal: The number of the first signal that arrived, or None.
     """
 
     def __init__(self) -> None:
@@ -52,11 +53,11 @@ class Stop:
             signal.signal(number, before)
 
     def install(self) -> None:
-        """Handle the signals from now on, to the end of the process if nobody leaves the block."""
+        """Handle SIGINT, SIGTERM and SIGHUP from now on."""
         self._install(_TO_END)
 
-    def install_rest(self) -> None:
-        """Handle also those that are to be passed on."""
+    def install_all(self) -> None:
+        """Handle SIGQUIT, SIGUSR1 and SIGUSR2, too."""
         self._install(_TO_PASS_ON)
 
     def _install(self, numbers: Iterable[int]) -> None:
@@ -66,9 +67,9 @@ class Stop:
 
     @contextmanager
     def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
-        """While the block runs, let a signal call a function, wherever the program stands.
+        """Let a signal call a function, from wherever the program is, while the block runs.
 
-        It is called at once if a signal has come already.
+        If a signal has arrived already, the function is called at once.
         """
         self._deliver = lambda _: cancel()
         if self.signal is not None:
@@ -85,15 +86,14 @@ class Stop:
 
         Args:
             command: The command.
-            take: Called in the command's event loop with the number of each signal that comes
-                while the command runs, which is then not cancelled. One that came before cancels
-                it at its first checkpoint. After the command no signal comes through any more.
+            take: Called in the event loop with the number of each signal that arrives while the
+                command runs. The command is not cancelled then. A signal that arrived before
+                cancels it at its first checkpoint. After the command all signals are ignored.
 
         Returns:
-            The command's exit code; if a signal cancelled it, 128 and its number, as a shell gives
-            it.
+            The exit code of the command; 128 + n if signal n cancelled it.
         """
-        import trio  # here, because the caller may have begun to listen before this is loaded
+        import trio  # after the listen
 
         async def cancellable() -> int:
             token = trio.lowlevel.current_trio_token()
@@ -107,7 +107,7 @@ class Stop:
 
                 self._takes = take is not None
                 self._deliver = deliver
-                if self.signal is not None:  # it came before this
+                if self.signal is not None:
                     scope.cancel()
                 try:
                     return await command()
@@ -119,7 +119,7 @@ class Stop:
 
     def _finish(self) -> None:
         if self._takes:
-            # Not blocked, as that would be for this thread only, and trio may have others by now.
+            # To block them would concern this thread only, and trio may have others.
             for number in self._before:
                 signal.signal(number, signal.SIG_IGN)
         self._deliver = None

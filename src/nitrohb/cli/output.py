@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the console script prints: lines on stdout and stderr, and a status line on a terminal.
+
+Nothing here ever blocks. A line that its reader does not take now waits in a bounded queue. When
+the queue is full, lines are left out and counted. So a reader that pauses, such as a terminal after
+Ctrl-S, delays no heartbeat.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import stat
+import sys
+import time
+from contextlib import suppress
+
+# This module is loaded before the script listens: see cli/__init__.py.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TextIO
+
+__all__ = [
+    "DEBUG",
+    "ERROR",
+    "INFO",
+    "LEVELS",
+    "LEVEL_NAMES",
+    "NOTHING",
+    "WARNING",
+    "Output",
+    "Stream",
+    "printable",
+    "quoted",
+]
+
+# The levels of --log-level, as the priorities of syslog(3): a lower number is more serious.
+NOTHING: Final = -1
+ERROR: Final = 3
+WARNING: Final = 4
+INFO: Final = 6
+DEBUG: Final = 7
+
+LEVELS: Final = {"error": ERROR, "warning": WARNING, "info": INFO, "debug": DEBUG}
+LEVEL_NAMES: Final = {level: name for name, level in LEVELS.items()}
+
+_QUEUE_MAX: Final = 256 * 1024  # bytes
+_FLUSH_TIMEOUT: Final = 1.0  # seconds, at the end
+
+_GONE: Final = os.strerror(errno.EPIPE)
+
+_CLEAR_LINE: Final = "\r\x1b[K"
+
+# A status that wraps could not be cleared as one line: keep the terminal from wrapping (DECAWM).
+_UNWRAPPED: Final = "\x1b[?7l{}\x1b[?7h"
+
+
+class Stream:
+    """stdout or stderr.
+
+    Args:
+        stream: The stream; None if it was closed before Python started.
+
+    Attributes:
+        fd: Its descriptor, or that of a non-blocking duplicate; -1 if it has none.
+        is_journal: Whether it goes to the systemd journal.
+        problem: Why nothing can be written any more; empty while writing works.
+        has_lost: Whether a line is missing that somebody may have wanted. If the reader has closed
+            its end, it has read enough.
+        on_queued: Called when something has to wait in the queue.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._queue = bytearray()
+        self._left_out = 0
+        self._is_ours = False
+        self.fd = -1
+        self.is_journal = _is_journal(stream)
+        self.problem = ""
+        self.has_lost = False
+        self.on_queued: Callable[[], object] = lambda: None
+        if stream is not None:
+            with suppress(OSError):  # not a file, but what a caller of main() has put in its place
+                self.fd = stream.fileno()
+
+    def open_nonblocking(self) -> None:
+        """Open the terminal or the pipe once more, if possible, so that no write can block.
+
+        The flags of the stream itself are shared with other processes.
+        """
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            if stat.S_ISFIFO(os.fstat(self.fd).st_mode) or os.isatty(self.fd):
+                self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
+                self._is_ours = True
+        except OSError:
+            pass  # closed, no descriptor left, no /proc, or another user's terminal: see _write()
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits in the queue."""
+        return bool(self._queue)
+
+    def take_left_out(self) -> int:
+        """How many lines were left out since the last call; 0 while the reader still pauses."""
+        if self._queue:
+            return 0
+        count, self._left_out = self._left_out, 0
+        return count
+
+    def write(self, text: str) -> str:
+        """Write whole lines, or a status, now or soon, or leave them out.
+
+        Returns:
+            What to tell a person about a new problem, or nothing.
+        """
+        if self.problem:
+            return ""
+        if self._stream is None:
+            return self._fail("it is closed")
+        if self.fd < 0:
+            return self._write_to_object(self._stream, text)
+        data = os.fsencode(text)  # the encoding of the file system: paths stay exact
+        if len(self._queue) + len(data) > _QUEUE_MAX:
+            self._left_out += data.count(b"\n")
+            self.has_lost = True
+            return ""
+        self._queue += data
+        return self.flush()
+
+    def flush(self) -> str:
+        """Write what is queued as far as the reader takes it; return as :meth:`write`."""
+        try:
+            while self._queue:
+                if not (written := self._write()):
+                    self.on_queued()
+                    return ""
+                del self._queue[:written]
+        except OSError as error:
+            return self._fail(error.strerror or str(error))
+        return ""
+
+    def close(self) -> None:
+        """Wait a moment for the reader, and write no more. The stream itself stays open."""
+        deadline = time.monotonic() + _FLUSH_TIMEOUT
+        while self._queue and self._is_writable(max(deadline - time.monotonic(), 0)):
+            self.flush()
+        self._left_out += self._queue.count(b"\n")
+        self.has_lost |= bool(self._queue)
+        self._queue.clear()
+        if self._is_ours:
+            os.close(self.fd)
+            self.fd, self._is_ours = -1, False
+        self.problem = self.problem or "it is closed"
+
+    def _write(self) -> int:
+        """Write without blocking; return how many bytes, 0 if there is no room."""
+        if self._is_ours:
+            try:
+                return os.write(self.fd, self._queue)
+            except BlockingIOError:
+                return 0
+        # A pipe or a socket with any room takes this much; a longer write could block.
+        return os.write(self.fd, self._queue[: select.PIPE_BUF]) if self._is_writable(0) else 0
+
+    def _is_writable(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
+    def _write_to_object(self, stream: TextIO, text: str) -> str:
+        try:
+            stream.write(text)
+        except OSError as error:
+            return self._fail(error.strerror or str(error))
+        return ""
+
+    def _fail(self, problem: str) -> str:
+        self.problem = problem
+        self.has_lost |= problem != _GONE
+        self._queue.clear()
+        return f"{problem}; nothing more is printed there"
+
+
+class Output:
+    """stdout and stderr of the console script.
+
+    Attributes:
+        out: stdout.
+        err: stderr.
+        is_terminal: Whether stderr is a terminal that can clear a line.
+        level: The highest level that is printed: see :data:`LEVELS`.
+    """
+
+    def __init__(self) -> None:
+        self.out = Stream(sys.stdout)
+        # One queue for one terminal or pipe, so that the order of the lines stays.
+        self.err = self.out if _are_same(sys.stdout, sys.stderr) else Stream(sys.stderr)
+        self.is_terminal = _is_terminal(sys.stderr)
+        self.level = DEBUG
+        self._status = ""
+        self._is_status_shown = False
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether a line on stdout is missing that somebody may have wanted."""
+        return self.out.has_lost
+
+    def print(self, text: str, level: int = INFO) -> None:
+        """Print one or more lines to stdout, if their level is to be printed.
+
+        Args:
+            text: The lines, without the last line break.
+            level: Their level.
+        """
+        if level <= self.level:
+            self.print_all(prioritized(text, level) if self.out.is_journal else text)
+
+    def print_all(self, text: str) -> None:
+        """Print lines to stdout that are selected and prioritized already."""
+        self.tell_left_out()
+        self._clear_status()
+        problem = self.out.write(f"{text}\n")
+        self._show_status()
+        if problem:
+            self.say(f"nitrohb: stdout: {problem}", WARNING)
+
+    def say(self, text: str, level: int = ERROR) -> None:
+        """Print one or more lines to stderr, for a person: see :meth:`print`."""
+        if level <= self.level:
+            self.say_all(prioritized(text, level) if self.err.is_journal else text)
+
+    def say_all(self, text: str) -> None:
+        """Print lines to stderr that are selected and prioritized already."""
+        self._clear_status()
+        if count := self.err.take_left_out():
+            self.err.write(f"{self._left_out('stderr', count)}\n")
+        self.err.write(f"{text}\n")
+        self._show_status()
+
+    def tell_left_out(self) -> None:
+        """Say how many lines are missing on stdout, as soon as its reader goes on."""
+        if count := self.out.take_left_out():
+            self.say_all(self._left_out("stdout", count))
+
+    def _left_out(self, name: str, count: int) -> str:
+        lines = "1 line was" if count == 1 else f"{count} lines were"
+        text = f"nitrohb: {name}: {lines} left out while nobody read"
+        return prioritized(text, WARNING) if self.err.is_journal else text
+
+    def status(self, text: str) -> None:
+        """Show a status line below everything else, on a terminal only. Empty removes it."""
+        if self.is_terminal:
+            self.tell_left_out()
+            self._clear_status()
+            self._status = text
+            self._show_status()
+
+    def _clear_status(self) -> None:
+        if self._is_status_shown:
+            self._is_status_shown = False
+            self.err.write(_CLEAR_LINE)
+
+    def _show_status(self) -> None:
+        if self._status and not self.err.has_queued:
+            self._is_status_shown = True
+            self.err.write(_UNWRAPPED.format(self._status))
+
+    def close(self) -> None:
+        """Remove the status, wait a moment for paused readers, and say what is missing."""
+        self.status("")
+        self.out.close()
+        self.tell_left_out()
+        self.err.close()
+
+
+def _are_same(one: TextIO | None, other: TextIO | None) -> bool:
+    try:
+        return os.path.samestat(*(os.fstat(each.fileno()) for each in (one, other) if each))
+    except (OSError, TypeError):  # not files, or one of them is closed
+        return False
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    is_dumb = os.environ.get("TERM", "dumb") == "dumb"  # terminfo(5): it cannot clear a line
+    return not is_dumb and stream is not None and stream.isatty()
+
+
+def _is_journal(stream: TextIO | None) -> bool:
+    """Whether a stream is the socket to the systemd journal (JOURNAL_STREAM of systemd.exec(5)).
+
+    The variable is inherited, and a stream may have been redirected since.
+    """
+    name = os.environ.get("JOURNAL_STREAM")
+    if not name or stream is None:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return False
+    return name == f"{status.st_dev}:{status.st_ino}"
+
+
+def prioritized(text: str, priority: int) -> str:
+    """One or more lines, each with its priority for the journal before it (sd-daemon(3))."""
+    mark = f"<{priority}>"
+    return mark + text.replace("\n", f"\n{mark}")
+
+
+_is_plain: Final = re.compile(r"[!#-<>-\[\]-~]+").fullmatch  # ASCII without a space, ", = and \
+
+
+def quoted(text: str) -> str:
+    r"""A value of logfmt: the text, or a JSON string where the text could be misread.
+
+    What cannot be printed, or is a byte that is not text, is written like ``\u001b``.
+    """
+    if _is_plain(text):
+        return text
+    escaped = text.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{printable(escaped)}"'
+
+
+def printable(text: str) -> str:
+    r"""A text on one line, with what cannot be printed, such as a line break, as ``\u000a``."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    units = char.encode("utf-16-be", "surrogatepass").hex()  # as JSON counts them
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Print events soon after they happen, and a status line while something is awaited."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from ..events import Event
+from .output import Output, Stream, prioritized
+from .report import level_of, to_json, to_text
+
+__all__ = ["Printer", "draining", "printing", "status_line"]
+
+
+class Printer:
+    """Takes events, and prints them together once in each pass of the event loop.
+
+    So no echo waits for its line, and a flood costs one write for many connections.
+
+    Args:
+        print_all: Prints lines.
+        to_line: Makes a line of an event.
+    """
+
+    def __init__(self, print_all: Callable[[str], None], to_line: Callable[[Event], str]) -> None:
+        self._print_all = print_all
+        self._to_line = to_line
+        self._events: list[Event] = []
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        self._events.append(event)
+        self._waiting.unpark()
+
+    def flush(self) -> None:
+        """Print the events that were taken."""
+        if self._events:
+            lines = "\n".join(map(self._to_line, self._events))
+            self._events.clear()
+            self._print_all(lines)
+
+    async def run(self) -> None:
+        """Print until cancelled."""
+        while True:
+            self.flush()
+            await self._waiting.park()
+
+
+@asynccontextmanager
+async def printing(
+    print_all: Callable[[str], None], stream: Stream, line_format: str
+) -> AsyncGenerator[Printer]:
+    """Print events while the block runs, and the rest at its end, whatever ends it.
+
+    Args:
+        print_all: Prints lines.
+        stream: Where they go.
+        line_format: ``"text"`` or ``"json"``.
+    """
+    to_line = to_json if line_format == "json" else to_text
+
+    def to_entry(event: Event) -> str:
+        return prioritized(to_line(event), level_of(event))
+
+    printer = Printer(print_all, to_entry if stream.is_journal else to_line)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(printer.run)
+        try:
+            yield printer
+        finally:
+            nursery.cancel_scope.cancel()
+            printer.flush()
+
+
+@asynccontextmanager
+async def draining(output: Output) -> AsyncGenerator[None]:
+    """Write what is queued as soon as its reader goes on, while the block runs."""
+    async with trio.open_nursery() as nursery:
+        for stream in {output.out, output.err}:  # they may be one
+            stream.open_nonblocking()
+            nursery.start_soon(_drain, stream, output)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _drain(stream: Stream, output: Output) -> None:
+    queued = trio.Event()
+    stream.on_queued = lambda: queued.set()
+    while True:
+        await queued.wait()
+        while stream.has_queued:
+            await trio.lowlevel.wait_writable(stream.fd)
+            stream.flush()
+        output.tell_left_out()
+        queued = trio.Event()
+
+
+@asynccontextmanager
+async def status_line(output: Output, awaited: Callable[[], str]) -> AsyncGenerator[None]:
+    """Show on a terminal what is awaited and for how long, while the block runs."""
+    async with trio.open_nursery() as nursery:
+        if output.is_terminal:
+            nursery.start_soon(_show_status, output, awaited)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _show_status(output: Output, awaited: Callable[[], str]) -> None:
+    began = trio.current_time()
+    while True:
+        seconds = round(trio.current_time() - began)
+        output.status(f"{seconds // 60}:{seconds % 60:02} waiting for {awaited()}")
+        await trio.sleep(1)

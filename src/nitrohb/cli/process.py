@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command of ``nitrohb run``: neither it nor what it has started is ever left running.
+
+When a process ends, its children go to the nearest ancestor that is a child subreaper, or to init
+(prctl(2), PR_SET_CHILD_SUBREAPER). nitrohb is one, so that every descendant of the command becomes
+its child in the end, whatever session or process group it is in.
+
+nitrohb sends signals to its own children only. The process ID of a child cannot become that of
+another process before nitrohb has waited for it.
+"""
+
+import ctypes
+import errno
+import glob
+import os
+import shlex
+import signal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import trio
+
+from ..remedies import descriptor_shortage, is_lack_of_threads
+
+__all__ = ["Process", "why_not_started"]
+
+_PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
+
+_PEEK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT  # look at what has ended, and leave it
+
+# A command that ends after one of these, and not with status 0, was ended by it.
+_ENDING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+
+_TERMINAL_KEYS: Final = (signal.SIGINT, signal.SIGQUIT)  # VINTR and VQUIT of termios(3)
+
+
+class Process:
+    """The command, from its start to its end.
+
+    It runs in nitrohb's process group and session. So it can read from the terminal, job control
+    stops and continues it, and Ctrl-C reaches it.
+
+    If it ends by itself, the processes that it has started go on: a launcher may start a VMM and
+    exit. If nitrohb ends it, they are ended, too. So they are if a SIGHUP, SIGINT or SIGQUIT came
+    and the command does not exit with status 0.
+
+    PR_SET_PDEATHSIG of prctl(2) could end the command if nitrohb is killed. It is not used: it
+    needs code between fork and exec, where threads can deadlock, and it watches the thread that
+    forked, which trio ends early.
+
+    Args:
+        grace: Seconds from SIGTERM to SIGKILL.
+        warn: Prints a line for a person.
+
+    Attributes:
+        status: The exit status as in a shell; that of SIGTERM if the command had to be killed.
+            None if it was not started, or has not ended yet.
+        refusal: Why the command could not be started; None if it could.
+    """
+
+    def __init__(self, grace: float, warn: Callable[[str], object]) -> None:
+        self.status: int | None = None
+        self.refusal: OSError | None = None
+        self._grace = grace
+        self._warn = warn
+        self._popen: trio.Process | None = None
+        self._early: list[int] = []
+        self._was_interrupted = False
+        self._until_ended = trio.CancelScope()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether :meth:`end` was called."""
+        return self._until_ended.cancel_called
+
+    def send_signal(self, number: int) -> None:
+        """Pass a signal on, unless the terminal has sent it to the command as well.
+
+        A command that has not been started is not started any more. A command that is just being
+        started gets the signal as soon as it runs.
+        """
+        self._was_interrupted |= number in _ENDING
+        if self._popen is None:
+            self._early.append(number)
+        elif not _terminal_has_sent(number, self._popen.pid):
+            self._send(self._popen, number)
+
+    def end(self) -> None:
+        """Send SIGTERM. The first call starts the grace."""
+        self.send_signal(signal.SIGTERM)
+        self._until_ended.cancel()
+
+    async def run(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start the command, unless a signal has arrived for it, and wait for its end.
+
+        If this is cancelled, the command is ended first.
+
+        Args:
+            argv: The command and its arguments.
+            env: Its environment.
+        """
+        if self._early:
+            return
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+        others = _children()
+        try:
+            # Inherited descriptors are passed on, as by env(1). nitrohb's own are close-on-exec.
+            popen = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
+        except OSError as error:
+            self.refusal = error
+        except RuntimeError as error:  # of the thread in which trio forks
+            if not is_lack_of_threads(error):
+                raise
+            self.refusal = OSError(errno.EAGAIN, str(error))
+        else:
+            reaper = _Reaper(popen, others, self._warn)
+            with reaper.reaping():
+                await self._wait(popen, reaper)
+
+    async def _wait(self, popen: trio.Process, reaper: "_Reaper") -> None:
+        self._popen = popen
+        for number in self._early:
+            self._send(popen, number)
+        was_killed = False
+        try:
+            with self._until_ended:
+                await popen.wait()
+        finally:
+            if popen.returncode is None and not self.is_ending:
+                self.end()
+            if self.is_ending or (self._was_interrupted and popen.returncode != 0):
+                was_killed = await self._end(popen, reaper)
+            code = -signal.SIGTERM if was_killed else popen.returncode or 0
+            self.status = 128 - code if code < 0 else code
+
+    async def _end(self, popen: trio.Process, reaper: "_Reaper") -> bool:
+        """Wait until the command and its descendants have ended, and kill what does not in time.
+
+        Returns:
+            Whether the command itself had to be killed.
+        """
+        with trio.move_on_after(self._grace, shield=True) as grace:
+            await popen.wait()
+            await reaper.end_descendants(signal.SIGTERM)
+        if not grace.cancelled_caught:
+            return False
+        is_late = popen.returncode is None
+        with trio.CancelScope(shield=True):
+            self._send(popen, signal.SIGKILL)
+            await popen.wait()
+            await reaper.end_descendants(signal.SIGKILL)
+        return is_late and popen.returncode == -signal.SIGKILL
+
+    def _send(self, popen: trio.Process, number: int) -> None:
+        try:
+            popen.send_signal(number)
+        except PermissionError as error:  # the command may be sudo
+            name = signal.Signals(number).name
+            self._warn(f"nitrohb: cannot send {name} to the command: {error.strerror}")
+
+
+class _Reaper:
+    """Waits for the children of nitrohb that end, and ends the descendants of the command.
+
+    Args:
+        popen: The command.
+        others: Children that are not the command's descendants.
+        warn: Prints a line for a person.
+    """
+
+    def __init__(
+        self, popen: trio.Process, others: set[int], warn: Callable[[str], object]
+    ) -> None:
+        self._popen = popen
+        self._others = others
+        self._warn = warn
+        self._reaped = trio.lowlevel.ParkingLot()
+
+    @contextmanager
+    def reaping(self) -> Generator[None]:
+        """Leave no child a zombie while the block runs."""
+        token = trio.lowlevel.current_trio_token()
+
+        def reap_soon(*_: object) -> None:
+            token.run_sync_soon(self._reap, idempotent=True)
+
+        signal.signal(signal.SIGCHLD, reap_soon)
+        try:
+            self._reap()  # a child may have ended before
+            yield
+        finally:
+            # Not SIG_DFL: Python prints a complaint about a signal that arrives in this moment.
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    async def end_descendants(self, number: int) -> None:
+        """Send a signal to every descendant of the command, until none is left.
+
+        One that nitrohb may not signal is left alone.
+        """
+        signalled = set[int]()
+        # If there is no child, there is no descendant: each has an ancestor among the children,
+        # which stays one until it is reaped.
+        while left := _children() - self._others:
+            refused = {pid for pid in left - signalled if not self._send(pid, number)}
+            self._others |= refused
+            signalled = left - refused
+            if signalled:
+                await self._reaped.park()
+
+    def _send(self, pid: int, number: int) -> bool:
+        try:
+            os.kill(pid, number)
+        except PermissionError as error:  # it may be sudo
+            self._warn(f"nitrohb: process {pid} of the command goes on: {error.strerror}")
+            return False
+        return True
+
+    def _reap(self) -> None:
+        """Wait for all children that have ended; for the command only by its own object."""
+        with suppress(ChildProcessError):  # there are no children
+            while ended := os.waitid(os.P_ALL, 0, _PEEK):
+                # poll() has waited for the command, if that is what has ended.
+                pid = ended.si_pid if self._popen.poll() is None else -1
+                os.waitpid(pid, os.WNOHANG)
+        self._reaped.unpark_all()
+
+
+def _children() -> set[int]:
+    """The children of this process, as far as /proc shows them, with those that have ended."""
+    return {pid for pid in map(int, glob.iglob("[0-9]*", root_dir="/proc")) if _is_child(pid)}
+
+
+def _is_child(pid: int) -> bool:
+    # /proc could tell it, but may be that of another PID namespace.
+    try:
+        os.waitid(os.P_PID, pid, _PEEK)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _terminal_has_sent(number: int, pid: int) -> bool:
+    """Whether a signal that came to nitrohb has come to another process, too.
+
+    A terminal sends the signals of its keys to the whole process group in the foreground. A process
+    in another group, such as one started by timeout(1), has not had it. Nothing tells where a
+    signal comes from. In the foreground it is taken for the terminal's, because a second one could
+    interrupt what the command does about the first.
+    """
+    return number in _TERMINAL_KEYS and _is_in_our_group(pid) and _is_in_foreground()
+
+
+def _is_in_our_group(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid) == os.getpgrp()
+    return True  # it has ended
+
+
+def _is_in_foreground() -> bool:
+    with suppress(OSError), open("/dev/tty", "rb", buffering=0) as tty:
+        return os.tcgetpgrp(tty.fileno()) == os.getpgrp()
+    return False
+
+
+_REFUSALS: Final = {
+    errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
+    errno.ENOTDIR: ("a part of its path is not a directory", "Check its path."),
+    errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
+    errno.ENOEXEC: (
+        "it is not a program that this machine can run",
+        "Begin a script with the line that names its interpreter, such as #!/bin/sh.",
+    ),
+    errno.EAGAIN: (
+        "this user, or this container, has too many processes",
+        "Raise the limit (ulimit -u, or the container's limit of pids).",
+    ),
+}
+
+
+def why_not_started(command: str, error: OSError) -> str:
+    """Why a command cannot be started, and in another line what helps."""
+    number = error.errno or 0
+    reason, remedy = _REFUSALS.get(number, (os.strerror(number), "Try the command by itself."))
+    if shortage := descriptor_shortage(number):
+        return str(shortage)
+    if not command:
+        reason, remedy = "its name is empty", "Name a command after --."
+    elif number == errno.ENOENT and os.path.exists(command):
+        if "/" in command:
+            reason = "the interpreter that its first line (#!) names does not exist"
+            remedy = "Install it, or correct the line. Look for a carriage return at its end."
+        else:
+            reason = "there is no such command in PATH"
+            remedy = f"For the one in this directory write ./{shlex.quote(command)}"
+    elif number == errno.EACCES and os.path.isdir(command):
+        reason, remedy = "it is a directory", "Name a program in it."
+    return f"{reason} ({errno.errorcode.get(number, 'unknown')})\n{remedy}"

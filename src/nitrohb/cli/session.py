@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer heartbeats and report them: what ``serve`` and ``run`` do once trio is loaded."""
+
+import math
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..events import Connected, Event, Lost, Rejected, RejectReason
+from ..remedies import LOOPBACK_CID, SAME_CIDS
+from ..server import HeartbeatServer, OnEvent, serve_heartbeat
+from ..sockets.listener import Listener
+from . import exits
+from .notify import Notifier, find_notifier
+from .output import ERROR, WARNING, Output
+from .printer import draining, printing, status_line
+from .report import Reporter, explain_timeout, level_of
+from .settings import AnswerSettings
+
+if TYPE_CHECKING:
+    from .api import Api
+
+__all__ = ["Warnings", "answer", "at_level", "notifying", "serve_session"]
+
+
+async def serve_session(
+    settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
+) -> int:
+    """Answer and report; return the exit code."""
+    warn = partial(output.say, level=WARNING)
+    notifier, reporter = find_notifier(warn), Reporter()
+    warnings = Warnings(warn, settings.allow_cids)
+
+    def is_ready() -> bool:
+        return reporter.listening() == len(listeners)
+
+    async with (
+        draining(output),
+        printing(output.print_all, output.out, settings.format) as printer,
+    ):
+        # Connections are reported only if something uses the events.
+        observing: list[OnEvent] = []
+        if settings.event_level > ERROR:
+            observing.append(at_level(settings.event_level, printer))
+        if notifier or output.is_terminal or settings.timeout < math.inf:
+            observing.append(reporter)
+        if settings.allow_cids is not None or api is not None or observing:
+            observing.append(warnings)
+        with trio.move_on_after(settings.timeout) as deadline:
+            async with (
+                status_line(output, reporter.awaited),
+                notifying(notifier, reporter, is_ready, observing),
+            ):
+                if api is None:
+                    await answer(listeners, settings, observing)
+                else:
+                    async with api() as backend:
+                        warnings.awaits_cid = backend.awaits_cid
+                        await answer(
+                            listeners, settings, [backend.on_event, *observing], task_status=backend
+                        )
+    if not deadline.cancelled_caught:
+        return exits.DONE
+    explain_timeout(reporter, settings.timeout, output)
+    return exits.TIMED_OUT
+
+
+async def answer(
+    listeners: Sequence[Listener],
+    settings: AnswerSettings,
+    observing: Sequence[OnEvent],
+    *,
+    task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve heartbeats on some listeners, which belong to this call from now on."""
+
+    def on_event(event: Event) -> None:
+        for observe in observing:
+            observe(event)
+
+    await serve_heartbeat(
+        *listeners,
+        once=not settings.keep,
+        allow_cids=settings.allow_cids,
+        any_byte=settings.any_byte,
+        handshake_timeout=settings.handshake_timeout,
+        max_pending=settings.max_pending,
+        on_event=on_event if observing else None,
+        task_status=task_status,
+    )
+
+
+def at_level(level: int, observe: OnEvent) -> OnEvent:
+    """Pass on the events that are to be printed."""
+
+    def on_event(event: Event) -> None:
+        if level_of(event) <= level:
+            observe(event)
+
+    return on_event
+
+
+@asynccontextmanager
+async def notifying(
+    notifier: Notifier | None,
+    reporter: Reporter,
+    is_ready: Callable[[], bool],
+    observing: list[OnEvent],
+) -> AsyncGenerator[None]:
+    """Keep the service manager informed, if there is one, while the block runs.
+
+    Args:
+        notifier: Tells the service manager.
+        reporter: Knows the status. It takes the events, too.
+        is_ready: Whether the service counts as started.
+        observing: Gets what takes the events for the notifier, after the reporter.
+    """
+    if notifier is None:
+        yield
+        return
+    async with notifier.notifying(reporter.status, is_ready):
+        observing.append(notifier)
+        yield
+
+
+class Warnings:
+    """Takes events, and warns on stderr of what keeps enclaves from being answered.
+
+    Args:
+        warn: Prints a line to stderr.
+        allow_cids: The CIDs that are answered; None for all.
+
+    Attributes:
+        awaits_cid: Whether somebody waits for a heartbeat of another CID than the loopback's.
+    """
+
+    def __init__(self, warn: Callable[[str], None], allow_cids: Collection[int] | None) -> None:
+        self._warn = warn
+        allowed = set(allow_cids or ())
+        self._allows_all_for_one = LOOPBACK_CID in allowed and len(allowed) > 1
+        self._has_warned = False
+        self.awaits_cid: Callable[[], bool] = lambda: False
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        match event:
+            case Lost() if event.problem is not None:
+                self._warn(f"nitrohb: {event.explanation}")
+            case Rejected(reason=RejectReason.CID) if event.cid == LOOPBACK_CID:
+                self._warn_same_cids(event, "is refused")
+            case Connected() if event.cid == LOOPBACK_CID and self._allows_all_for_one:
+                self._warn_same_cids(event, "is allowed, whichever VM it is of")
+            case Connected() if event.cid == LOOPBACK_CID and self.awaits_cid():
+                self._warn_same_cids(event, "has come while another CID is awaited")
+            case _:
+                pass
+
+    def _warn_same_cids(self, event: Event, what: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            seen = f"a connection from CID {LOOPBACK_CID} on {event.address} {what}"
+            self._warn(f"nitrohb: {seen}: {SAME_CIDS}")

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb run`` once trio is loaded: a command and the heartbeats that it is to bring.
+
+::
+
+    Supervisor.run()
+    └── nursery
+        ├── _answer()         listens and answers; ends the command when the time is up
+        └── Process.run()     in the nursery's own task: when the command ends, everything ends
+"""
+
+import errno
+import math
+import os
+import shlex
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from ..addresses import Address, HybridAddress, UnixAddress
+from ..errors import AddressError
+from ..events import Done, Event, Heartbeat
+from ..server import HeartbeatServer, OnEvent
+from ..sockets import activation, unixfile
+from ..sockets.listener import Listener
+from . import exits, notify
+from .output import WARNING, Output, printable
+from .printer import Printer, draining, printing
+from .process import Process, why_not_started
+from .report import Reporter, explain_end, explain_timeout
+from .session import Warnings, answer, at_level, notifying
+from .settings import RunSettings
+from .signals import Signals
+
+__all__ = ["Supervisor", "environment"]
+
+
+class Supervisor:
+    """One run of a command.
+
+    Args:
+        settings: What to run, and how to answer.
+        listeners: The listeners, which belong to this object from now on.
+        output: Where to print.
+    """
+
+    def __init__(
+        self, settings: RunSettings, listeners: Sequence[Listener], output: Output
+    ) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._environment = environment([listener.address for listener in listeners])
+        self._output = output
+        self._warn = partial(output.say, level=WARNING)
+        self._process = Process(settings.kill_after, self._warn)
+        self._reporter = Reporter()
+        self._clock = trio.CancelScope()
+        self._has_timed_out = False
+        self._answered = 0  # one-shot addresses that have answered and are not closed yet
+        self._all_closed = trio.Event()
+
+    def take(self, number: int) -> None:
+        """Pass a signal on to the command. SIGTERM ends it, and the time limit with it."""
+        if number == signal.SIGTERM:
+            self._clock.deadline = math.inf
+            self._process.end()
+        else:
+            self._process.send_signal(number)
+
+    async def run(self, signals: Signals) -> int:
+        """Listen, start the command, wait for its end, and return the exit code."""
+        settings, output = self._settings.answer, self._output
+        notifier = notify.find_notifier(self._warn)
+        async with (
+            draining(output),
+            printing(output.say_all, output.err, settings.format) as printer,
+        ):
+            observing: list[OnEvent] = [
+                at_level(settings.event_level, printer),
+                Warnings(self._warn, settings.allow_cids),
+                self._reporter,
+            ]
+            # To a service manager the service has started when the enclaves have.
+            async with notifying(notifier, self._reporter, self._have_all_booted, observing):
+                observing.append(self._on_event)
+                await self._run(observing, printer)
+        return self._conclude(signals.signal)
+
+    async def _run(self, observing: Sequence[OnEvent], printer: Printer) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._answer, observing, printer)
+            printer.flush()  # before the command can print anything
+            await self._process.run(self._settings.argv, self._environment)
+            await self._last_heartbeats()
+            nursery.cancel_scope.cancel()
+
+    async def _last_heartbeats(self) -> None:
+        """Answer what the command sent just before its end, and let its address close."""
+        # The event loop needs one pass to learn of a connection, and the listener task another.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        while self._answered:
+            await self._all_closed.wait()
+
+    async def _answer(
+        self,
+        observing: Sequence[OnEvent],
+        printer: Printer,
+        task_status: trio.TaskStatus[HeartbeatServer],
+    ) -> None:
+        timeout = self._settings.answer.timeout
+        self._clock.deadline = trio.current_time() + timeout
+        with self._clock:
+            await answer(self._listeners, self._settings.answer, observing, task_status=task_status)
+        if self._clock.cancelled_caught:
+            self._has_timed_out = True
+            printer.flush()
+            explain_timeout(self._reporter, timeout, self._output)
+            self._process.end()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Heartbeat):
+            if not self._settings.answer.keep:
+                self._answered += 1
+                self._all_closed = trio.Event()
+            if self._have_all_booted():
+                self._clock.deadline = math.inf
+        elif isinstance(event, Done):
+            self._answered -= 1
+            if not self._answered:
+                self._all_closed.set()
+
+    def _have_all_booted(self) -> bool:
+        return not list(self._reporter.unheard())
+
+    def _conclude(self, number: int | None) -> int:
+        """The exit code, after a message if there is something to explain.
+
+        Args:
+            number: The first signal that arrived, or None.
+        """
+        process = self._process
+        if process.refusal is not None:
+            return self._explain_refusal(process.refusal)
+        if self._has_timed_out:
+            return exits.TIMED_OUT
+        if process.status is None:  # the signal arrived before the command was started
+            return 128 + (number or 0)
+        # Another status than 0 may be the command's answer to the signal.
+        if self._is_early() and (number is None or process.status == 0):
+            explain_end(self._reporter, process.status, self._output)
+            return exits.TOO_EARLY
+        return process.status
+
+    def _is_early(self) -> bool:
+        """Whether the command ended by itself before its heartbeat."""
+        if self._settings.answer.keep or self._process.is_ending:
+            return False
+        return not self._have_all_booted()
+
+    def _explain_refusal(self, refusal: OSError) -> int:
+        command = self._settings.argv[0]
+        shown = printable(shlex.quote(command))
+        why = why_not_started(command, refusal)
+        self._output.say(f"nitrohb: cannot start {shown}: {why}")
+        return exits.NOT_FOUND if refusal.errno == errno.ENOENT else exits.NOT_STARTED
+
+
+def environment(addresses: Sequence[Address]) -> dict[str, str]:
+    """The environment of the command: nitrohb's own, and the listen addresses in NITROHB_LISTEN.
+
+    There is one address per line, because a path can contain a space, but no line break. The
+    variables that a service manager has set for nitrohb alone are left out.
+    """
+    ours = {*activation.VARIABLES, *notify.VARIABLES}
+    others = {name: value for name, value in os.environ.items() if name not in ours}
+    return {**others, "NITROHB_LISTEN": "\n".join(str(_absolute(each)) for each in addresses)}
+
+
+def _absolute(address: Address) -> Address:
+    """An address for a process in another directory; unchanged if it would be too long."""
+    with suppress(AddressError, OSError):
+        match address:
+            case UnixAddress(path):
+                return UnixAddress(unixfile.absolute(path))
+            case HybridAddress(path, port):
+                return HybridAddress(unixfile.absolute(path), port)
+            case _:
+                pass
+    return address

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run all checks, each in a thread and with a deadline, so that a stuck check delays no other."""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
+from ..errors import ListenError
+from ..remedies import is_lack_of_threads
+from ..sockets.opening import Target, check_distinct, open_listeners, resolve
+from ..sockets.vsock import VSOCK_DEVICE
+from ..sockets.wire import AF_VSOCK
+from . import probes, selftest, verdicts
+from .holders import holder_of_path, suspects_of_port
+from .verdicts import Check, Finding, Report, Verdict
+
+__all__ = ["examine"]
+
+_DEADLINE: Final = 10.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A check to run.
+
+    Attributes:
+        name: Its name for programs.
+        title: Its name for people.
+        look: Looks and judges; may block.
+        subject: The address that it is about, or None.
+        overdue: The verdict if it misses the deadline.
+    """
+
+    name: str
+    title: str
+    look: Callable[[], Finding]
+    subject: str | None = None
+    overdue: Verdict = Verdict.SKIPPED
+
+
+async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
+    """Examine this machine, and try to listen on some addresses.
+
+    It listens on each address for a moment, as a server would. It connects only to a Unix socket of
+    its own, and to the AF_VSOCK loopback.
+
+    Args:
+        addresses: Where a server is to listen.
+        max_pending: How many silent connections the server is to allow.
+
+    Returns:
+        What was found, the addresses first.
+
+    Raises:
+        UsageError: An address is named twice, or leaves its port open.
+
+    **Checkpoints.** It takes at most :data:`_DEADLINE` seconds for each address, as long again to
+    close them all, and as long again for all other checks. A cancellation waits for the current
+    step, so that no file is left behind. A step that misses its deadline is abandoned in a thread
+    that ends with the process. If no thread can be started, the addresses are tried without a
+    thread and without a deadline, and the other checks are skipped.
+    """
+    _check_distinct(addresses)
+    # First of all, because the other checks take descriptors that a server would have.
+    listens = await _try_all(addresses)
+    await trio.lowlevel.checkpoint_if_cancelled()
+    needed = any(isinstance(address, VsockAddress) for address in addresses)
+    steps = [*_vsock_steps(needed), *_other_steps(max_pending)]
+    checks: dict[int, Check] = {}
+
+    async def run(index: int) -> None:
+        checks[index] = await _run(steps[index])
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(steps)):
+            nursery.start_soon(run, index)
+    await trio.lowlevel.checkpoint_if_cancelled()
+    return Report([*listens, *(checks[index] for index in range(len(steps)))])
+
+
+def _check_distinct(addresses: Sequence[Address]) -> None:
+    """Reject an address that is named twice, also if once by its number and once by its name."""
+    found: list[Target] = []
+    for address in addresses:
+        try:
+            found.extend(resolve([address]))
+        except ListenError:  # no socket has this name: the check of this address reports it
+            found.append(address)
+    check_distinct(found)
+
+
+def _vsock_steps(needed: bool) -> Iterator[Step]:
+    yield Step("python", "Python", lambda: verdicts.judge_python(AF_VSOCK is not None, needed))
+    yield Step("kernel", "kernel", lambda: _look_at_kernel(needed))
+    yield Step("seccomp", "seccomp", lambda: _look_at_seccomp(needed))
+    for kind in verdicts.KINDS:
+        look = partial(_look_at_transport, kind, needed)
+        yield Step(f"transport-{kind.name}", f"{kind.name} transport", look)
+    yield Step("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
+    for path in verdicts.DEVICES:
+        yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
+    yield Step(
+        "namespace",
+        "vsock namespace",
+        # The socket first: it can make the kernel load the module that has the sysctl.
+        lambda: verdicts.judge_namespace(probes.vsock_socket(), probes.namespace(), needed),
+    )
+
+
+def _other_steps(max_pending: int) -> Iterator[Step]:
+    yield Step(
+        "descriptors",
+        "open files",
+        lambda: verdicts.judge_descriptors(*probes.descriptor_limits(), max_pending),
+    )
+    yield Step(
+        "self-test-unix",
+        "self-test, Unix",
+        lambda: verdicts.judge_unix_heartbeat(selftest.beat_over_unix()),
+        overdue=Verdict.FAILED,
+    )
+    yield Step(
+        "self-test-loopback",
+        "self-test, CID 1",
+        lambda: verdicts.judge_loopback_heartbeat(selftest.beat_over_loopback()),
+        overdue=Verdict.WARNING,
+    )
+
+
+def _look_at_kernel(needed: bool) -> Finding:
+    return verdicts.judge_kernel(probes.vsock_socket(), needed, _has_vsock_device())
+
+
+def _look_at_seccomp(needed: bool) -> Finding:
+    number, mode = probes.vsock_socket(), probes.seccomp_mode()
+    return verdicts.judge_seccomp(number, mode, needed, _has_vsock_device())
+
+
+def _has_vsock_device() -> bool:
+    absent = (probes.Device.MISSING, probes.Device.OTHER)
+    return probes.device(VSOCK_DEVICE) not in absent
+
+
+def _look_at_transport(kind: verdicts.Kind, needed: bool) -> Finding:
+    return verdicts.judge_transport(kind, probes.transports(), needed)
+
+
+def _look_at_device(path: str) -> Finding:
+    return verdicts.judge_device(path, probes.device(path))
+
+
+async def _try_all(addresses: Sequence[Address]) -> list[Check]:
+    """Listen on all addresses at the same time, as a server does, and close them again."""
+    with ExitStack() as closing:
+        checks: list[Check] = []
+        for address in addresses:
+            look = partial(_try_to_listen, address, closing)
+            step = Step("listen", "listen", look, str(address), Verdict.FAILED)
+            checks.append(await _run(step, without_thread=look))  # a server needs no thread either
+        close = closing.pop_all().close
+        await _in_thread(close, without_thread=close)
+    return checks
+
+
+def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
+    try:
+        (listener,) = open_listeners([address])
+    except ListenError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        return verdicts.judge_listen(error, _holder(address) if is_taken else None)
+    closing.callback(listener.close)
+    return verdicts.judge_listen(None, None)
+
+
+def _holder(address: Address) -> str | None:
+    """Which other process has an address that is taken, in words."""
+    if isinstance(address, VsockAddress):
+        return suspects_of_port()
+    if isinstance(address, UnixAddress | HybridAddress):
+        return holder_of_path(address.path)
+    return None  # an inherited socket is already bound: no process can have taken it
+
+
+async def _run(
+    step: Step, without_thread: Callable[[], Finding] = verdicts.judge_thread_shortage
+) -> Check:
+    try:
+        finding = await _in_thread(step.look, without_thread)
+    except OSError as error:  # also raised by an import that finds no descriptor
+        finding = verdicts.judge_shortage(error, requested=step.subject is not None)
+    if finding is None:
+        finding = Finding(step.overdue, f"it did not finish within {_DEADLINE:g} s")
+    return Check(step.name, step.title, step.subject, finding)
+
+
+async def _in_thread(
+    look: Callable[[], Finding | None], without_thread: Callable[[], Finding | None]
+) -> Finding | None:
+    """Call a function in a thread; None if it misses the deadline.
+
+    If no thread can be started, call the second function here instead, without a deadline.
+    """
+    # Shielded, because a socket file might exist by now.
+    with trio.move_on_after(_DEADLINE, shield=True):
+        try:
+            return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        except RuntimeError as error:
+            if not is_lack_of_threads(error):
+                raise
+            return without_thread()
+    return None
