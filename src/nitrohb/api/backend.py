@@ -2,7 +2,7 @@
 """What the interface knows about the heartbeat server, from its events."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -56,15 +56,6 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
     def started(self, value: HeartbeatServer) -> None:
         """Take the server when it has started."""
         self.server = value
-
-    def before(self, on_event: Callable[[Event], object]) -> Callable[[Event], object]:
-        """Return a callback that takes an event, and then passes it on to another callback."""
-
-        def both(event: Event) -> None:
-            self.on_event(event)
-            on_event(event)
-
-        return both
 
     def on_event(self, event: Event) -> None:
         """Take an event of the server."""
