@@ -22,11 +22,9 @@ from nitrohb.addresses import (
 from nitrohb.errors import UnusableAddressError
 from nitrohb.remedies import (
     NO_AF_VSOCK,
-    api_connect_error,
     connect_error,
     descriptor_shortage,
     listen_error,
-    tcp_listen_error,
     vsock_advice,
 )
 
@@ -91,8 +89,6 @@ def test_the_facts_of_an_error() -> None:
         (connect_error(UNIX[2], errno.ENOENT), "/tmp/vm4_9000", "serve -l hybrid:/tmp/vm4:9000"),
         (connect_error(UNIX[1], errno.EACCES), "this user", "--socket-mode"),
         (connect_error(UNIX[1], errno.EAGAIN), "too many connections", "accept"),
-        (tcp_listen_error("[::1]:80", errno.EACCES), "1024", "CAP_NET_BIND_SERVICE"),
-        (api_connect_error("unix:a b", errno.ENOENT), "socket", "--api 'unix:a b'"),
     ):
         assert in_reason in error.reason
         assert in_remedy in error.remedy

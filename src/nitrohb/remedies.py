@@ -201,40 +201,6 @@ _INHERITED: Final = _PASSED_IN | {
     ),
 }
 
-_TCP_LISTEN: Final = _ANY | {
-    errno.EADDRINUSE: (
-        "another process listens on that port",
-        "Stop it, or choose another port.",
-    ),
-    errno.EADDRNOTAVAIL: (
-        "that is no address of this machine",
-        "Use 127.0.0.1:PORT, or a Unix socket.",
-    ),
-    errno.EACCES: (
-        "ports below 1024 need a privilege",
-        "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE.",
-    ),
-    errno.EAFNOSUPPORT: (
-        "this machine does not have that kind of address",
-        "Use 127.0.0.1:PORT, or a Unix socket.",
-    ),
-}
-
-_API_CONNECT: Final = _ANY | {
-    errno.ENOENT: (
-        "there is no such socket",
-        "Start the server with it first: nitrohb serve --keep --api {shell_address}",
-    ),
-    errno.ECONNREFUSED: (
-        "no server runs there",
-        "Start it first: nitrohb serve --keep --api {shell_address}",
-    ),
-    errno.EACCES: (
-        "its socket file may not be used by this user",
-        "Run as its owner, or start the server with --api-mode and --api-group.",
-    ),
-}
-
 
 def listen_error(address: Address, number: int, local_cid: int | None = None) -> ListenError:
     """Explain why nitrohb cannot listen on an address, and what helps.
@@ -271,14 +237,13 @@ def connect_error(address: Address, number: int) -> ConnectError:
     return ConnectError(str(address), real, *_look_up(table, number, _facts(address)))
 
 
-def tcp_listen_error(address: object, number: int) -> ListenError:
-    """Say why the interface cannot listen on a TCP address, and what helps."""
-    return ListenError(str(address), number, *_look_up(_TCP_LISTEN, number, {}))
+def advice_from(table: _Table, number: int, address: object) -> tuple[str, str, str]:
+    """Look an errno up in a table of the caller, whose rows can name ``{shell_address}``.
 
-
-def api_connect_error(address: object, number: int) -> ConnectError:
-    """Say why the interface of a running server cannot be reached, and what helps."""
-    return ConnectError(str(address), number, *_look_up(_API_CONNECT, number, _common(address)))
+    Returns:
+        The reason, the remedy, and where to learn more or nothing.
+    """
+    return _look_up({**_ANY, **table}, number, _common(address))
 
 
 def descriptor_shortage(number: int | None) -> NitrohbError | None:

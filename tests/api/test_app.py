@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The application: each endpoint, each status, in virtual time."""
 
+import base64
+import hashlib
 import logging
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +15,12 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import Heartbeat
-from nitrohb.api.app import create_app
+from nitrohb.api.app import CLAIMS, READERS, create_app
 from nitrohb.api.backend import Backend
+from nitrohb.api.serving import CONNECTIONS
 from tests.support import Client, PeersWithCids, settled
 
-from .asgi import Exchange, client_of
-from .conftest import beat, running
-from .test_turns import Passes
+from .support import Exchange, Passes, beat, client_of, running
 
 
 async def test_last_heartbeats_can_be_read_again_and_again(vsock: PeersWithCids) -> None:
@@ -133,7 +135,7 @@ async def test_a_timed_out_claim_reports_what_came_instead(
         await beat(one)
         await beat(other)
         assert (await api.client.post("/claims", {"address": f"unix:{one}"})).status == 200
-        in_vain, served = (
+        missed, served = (
             api.client.begin("POST", "/claims", {"address": f"unix:{it}"}) for it in (one, other)
         )
         await settled()
@@ -145,61 +147,38 @@ async def test_a_timed_out_claim_reports_what_came_instead(
         await trio.sleep(61)
         last = (await api.client.get("/heartbeats")).json()[0]["time"]
         facts = (f"on unix:{one} ", "60 s", "1 disconnected", "2 wrong-byte", last)
-        assert in_vain.is_problem(504, *facts)
+        assert missed.is_problem(504, *facts)
         assert served.status == 200
 
 
 @pytest.mark.parametrize("settles", [True, False])
-async def test_a_client_that_goes_away_claims_nothing(path: Path, settles: bool) -> None:
+async def test_a_client_that_disconnects_claims_nothing(path: Path, settles: bool) -> None:
     async with running(path) as api:
         gone = api.client.begin("POST", "/claims", {})
         if settles:
             await settled()
         stays = api.client.begin("POST", "/claims", {})
-        gone.go_away()
+        gone.disconnect()
         await settled()
-        assert (gone.is_over, gone.has_begun) == (True, False)
+        assert gone.is_over
         await beat(path)
         assert stays.status == 200
 
 
-WRONG_CLAIMS: list[tuple[object, tuple[str, ...]]] = [
-    (b"", ("JSON",)),
-    (b"\xff", ("JSON",)),
-    (b"{", ("JSON",)),
-    (b"[" * 16000, ("JSON",)),
-    (b'{"cid": ' + b"9" * 5000 + b"}", ("JSON",)),
-    (b'{"timeout": NaN}', ("JSON", "NaN")),
-    (b'{"max_age": Infinity}', ("JSON", "Infinity")),
-    (b'{"cid": 1, "cid": 2}', ("twice",)),
-    (b"[]", ("JSON object",)),
-    ({"cidd": 1}, ("'cidd'", "cid, address, timeout, max_age")),
-    ({"cid": "16"}, ("cid", '"16"')),
-    ({"cid": True}, ("cid", "true")),
-    ({"cid": None}, ("cid", "null")),
-    ({"cid": 1.5}, ("cid", "1.5")),
-    ({"cid": -1}, ("cid", "from 0")),
-    ({"cid": 16}, ("no CID", "address")),
-    ({"address": 3}, ("address", "3")),
-    ({"address": ["x" * 200]}, ("address", '["xxx', "...")),
-    ({"address": "nowhere"}, ("'nowhere'",)),
-    ({"address": "unix:/elsewhere"}, ("unix:/elsewhere",)),
-    (b'{"address": "unix:/\\udc80"}', ("unix:/\udc80",)),
-    (b'{"address": "unix:/\\ud800"}', ("file system",)),
-    ({"timeout": "60"}, ("timeout", '"60"')),
-    ({"timeout": False}, ("timeout", "false")),
-    ({"timeout": 0}, ("timeout", "3600 s", "got 0")),
-    ({"timeout": 3600.1}, ("timeout", "3600 s", "3600.1")),
-    (b'{"timeout": 1e999}', ("timeout", "Infinity")),
-    ({"timeout": 10**400}, ("timeout", "1000")),
-    ({"max_age": -1}, ("max_age", "0 s", "-1")),
-]
-
-
 async def test_a_wrong_claim_is_refused_and_takes_nothing(path: Path) -> None:
+    wrong: list[tuple[object, tuple[str, ...]]] = [
+        (b"", ("JSON",)),
+        ({"cid": -1}, ("cid", "from 0")),
+        ({"cid": 16}, ("no CID", "address")),
+        ({"address": "nowhere"}, ("'nowhere'",)),
+        ({"address": "unix:/elsewhere"}, ("unix:/elsewhere",)),
+        (b'{"address": "unix:/\\udc80"}', ("unix:/\udc80",)),
+        (b'{"address": "unix:/\\ud800"}', ("file system",)),
+        ({"max_age": -1}, ("max_age", "0 s", "-1")),
+    ]
     async with running(path) as api:
         await beat(path)
-        for body, facts in WRONG_CLAIMS:
+        for body, facts in wrong:
             assert (await api.client.post("/claims", body)).is_problem(400, *facts), body
         assert (await api.client.post("/claims", {})).status == 200
 
@@ -306,7 +285,7 @@ async def test_a_claim_by_cid_is_known_while_it_waits(vsock: PeersWithCids) -> N
             exchange = api.client.begin("POST", "/claims", claim)
             await settled()
             assert api.backend.awaits_cid() == is_known
-            exchange.go_away()
+            exchange.disconnect()
             await settled()
             assert not api.backend.awaits_cid()
 
@@ -357,3 +336,62 @@ async def test_every_response_has_the_headers_that_restrict_browsers() -> None:
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["cross-origin-resource-policy"] == "same-origin"
             assert headers["cache-control"] == "no-store"
+
+
+def test_there_is_always_room_for_a_short_request() -> None:
+    assert CLAIMS + READERS < CONNECTIONS
+
+
+async def test_claims_have_a_limit_in_number(path: Path) -> None:
+    async with running(path) as api:
+        waiting = [api.client.begin("POST", "/claims", {}) for _ in range(CLAIMS)]
+        await settled()
+        refused = await api.client.post("/claims", {})
+        assert refused.is_problem(503, str(CLAIMS))
+        assert refused.headers["connection"] == "close"
+        assert (await api.client.get("/healthz")).status == 200
+        await beat(path)
+        assert [claim.status for claim in waiting if claim.has_begun] == [200]
+        again = api.client.begin("POST", "/claims", {})
+        await settled()
+        assert not again.has_begun
+
+
+async def test_readers_of_events_have_a_limit_in_number(path: Path) -> None:
+    async with running(path) as api:
+        readers = [api.client.begin("GET", "/events") for _ in range(READERS)]
+        await settled()
+        assert (await api.client.get("/events")).is_problem(503, str(READERS))
+        readers[0].disconnect()
+        await settled()
+        # Whatever a client says it has seen last, another client can read afterwards.
+        for seen in ("9" * 5000, "9" * 19, "-1", "1.5", "\u0661", "x", ""):
+            reader = api.client.begin("GET", "/events", headers={"last-event-id": seen})
+            await settled()
+            assert reader.status == 200, seen
+            reader.disconnect()
+            await settled()
+
+
+async def test_nothing_but_the_page_itself_may_run_in_it() -> None:
+    async with client_of(create_app(Backend([]))) as client:
+        page = await client.get("/")
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    text = page.body.decode()
+    policy = dict(
+        rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    for tag in ("script", "style"):
+        (content,) = re.findall(rf"<{tag}>(.*)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+async def test_it_needs_nothing_from_anywhere_else() -> None:
+    async with client_of(create_app(Backend([]))) as client:
+        text = (await client.get("/")).body.decode()
+    assert not re.search(r"https?:|//[a-z]|<(?:script|style|a|img)[^>]* (?:src|on\w+)=", text)
+    assert set(re.findall(r'href="([^"]*)"', text)) == {"data:,", "heartbeats", "readyz"}
+    assert "innerHTML" not in text

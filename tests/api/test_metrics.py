@@ -41,10 +41,11 @@ def samples(metrics: Metrics) -> dict[str, float]:
 def test_nothing_has_happened_yet() -> None:
     metrics = Metrics()
     assert samples(metrics)["nitrohb_connections_total"] == 0
-    metrics.on_event(Listening(address=WHERE, time=TIME))
+    metrics.count(Listening(address=WHERE, time=TIME))
     assert samples(metrics)["nitrohb_heartbeats_total unix:/run/x\\udc80"] == 0
     assert samples(metrics)["nitrohb_rejections_total unix:/run/x\\udc80 timeout"] == 0
     assert samples(metrics)[f"nitrohb_build_info {nitrohb.__version__}"] == 1
+    assert not [name for name in samples(metrics) if "_created" in name]
 
 
 def test_everything_is_counted() -> None:
@@ -66,9 +67,9 @@ def test_everything_is_counted() -> None:
         Done(address=WHERE, time=TIME),
     ]
     for event in events:
-        metrics.on_event(event)
+        metrics.count(event)
     metrics.observe_boot(0.5)
-    metrics.count_claim_in_vain()
+    metrics.count_claim_timeout()
     got = samples(metrics)
     for name in ("evictions", "disconnections"):
         assert got[f"nitrohb_{name}_total"] == 1

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from nitrohb import UnixAddress
 from nitrohb.cli.api import open_api
-from nitrohb.cli.parser import build_parser
+from nitrohb.cli.settings import UnixApi
 from tests.api.over_http import OverUnix, ask, port_that_is_free
 from tests.cli.process import (
     HEARTBEAT,
@@ -82,9 +83,9 @@ def clients_that_have_gone_away_claim_nothing(sock: Path, api: Path) -> None:
 
 def test_mode_and_group_of_the_socket(api: Path) -> None:
     other = os.getegid() + (os.geteuid() == 0)
-    options = ("--api", f"unix:{api}", "--api-mode", "660", "--api-group", str(other))
+    settings = UnixApi(address=UnixAddress(str(api)), mode=0o660, group=other)
     with ExitStack() as stack:
-        open_api(build_parser().parse_args(["serve", *options]), [], stack)
+        open_api(settings, [], stack)
         assert stat.S_IMODE(api.stat().st_mode) == 0o660
         assert api.stat().st_gid == other
     assert not api.exists()

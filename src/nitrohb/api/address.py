@@ -1,23 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the interface listens: ``unix:/run/x.sock``, ``127.0.0.1:9180`` or ``[::1]:9180``.
+"""The address of the HTTP interface: ``unix:/run/x.sock``, ``127.0.0.1:9180`` or ``[::1]:9180``.
 
-No names are resolved, but ``localhost``, which is 127.0.0.1: what an address means must not depend
-on who answers for a name.
+Host names are refused, because the meaning of an address must not depend on a name server. The one
+exception is ``localhost``, which means 127.0.0.1.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 
 from ..addresses import UnixAddress, parse_address, parse_number
-from ..errors import AddressError
+from ..errors import AddressError, ConnectError, ListenError
+from ..remedies import advice_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from typing import Final
 
-__all__ = ["ApiAddress", "TcpAddress", "parse_api_address"]
+_LISTEN: Final = {
+    errno.EADDRINUSE: (
+        "another process listens on that port",
+        "Stop it, or choose another port.",
+    ),
+    errno.EADDRNOTAVAIL: (
+        "this machine does not have that address",
+        "Use 127.0.0.1:PORT, or a Unix socket.",
+    ),
+    errno.EACCES: (
+        "ports below 1024 need a privilege",
+        "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE.",
+    ),
+    errno.EAFNOSUPPORT: (
+        "this machine does not support that kind of address",
+        "Use 127.0.0.1:PORT, or a Unix socket.",
+    ),
+}
+
+_CONNECT: Final = {
+    errno.ENOENT: (
+        "the socket does not exist",
+        "Start the server with it first: nitrohb serve --keep --api {shell_address}",
+    ),
+    errno.ECONNREFUSED: (
+        "no server listens there",
+        "Start it first: nitrohb serve --keep --api {shell_address}",
+    ),
+    errno.EACCES: (
+        "this user has no permission to use its socket file",
+        "Run as its owner, or start the server with --api-mode and --api-group.",
+    ),
+}
 
 
 class TcpAddress:
@@ -28,8 +63,8 @@ class TcpAddress:
         port: The port.
 
     Attributes:
-        family: That of its sockets.
-        name: What such a socket is bound or connected to.
+        family: The address family of its sockets.
+        name: The address as bind(2) and connect(2) take it.
     """
 
     def __init__(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
@@ -39,14 +74,14 @@ class TcpAddress:
         self.name = (str(ip), port)
 
     def is_host(self, host: str, names: Collection[str] = ()) -> bool:
-        """Whether a Host header means this address, by a name that nobody else can make his own.
+        """Return whether a Host header names this address, and no attacker can own that name.
+
+        The port is ignored, because a tunnel can have another one. An unspecified address (0.0.0.0
+        or ::) stands for every address of the machine, so it accepts any IP address.
 
         Args:
             host: The header.
-            names: More names that it has, in lower case.
-
-        An address that stands for all of the machine's has any of them for its name. The port does
-        not matter: it may be a tunnel's.
+            names: Host names to accept as well, in lower case.
         """
         name, _, port = host.rpartition(":")
         name = name if port.isdigit() else host
@@ -66,7 +101,7 @@ ApiAddress = UnixAddress | TcpAddress
 
 
 def parse_api_address(text: str) -> ApiAddress:
-    """Read where the interface listens.
+    """Read the address of the interface.
 
     Raises:
         AddressError: It is neither a Unix socket nor an IP address with a port.
@@ -89,5 +124,15 @@ def parse_api_address(text: str) -> ApiAddress:
         )
     number = parse_number("port", port, 65535)
     if number == 0:
-        raise AddressError(f"{text!r} leaves the port open: name one, for example 127.0.0.1:9180")
+        raise AddressError(f"{text!r}: port 0 is not allowed. Name one, as in 127.0.0.1:9180")
     return TcpAddress(ip, number)
+
+
+def tcp_listen_error(address: TcpAddress, number: int) -> ListenError:
+    """Say why the interface cannot listen on a TCP address, and what helps."""
+    return ListenError(str(address), number, *advice_from(_LISTEN, number, address))
+
+
+def api_connect_error(address: ApiAddress, number: int) -> ConnectError:
+    """Say why a client cannot connect to the interface, and what helps."""
+    return ConnectError(str(address), number, *advice_from(_CONNECT, number, address))

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ASGI application: what is answered to whom. It has no socket and no clock of its own."""
+"""The ASGI application: every endpoint and its responses. It has neither sockets nor a clock.
 
+The page at ``GET /`` is one file that loads nothing. The browser runs its script and its style only
+because their hashes are in the Content-Security-Policy, so text from a peer or a path cannot run.
+"""
+
+import base64
+import hashlib
 import json
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from importlib import resources
+from typing import Final
 
 import trio
 from starlette.applications import Starlette
@@ -15,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive
 
 from ..addresses import CID_ANY, Address, parse_number
 from ..errors import AddressError, ServerEndedError, UsageError
@@ -23,31 +30,35 @@ from ..events import format_time, utc_now
 from ..remedies import SAME_CIDS
 from ..server import HeartbeatServer
 from .backend import Backend
-from .guard import Guard
-from .inputs import Claim, parse_claim, parse_rearm
-from .openapi import create_document
-from .page import HEADERS, PAGE
-from .places import CLAIMS, READERS, Places
-from .problems import ProblemError, to_response
-from .stream import EventStream
+from .requests import (
+    Claim,
+    ConcurrencyLimit,
+    ProblemError,
+    RequestGuard,
+    parse_claim,
+    parse_rearm,
+    to_response,
+)
+from .schema import create_document
+from .streaming import EventStream
 
-if TYPE_CHECKING:
-    from ..events import Heartbeat
+# Together they are fewer than the connections that are served, so that short requests get through.
+CLAIMS: Final = 128
+READERS: Final = 64
+BATCH: Final = 16  # heartbeats that are serialized in one pass of the event loop: 0.1 ms
+JITTER: Final = 0.2  # seconds over which claims that time out together are answered
 
-__all__ = ["create_app"]
-
-AT_A_TIME: Final = 16  # heartbeats that are written down in one pass of the loop: 0.1 ms
-SPREAD: Final = 0.2  # seconds over which those wake up who give up waiting at the same moment
+_PAGE: Final = resources.files("nitrohb.api").joinpath("page.html").read_text("utf-8")
 
 _log: Final = logging.getLogger(__name__)
 
 
 def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None) -> ASGIApp:
-    """The application.
+    """Return the application.
 
     Args:
-        backend: The server that it is about.
-        is_host: Whether a Host header means us; see :class:`Guard`.
+        backend: The heartbeat server.
+        is_host: Whether a Host header names this server; see :class:`RequestGuard`.
     """
     endpoints = _Endpoints(backend)
     app = Starlette(
@@ -69,23 +80,23 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
             Exception: _on_bug,
         },
     )
-    app.router.redirect_slashes = False  # each thing has one name
-    return Guard(app, is_host)
+    app.router.redirect_slashes = False  # one URL per resource
+    return RequestGuard(app, is_host)
 
 
 class _Endpoints:
-    """What is about the server."""
+    """The endpoints that need the server."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._readers = Places(READERS, "read events")
-        self._claims = Places(CLAIMS, "wait for heartbeats")
+        self._readers = ConcurrencyLimit(READERS, "read events")
+        self._claims = ConcurrencyLimit(CLAIMS, "wait for heartbeats")
 
     async def heartbeats(self, _: Request) -> Response:
         texts: list[str] = []
         for beat in self._backend.last_heartbeats():
             texts.append(json.dumps(beat.to_json()))
-            if len(texts) % AT_A_TIME == 0:
+            if len(texts) % BATCH == 0:
                 await trio.lowlevel.checkpoint()
         return Response(f"[{', '.join(texts)}]", media_type="application/json")
 
@@ -97,16 +108,15 @@ class _Endpoints:
         return _json(beats)
 
     async def claims(self, request: Request) -> Response:
-        """Wait for a heartbeat, and claim it, unless the client goes away before."""
         claim = parse_claim(await request.body())
         server = self._server()
-        response: Response = _Nothing()
-        with self._claims.take():
+        with self._claims.acquire():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_gone, request.receive, nursery.cancel_scope)
+                nursery.start_soon(_cancel_on_disconnect, request.receive, nursery.cancel_scope)
                 response = await _claim(server, claim, self._backend)
                 nursery.cancel_scope.cancel()
-        return response
+                return response
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "the client disconnected")  # it cannot see this
 
     async def rearm(self, request: Request) -> Response:
         address = parse_rearm(await request.body())
@@ -131,7 +141,7 @@ class _Endpoints:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         last_seen = request.headers.get("last-event-id", "")
-        return EventStream(self._backend.feed, last_seen, self._readers)
+        return EventStream(self._backend.log, last_seen, self._readers)
 
     async def metrics(self, _: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -147,11 +157,11 @@ class _Endpoints:
 
 
 async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Response:
-    beat: Heartbeat | None = None
-    before = backend.metrics.failures.copy()
+    """Wait for a heartbeat, and return the response with it, or with the reason why not."""
+    before = backend.failures.copy()
     asked, began = utc_now(), trio.current_time()
     with (
-        trio.move_on_after(claim.timeout + random.uniform(0, SPREAD)),
+        trio.move_on_after(claim.timeout + random.uniform(0, JITTER)),
         backend.waiting(claim),
     ):
         try:
@@ -162,21 +172,20 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
             return to_response(ProblemError(HTTPStatus.BAD_REQUEST, str(error)))
         except ServerEndedError as error:
             return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
-    if beat is None:
-        backend.metrics.count_claim_in_vain()
-        problem = _in_vain(server, claim, backend.metrics.failures - before)
-        if backend.may_be_meant(claim, began - claim.max_age):
-            problem.detail += f"; {SAME_CIDS}"
-        return to_response(problem)
-    if beat.time >= asked:
-        backend.metrics.observe_boot(trio.current_time() - began)
-    return _json(beat.to_json())
+        if beat.time >= asked:
+            backend.metrics.observe_boot(trio.current_time() - began)
+        return _json(beat.to_json())
+    backend.metrics.count_claim_timeout()
+    detail = _explain_timeout(server, claim, backend.failures - before)
+    if backend.may_have_come_over_loopback(claim, began - claim.max_age):
+        detail += f"; {SAME_CIDS}"
+    return to_response(ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail))
 
 
-def _in_vain(
+def _explain_timeout(
     server: HeartbeatServer, claim: Claim, failures: Counter[tuple[Address, str]]
-) -> ProblemError:
-    """Tell whose claim had no success what has come instead, and what had come before."""
+) -> str:
+    """Say that a claim timed out, what connected meanwhile, and when the last heartbeat came."""
     instead = Counter[str]()
     for (address, what), count in failures.items():
         if claim.address in (None, str(address)):
@@ -191,28 +200,38 @@ def _in_vain(
     detail = f"no heartbeat{sender}{where} came within {claim.timeout:g} s"
     if instead:
         came = ", ".join(f"{count} {what}" for what, count in sorted(instead.items()))
-        detail += f"; connections there meanwhile that brought none: {came}"
+        detail += f"; meanwhile there were connections without a heartbeat: {came}"
     if last:
         old = f"more than {claim.max_age:g} s old"
         detail += f"; the last one, of {last[-1]}, is claimed already or {old}"
-    return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail)
+    return detail
 
 
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    message = await receive()  # the guard has taken all else
+async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    message = await receive()  # RequestGuard has taken the body
     assert message["type"] == "http.disconnect"
     scope.cancel()
 
 
-class _Nothing(Response):
-    """The answer to a client that has gone away."""
+def _hash(tag: str) -> str:
+    """Return the hash of a tag's content, as a Content-Security-Policy has it."""
+    content = _PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send nothing."""
+
+_PAGE_HEADERS: Final = {
+    "content-security-policy": (
+        f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')};"
+        " img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+}
 
 
 async def _page(_: Request) -> Response:
-    return HTMLResponse(PAGE, headers=HEADERS)
+    return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)
 
 
 async def _healthz(_: Request) -> Response:
@@ -227,7 +246,7 @@ def _parse_cid(text: str) -> int:
 
 
 def _json(value: object) -> Response:
-    # In ASCII: a path may have bytes that are no UTF-8, which Python has as lone surrogates.
+    # In ASCII: Python reads the bytes of a path that are not UTF-8 as lone surrogates.
     return Response(json.dumps(value), media_type="application/json")
 
 
@@ -237,11 +256,11 @@ async def _on_problem(_: Request, problem: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Whatever Starlette itself has to say: 404, 405."""
+    """Answer what Starlette itself refuses: 404, 405."""
     assert isinstance(error, HTTPException)
     detail = {
-        HTTPStatus.NOT_FOUND: "there is no such thing here",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
+        HTTPStatus.NOT_FOUND: f"{request.url.path} does not exist",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not accept {request.method}",
     }.get(HTTPStatus(error.status_code), error.detail)
     return to_response(ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers))
 

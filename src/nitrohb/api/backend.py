@@ -1,70 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the interface knows of the heartbeat server, from its events, and asks of it."""
+"""What the interface knows about the heartbeat server, from its events."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 import trio
 
 from ..addresses import Address
-from ..events import Connected, Done, Event, Heartbeat, Listening, Lost
+from ..events import (
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Evicted,
+    Heartbeat,
+    Listening,
+    Lost,
+    Rejected,
+)
 from ..remedies import LOOPBACK_CID
 from ..server import HeartbeatServer
-from .feed import Feed
-from .inputs import Claim
 from .metrics import Metrics
-
-__all__ = ["Backend"]
+from .requests import Claim
+from .streaming import EventLog
 
 
 class Backend(trio.TaskStatus[HeartbeatServer]):
-    """Stands between a server and the HTTP interface to it.
+    """Connects a heartbeat server to its HTTP interface.
 
-    It is the ``task_status`` and the ``on_event`` of :func:`serve_heartbeat`, so that it knows the
-    server as soon as it runs.
+    Pass it to :func:`serve_heartbeat` as ``task_status``, and its :meth:`on_event` as ``on_event``.
 
     Args:
-        addresses: Where the server is to listen.
+        addresses: The listen addresses of the server.
 
     Attributes:
-        server: The server; None as long as it has not started.
-        metrics: What it has done so far, in figures.
-        feed: What it does, as it happens.
+        server: The server; None until it has started.
+        metrics: Counts the events.
+        log: The latest events.
+        failures: The number of connections without a heartbeat, by address and by the reason of
+            their rejection, or else the name of the event.
     """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
         self.server: HeartbeatServer | None = None
-        self._listening = dict.fromkeys(addresses, False)
         self.metrics = Metrics()
-        self.feed = Feed()
+        self.log = EventLog()
+        self.failures = Counter[tuple[Address, str]]()
+        self._listening = dict.fromkeys(addresses, False)
         self._waiting: list[Claim] = []
-        self._over_loopback: dict[Address, float] = {}  # when somebody last came from there
+        self._over_loopback: dict[Address, float] = {}  # the time of the last connection from there
 
     def started(self, value: HeartbeatServer) -> None:
-        """Take the server, which has started."""
+        """Take the server when it has started."""
         self.server = value
-
-    def before(self, on_event: Callable[[Event], object]) -> Callable[[Event], object]:
-        """What takes the events of the server, and passes them on to another."""
-
-        def both(event: Event) -> None:
-            self.on_event(event)
-            on_event(event)
-
-        return both
 
     def on_event(self, event: Event) -> None:
         """Take an event of the server."""
-        if isinstance(event, Listening | Lost | Done):
-            self._listening[event.address] = isinstance(event, Listening)
-        elif isinstance(event, Connected) and event.cid == LOOPBACK_CID:
-            self._over_loopback[event.address] = trio.current_time()
-        self.metrics.on_event(event)
-        self.feed.on_event(event)
+        match event:
+            case Listening() | Lost() | Done():
+                self._listening[event.address] = isinstance(event, Listening)
+            case Connected(address=address) if event.cid == LOOPBACK_CID:
+                self._over_loopback[address] = trio.current_time()
+            case Rejected(address=address, reason=reason):
+                self.failures[address, reason.value] += 1
+            case Disconnected() | Evicted():
+                self.failures[event.address, event.name] += 1
+            case _:
+                pass
+        self.metrics.count(event)
+        self.log.append(event)
 
     @contextmanager
     def waiting(self, claim: Claim) -> Generator[None]:
-        """Know of a claim while it waits."""
+        """Register a claim while it waits."""
         self._waiting.append(claim)
         try:
             yield
@@ -72,17 +81,17 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
             self._waiting.remove(claim)
 
     def awaits_cid(self) -> bool:
-        """Whether a claim waits for a CID that nobody has who connects over the loopback."""
-        return any(_is_of_one_vm(claim.cid) for claim in self._waiting)
+        """Return whether a claim waits for a CID that no peer over the loopback can have."""
+        return any(_is_hidden_by_loopback(claim.cid) for claim in self._waiting)
 
-    def may_be_meant(self, claim: Claim, since: float) -> bool:
-        """Whether somebody whose CID the loopback hides may have brought what is claimed.
+    def may_have_come_over_loopback(self, claim: Claim, since: float) -> bool:
+        """Return whether the claimed enclave can be one whose CID the loopback hides.
 
         Args:
-            claim: What is claimed.
-            since: The earliest time of trio's clock at which it may have come.
+            claim: The claim.
+            since: The earliest time of its connection, on trio's clock.
         """
-        return _is_of_one_vm(claim.cid) and any(
+        return _is_hidden_by_loopback(claim.cid) and any(
             came >= since and claim.address in (None, str(address))
             for address, came in self._over_loopback.items()
         )
@@ -93,14 +102,14 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         return self.server is not None and all(self._listening.values())
 
     def listeners(self) -> Iterator[tuple[Address, bool]]:
-        """Every address, and whether it listens."""
+        """Return every address, and whether it listens."""
         return iter(self._listening.items())
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """The last heartbeat of each enclave."""
+        """Return the last heartbeat of each enclave."""
         return [] if self.server is None else self.server.last_heartbeats()
 
 
-def _is_of_one_vm(cid: int | None) -> bool:
-    """Whether it is a CID, and not the one that everybody has who connects over the loopback."""
+def _is_hidden_by_loopback(cid: int | None) -> bool:
+    """Return whether this is the CID of one VM: all peers over the loopback have the same CID."""
     return cid not in (None, LOOPBACK_CID)

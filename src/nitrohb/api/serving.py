@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections to the interface, each served by Hypercorn, and bounded by us.
+"""The HTTP server: Hypercorn serves each connection, and this module protects the heartbeats.
 
-Of Hypercorn this uses what serves one connection, and not ``hypercorn.trio.serve()``, because a
-client of the interface must never be able to harm a heartbeat, and there
+``hypercorn.trio.serve()`` would let clients harm the heartbeats. It accepts any number of
+connections, until an enclave finds no free descriptor. It waits without a limit for a client that
+does not read. An unexpected error of one connection ends all of them. So this module accepts the
+connections, limits them, and passes each one to Hypercorn's server for a single connection.
 
-- any number of connections is accepted, until no descriptor is left for an enclave's;
-- what is sent to a client that does not read waits for ever, even when all is cancelled;
-- an unexpected error of one connection ends the whole nursery.
+**Why there is a queue.** In a pass of its event loop, trio runs every task that is ready. Only then
+does it look for new heartbeats. If many connections are ready at once, a pass takes milliseconds,
+and heartbeats wait for its end. So the connections wait in a fair queue, and get turns.
 
-What comes in and what goes out takes turns (:mod:`nitrohb.api.turns`).
+- In a turn, one connection is accepted, or receives a piece of data, or sends one.
+- After a turn the interface rests for as long as the turn took, and for at least 1 ms. So most
+  heartbeats find an idle event loop, however many requests there are.
+- New connections, data to receive and data to send have separate queues, which are served in
+  rotation. So a flood of requests delays neither new clients nor the responses to claims much.
 """
 
-import fcntl
 import logging
 import resource
 import select
 import socket
-import termios
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -28,32 +32,79 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .turns import Turns
-
-__all__ = ["serving"]
-
 CONNECTIONS: Final = 256
-RESERVED: Final = 64  # descriptors that are never a client's; of the others he has half at most
-LOOK: Final = 1.0  # seconds
-SEND_TIMEOUT: Final = 10.0  # seconds that a client may leave a piece unread
-KEEP_ALIVE: Final = 5.0  # seconds without a request, or until a request's headers are complete
-PIECE: Final = 2048  # bytes taken in at a time
-HEADERS: Final = 4096  # bytes; where they are short ones, h11 takes 1 ms for them in one step
-_NOTHING: Final = bytes(4)  # 0 as a C int
-_PAUSE: Final = 0.1  # seconds, when nobody can be accepted: there may be no descriptors left
+RESERVED: Final = 64  # descriptors that clients never get; they get at most half of the others
+KEEP_ALIVE: Final = 5.0  # seconds without a request, or until the headers of one are complete
+SEND_TIMEOUT: Final = 10.0  # seconds that a client can leave data unread
+LOOK: Final = 1.0  # seconds between two checks whether a client has disconnected
+RECEIVE_SIZE: Final = 2048  # bytes that are received in a turn
+HEADERS: Final = 4096  # bytes; if they are many short ones, h11 takes 1 ms in a single step
+PASSES: Final = 20  # of the event loop in a turn: a short request needs as many
+REST: Final = 0.001  # seconds between two turns, at least: the resolution of epoll_wait(2)
+_PAUSE: Final = 0.1  # seconds after accept() fails: there can be a lack of descriptors
 
 _log: Final = logging.getLogger(__name__)
+
+_Queue = trio.lowlevel.ParkingLot
+_Socket = trio.socket.SocketType
+
+
+class FairQueue:
+    """Gives turns to connections, one after another.
+
+    Attributes:
+        accepting: The queue of new connections.
+        receiving: The queue of connections that have received data.
+        sending: The queue of connections that have data to send.
+    """
+
+    def __init__(self) -> None:
+        self.accepting, self.receiving, self.sending = _Queue(), _Queue(), _Queue()
+        self._queues = (self.sending, self.accepting, self.receiving)
+        self._is_needed = trio.Event()
+        self._owner: object = None  # whose turn it is
+        self._is_closed = False
+
+    async def run(self) -> None:
+        """Give turns until cancelled. After that every turn comes at once."""
+        try:
+            while True:
+                await self._is_needed.wait()
+                self._is_needed = trio.Event()
+                while queues := [queue for queue in self._queues if queue]:
+                    for queue in queues:
+                        await self._give_turn(queue)
+        finally:
+            self._is_closed = True
+            for queue in self._queues:
+                queue.unpark_all()
+
+    async def wait_turn(self, owner: object, queue: _Queue) -> None:
+        """Wait for a turn, unless it is the owner's turn already."""
+        if self._is_closed or self._owner is owner:
+            return
+        self._is_needed.set()
+        await queue.park()
+        self._owner = owner
+
+    async def _give_turn(self, queue: _Queue) -> None:
+        began = trio.current_time()
+        queue.unpark()
+        for _ in range(PASSES):
+            await trio.lowlevel.checkpoint()
+        self._owner = None
+        await trio.sleep(max(REST, trio.current_time() - began))
 
 
 @asynccontextmanager
 async def serving(listener: socket.socket, app: ASGIApp) -> AsyncGenerator[None]:
     """Serve an application on a listening socket while the block runs.
 
-    When it is left, every connection is closed at once. The listening socket stays open.
+    All connections are closed at once when the block ends. The listening socket stays open.
     """
     server = _Server(app)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.turns.run)
+        nursery.start_soon(server.queue.run)
         nursery.start_soon(server.accept_forever, trio.socket.from_stdlib_socket(listener), nursery)
         try:
             yield
@@ -64,53 +115,39 @@ async def serving(listener: socket.socket, app: ASGIApp) -> AsyncGenerator[None]
 
 class _Server:
     def __init__(self, app: ASGIApp) -> None:
-        self.turns = Turns()
+        self.queue = FairQueue()
         self._app = app
         self._config = _config()
         self._context: Any = WorkerContext(None)
-        self._room = trio.Semaphore(_room())
+        self._free = trio.Semaphore(_max_connections())
         self._streams: set[_Stream] = set()
 
-    async def accept_forever(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+    async def accept_forever(self, listener: _Socket, nursery: trio.Nursery) -> None:
         while True:
-            await self._room.acquire()
-            await nursery.start(self._serve, await self._accept(listener))
+            await self._free.acquire()
+            await nursery.start(self._serve, await _accept(listener))
 
     def close_all(self) -> None:
         for stream in self._streams:
-            stream.close()
+            stream.disconnect()
 
-    async def _accept(self, listener: trio.socket.SocketType) -> "_Stream":
-        """Accept somebody. Of those who have gone before that, many have one turn together."""
-        while not (stream := _Stream(await _accept(listener), self.turns)).is_there():
-            stream.close()
-            await self.turns.take(self, self.turns.accepted)
-        return stream
-
-    async def _serve(self, stream: "_Stream", task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(self, sock: _Socket, task_status: trio.TaskStatus[None]) -> None:
+        stream = _Stream(sock, self.queue)
         self._streams.add(stream)
         try:
-            await self.turns.take(stream, self.turns.accepted)
+            await self.queue.wait_turn(stream, self.queue.accepting)
             task_status.started()
-            await self._connect(stream)
+            await stream.serve(self._app, self._config, self._context)
         except Exception:  # noqa: BLE001 - a bug of one connection must not end the heartbeats
             _log.exception("a connection failed")
         finally:
-            stream.close()
+            stream.disconnect()
             self._streams.remove(stream)
-            self._room.release()
-
-    async def _connect(self, stream: "_Stream") -> None:
-        app: Any = ASGIWrapper(_in_turn(self._app, stream))  # type: ignore[arg-type]
-        connection: Any = _Connection(app, self._config, self._context, {}, stream)  # type: ignore[arg-type]
-        await connection.run()
+            self._free.release()
 
 
 class _Connection(TCPServer):
-    """Hypercorn's, but who has gone away is not waited for until he would have been idle for long.
-
-    That takes up room for one connection.
-    """
+    """Hypercorn's connection, which would wait for a request of a client that has disconnected."""
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -118,109 +155,98 @@ class _Connection(TCPServer):
 
 
 class _Stream:
-    """A connection as Hypercorn has it, which takes turns with others, and limits what goes out.
+    """A connection as Hypercorn needs it.
+
+    It takes turns with the others. It ends, with its requests, when its client disconnects or does
+    not read.
 
     Attributes:
         socket: Its socket.
     """
 
-    def __init__(self, sock: trio.socket.SocketType, turns: Turns) -> None:
+    def __init__(self, sock: _Socket, queue: FairQueue) -> None:
         self.socket = sock
         self._stream = trio.SocketStream(sock)
-        self._turns = turns
-        self._is_reading = False
+        self._queue = queue
+        self._scope = trio.CancelScope()
+        self._is_receiving = False
 
-    def is_there(self) -> bool:
-        """Whether the client has not gone away yet, or has said something before."""
-        # In this order: what comes in between is not taken for the end.
-        return not self.socket.is_readable() or self._has_unread()
+    async def serve(self, app: ASGIApp, config: Config, context: Any) -> None:
+        """Answer requests until the connection ends."""
+        wrapped: Any = ASGIWrapper(self._in_turn(app))  # type: ignore[arg-type]
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
+                await _Connection(wrapped, config, context, {}, self).run()  # type: ignore[arg-type]
+                nursery.cancel_scope.cancel()
 
-    def _has_unread(self) -> bool:
-        return fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, _NOTHING) != _NOTHING
+    def disconnect(self) -> None:
+        """End it at once."""
+        self.socket.close()  # wakes the tasks that Hypercorn shields from a cancellation
+        self._scope.cancel()
 
-    async def unless_gone(self, receive: Receive) -> Message:
-        """Wait for a message of the client, or for its end.
-
-        Hypercorn reads no further while an answer is due to a client that has sent more than its
-        request. So it would not learn that such a client is gone.
-        """
-        message: Message = {"type": "http.disconnect"}
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
-            message = await receive()
-            nursery.cancel_scope.cancel()
-        return message
-
-    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
-        # The kernel would wake us at once, for what is there unread.
-        while not self._has_hung_up():  # noqa: ASYNC110
-            await trio.sleep(LOOK)
-        scope.cancel()
-
-    def _has_hung_up(self) -> bool:
-        """Whether the client has gone away, and nobody reads here who would notice."""
-        if self._is_reading:
-            return False
-        poll = select.poll()
-        poll.register(self.socket, select.POLLRDHUP)
-        return bool(poll.poll(0))
-
-    async def may_receive(self) -> None:
-        """Wait for our turn to take something in."""
-        await self._turns.take(self, self._turns.receiving)
-
-    async def receive_some(self, most: int) -> bytes:
+    async def receive_some(self, max_bytes: int) -> bytes:
         """Receive a piece, in turn."""
-        self._is_reading = True
+        self._is_receiving = True
         try:
-            data = await self._stream.receive_some(min(most, PIECE))
+            data = await self._stream.receive_some(min(max_bytes, RECEIVE_SIZE))
         finally:
-            self._is_reading = False
+            self._is_receiving = False
         if data:
-            await self.may_receive()
-        else:  # who goes away does not queue: what he waits for must not be given to him
-            await self._turns.leave()
+            await self._queue.wait_turn(self, self._queue.receiving)
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send everything, in turn, or close it if the client does not read."""
+        """Send a piece, in turn."""
         if not data:
             return
-        await self._turns.take(self, self._turns.sending)
-        with trio.move_on_after(SEND_TIMEOUT) as deadline:
+        await self._queue.wait_turn(self, self._queue.sending)
+        with trio.move_on_after(SEND_TIMEOUT), suppress(trio.BrokenResourceError):
             await self._stream.send_all(data)
-        if deadline.cancelled_caught:
-            self.close()
-            raise trio.BrokenResourceError("the client does not read")
+            return
+        self.disconnect()
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        self.disconnect()
 
-    def close(self) -> None:
-        """Close it at once. Who waits for it gets a ClosedResourceError."""
-        self.socket.close()
+    def _in_turn(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that takes a turn for each chunk of a body: they can be tiny."""
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            async def receive_in_turn() -> Message:
+                message = await receive()
+                if message["type"] == "http.request":
+                    await self._queue.wait_turn(self, self._queue.receiving)
+                return message
+
+            await app(scope, receive_in_turn, send)
+
+        return call
+
+    async def _watch(self) -> None:
+        """Notice that the client has disconnected while Hypercorn does not receive.
+
+        It does not while it responds to a client that has sent more than its request. The kernel
+        cannot wake this task, because it would do so at once, for the unread data.
+        """
+        await trio.sleep(LOOK)
+        while not self._has_hung_up():  # noqa: ASYNC110
+            await trio.sleep(LOOK)
+        self.disconnect()
+
+    def _has_hung_up(self) -> bool:
+        if self._is_receiving or self._scope.cancel_called:
+            return False
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
 
-def _in_turn(app: ASGIApp, stream: _Stream) -> ASGIApp:
-    """An application that gets the body of a request piece by piece, in turn."""
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_in_turn() -> Message:
-            message = await stream.unless_gone(receive)
-            if message["type"] == "http.request":
-                await stream.may_receive()
-            return message
-
-        await app(scope, receive_in_turn, send)
-
-    return call
-
-
-def _room() -> int:
-    """How many connections there may be: never so many that an enclave's finds no descriptor."""
+def _max_connections() -> int:
+    """Return how many connections leave enough descriptors to the enclaves."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return CONNECTIONS
@@ -233,17 +259,17 @@ def _config() -> Config:
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE
     config.h11_max_incomplete_size = HEADERS
-    config.h2_max_concurrent_streams = 1  # who speaks HTTP/2 is told not to
+    config.h2_max_concurrent_streams = 1  # HTTP/2 is refused
     return config
 
 
-async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+async def _accept(listener: _Socket) -> _Socket:
     while True:
         try:
             sock, _ = await listener.accept()
         except OSError:
             await trio.sleep(_PAUSE)
         else:
-            with suppress(OSError):  # of TCP alone
+            with suppress(OSError):  # a Unix socket does not have this option
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from ..api.address import tcp_listen_error
 from ..errors import UsageError
-from ..remedies import tcp_listen_error
 from ..sockets.opening import check_distinct, open_listeners
 from .settings import TcpApi, UnixApi
 

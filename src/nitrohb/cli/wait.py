@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 from ..addresses import UnixAddress
+from ..api.address import api_connect_error
 from ..errors import NitrohbError, UsageError
-from ..remedies import api_connect_error
 from . import exits
 from .lines import json_line, text_line
 from .output import INFO, Output, printable

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which requests are let through, and how large they may be."""
+"""Which requests are let through, how large they can be, and how their bodies are read."""
 
+import pytest
 from starlette.types import ASGIApp, Message
 from trio import sleep
 from trio.testing import MockClock
 
 from nitrohb.api.app import create_app
 from nitrohb.api.backend import Backend
+from nitrohb.api.requests import Claim, ProblemError, parse_claim, parse_rearm
 from tests.support import settled
 
-from .asgi import client_of
+from .support import client_of
 
 
 def app(*hosts: str) -> ASGIApp:
@@ -72,19 +74,6 @@ async def test_a_body_has_a_limit() -> None:
             assert answer.is_problem(status, "16384" if status == 413 else "")
 
 
-async def test_what_comes_after_a_refusal_is_discarded() -> None:
-    async with client_of(app()) as client:
-        answer = client.begin("POST", "/claims", None)
-        answer.reads = False
-        for _ in range(20):
-            answer.send(bytes(1024), more=True)
-        await settled()
-        assert answer.unread == 0
-        answer.go_away()
-        await settled()
-        assert answer.unread == 0
-
-
 async def test_a_body_that_does_not_come(autojump_clock: MockClock) -> None:
     async with client_of(app()) as client:
         answer = client.begin("POST", "/claims", None)
@@ -95,10 +84,52 @@ async def test_a_body_that_does_not_come(autojump_clock: MockClock) -> None:
         assert answer.is_problem(408, "10 seconds")
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_a_body() -> None:
+async def test_a_client_that_disconnects_in_the_middle_of_a_body() -> None:
     async with client_of(app()) as client:
         answer = client.begin("POST", "/claims", None)
         answer.send(b"{", more=True)
-        answer.go_away()
+        answer.disconnect()
         await settled()
         assert (answer.is_over, answer.has_begun) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [
+        (b"", ("JSON",)),
+        (b"\xff", ("JSON",)),
+        (b"{", ("JSON",)),
+        (b"[" * 16000, ("JSON",)),
+        (b'{"cid": ' + b"9" * 5000 + b"}", ("JSON",)),
+        (b'{"timeout": NaN}', ("JSON", "NaN")),
+        (b'{"max_age": Infinity}', ("JSON", "Infinity")),
+        (b'{"cid": 1, "cid": 2}', ("twice",)),
+        (b"[]", ("JSON object",)),
+        (b'{"cidd": 1}', ("'cidd'", "cid, address, timeout, max_age")),
+        (b'{"cid": "16"}', ("cid", '"16"')),
+        (b'{"cid": true}', ("cid", "true")),
+        (b'{"cid": null}', ("cid", "null")),
+        (b'{"cid": 1.5}', ("cid", "1.5")),
+        (b'{"address": 3}', ("address", "3")),
+        (b'{"address": ["' + b"x" * 200 + b'"]}', ("address", '["xxx', "...")),
+        (b'{"timeout": "60"}', ("timeout", '"60"')),
+        (b'{"timeout": false}', ("timeout", "false")),
+        (b'{"timeout": 0}', ("timeout", "3600 s", "got 0")),
+        (b'{"timeout": 3600.1}', ("timeout", "3600 s", "3600.1")),
+        (b'{"timeout": 1e999}', ("timeout", "Infinity")),
+        (b'{"timeout": 1' + b"0" * 400 + b"}", ("timeout", "1000")),
+    ],
+)
+def test_a_claim_is_read_strictly(body: bytes, facts: tuple[str, ...]) -> None:
+    with pytest.raises(ProblemError) as caught:
+        parse_claim(body)
+    assert caught.value.status == 400
+    assert [fact for fact in facts if fact not in caught.value.detail] == []
+
+
+def test_what_a_body_says() -> None:
+    assert parse_claim(b"{}") == Claim(None, None, 60.0, 60.0)
+    body = b'{"cid": 16, "address": "x", "timeout": 3600, "max_age": 0.5}'
+    assert parse_claim(body) == Claim(16, "x", 3600, 0.5)
+    assert parse_rearm(b"{}") is None
+    assert parse_rearm(b'{"address": "x"}') == "x"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP client that talks ASGI to an application: no sockets, in the test's virtual time.
+"""Servers, and an HTTP client that talks ASGI to their applications: no sockets, virtual time.
 
 Unlike other test clients, it sees a response before it is complete, and can disconnect early.
 """
@@ -8,11 +8,19 @@ import json
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import trio
 from starlette.types import ASGIApp, Message
+
+from nitrohb import Listener, open_listeners, serve_heartbeat
+from nitrohb.api.app import create_app
+from nitrohb.api.backend import Backend
+from tests import support
+from tests.support import B7, settled
 
 Headers = dict[str, str]
 
@@ -59,7 +67,7 @@ class Exchange:
         """Send some of the request's body."""
         self._to_app.send_nowait({"type": "http.request", "body": body, "more_body": more})
 
-    def go_away(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection."""
         self._to_app.send_nowait({"type": "http.disconnect"})
 
@@ -139,3 +147,49 @@ async def client_of(app: ASGIApp) -> AsyncGenerator[Client]:
     async with trio.open_nursery() as nursery:
         yield Client(app, nursery)
         nursery.cancel_scope.cancel()
+
+
+class Running:
+    """A server and a client of its application."""
+
+    def __init__(self, client: Client, backend: Backend, scope: trio.CancelScope) -> None:
+        self.client = client
+        self.backend = backend
+        self.end = scope.cancel
+
+
+@asynccontextmanager
+async def running(*listen: Path | Listener, once: bool = False) -> AsyncGenerator[Running]:
+    """A server that has started, on paths or listeners, and a client of its application."""
+    addresses: list[Any] = [f"unix:{it}" if isinstance(it, Path) else it for it in listen]
+    listeners: list[Listener] = open_listeners(addresses)
+    backend = Backend(listener.address for listener in listeners)
+    serve = partial(serve_heartbeat, *listeners, once=once, on_event=backend.on_event)
+
+    async def run() -> None:
+        with scope:
+            await serve(task_status=backend)
+
+    scope = trio.CancelScope()
+    async with client_of(create_app(backend)) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await settled()
+        yield Running(client, backend, scope)
+        scope.cancel()
+
+
+async def beat(enclave: Path | support.Client) -> None:
+    """Send a heartbeat, and see it answered."""
+    with support.Client(enclave) if isinstance(enclave, Path) else enclave as client:
+        client.send(B7)
+        await settled()
+        assert client.look() == (B7, True)
+
+
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the event loop: in each, trio looks for new heartbeats."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1

@@ -3,20 +3,22 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import openapi_spec_validator
 import pytest
 
-from nitrohb import InheritedSocket, UnixAddress, VsockAddress
+import nitrohb
+from nitrohb import Event, InheritedSocket, UnixAddress, VsockAddress
+from nitrohb.addresses import CID_ANY
 from nitrohb.api.app import create_app
 from nitrohb.api.backend import Backend
-from nitrohb.api.openapi import create_document
+from nitrohb.api.requests import BODY_LIMIT, BODY_TIMEOUT, MAX_TIMEOUT, MEDIA_TYPE, Claim
+from nitrohb.api.schema import create_document
 from tests.support import PeersWithCids
 
-from .asgi import client_of
-from .conftest import beat, running
+from .support import beat, client_of, running
 
 HERE = (UnixAddress("/run/x"), VsockAddress(3, 9000))
 DOCUMENT = create_document(HERE)
@@ -41,6 +43,26 @@ def test_it_has_what_the_manual_has() -> None:
     methods = {"get": "GET", "post": "POST"}
     named = {(methods[m], path) for path, item in paths.items() for m in item if m in methods}
     assert named == described
+
+
+def test_its_constants_are_those_of_the_code() -> None:
+    schemas, responses = DOCUMENT["components"]["schemas"], DOCUMENT["components"]["responses"]
+    assert DOCUMENT["info"]["version"] == nitrohb.__version__
+    claim, (cid,) = (
+        schemas["Claim"]["properties"],
+        DOCUMENT["paths"]["/heartbeats/{cid}"]["parameters"],
+    )
+    assert claim["cid"]["maximum"] == cid["schema"]["maximum"] == CID_ANY - 1
+    assert claim["timeout"]["maximum"] == MAX_TIMEOUT
+    assert (claim["timeout"]["default"], claim["max_age"]["default"]) == (
+        Claim().timeout,
+        Claim().max_age,
+    )
+    assert schemas["EventName"]["enum"] == [event.name for event in get_args(Event)]
+    assert f" {BODY_TIMEOUT:g} s" in responses["BodyTimeout"]["description"]
+    assert f" {BODY_LIMIT} bytes" in responses["BodyTooLarge"]["description"]
+    for response in responses.values():
+        assert [*response["content"]] == [MEDIA_TYPE]
 
 
 async def test_what_it_names_is_there() -> None:
