@@ -4,9 +4,12 @@
 import ctypes
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from nitrohb.cli.output import Output
 
 SIGNALS = (
     signal.SIGINT,
@@ -21,7 +24,7 @@ SIGNALS = (
 @pytest.fixture(autouse=True)
 def _this_process_as_it_was() -> Iterator[None]:
     """main() handles signals and adopts orphans to the end of its process, which is pytest's."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGCHLD)}
     yield
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # forgets one that has come, but is blocked
@@ -35,3 +38,10 @@ def _this_process_as_it_was() -> Iterator[None]:
 def sock(tmp_path: Path) -> Path:
     """A path for a socket file; ``f"unix:{sock}"`` is its address."""
     return tmp_path / "s"
+
+
+@pytest.fixture
+def output(capfd: pytest.CaptureFixture[str]) -> Iterator[Output]:
+    """An output whose lines capfd has."""
+    with closing(Output()) as output:
+        yield output

@@ -170,6 +170,6 @@ def _number(variable: str) -> int:
 
 def _cut(status: str) -> str:
     """A status in UTF-8 that fits, however long its addresses are."""
-    data = os.fsencode(status)
-    text = data[:_STATUS_MAX].decode("utf-8", "replace")
-    return text if len(data) <= _STATUS_MAX else f"{text}..."
+    text = os.fsencode(status).decode("utf-8", "replace")
+    data = text.encode()
+    return text if len(data) <= _STATUS_MAX else f"{data[:_STATUS_MAX].decode(errors='ignore')}..."

@@ -212,8 +212,7 @@ class Output:
         self._clear_status()
         problem = self.out.write(f"{text}\n")
         self._show_status()
-        if problem:
-            self.say(f"nitrohb: stdout: {problem}", WARNING)
+        self._tell_problem(problem)
 
     def say(self, text: str, level: int = ERROR) -> None:
         """Print one or more lines to stderr, for a person: see :meth:`print`."""
@@ -227,6 +226,15 @@ class Output:
             self.err.write(f"{self._left_out('stderr', count)}\n")
         self.err.write(f"{text}\n")
         self._show_status()
+
+    def flush(self, stream: Stream) -> None:
+        """Write what is queued as far as the reader takes it, and say what is missing on stdout."""
+        self._tell_problem(stream.flush())  # of stderr nobody can be told
+        self.tell_left_out()
+
+    def _tell_problem(self, problem: str) -> None:
+        if problem:
+            self.say(f"nitrohb: stdout: {problem}", WARNING)
 
     def tell_left_out(self) -> None:
         """Say how many lines are missing on stdout, as soon as its reader goes on."""

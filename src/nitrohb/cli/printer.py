@@ -86,15 +86,13 @@ async def draining(output: Output) -> AsyncGenerator[None]:
 
 
 async def _drain(stream: Stream, output: Output) -> None:
-    queued = trio.Event()
-    stream.on_queued = lambda: queued.set()
     while True:
-        await queued.wait()
-        while stream.has_queued:
-            await trio.lowlevel.wait_writable(stream.fd)
-            stream.flush()
-        output.tell_left_out()
         queued = trio.Event()
+        stream.on_queued = queued.set
+        if not stream.has_queued:
+            await queued.wait()
+        await trio.lowlevel.wait_writable(stream.fd)
+        output.flush(stream)
 
 
 @asynccontextmanager

@@ -135,7 +135,7 @@ def _outcome(event: Heartbeat | Rejected | Disconnected | Evicted) -> str:
         case Disconnected():
             return "closed without a byte"
         case Evicted():
-            return "were evicted to make room"
+            return "had to make room"
         case Rejected():
             return _REJECTIONS[event.reason](event)
 

@@ -122,8 +122,9 @@ class Supervisor:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Heartbeat):
             if not self._settings.answer.keep:
+                if not self._answered:
+                    self._all_closed = trio.Event()
                 self._answered += 1
-                self._all_closed = trio.Event()
             if self._have_all_booted():
                 self._clock.deadline = math.inf
         elif isinstance(event, Done):

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the events of each address add up to.
+
+test_logs.py has their lines; test_serve.py and test_run.py have the messages at the end.
+"""
+
+from collections.abc import Sequence
+
+import pytest
+
+from nitrohb import (
+    Address,
+    Connected,
+    Disconnected,
+    Done,
+    Event,
+    Evicted,
+    Heartbeat,
+    HybridAddress,
+    Listening,
+    Rejected,
+    RejectReason,
+    UnixAddress,
+    VsockAddress,
+)
+from nitrohb.addresses import InheritedSocket
+from nitrohb.cli.output import Output
+from nitrohb.cli.report import Reporter, explain_timeout
+
+from .events import ANY, made
+
+UNIX = UnixAddress("/run/it's")
+CONNECTED, DISCONNECTED = made(Connected), made(Disconnected)
+
+
+def rejected(reason: RejectReason) -> list[Event]:
+    byte = 0 if reason is RejectReason.WRONG_BYTE else None
+    return [CONNECTED, made(Rejected, reason=reason, byte=byte)]
+
+
+def reporter_of(*events: Event) -> Reporter:
+    reporter = Reporter()
+    for event in events:
+        reporter(event)
+    return reporter
+
+
+@pytest.mark.parametrize(
+    ("events", "seen"),
+    [
+        ([], ""),
+        ([CONNECTED], "1 had sent nothing yet"),
+        ([CONNECTED, DISCONNECTED], "1 closed without a byte"),
+        ([CONNECTED, made(Evicted)], "1 had to make room"),
+        (rejected(RejectReason.CID), "1 came from CID 16, which is not allowed"),
+        (rejected(RejectReason.REARMED), "1 came before the address was rearmed"),
+        (
+            [*2 * rejected(RejectReason.TIMEOUT), *rejected(RejectReason.WRONG_BYTE)],
+            "2 sent nothing; 1 sent 0x00 instead of 0xB7",
+        ),
+        ([CONNECTED, made(Heartbeat), *rejected(RejectReason.ANSWERED)], None),
+    ],
+)
+def test_what_arrived_instead_of_a_heartbeat(events: Sequence[Event], seen: str | None) -> None:
+    reporter = reporter_of(made(Listening), *events)
+    assert list(reporter.unheard()) == ([] if seen is None else [(ANY, seen)])
+
+
+def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> None:
+    reporter = reporter_of(made(Listening), made(Listening, address=UNIX))
+    assert reporter.listening() == 2
+    waiting = f"waiting for a heartbeat on vsock::9000, {UNIX}"
+    assert reporter.status() == waiting
+    for count, event in enumerate((made(Heartbeat), made(Heartbeat, address=UNIX, peer=None)), 1):
+        reporter(made(Connected, address=event.address))
+        reporter(event)
+        cid = "" if event.peer is None else " from CID 16"
+        last = f"last heartbeat 2026-01-02 03:04:05Z{cid} on {event.address}, {count} in all"
+        assert reporter.status() == f"{last}; {waiting}"
+    reporter(made(Done))
+    assert reporter.awaited() == f"a heartbeat on {UNIX}"
+    reporter(made(Done, address=UNIX))
+    assert reporter.status().endswith(", 2 in all; waiting for nothing more")
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        (ANY, "Inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(5, 9001), "Inside the enclave: nitrohb send vsock:5:9001"),
+        (UNIX, """On this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
+        (HybridAddress("vm", 9000), "On this machine: nitrohb send hybrid:vm:9000"),
+        (InheritedSocket(3), None),  # nobody knows where it is bound
+    ],
+)
+def test_timeout_without_a_connection_says_what_to_try(
+    address: Address, where: str | None, output: Output, capfd: pytest.CaptureFixture[str]
+) -> None:
+    explain_timeout(reporter_of(made(Listening, address=address)), 5, output)
+    first, _, *advice = capfd.readouterr().err.splitlines()
+    assert first == f"nitrohb: no heartbeat on {address} within 5 s: nobody connected"
+    if where is None:
+        assert not advice
+        return
+    send, doctor = advice
+    assert send == where
+    assert doctor.startswith("To check this machine: nitrohb doctor -l ")

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb serve`` in this process, on sockets whose peers seem to have CIDs; and its warnings."""
+
+import json
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from nitrohb import Connected, Rejected, RejectReason, open_listeners
+from nitrohb.api.backend import Backend
+from nitrohb.cli.output import DEBUG, NOTHING, Output
+from nitrohb.cli.session import Warnings, serve_session
+from tests.support import Client, PeersWithCids, beat
+
+from .events import made
+from .settings import answer_settings
+
+
+class AwaitsCid(Backend):
+    """The HTTP interface's view of the server while somebody waits for one CID."""
+
+    def awaits_cid(self) -> bool:
+        return True
+
+
+def api() -> nullcontext[Backend]:
+    return nullcontext(AwaitsCid([]))
+
+
+@pytest.mark.parametrize(
+    ("allow_cids", "serve_api", "event_level", "what"),
+    [
+        ([16], None, DEBUG, "is refused"),
+        ([1, 16], None, NOTHING, "is allowed, whichever VM it is of"),
+        (None, api, NOTHING, "has come while another CID is awaited"),
+    ],
+)
+async def test_cid_that_all_vms_share_is_warned_of_once(
+    allow_cids: Collection[int] | None,
+    serve_api: Callable[[], nullcontext[Backend]] | None,
+    event_level: int,
+    what: str,
+    sock: Path,
+    output: Output,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = answer_settings(keep=True, allow_cids=allow_cids, event_level=event_level)
+    async with trio.open_nursery() as nursery:
+        with PeersWithCids(sock) as listener:
+            nursery.start_soon(serve_session, settings, [listener], serve_api, output)
+            await wait_all_tasks_blocked()
+            for cid in (16, 15):
+                listener.connect(cid).close()
+            await wait_all_tasks_blocked()
+            assert not capfd.readouterr().err
+            for _ in range(2):
+                listener.connect(1).close()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    out, err = capfd.readouterr()
+    first, second = err.splitlines()
+    assert first.startswith(f"nitrohb: a connection from CID 1 on vsock:3:9000 {what}: ")
+    assert "forward-cid=1" in first
+    assert "sibling VM" in second
+    assert bool(out) == (event_level != NOTHING)
+
+
+@pytest.mark.parametrize("allow_cids", [None, [1], [16]])
+def test_shared_cid_does_not_matter_where_no_other_is_wanted(
+    allow_cids: Collection[int] | None,
+) -> None:
+    warned: list[str] = []
+    warnings = Warnings(warned.append, allow_cids)
+    warnings(made(Connected, cid=1))
+    warnings(made(Rejected, cid=1, reason=RejectReason.TIMEOUT))
+    assert not warned
+
+
+async def test_lost_socket_file_is_created_again(
+    tmp_path: Path, output: Output, capfd: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    directory = tmp_path / "vms"
+    sock = directory / "hb"
+    directory.mkdir()
+    settings = answer_settings(keep=True, format="json")
+    with open_listeners([f"unix:{sock}"])[0] as listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_session, settings, [listener], None, output)
+            await wait_all_tasks_blocked()
+            sock.unlink()
+            await trio.sleep(1)
+            await beat(Client(sock))
+            directory.rename(tmp_path / "gone")
+            await trio.sleep(1)
+            out, err = capfd.readouterr()
+            assert err.startswith(f"nitrohb: the socket file of unix:{sock} is gone")
+            assert f"mkdir -p {directory}" in err
+            events = [json.loads(line) for line in out.splitlines()]
+            directory.mkdir()
+            await trio.sleep(1)
+            await beat(Client(sock))
+            nursery.cancel_scope.cancel()
+    names = [event["event"] for event in events]
+    assert names == ["listening", "lost", "listening", "connected", "heartbeat", "lost"]
+    assert [events[1][name] for name in ("replaced", "problem")] == [False, None]
