@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.packaging.generate import generated
-from deploy.packaging.manpage import manpage, subcommands
-from nitrohb.cli import exits
+from deploy.packaging.manpage import exit_codes, manpage, subcommands
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -59,7 +58,7 @@ def test_the_man_page_has_the_groups_of_the_options() -> None:
 def test_the_man_page_tells_the_exit_codes_the_environment_and_other_pages() -> None:
     _, _, end = manpage(build_parser()).partition(".SH EXIT STATUS\n")
     codes, _, rest = end.partition(".SH ENVIRONMENT\n")
-    assert {f"{getattr(exits, name)}" for name in vars(exits) if name.isupper() and name != "TYPE_CHECKING"} == {*bold(codes)}
+    assert {str(code) for code in exit_codes()} == {*bold(codes)}
     variables, _, others = rest.partition(".SH SEE ALSO\n")
     assert {"NITROHB_LISTEN", "JOURNAL_STREAM"} <= {*", ".join(bold(variables)).split(", ")}
     assert "](" not in variables

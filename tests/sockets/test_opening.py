@@ -32,9 +32,9 @@ from nitrohb.addresses import (
 from nitrohb.errors import AddressError, ListenError, UsageError
 from nitrohb.remedies import NO_AF_VSOCK
 from nitrohb.sockets import listener, vsock, wire
+from nitrohb.sockets.listener import Listener
 from nitrohb.sockets.opening import (
     Listen,
-    Listener,
     check_distinct,
     open_listeners,
     require_cids,
