@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses: what they are, how they are written, and how what is written is read.
+"""Addresses as objects and as text.
 
 =====================  =========================================================================
 ``vsock::9000``        AF_VSOCK, port 9000 of every local CID (systemd's spelling)
@@ -12,8 +12,8 @@
 ``fd:heartbeat``       the same, by the name under which a service manager passed it
 =====================  =========================================================================
 
-Reading and writing are exact inverses: ``str(parse_address(text)) == text`` for every text that is
-accepted, so each address has one spelling, and a log can be searched for it.
+Parsing and ``str()`` are exact inverses: ``str(parse_address(text)) == text`` for every text that
+is accepted. So each address has one spelling, and you can search a log for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PORT_ANY: Final = 0xFFFFFFFF
 """VMADDR_PORT_ANY of linux/vm_sockets.h: bind(2) to it picks a free port."""
 
 _CID_MAX: Final = CID_ANY - 1
-# Python cuts a larger port to 32 bits without a word, so that the range must be checked here.
+# Python truncates a larger port to 32 bits without an error, so check the range here.
 _PORT_MAX: Final = 0xFFFFFFFF
 _FD_MAX: Final = 0x7FFFFFFF
 _NAME_MAX: Final = 255  # FileDescriptorName= of systemd.socket(5)
@@ -232,16 +232,13 @@ Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedSo
 
 
 def parse_address(text: str) -> Address:
-    """Read an address.
-
-    Args:
-        text: The address as it is written, say ``"vsock::9000"``.
+    """Parse an address, for example ``"vsock::9000"``.
 
     Returns:
-        The address; ``str()`` of it is ``text`` again.
+        The address; ``str()`` of it is ``text``.
 
     Raises:
-        AddressError: The text is no address; the message quotes it and says what was expected.
+        AddressError: The text is not an address; the message quotes it and says what was expected.
     """
     scheme, colon, rest = text.partition(":")
     parse = _PARSERS.get(scheme)
@@ -254,7 +251,7 @@ def parse_address(text: str) -> Address:
 
 
 def _guess(text: str) -> str:
-    """What somebody means who writes a bare port or path; nothing if that is not clear."""
+    """What a bare port or path probably means; empty if that is not clear."""
     if text.isascii() and text.isdigit():
         scheme, rest, meaning = "vsock", f":{text}", f"port {text} of every CID"
     elif text.startswith(("/", "./", "../")):
@@ -269,11 +266,11 @@ def _guess(text: str) -> str:
 
 
 def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:
-    """Read a decimal number from 0 to ``highest``, in its one spelling.
+    """Parse a decimal number from 0 to ``highest``: ASCII digits, without a leading zero.
 
     Args:
-        what: How a message should call the number.
-        text: ASCII digits, without a sign, a space or a leading zero.
+        what: The name of the number in a message.
+        text: The number.
         highest: The largest number that is accepted.
 
     Raises:

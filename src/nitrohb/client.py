@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heartbeat on connections of one's own, under trio or asyncio.
+"""One heartbeat on one connection, under trio or asyncio.
 
-:func:`send_heartbeat` is the enclave's side, as its init speaks it. :func:`answer_heartbeat` is the
-parent's side, on a stream that somebody else has accepted and goes on to use.
+:func:`send_heartbeat` is the enclave's side. :func:`answer_heartbeat` is the parent's side, on a
+stream that the caller has accepted and uses afterwards.
 """
 
 import errno
@@ -41,31 +41,31 @@ DEFAULT_PARENT: Final = VsockAddress(PARENT_CID, HEARTBEAT_PORT)
 async def send_heartbeat(
     address: str | Address = DEFAULT_PARENT, *, timeout: float | None = 5.0
 ) -> float:
-    """Send a heartbeat as an enclave's init does, and wait for its echo.
+    """Send a heartbeat as an enclave's init does, and wait for the echo.
 
-    Connect, write 0xB7, read one byte, close. (Source: init.c in
+    It connects, writes 0xB7, reads one byte, and closes. (Source: init.c in
     aws-nitro-enclaves-sdk-bootstrap, which connects to CID 3, port 9000.) It runs under trio and
-    under asyncio.
+    asyncio.
 
     Args:
         address: The parent's address: ``vsock:CID:PORT``, ``unix:PATH`` or ``hybrid:PATH:PORT``.
             Default: ``vsock:3:9000``.
-        timeout: Seconds that it may take in all. None: as long as it takes, as for init itself,
-            though the kernel gives up an AF_VSOCK connect after 2 s.
+        timeout: Seconds that it may take in all. None waits without a limit, as init does; but the
+            kernel gives up an AF_VSOCK connect after 2 s.
 
     Returns:
-        The seconds that it took, from the connect to the echo.
+        The seconds from the connect to the echo.
 
     Raises:
         AddressError: The address is malformed.
         UsageError: The address is not one to connect to, or the timeout is negative.
-        ConnectError: There is no connection to be had; says why, and what helps.
+        ConnectError: The connection failed; says why, and what helps.
         PeerClosedError: The connection was closed without an echo.
-        WrongByteError: Another byte came back.
+        WrongByteError: The echo is another byte.
         PeerTimeoutError: The time is up.
 
     **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
-    cancellation closes the connection, and leaves nothing behind.
+    cancellation closes the connection and leaves nothing behind.
     """
     target = _connectable(address)
     if timeout is not None and not timeout >= 0:  # not "< 0", which NaN would pass
@@ -84,23 +84,22 @@ async def answer_heartbeat(
 ) -> bool:
     """Answer the heartbeat on a stream that the caller owns, and leave the stream open.
 
-    It reads exactly one byte and writes at most one, so that the stream can go on to carry
-    something else, as some launchers want it.
+    It reads exactly one byte and writes at most one, so the stream can carry something else
+    afterwards, as some launchers want it.
 
     Args:
         stream: A byte stream of anyio (under trio or asyncio) or of trio.
         any_byte: Echo whatever the byte is, as QEMU's device does.
 
     Returns:
-        Whether the echo could be sent. False: the peer had hung up by then; its byte counts all
-        the same.
+        Whether the echo was sent. False: the peer had closed the connection; its byte counts.
 
     Raises:
         PeerClosedError: The stream ended without a byte.
-        WrongByteError: The byte is not the heartbeat. It has not been answered.
+        WrongByteError: The byte is not the heartbeat. It was not echoed.
 
     **Checkpoints.** It always executes a checkpoint. There is no time limit but the caller's cancel
-    scope. After a cancellation the byte may have been read and not been answered.
+    scope. After a cancellation the byte might have been read, but not echoed.
     """
     receive, send, gone = _methods(stream)
     handshake = ParentHandshake(Latch(any_byte=any_byte))
@@ -174,9 +173,9 @@ async def _try_connect(sock: socket.socket, address: wire.SocketAddress) -> int:
 
 
 def _methods(stream: "ByteStream | trio.abc.Stream") -> tuple[_Receive, _Send, _Errors]:
-    """How a stream is read and written, and what it raises when the peer has gone."""
+    """The methods that read and write a stream, and what they raise when the peer has gone."""
     if isinstance(stream, ByteStream):
         return stream.receive, stream.send, (anyio.EndOfStream, anyio.BrokenResourceError)
-    import trio  # whoever has a trio stream has loaded it; an asyncio program need not
+    import trio  # a program with a trio stream has loaded it, an asyncio program has not
 
     return stream.receive_some, stream.send_all, (trio.BrokenResourceError,)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything nitrohb raises on purpose, sorted by who has to do something about it.
+"""Everything that nitrohb raises on purpose, sorted by who can do something about it.
 
 ::
 
     NitrohbError
     ├── UsageError            the caller asked for something that makes no sense
-    │   └── AddressError      ... namely an address that cannot be one
-    ├── PeerError             the other side did not keep to the heartbeat exchange
-    │   ├── PeerClosedError   ... it closed the connection when its byte was due
-    │   ├── WrongByteError    ... it sent another byte
-    │   └── PeerTimeoutError  ... it stayed silent for too long
-    ├── ServerEndedError      what is waited for cannot come any more
+    │   └── AddressError      a text or a number is not an address
+    ├── PeerError             the peer broke the protocol
+    │   ├── PeerClosedError   it closed the connection instead of sending its byte
+    │   ├── WrongByteError    it sent another byte
+    │   └── PeerTimeoutError  it stayed silent for too long
+    ├── ServerEndedError      no heartbeat can arrive any more
     └── UnusableAddressError  the machine does not let us use an address; says what helps
         ├── ListenError
         └── ConnectError
@@ -24,26 +24,26 @@ class NitrohbError(Exception):
 
 
 class UsageError(NitrohbError, ValueError):
-    """The caller's misuse: an argument, or a combination of them, that makes no sense."""
+    """An argument, or a combination of arguments, makes no sense."""
 
 
 class AddressError(UsageError):
-    """A text or a number that is no address; the message quotes it and says what was expected."""
+    """A text or a number is not an address; the message quotes it and says what was expected."""
 
 
 class PeerError(NitrohbError):
-    """The other side of a connection did not keep to the heartbeat exchange."""
+    """The peer of a connection broke the protocol."""
 
 
 class PeerClosedError(PeerError):
-    """The other side closed the connection instead of sending the byte that was due."""
+    """The peer closed the connection instead of sending its byte."""
 
 
 class WrongByteError(PeerError):
-    """The other side sent a byte that is not the heartbeat.
+    """The peer sent a byte that is not the heartbeat.
 
     Attributes:
-        byte: The byte that came, 0 to 255.
+        byte: The byte, 0 to 255.
     """
 
     def __init__(self, message: str, byte: int) -> None:
@@ -56,16 +56,16 @@ class WrongByteError(PeerError):
 
 
 class PeerTimeoutError(PeerError, TimeoutError):
-    """The other side did not answer in time."""
+    """The peer did not answer in time."""
 
 
 class ServerEndedError(NitrohbError):
-    """The server has ended, or has closed the one-shot address, that somebody waits for.
+    """No heartbeat can arrive any more: the server has ended, or has closed the address.
 
     Attributes:
-        cid: The CID whose heartbeat was waited for, or None.
-        address: The listen address at which it was waited for, or None.
-        ended: Whether the server has ended: no address is open any more.
+        cid: The CID that was waited for, or None.
+        address: The listen address that was waited for, or None.
+        ended: Whether the server has ended.
     """
 
     def __init__(self, cid: int | None, address: object, ended: bool) -> None:
@@ -81,20 +81,20 @@ class ServerEndedError(NitrohbError):
             "the server has ended"
             if self.ended
             else "the address is closed\n"
-            "A one-shot address is closed when it has answered; once=False keeps it open."
+            "A one-shot address closes when it has answered. Use once=False to keep it open."
         )
-        return f"no heartbeat{sender} can come{where} any more: {why}"
+        return f"no heartbeat{sender} can arrive{where} any more: {why}"
 
 
 class UnusableAddressError(NitrohbError):
-    """The environment does not let us use an address.
+    """The machine does not let us use an address.
 
     Attributes:
-        address: The address as it is written.
-        errno: The system's error number, or None where the system was not even asked.
+        address: The address as text.
+        errno: The error number of the system call; None if there was no call.
         reason: What is wrong, in words.
         remedy: What to do about it, in words.
-        see_also: Which command tells more, in words; may be empty.
+        see_also: Which command tells more, in words; can be empty.
     """
 
     doing = "use"
@@ -115,12 +115,12 @@ class UnusableAddressError(NitrohbError):
 
 
 class ListenError(UnusableAddressError):
-    """An address on which we cannot listen: what failed, why, and what helps."""
+    """An address cannot be listened on: what failed, why, and what helps."""
 
     doing = "listen on"
 
 
 class ConnectError(UnusableAddressError):
-    """An address to which we cannot connect: what failed, why, and what helps."""
+    """An address cannot be connected to: what failed, why, and what helps."""
 
     doing = "connect to"

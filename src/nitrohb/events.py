@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a heartbeat server reports, as it happens.
+"""The events of a heartbeat server.
 
-Every connection is reported by one :class:`Connected`, and then by exactly one of
-:class:`Heartbeat`, :class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (by none, if the
-server itself is cancelled in between). An address is reported by one :class:`Listening` and, when
-it is one-shot and has been answered, by one :class:`Done` after the last of its connections. When
-its socket file is deleted or replaced in between there is a :class:`Lost`, and another
-:class:`Listening` when it can be reached again.
+Every connection has one :class:`Connected`, and then exactly one of :class:`Heartbeat`,
+:class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (none if the server is cancelled in
+between). An address has one :class:`Listening`. A one-shot address that has answered has one
+:class:`Done` after the last of its connections. If its socket file is deleted or replaced in
+between, there is a :class:`Lost`, and another :class:`Listening` when peers can connect again.
 
-In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as it is
-written) and ``cid`` (a number or null), and then its own fields. Names never change their meaning.
+In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as text) and
+``cid`` (a number or null), and then its own fields. Names never change their meaning.
 """
 
 from dataclasses import dataclass, fields
@@ -24,13 +23,13 @@ JsonValue = str | int | float | bool | None
 
 
 class RejectReason(StrEnum):
-    """Why a connection was closed unanswered."""
+    """Why a connection was closed without an echo."""
 
-    CID = "cid"  # the allow-list does not have its CID; nothing was read from it
+    CID = "cid"  # its CID is not in the allow-list; nothing was read from it
     WRONG_BYTE = "wrong-byte"  # its first byte is not the heartbeat
     TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
-    ANSWERED = "answered"  # this one-shot address has answered another connection
-    REARMED = "rearmed"  # the address was rearmed while the connection waited
+    ANSWERED = "answered"  # the one-shot address has answered another connection
+    REARMED = "rearmed"  # the address was rearmed while the connection was pending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class _Event:
     """What every event has.
 
     Attributes:
-        address: The listen address that it concerns.
+        address: The listen address.
         time: When it happened, in UTC.
     """
 
@@ -49,7 +48,7 @@ class _Event:
 
     @property
     def cid(self) -> int | None:
-        """The CID of the peer; None where there is no peer, or a peer without one."""
+        """The CID of the peer; None if there is no peer, or if it has no CID."""
         return None
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -75,7 +74,7 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The other side; None on a Unix socket, whose peers have no address.
+        peer: The address of the peer; None on a Unix socket.
     """
 
     peer: VsockAddress | None
@@ -95,13 +94,13 @@ class Connected(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(_PeerEvent):
-    """An enclave's heartbeat came. ``time`` is when its byte was received.
+    """The heartbeat of an enclave. ``time`` is when its byte was received.
 
     Attributes:
-        byte: The byte that came, 0 to 255: 0xB7, unless any byte is taken for a heartbeat.
-        listening_seconds: Seconds from the moment at which the address first began to listen.
-        echo_seconds: Seconds from accepting the connection to the end of the echo.
-        echoed: Whether the echo could be sent. False: the enclave had hung up by then.
+        byte: The byte, 0 to 255: 0xB7, unless any byte is taken for a heartbeat.
+        listening_seconds: Seconds from the moment at which the address began to listen.
+        echo_seconds: Seconds from the accepted connection to the end of the echo.
+        echoed: Whether the echo was sent. False: the enclave had closed the connection.
     """
 
     name = "heartbeat"
@@ -119,11 +118,11 @@ class Heartbeat(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected(_PeerEvent):
-    """A connection was closed unanswered, by us.
+    """The server closed a connection without an echo.
 
     Attributes:
         reason: Why.
-        byte: The byte that was refused, 0 to 255; None if none was looked at.
+        byte: The byte that was refused, 0 to 255; None if none was read.
     """
 
     name = "rejected"
@@ -134,16 +133,16 @@ class Rejected(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(_PeerEvent):
-    """A peer went away before it sent a byte."""
+    """The peer closed the connection before it sent a byte."""
 
     name = "disconnected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted(_PeerEvent):
-    """A connection that had not spoken yet was closed, because there was no more room.
+    """A silent connection was closed to make room.
 
-    Its peer held more such connections than any other, and this was the oldest of them.
+    Its peer held the most silent connections, and this was the oldest of them.
     """
 
     name = "evicted"
@@ -151,21 +150,21 @@ class Evicted(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(_Event):
-    """A one-shot address has answered its heartbeat, and is closed."""
+    """A one-shot address has answered, and is closed."""
 
     name = "done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(_Event):
-    """The socket file of an address was deleted or replaced by others: nobody finds us there.
+    """Another process deleted or replaced the socket file of an address: no peer can connect.
 
-    We listen there again as soon as that is possible: :class:`Listening` says when. Who had
-    connected before is answered all the same.
+    The server creates it again as soon as possible: :class:`Listening` says when. Connections that
+    were already open are still answered.
 
     Attributes:
         replaced: Whether another file is there now.
-        problem: Why we cannot listen there again right now, and what helps; None if we can.
+        problem: Why it cannot be created again right now, and what helps; None if it can.
     """
 
     name = "lost"
@@ -175,16 +174,13 @@ class Lost(_Event):
 
     @property
     def explanation(self) -> str:
-        """What has happened, and what comes of it, in words for whoever can do something about it.
-
-        The first of its lines says what is wrong.
-        """
+        """What has happened, in words. The first line says what is wrong."""
         what = "was replaced by another file" if self.replaced else "is gone"
         if self.problem is None:
             return f"the socket file of {self.address} {what}: it was created again"
         return (
-            f"the socket file of {self.address} {what}, so that nobody can connect:"
-            f" {self.problem}\nnitrohb tries again, twice a second."
+            f"the socket file of {self.address} {what}, so no enclave can connect:"
+            f" {self.problem}\nnitrohb tries again twice a second."
         )
 
 

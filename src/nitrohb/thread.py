@@ -58,25 +58,24 @@ class ThreadServer:
         """Claim a heartbeat, as :meth:`HeartbeatServer.wait_heartbeat` does. Blocks until it comes.
 
         Args:
-            cid: Wait for the enclave with this CID. Default: any enclave.
-            address: Wait for a heartbeat on this listen address. Default: any address.
-            max_age: Maximum age of the heartbeat, in seconds.
-            timeout: Maximum time to wait, in seconds. None waits without a limit.
+            cid: Accept only the enclave with this CID.
+            address: Accept only this listen address.
+            max_age: Accept a heartbeat that arrived at most so many seconds ago.
+            timeout: Wait so many seconds at most. None waits without a limit.
 
         Returns:
             The heartbeat.
 
         Raises:
-            PeerTimeoutError: No heartbeat came in time. It is also a :class:`TimeoutError`.
+            PeerTimeoutError: No heartbeat arrived in time. It is also a :class:`TimeoutError`.
             UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
                 task, whose event loop it would block.
             ServerEndedError: The server has ended, or has closed the address. If the server failed,
                 its failure is the ``__cause__``.
 
-        If an exception such as KeyboardInterrupt interrupts the wait, it claims nothing. Only if
-        that happens in the moment in which it returns a heartbeat, the heartbeat is lost. A wait in
-        another thread cannot be interrupted: when you cancel a task that awaits it through
-        ``asyncio.to_thread()``, it waits on, and claims, until its ``timeout`` or the block's end.
+        An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
+        heartbeat: then that is lost. A wait in another thread cannot be interrupted: a cancelled
+        ``asyncio.to_thread()`` waits on, and claims, until its ``timeout`` or the block's end.
         """
         if timeout is not None and not timeout >= 0:
             raise UsageError(f"timeout must be at least 0 s, got {timeout}")
@@ -139,20 +138,20 @@ def serve_in_thread(
             subprocess.run(["nitrohb", "send", "unix:enclave.sock"], check=True)
             beat = server.wait_heartbeat(timeout=60)
 
-    When the block begins, every address is listening. When it is left, everything is closed, and a
-    thread that still waits for a heartbeat gets a :class:`ServerEndedError`. Entering waits until
-    the server's thread has started, leaving until it has ended. An interrupt ends the server, at
-    the latest when the interpreter ends. A forked child can leave the block: nothing happens.
+    When the block begins, every address listens. When it ends, everything is closed, and a thread
+    that still waits for a heartbeat gets a :class:`ServerEndedError`. Entering blocks until the
+    server's thread has started, leaving until it has ended. An interrupt ends the server, at the
+    latest when the interpreter exits. A forked child can leave the block: nothing happens.
 
     Args:
         *listen: As in :func:`serve_heartbeat`, like all the others.
-        once: Answer one heartbeat per address. If false, go on until the block is left.
-        allow_cids: The CIDs that are answered; None allows all of them.
-        any_byte: Echo whatever the first byte is.
-        handshake_timeout: Seconds that a connection may take from its acceptance to its echo.
-        max_pending: How many connections may wait for their byte, on all addresses together.
-        on_event: Called with every event, in the server's thread. It must not block, nor call the
-            server.
+        once: Answer one heartbeat per address.
+        allow_cids: The CIDs to answer.
+        any_byte: Echo any first byte.
+        handshake_timeout: Seconds that a connection may stay silent.
+        max_pending: How many connections may be silent at a time.
+        on_event: Called with every event, in the server's thread. It must neither block nor call
+            the server.
 
     Yields:
         The server.
@@ -161,7 +160,7 @@ def serve_in_thread(
         AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering.
         UsageError: You enter or leave it in a trio task: use :func:`serve_heartbeat` there. On
             leaving, the server ends all the same.
-        ExceptionGroup: The server failed, say because ``on_event`` raised: on leaving.
+        ExceptionGroup: The server failed, for example because ``on_event`` raised: on leaving.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
     _refuse_trio_tasks(*here)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long it is worth waiting for an enclave to boot."""
+"""How long to wait for an enclave to boot."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ _MEMORY_STEP: Final = 100 << 10  # MiB
 def boot_timeout(eif_size: int, memory: int) -> float:
     """How long nitro-cli would wait for an enclave's heartbeat.
 
-    That is 90 s for every 6 GiB of the image that have been begun, because the whole image has to
-    be copied and unpacked, and 90 s for every 100 GiB of memory. (Source:
-    calculate_necessary_timeout in aws-nitro-enclaves-cli.)
+    90 s per 6 GiB of image, because the image has to be copied and unpacked, and 90 s per 100 GiB
+    of memory, both rounded up. (Source: calculate_necessary_timeout in aws-nitro-enclaves-cli.)
 
     Args:
         eif_size: Size of the enclave's image file, in bytes.
@@ -39,5 +38,5 @@ def boot_timeout(eif_size: int, memory: int) -> float:
 
 
 def _begun(size: int, step: int) -> int:
-    """How many steps a size has begun: its quotient, rounded up."""
+    """The quotient, rounded up."""
     return -(-size // step)

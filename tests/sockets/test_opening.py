@@ -257,7 +257,7 @@ def test_targets_that_cannot_be_listened_on() -> None:
     with pytest.raises(UsageError, match=r"file descriptor .* got '-1'"):
         open_listeners([sock])
     address = VsockAddress(CID_ANY, PORT_ANY)
-    with pytest.raises(UsageError, match=f"^{address} leaves the port"):
+    with pytest.raises(UsageError, match=f"^{address} lets the kernel choose the port"):
         open_listeners([address])
 
 

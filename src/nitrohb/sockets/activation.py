@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Socket activation: the listening sockets that a service manager has passed to this process.
 
-Their descriptors begin at 3. ``LISTEN_FDS`` says how many there are, ``LISTEN_PID`` for which
-process they are meant, and ``LISTEN_FDNAMES`` what each is called, with colons between the names.
-(Source: sd_listen_fds(3). It reads the same from the environment, and refuses the same.)
+Their descriptors begin at 3. ``LISTEN_FDS`` is their number, ``LISTEN_PID`` the process that they
+are meant for, and ``LISTEN_FDNAMES`` their names, separated by colons. (Source: sd_listen_fds(3).)
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-"""What is meant for one process, and not for those that it starts."""
+"""The variables that are meant for one process, and not for those that it starts."""
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _PID_MAX: Final = 0x7FFFFFFF
@@ -26,25 +25,25 @@ _UNNAMED: Final = "unknown"  # as sd_listen_fds_with_names() calls it
 
 
 def inherited_sockets() -> list[InheritedSocket]:
-    """The sockets that a service manager has passed to this process, say systemd's for a .socket.
+    """The sockets that a service manager, such as systemd, has passed to this process.
 
-    Nothing is opened or changed: this reads the environment alone.
+    It only reads the environment.
 
     Returns:
-        Them, in the order in which they are passed. None if there are none, or if they are meant
-        for another process (``LISTEN_PID``).
+        The sockets, in order. Empty if there are none, or if they are meant for another process
+        (``LISTEN_PID``).
 
     Raises:
-        UsageError: A variable cannot be understood.
+        UsageError: A variable makes no sense.
     """
     return [sock for sock, _ in _with_names()]
 
 
 def find_named(address: NamedSocket) -> InheritedSocket:
-    """The one socket that was passed under a name.
+    """The socket that was passed under a name.
 
     Raises:
-        UsageError: A variable of the environment cannot be understood.
+        UsageError: A variable of the environment makes no sense.
         ListenError: No socket has this name, or several have it.
     """
     passed = _with_names()
@@ -56,8 +55,7 @@ def find_named(address: NamedSocket) -> InheritedSocket:
             str(address),
             None,
             f"several sockets of this name were passed in: {', '.join(map(str, found))}",
-            "Name one by its number, or give each a socket unit with a FileDescriptorName= of its"
-            " own.",
+            "Name one by its number, or give each its own FileDescriptorName= in a socket unit.",
         )
     others = ", ".join(f"{sock} ({name})" for sock, name in passed) or "none at all"
     raise ListenError(
@@ -71,7 +69,7 @@ def find_named(address: NamedSocket) -> InheritedSocket:
 def _with_names() -> list[tuple[InheritedSocket, str]]:
     if not _are_ours() or "LISTEN_FDS" not in os.environ:
         return []
-    # No process has more descriptors, so that a wrong number cannot fill the memory.
+    # No process has more descriptors: a wrong number must not fill the memory.
     count = _number("LISTEN_FDS", 1, os.sysconf("SC_OPEN_MAX") - _FIRST)
     sockets = map(InheritedSocket, range(_FIRST, _FIRST + count))
     return list(zip(sockets, _names(count), strict=True))

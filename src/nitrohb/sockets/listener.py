@@ -51,13 +51,13 @@ _UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
 
 
 class Listener:
-    """One listening socket that is ours to close.
+    """One listening socket, and the socket file that was created for it.
 
     Attributes:
-        address: Where it listens.
-        sock: The socket itself, not blocking.
-        has_cids: Whether its peers have CIDs: they do on AF_VSOCK, and not on a Unix socket.
-        file: The socket file that we have made for it, an absolute path; None if there is none.
+        address: The listen address.
+        sock: The socket, non-blocking.
+        has_cids: Whether its peers have CIDs: on AF_VSOCK, but not on a Unix socket.
+        file: The absolute path of the socket file that was created for it; None if there is none.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Listener:
         self.address = address
         self.sock = sock
         self.has_cids = sock.family == AF_VSOCK
-        # What socket.accept() itself calls. The object that it makes of the descriptor costs the
-        # server a quarter of its rate (bench/).
+        # socket.accept() calls this. The socket object that it then makes costs the server a
+        # quarter of its rate (bench/).
         self._accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
         self._began = time.time()
         self._opened = time.monotonic()
@@ -84,32 +84,32 @@ class Listener:
 
     @property
     def time(self) -> datetime:
-        """When it began to listen, as far as we know, in UTC."""
-        from datetime import UTC, datetime  # here, because listening need not wait for it (1 ms)
+        """When it began to listen, in UTC; for an inherited socket, when it was passed in."""
+        from datetime import UTC, datetime  # after the listen (1 ms)
 
         return datetime.fromtimestamp(self._began, UTC)
 
     @property
     def age(self) -> float:
-        """Seconds since it began to listen."""
+        """Seconds since :attr:`time`."""
         return time.monotonic() - self._opened
 
     def accept(self) -> tuple[int, VsockAddress | None]:
-        """Accept one connection, without blocking.
+        """Accept one connection without blocking.
 
         Returns:
-            A descriptor that does not block, the caller's to close (``socket.socket(fileno=...)``
-            makes a socket of it), and the peer's address if it has one.
+            A non-blocking descriptor, which the caller must close (``socket.socket(fileno=...)``
+            makes a socket of it), and the address of the peer if it has one.
 
         Raises:
-            OSError: As accept(2) does; BlockingIOError if nobody waits.
+            OSError: As accept(2); BlockingIOError if there is no connection.
         """
         fd, name = self._accept()
         os.set_blocking(fd, False)
         return fd, VsockAddress(*name) if self.has_cids else None
 
     def identify(self, fd: int) -> int:
-        """The process that made a connection to a Unix socket, by SO_PEERCRED of unix(7)."""
+        """The process ID of the peer of a Unix socket: SO_PEERCRED of unix(7)."""
         conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         try:
             credentials = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
@@ -118,11 +118,11 @@ class Listener:
         return int.from_bytes(credentials[:4], sys.byteorder)
 
     def is_awaited(self) -> bool:
-        """Whether somebody waits to be accepted."""
+        """Whether a connection is in the backlog."""
         return self._polls(select.POLLIN)
 
     def is_shut_down(self) -> bool:
-        """Whether another holder of an inherited socket has shut it down: nobody can connect."""
+        """Whether another process has shut an inherited socket down: no peer can connect."""
         return self._polls(select.POLLRDHUP)
 
     def _polls(self, what: int) -> bool:
@@ -131,33 +131,33 @@ class Listener:
         return bool(poll.poll(0))
 
     def loss(self) -> Literal["deleted", "replaced"] | None:
-        """What has become of our socket :attr:`file`; None: it is there, for all we know.
+        """What happened to the socket :attr:`file`; None if it is there.
 
-        No other file gets its inode number as long as our socket is bound to it, unless the file
-        system is not this kernel's own.
+        While the socket is bound to it, no other file gets its inode number. A network file system
+        may differ.
         """
         assert self.file is not None
         try:
             status = os.lstat(self.file)
         except (FileNotFoundError, NotADirectoryError):
             return "deleted"
-        except OSError:  # whoever has dropped his privileges may not look there any more
+        except OSError:  # the process has dropped its privileges, and may not look there
             return None
         return None if (status.st_dev, status.st_ino) == self._identity else "replaced"
 
     def reopen(self) -> Listener:
-        """Listen where our :attr:`file` was, beside this listener. It waits for nobody.
+        """Create the socket :attr:`file` again, with a listener beside this one. Never blocks.
 
         Raises:
             ListenError: As in :func:`open_listeners`.
         """
         assert self._reopen is not None
         listener = self._reopen()
-        self._path = None  # what is there now is not this listener's to remove
+        self._path = None  # the file there now belongs to the new listener
         return listener
 
     def close(self) -> None:
-        """Stop listening, and remove the socket file if it is still ours. May be repeated."""
+        """Stop listening, and remove the socket file unless it was replaced. Can be repeated."""
         if self._path is not None:
             unixfile.remove_own(self._path, self._identity)
         self._path = None

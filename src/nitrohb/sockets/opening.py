@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
-_BACKLOG: Final = 4096  # the kernel's own limit, net.core.somaxconn, is this by default
-
+_BACKLOG: Final = 4096  # the default of the kernel's own limit, net.core.somaxconn
 
 Target = Address | socket.socket | Listener
 Listen = str | Target
-"""What can be listened on: an address, written or parsed, or what is listening already."""
+"""What to listen on: an address, as text or as an object, or a socket that listens already."""
 
 
 def open_listeners(
@@ -44,24 +43,22 @@ def open_listeners(
 ) -> list[Listener]:
     """Listen on all of some addresses, or on none.
 
-    A socket file that a killed predecessor left behind is replaced. One on which somebody listens
-    is never touched, nor is a file that is no socket.
-
-    Sockets and listeners that are handed in are closed if this fails, as are those that it opened:
-    they are ours from the call on.
+    A dead socket file, such as one of a killed process, is replaced. A socket file on which another
+    process listens, and a file that is not a socket, are left alone.
 
     Args:
-        listen: Addresses, sockets that are already listening, or listeners.
-        socket_mode: Permission bits of the socket files that are created.
-        socket_group: Numeric group of the socket files that are created; None leaves it alone.
+        listen: Addresses, sockets that listen already, or listeners. The sockets and listeners
+            belong to this call: it closes them if it fails.
+        socket_mode: Permission bits of the socket files that it creates.
+        socket_group: Numeric group of the socket files that it creates; None leaves it alone.
 
     Returns:
-        The listeners, in the order of ``listen``. Every one accepts connections already.
+        The listeners, in the order of ``listen``. Each accepts connections already.
 
     Raises:
-        AddressError: A text is no address.
+        AddressError: A text is not an address.
         UsageError: An address is named twice, or leaves its port open, or the variables of socket
-            activation, if a name is to be found in them, cannot be understood.
+            activation make no sense.
         ListenError: An address cannot be listened on; says why, and what helps.
     """
     targets = list(listen)
@@ -76,7 +73,7 @@ def open_listeners(
 
 
 def take_over(targets: Iterable[Listen]) -> ExitStack:
-    """Make the sockets and listeners among some targets ours: leaving the stack closes them."""
+    """Return a stack that closes the sockets and listeners among some targets."""
     stack = ExitStack()
     for target in targets:
         if isinstance(target, socket.socket | Listener):
@@ -88,13 +85,12 @@ _Found = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | socket.s
 
 
 def resolve(targets: Iterable[Listen]) -> list[_Found]:
-    """Parse those targets that are text, find those that are names, refuse one that comes twice.
+    """Parse texts, look up names of sockets, and refuse a target that is named twice.
 
     Raises:
-        AddressError: A text is no address.
-        UsageError: An address is named twice, or the variables of socket activation cannot be
-            understood.
-        ListenError: A name is not that of one socket.
+        AddressError: A text is not an address.
+        UsageError: An address is named twice, or the variables of socket activation make no sense.
+        ListenError: No socket has a name, or several have it.
     """
     resolved = [_find(_resolve(target)) for target in targets]
     check_distinct(resolved)
@@ -107,24 +103,24 @@ def _resolve(target: object) -> Target:
     if isinstance(target, Target):
         return target
     raise UsageError(
-        f"{target!r} is nothing to listen on: expected an address, as text or as an object, a"
-        " socket that is listening, or a listener"
+        f"cannot listen on {target!r}: expected an address, as text or as an object, a socket that"
+        " listens, or a listener"
     )
 
 
 def _find(target: Target) -> _Found:
     if not isinstance(target, NamedSocket):
         return target
-    from .activation import find_named  # here, because most addresses are no names
+    from .activation import find_named  # few addresses are names
 
     return find_named(target)
 
 
 def where_bound(listener: Listener) -> Address:
-    """Where an inherited socket is bound, for people: its descriptor tells them nothing.
+    """Where an inherited socket is bound, instead of its descriptor, which tells people nothing.
 
-    Any other listener's address is as it was written, and so is what cannot be told: an abstract
-    name, or a relative path, which counts from where it was bound.
+    The address of any other listener is returned unchanged. So is that of a socket with an abstract
+    name or a relative path.
     """
     if isinstance(listener.address, InheritedSocket):
         with suppress(AddressError):
@@ -137,9 +133,9 @@ def where_bound(listener: Listener) -> Address:
 
 
 def require_cids(targets: Iterable[Target]) -> None:
-    """Refuse targets whose peers are known to have no CID, for which an allow-list is asked.
+    """Reject Unix sockets when an allow-list is given: their peers have no CID.
 
-    Of an inherited socket that is known only once it has been opened as a listener.
+    The kind of an inherited socket is known only when it has been opened as a listener.
 
     Raises:
         UsageError: A target is a Unix socket.
@@ -155,10 +151,10 @@ def require_cids(targets: Iterable[Target]) -> None:
 
 
 def check_distinct(targets: Iterable[Target]) -> None:
-    """Refuse what is named twice, be it in other words.
+    """Reject two targets that exclude each other.
 
     Raises:
-        UsageError: Two targets cannot be listened on at a time.
+        UsageError: Two targets cannot be listened on at the same time.
     """
     seen = dict[object, list[Address]]()
     for address in map(_address, targets):
@@ -172,7 +168,7 @@ def check_distinct(targets: Iterable[Target]) -> None:
 
 
 def _place(address: Address) -> object:
-    """Where two addresses that have it in common may be in each other's way."""
+    """A key that two addresses have in common if they can exclude each other."""
     match address:
         case VsockAddress():
             return address.port
@@ -190,7 +186,7 @@ def _why(address: Address) -> str:
 
 
 def _are_apart(one: Address, other: Address) -> bool:
-    """Whether one port can be had by two: not if one of them is for every CID."""
+    """Whether two addresses with the same key can be listened on at the same time."""
     match one, other:
         case VsockAddress(cid), VsockAddress(other_cid):
             return CID_ANY not in (cid, other_cid) and cid != other_cid
@@ -199,7 +195,7 @@ def _are_apart(one: Address, other: Address) -> bool:
 
 
 def _address(target: Target) -> Address:
-    """Where a target listens, or is to listen; a socket that is handed in is its descriptor."""
+    """The address of a target; that of a socket is its descriptor."""
     match target:
         case Listener():
             return target.address
@@ -228,10 +224,10 @@ def _open(target: _Found, mode: int, group: int | None) -> Listener:
 
 
 def _cid_to_name(number: int) -> int | None:
-    """The CID that could have been named instead of one that is not this machine's."""
+    """This machine's own CID, to name it instead of another one's."""
     if number != errno.EADDRNOTAVAIL:
         return None
-    from .vsock import local_cid  # here, for those who named another
+    from .vsock import local_cid  # few need it
 
     return local_cid()
 
@@ -239,7 +235,7 @@ def _cid_to_name(number: int) -> int | None:
 def _open_vsock(address: VsockAddress) -> socket.socket:
     if address.port == PORT_ANY:
         raise UsageError(
-            f"{address} leaves the port to the kernel, and no enclave could know which one it is:"
+            f"{address} lets the kernel choose the port, and no enclave would know it:"
             " name a port (enclaves use 9000)"
         )
     with ExitStack() as undo:
@@ -258,12 +254,12 @@ def _open_unix(
     *,
     attempts: int = unixfile.LOCK_ATTEMPTS,
 ) -> Listener:
-    # As it is written, which may be shorter, unless this process is in another directory by now.
+    # The written path can be shorter. It is wrong if this process has changed its directory.
     path = address.path if unixfile.absolute(address.path) == file else file
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
-        # On Linux bind(2) gives the file the mode of the unbound socket, less the umask, so that
-        # there is no moment at which anybody else may connect.
+        # On Linux bind(2) gives the file the mode of the unbound socket, less the umask. So there
+        # is no moment at which another user can connect.
         os.fchmod(sock.fileno(), 0o600)
         unixfile.bind(sock, path, attempts)
         undo.callback(unixfile.remove_own, path, unixfile.identity(path))
@@ -279,10 +275,10 @@ def _open_unix(
 def _reopen_unix(
     address: UnixAddress | HybridAddress, file: str, mode: int, group: int | None
 ) -> Listener:
-    """Listen as before, or say at once why that cannot be: others are being served meanwhile."""
+    """Listen as before. Never wait for a lock: enclaves are being served."""
     try:
         return _open_unix(address, file, mode, group, attempts=1)
-    except OSError as error:  # Python itself refuses a path that is too long, without an errno
+    except OSError as error:  # Python itself refuses a path that is too long, without errno
         raise listen_error(address, error.errno or errno.ENAMETOOLONG) from error
 
 
@@ -291,7 +287,7 @@ def _adopt(fd: int) -> socket.socket:
     try:
         return _checked(sock)
     except OSError:
-        sock.detach()  # whatever it is, it is not what we were promised: leave it as it was
+        sock.detach()  # it is not a socket of ours: leave it open
         raise
 
 

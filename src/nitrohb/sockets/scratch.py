@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A place for a socket that exists only for a moment."""
+"""A temporary directory for a short-lived socket."""
 
 import os
 import tempfile
@@ -9,18 +9,15 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def scratch_path(name: str) -> Generator[str]:
-    """Make a temporary directory, for one file.
+    """Create a temporary directory for one file, and remove both at the end of the block.
 
-    tempfile.TemporaryDirectory cannot clear up in a process that has no descriptor left; this can.
-
-    Args:
-        name: The name of the file, which is deleted at the end of the block if it is there.
+    (tempfile.TemporaryDirectory cannot clean up in a process that has no descriptor left.)
 
     Yields:
         The path of the file.
 
     Raises:
-        OSError: The directory cannot be made; EMFILE or ENFILE if a lack of descriptors is why.
+        OSError: The directory cannot be created.
     """
     directory = _directory()
     path = os.path.join(directory, name)
@@ -36,7 +33,7 @@ def _directory() -> str:
     try:
         return tempfile.mkdtemp(prefix="nitrohb-")
     except FileNotFoundError:
-        # tempfile tries each directory with a file in it, and says of whatever keeps it from making
-        # one that no directory is usable.
+        # tempfile says that no directory is usable, whatever keeps it from creating a file there.
+        # Raise EMFILE or ENFILE if that is the reason.
         os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
         raise

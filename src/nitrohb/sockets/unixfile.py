@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of Unix sockets: made without a moment's gap, a dead one replaced, no other touched."""
+"""Socket files: created with the right mode, a dead one replaced, any other left alone."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ _LOCK_PAUSE: Final = 0.01  # seconds
 
 
 def absolute(path: str) -> str:
-    """The absolute path.
-
-    Not os.path.abspath(), for which a/../b is b: not so if a is a symbolic link.
-    """
+    """The absolute path. For os.path.abspath() a/../b is b, which is wrong if a is a link."""
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def share(path: str, mode: int, group: int | None) -> None:
-    """Give our new socket file another mode and group, even if its name is swapped meanwhile."""
+    """Change the mode and group of a new socket file, and of no file that has replaced it."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -42,11 +39,11 @@ def share(path: str, mode: int, group: int | None) -> None:
 
 
 def bind(sock: socket.socket, path: str, attempts: int) -> None:
-    """Bind a socket to a path, in the place of a dead socket if there is one.
+    """Bind a socket to a path. A dead socket there is replaced.
 
     Raises:
-        OSError: EADDRINUSE if somebody listens there, EEXIST if it is no socket, EWOULDBLOCK if
-            others have the directory locked for as many attempts as that.
+        OSError: EADDRINUSE if another process listens there, EEXIST if the file is not a socket,
+            EWOULDBLOCK if the directory stays locked for so many attempts.
     """
     try:
         sock.bind(path)
@@ -54,7 +51,7 @@ def bind(sock: socket.socket, path: str, attempts: int) -> None:
         if error.errno != errno.EADDRINUSE:
             raise
         with _locked(os.path.dirname(path) or ".", attempts):
-            with suppress(FileNotFoundError):  # whoever it was has just removed it
+            with suppress(FileNotFoundError):  # its owner has just removed it
                 _remove_dead_socket(path)
             sock.bind(path)
 
@@ -62,9 +59,9 @@ def bind(sock: socket.socket, path: str, attempts: int) -> None:
 def _remove_dead_socket(path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise OSError(errno.EEXIST, "not a socket")
-    # A datagram socket asks without being noticed: EPROTOTYPE says that a stream socket is bound
-    # there, whether it listens yet or not, and no connection is made that a server would have to
-    # handle. ECONNREFUSED says that the socket behind the file is gone.
+    # A datagram socket probes without a connection that a server would have to handle. EPROTOTYPE
+    # means that a stream socket is bound there, listening or not. ECONNREFUSED means that the
+    # socket of the file is gone.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
@@ -74,17 +71,17 @@ def _remove_dead_socket(path: str) -> None:
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:
                 raise
-    raise OSError(errno.EADDRINUSE, "somebody listens there")
+    raise OSError(errno.EADDRINUSE, "another process listens there")
 
 
 @contextmanager
 def _locked(directory: str, attempts: int) -> Generator[None]:
-    """Keep another nitrohb from removing our new socket for the dead one that it saw before.
+    """Keep another nitrohb from removing a new socket that it takes for the dead one.
 
-    The lock is on the directory, so that it leaves no file behind. Whoever may read the directory
-    could hold it for ever: hence the bounded wait.
+    The lock is on the directory, so it leaves no file behind. Any process that can read the
+    directory could hold it forever: hence the bounded wait.
     """
-    import fcntl  # here, because most of the time nobody has left a dead socket
+    import fcntl  # dead sockets are rare
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -103,10 +100,10 @@ def _locked(directory: str, attempts: int) -> Generator[None]:
 
 
 def remove_own(path: str, file: tuple[int, int] | None) -> None:
-    """Remove a socket file of ours, unless another file has taken its name.
+    """Remove a socket file, unless another file has replaced it.
 
-    One that cannot be removed, say because privileges were dropped since, stays behind as a dead
-    socket, which the next start replaces. That is no reason to leave the socket itself open.
+    If it cannot be removed, for example because privileges were dropped, it stays as a dead socket,
+    which the next start replaces.
     """
     with suppress(OSError):
         if identity(path) == file:
@@ -114,7 +111,7 @@ def remove_own(path: str, file: tuple[int, int] | None) -> None:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None if there is none."""
+    """The device and inode of a file; None if there is none."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's own CID, as /dev/vsock tells it (vsock(7), linux/vm_sockets.h)."""
+"""The machine's own CID, from /dev/vsock (vsock(7), linux/vm_sockets.h)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,16 @@ _GET_LOCAL_CID: Final = 0x7B9  # IOCTL_VM_SOCKETS_GET_LOCAL_CID
 def read_local_cid(device: str = VSOCK_DEVICE) -> int:
     """Ask the kernel for the CID of this machine.
 
-    A machine may have more than one: as a guest that of its hypervisor's choice, 2 as the host of
-    VMs, and 1, the loopback. The kernel names the first of these that there is.
-
-    Args:
-        device: The device to ask. No privilege is needed beyond opening it.
+    A machine can have several: as a guest the one that the hypervisor chose, as the host of VMs 2,
+    and 1 for the loopback. The kernel returns the first of these.
 
     Returns:
         The CID; ``CID_ANY`` if there is none, because no transport is loaded.
 
     Raises:
-        OSError: The device is not there (containers often lack it), may not be opened, or is
-            another one.
+        OSError: The device does not exist (often so in containers), or cannot be opened or asked.
     """
-    import fcntl  # here, because who can listen never asks
+    import fcntl  # only needed after an error
 
     fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -43,7 +39,7 @@ def read_local_cid(device: str = VSOCK_DEVICE) -> int:
 
 
 def local_cid() -> int | None:
-    """The CID of this machine, or None if there is none or it cannot be told."""
+    """The CID of this machine, or None if there is none or it is unknown."""
     try:
         cid = read_local_cid()
     except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets as both sides use them: made for an address, read and written without blocking.
+"""Sockets for both sides: created for an address, read and written without blocking.
 
-Connections are bare descriptors here: a socket object around each would cost the server a quarter
-of its rate (bench/). The caller brings its event loop's way to wait, ``wait_readable`` of
-``trio.lowlevel`` or of ``anyio``. A broken connection is no error: it has come to its end.
+Connections are bare descriptors: a socket object around each costs the server a quarter of its rate
+(bench/). The caller passes the function that waits, ``wait_readable`` of ``trio.lowlevel`` or of
+``anyio``. A broken connection is not an error, but the end of the connection.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ AF_VSOCK: Final[int | None] = getattr(socket, "AF_VSOCK", None)
 
 SocketAddress = VsockAddress | UnixAddress | HybridAddress
 
-# One byte is all that counts. The rest of what a peer has sent at once is taken off the socket
-# with it, because a Unix socket that is closed with data unread resets its peer.
+# Only one byte counts. The rest is read with it, because a Unix socket that is closed with unread
+# data resets its peer.
 _READ_SIZE: Final = 4096
 
 
 def new_socket(address: SocketAddress) -> socket.socket:
-    """Make a stream socket of an address's family.
+    """Create a stream socket of the family of an address.
 
     Raises:
-        OSError: As socket(2) does; with ``NO_AF_VSOCK`` for an errno if Python lacks AF_VSOCK.
+        OSError: As socket(2); with the errno ``NO_AF_VSOCK`` if Python lacks AF_VSOCK.
     """
     if not isinstance(address, VsockAddress):
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -45,12 +45,12 @@ def new_socket(address: SocketAddress) -> socket.socket:
 
 
 def sockaddr(address: SocketAddress) -> tuple[int, int] | str:
-    """An address as bind() and connect() want it."""
+    """An address as bind() and connect() take it."""
     return (address.cid, address.port) if isinstance(address, VsockAddress) else address.path
 
 
 def try_receive(fd: int) -> bytes | None:
-    """Read what has come: ``b""`` is the end of the connection, None is nothing yet."""
+    """Read what has arrived: ``b""`` is the end of the connection, None is nothing yet."""
     try:
         return os.read(fd, _READ_SIZE)
     except BlockingIOError:
@@ -71,14 +71,14 @@ def try_send(fd: int, byte: bytes) -> bool | None:
 
 
 async def receive(fd: int, wait_readable: Wait) -> bytes:
-    """Read what has come, waiting for it if need be; ``b""`` is the end of the connection."""
+    """Wait for data and read it; ``b""`` is the end of the connection."""
     while (data := try_receive(fd)) is None:
         await wait_readable(fd)
     return data
 
 
 async def send(fd: int, byte: bytes, wait_writable: Wait) -> bool:
-    """Send one byte, waiting for room if need be; False if the connection has come to its end."""
+    """Wait for room and send one byte; False is the end of the connection."""
     while (sent := try_send(fd, byte)) is None:
         await wait_writable(fd)
     return sent
