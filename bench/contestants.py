@@ -11,11 +11,6 @@ from dataclasses import dataclass
 
 from .processes import BenchError
 
-__all__ = [
-    *("ASYNCIO", "BLOCKING", "C", "JSON", "NITROHB", "TEXT", "TRIO"),
-    *("PEERS", "Peer", "Tools", "build"),
-]
-
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _CC = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o")
 _CC_DEADLINE = 60.0  # seconds

@@ -260,7 +260,7 @@ def _check(
     return frozenset(_checked_cid("allow_cids", cid) for cid in allow_cids)
 
 
-def _checked_cid(name: str, cid: int) -> int:
+def _checked_cid(name: str, cid: object) -> int:
     if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
         raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
     return cid

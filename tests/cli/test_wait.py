@@ -82,13 +82,13 @@ def assert_told(address: str, result: tuple[int, str, str]) -> None:
 
 def when_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something when a claim has been sent."""
-    receive_all = wait._receive_all
+    original = wait.receive_all
 
     def receive(sock: socket.socket, deadline: float) -> bytes:
         then()
-        return receive_all(sock, deadline)
+        return original(sock, deadline)
 
-    monkeypatch.setattr(wait, "_receive_all", receive)
+    monkeypatch.setattr(wait, "receive_all", receive)
 
 
 def assert_closed(api: Path, result: tuple[int, str, str]) -> None:

@@ -189,7 +189,7 @@ class _Reaper:
             yield
         finally:
             # Not SIG_DFL: Python prints a complaint about a signal that arrives in this moment.
-            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     async def end_descendants(self, number: int) -> None:
         """Send a signal to every descendant of the command, until none is left.

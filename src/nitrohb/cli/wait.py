@@ -127,7 +127,7 @@ def _post(
     with _connected(settings, signals) as sock:
         sock.settimeout(timeout + _PATIENCE)
         sock.sendall(head.encode() + body)
-        answer = _receive_all(sock, time.monotonic() + timeout + _PATIENCE)
+        answer = receive_all(sock, time.monotonic() + timeout + _PATIENCE)
     header, _, content = answer.partition(b"\r\n\r\n")
     version, status, *_ = header.split(b" ", 2)
     if not version.startswith(b"HTTP/1."):
@@ -138,7 +138,8 @@ def _post(
     return int(status), cast("dict[str, Any]", found)
 
 
-def _receive_all(sock: socket.socket, deadline: float) -> bytes:
+def receive_all(sock: socket.socket, deadline: float) -> bytes:
+    """Read until the server closes the connection, but not much and not for long."""
     received = b""
     while len(received) < _ANSWER_MAX and (data := sock.recv(_ANSWER_MAX)):
         received += data
