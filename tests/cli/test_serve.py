@@ -249,6 +249,18 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
     assert err.startswith("nitrohb: stdout: 4 lines were left out")
 
 
+def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -> None:
+    sock = tmp_path / "vms" / "s"
+    sock.parent.mkdir()
+    with started("--keep", "--quiet", "-l", f"unix:{sock}") as script:
+        assert beat(sock) == HEARTBEAT
+        sock.unlink()
+        sock.parent.rmdir()
+        assert script.error_line().startswith(f"nitrohb: the socket file of unix:{sock} is gone")
+        script.popen.terminate()
+        assert script.end()[0] == 143
+
+
 def test_lack_of_descriptors_at_the_start_is_told_in_words(sock: Path) -> None:
     for limit in (5, 7, 9, 11):
         # Not with -W error: trio leaves two sockets to the garbage collector there.

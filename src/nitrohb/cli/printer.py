@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print events soon after they happen, and a status line while something is awaited."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -72,9 +73,21 @@ async def printing(
             printer.flush()
 
 
+class _LogHandler(logging.Handler):
+    """Prints log records as all else is printed: without blocking."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.say(self.format(record))
+
+
 @asynccontextmanager
 async def draining(output: Output) -> AsyncGenerator[None]:
-    """Write what is queued as soon as its reader goes on, while the block runs."""
+    """Write what is queued as soon as its reader goes on, while the block runs; log there, too."""
+    logging.basicConfig(format="%(message)s", handlers=[_LogHandler(output)])
     async with trio.open_nursery() as nursery:
         for stream in {output.out, output.err}:  # they may be one
             stream.open_nonblocking()
