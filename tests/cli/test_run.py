@@ -195,7 +195,7 @@ def test_command_that_a_signal_ends_leaves_no_process(
 
 RELOADS = """\
 for name in HUP INT QUIT USR1 USR2; do trap "echo $name" $name; done
-echo ready; until read line; do :; done
+echo ready; until read line; do kill -0 $PPID || exit; done
 """
 
 
@@ -225,7 +225,7 @@ def test_command_that_exits_after_a_signal_has_its_own_status(
 
 def test_processes_that_ignore_sigterm_are_killed(sock: Path) -> None:
     traps = 'trap "" TERM; trap "echo reloaded" HUP'
-    shell = f"{traps}; {DAEMONS} echo ready; while :; do wait; done"
+    shell = f"{traps}; {DAEMONS} echo ready; while kill -0 $PPID; do wait; done"
     with running(sock, "--quiet", "--kill-after", "0.1", shell=shell) as script:
         assert script.line() == "ready\n"
         send(script, "HUP")  # which does not end it
