@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nitrohb import CID_ANY, Address, Heartbeat, UnixAddress, VsockAddress
-from nitrohb.claims import Claims, Wanted
+from nitrohb.claims import ClaimFilter, Claims
 
 VSOCK = VsockAddress(CID_ANY, 9000)
 OTHER = VsockAddress(CID_ANY, 9001)
@@ -39,7 +39,7 @@ class Entry:
 
 
 wanted = st.builds(
-    Wanted,
+    ClaimFilter,
     cid=st.sampled_from([None, 16, 17, 99]),
     address=st.sampled_from([None, VSOCK, OTHER, UNIX]),
     max_age=st.sampled_from([0.0, 1.0, 60.0]),
@@ -51,13 +51,13 @@ class Rules(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.claims = Claims[int](enclaves=3, heartbeats=2)
+        self.claims = Claims[int](max_enclaves=3, max_heartbeats=2)
         self.model: list[Entry] = []
-        self.waiters: dict[int, Wanted] = {}
+        self.waiters: dict[int, ClaimFilter] = {}
         self.numbers = itertools.count()
         self.now = 0.0
 
-    def fits(self, entry: Entry, wanted: Wanted) -> bool:
+    def fits(self, entry: Entry, wanted: ClaimFilter) -> bool:
         return wanted.cid in (None, entry.beat.cid) and wanted.address in (
             None,
             entry.beat.address,
@@ -73,7 +73,7 @@ class Rules(RuleBasedStateMachine):
         lasts = [entry for entry in self.model if self.of(entry)[0] is entry]
         return lasts[-3:]
 
-    def claimable(self, wanted: Wanted) -> list[Entry]:
+    def claimable(self, wanted: ClaimFilter) -> list[Entry]:
         return [
             entry
             for last in self.remembered()
@@ -98,7 +98,7 @@ class Rules(RuleBasedStateMachine):
             too_many.claimed = True
 
     @rule(what=wanted)
-    def somebody_asks(self, what: Wanted) -> None:
+    def somebody_asks(self, what: ClaimFilter) -> None:
         found = self.claimable(what)
         got = self.claims.claim(what, self.now)
         if not found:
@@ -131,7 +131,7 @@ class Rules(RuleBasedStateMachine):
 
     @invariant()
     def the_last_ones_are_remembered(self) -> None:
-        assert list(self.claims.last()) == [entry.beat for entry in self.remembered()]
+        assert list(self.claims.last_heartbeats()) == [entry.beat for entry in self.remembered()]
 
     @invariant()
     def they_wait_in_their_order(self) -> None:
@@ -146,8 +146,8 @@ def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
     claims = Claims[int]()
     came = beat()
     assert claims.arrive(came, 0.0) is None
-    assert claims.claim(Wanted(), age) is (came if age == 60.0 else None)
-    assert claims.claim(Wanted(max_age=100.0), age) is (None if age == 60.0 else came)
+    assert claims.claim(ClaimFilter(), age) is (came if age == 60.0 else None)
+    assert claims.claim(ClaimFilter(max_age=100.0), age) is (None if age == 60.0 else came)
 
 
 def test_a_flood_of_one_enclave_costs_no_other_enclave_anything() -> None:
@@ -155,5 +155,5 @@ def test_a_flood_of_one_enclave_costs_no_other_enclave_anything() -> None:
     claims.arrive(honest := beat(cid=17), 0.0)
     for _ in range(10_000):
         claims.arrive(beat(), 1.0)
-    assert claims.claim(Wanted(cid=17), 2.0) is honest
-    assert len(list(claims.last())) == 2
+    assert claims.claim(ClaimFilter(cid=17), 2.0) is honest
+    assert len(list(claims.last_heartbeats())) == 2

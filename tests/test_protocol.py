@@ -47,7 +47,7 @@ def parent() -> Handshake:
 
 def parent_too_late() -> Handshake:
     latch = Latch()
-    assert latch.trip()
+    assert latch.try_answer()
     return ParentHandshake(latch)
 
 

@@ -5,7 +5,7 @@ An enclave's byte has nearly always arrived when its connection is accepted, or 
 later. So the listener task reads, checks and echoes it at once. Only a connection that stays silent
 gets a handler task, with a deadline.
 
-An :class:`Acceptor` owns its connections: nothing else closes one, or reports how it ended.
+An :class:`Acceptor` owns its connections: nothing else closes one, or wants_events how it ended.
 """
 
 import errno
@@ -47,12 +47,12 @@ _WAITING: Final = State.WAITING  # see protocol.py
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServerConfig:
     """The validated arguments of ``serve_heartbeat()``, and what its addresses share.
 
     Attributes:
-        reports: Whether anything uses the heartbeats and the events of connections. If nothing
-            does, they are not created.
+        wants_events: Whether anything uses the events. If nothing does, the two frequent ones,
+            Connected and Heartbeat, are not created.
         claims: Takes the heartbeats, and hands them out; None if nobody can claim one.
         pending: The pending connections, each with its owner.
     """
@@ -63,7 +63,7 @@ class Settings:
     handshake_timeout: float
     max_pending: int
     emit: Callable[[events.Event], object]
-    reports: bool
+    wants_events: bool
     claims: ClaimQueue | None
     pending: Pending[tuple["Acceptor", "Connection"]]
 
@@ -114,18 +114,18 @@ class Acceptor:
     Attributes:
         address: The listen address.
         listener: The listener; another one after the socket file was created again.
-        has_answered: Whether the address is one-shot and has answered: it is closed, or about to.
+        is_closing: Whether the address is one-shot and has answered: it is closed, or about to.
         heartbeat: The last heartbeat; None if there was none, or if nothing uses it.
     """
 
-    def __init__(self, listener: Listener, age: float, settings: Settings) -> None:
+    def __init__(self, listener: Listener, age: float, config: ServerConfig) -> None:
         self.address = listener.address
         self.listener = listener
-        self.has_answered = False
+        self.is_closing = False
         self.heartbeat: events.Heartbeat | None = None
-        self._settings = settings
-        self._latch = Latch(once=settings.once, any_byte=settings.any_byte)
-        self._since = trio.current_time() - age
+        self._config = config
+        self._latch = Latch(once=config.once, any_byte=config.any_byte)
+        self._listening_since = trio.current_time() - age
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
         self._polled: dict[int, Connection] = {}  # by descriptor; at most _POLLED_MAX
@@ -139,9 +139,9 @@ class Acceptor:
             await self._accept()
         # Only a one-shot answer ends this nursery without an exception.
         self.close()
-        self._settings.emit(events.Done(address=self.address, time=events.utc_now()))
-        if self._settings.claims is not None:
-            self._settings.claims.close(self.address)
+        self._config.emit(events.Done(address=self.address, time=events.utc_now()))
+        if self._config.claims is not None:
+            self._config.claims.close(self.address)
 
     def close(self) -> None:
         """Stop listening. You can call it again."""
@@ -150,7 +150,7 @@ class Acceptor:
     def rearm(self) -> None:
         """Forget the answer, and close the pending connections of this address."""
         self._latch.reset()
-        for owner, connection in [*self._settings.pending]:
+        for owner, connection in [*self._config.pending]:
             if owner is self:
                 self._reject(connection, events.RejectReason.REARMED)
 
@@ -165,7 +165,7 @@ class Acceptor:
             try:
                 await self._busy_poll()
             finally:
-                self._stop_polling(math.inf)
+                self._hand_over(math.inf)
 
     def _accept_batch(self, listener: Listener) -> bool:
         """Accept and answer up to a batch of connections; return whether there is room for more."""
@@ -184,19 +184,19 @@ class Acceptor:
                 elif error.errno not in CONNECTION_ERRNOS:
                     raise listen_error(self.address, error.errno or 0) from error
             else:
-                self._begin(Connection(fd, peer, ParentHandshake(self._latch)))
+                self._handle_new(Connection(fd, peer, ParentHandshake(self._latch)))
             if self._latch.answered:
                 return True
         return True
 
-    def _begin(self, connection: Connection) -> None:
+    def _handle_new(self, connection: Connection) -> None:
         """Answer a new connection if its byte is there, else make it a pending one."""
-        settings = self._settings
+        config = self._config
         try:
-            if settings.reports:
+            if config.wants_events:
                 connection.accepted = trio.current_time()
                 self._report(events.Connected, connection)
-            if not settings.allows(connection.peer):
+            if not config.allows(connection.peer):
                 self._reject(connection, events.RejectReason.CID)
             elif connection.advance():
                 self._conclude(connection)
@@ -210,16 +210,16 @@ class Acceptor:
 
     def _add_pending(self, connection: Connection) -> None:
         peer = connection.peer
-        key = self.listener.identify(connection.fd) if peer is None else peer.cid
-        if len(self._settings.pending) >= self._settings.max_pending:
+        key = self.listener.peer_pid(connection.fd) if peer is None else peer.cid
+        if len(self._config.pending) >= self._config.max_pending:
             self._evict()
-        self._settings.pending.add(key, (self, connection))
+        self._config.pending.add(key, (self, connection))
         connection.pending_key = key
-        connection.deadline = trio.current_time() + self._settings.handshake_timeout
+        connection.deadline = trio.current_time() + self._config.handshake_timeout
         connection.polled_since = time.monotonic_ns()
         self._polled[connection.fd] = connection
         self._poll.register(connection.fd, select.POLLIN)
-        if len(self._settings.pending) > _POLLED_MAX:
+        if len(self._config.pending) > _POLLED_MAX:
             self._start_handler(connection)
 
     def _start_handler(self, connection: Connection) -> None:
@@ -250,7 +250,7 @@ class Acceptor:
 
     def _evict(self) -> bool:
         """Close one pending connection of any address; return whether there was one."""
-        if (victim := self._settings.pending.victim()) is None:
+        if (victim := self._config.pending.victim()) is None:
             return False
         owner, connection = victim
         connection.advance()  # its byte may have come just now
@@ -264,7 +264,7 @@ class Acceptor:
         self._close(connection)
         match connection.handshake.state:
             case State.HEARTBEAT:
-                self._answered(connection)
+                self._record_heartbeat(connection)
             case State.WRONG_BYTE:
                 self._reject(connection, events.RejectReason.WRONG_BYTE)
             case State.LATE:
@@ -276,10 +276,10 @@ class Acceptor:
             case State.WAITING:
                 self._reject(connection, events.RejectReason.TIMEOUT)
 
-    def _answered(self, connection: Connection) -> None:
-        settings = self._settings
-        self.has_answered = settings.once
-        if settings.reports:
+    def _record_heartbeat(self, connection: Connection) -> None:
+        config = self._config
+        self.is_closing = config.once
+        if config.wants_events:
             now = trio.current_time()
             assert connection.handshake.byte is not None
             self.heartbeat = events.Heartbeat(
@@ -287,14 +287,14 @@ class Acceptor:
                 time=datetime.fromtimestamp(connection.received, UTC),
                 peer=connection.peer,
                 byte=connection.handshake.byte,
-                listening_seconds=now - self._since,
+                listening_seconds=now - self._listening_since,
                 echo_seconds=now - connection.accepted,
                 echoed=connection.echoed,
             )
-            settings.emit(self.heartbeat)
-            if settings.claims is not None:
-                settings.claims.arrive(self.heartbeat)
-        if settings.once:
+            config.emit(self.heartbeat)
+            if config.claims is not None:
+                config.claims.arrive(self.heartbeat)
+        if config.once:
             self._nursery.cancel_scope.cancel()
 
     def _reject(self, connection: Connection, reason: events.RejectReason) -> None:
@@ -306,7 +306,7 @@ class Acceptor:
         self, event: Callable[..., events.Event], connection: Connection, **more: object
     ) -> None:
         now, peer = events.utc_now(), connection.peer
-        self._settings.emit(event(address=self.address, time=now, peer=peer, **more))
+        self._config.emit(event(address=self.address, time=now, peer=peer, **more))
 
     def _close(self, connection: Connection) -> None:
         """Close a connection, and remove it from wherever it is. You can call it again."""
@@ -314,7 +314,7 @@ class Acceptor:
         if fd < 0:
             return
         if connection.pending_key is not None:
-            self._settings.pending.remove(connection.pending_key, (self, connection))
+            self._config.pending.remove(connection.pending_key, (self, connection))
             if self._polled.pop(fd, None) is not None:
                 self._poll.unregister(fd)
             trio.lowlevel.notify_closing(fd)  # wakes its handler task
@@ -335,7 +335,7 @@ class Acceptor:
                 until = time.monotonic_ns() + (_POLL_FOR_BYTES if self._polled else _POLL_FOR_PEERS)
             now = time.monotonic_ns()
             if now >= checkpoint:  # let the other tasks run, and a cancellation in
-                self._stop_polling(now - _POLL_FOR_BYTES)
+                self._hand_over(now - _POLL_FOR_BYTES)
                 await trio.lowlevel.checkpoint()
                 now = time.monotonic_ns()
                 checkpoint = now + _POLL_SLICE
@@ -352,20 +352,22 @@ class Acceptor:
                 return False
         return True
 
-    def _stop_polling(self, polled_before: float) -> None:
+    def _hand_over(self, silent_since: float) -> None:
         """Start the handlers of the connections that are silent since some moment."""
         for connection in list(self._polled.values()):
-            if connection.polled_since <= polled_before:
+            if connection.polled_since <= silent_since:
                 self._start_handler(connection)
 
     # The socket file. A script that starts a VM may delete the file of an earlier one, and another
     # process may replace it. The socket still listens then, but no peer can find it.
 
     async def _watch_socket_file(self) -> None:
-        emit, address = self._settings.emit, self.address
+        emit, address = self._config.emit, self.address
         is_lost = False
         while True:
-            loss = self.listener.loss()
+            loss = self.listener.check_file()
+            if loss == "unknown":  # its directory may not be searched any more
+                loss = "deleted" if is_lost else None
             problem = None if loss is None else self._listen_again()
             now, replaced = events.utc_now(), loss == "replaced"
             if loss is not None and not is_lost:
@@ -392,7 +394,7 @@ class Acceptor:
     async def _drain(self, listener: Listener) -> None:
         """Accept the connections that are still in the backlog of a listener, and close it."""
         with listener:
-            while listener.is_awaited():
+            while listener.has_backlog():
                 if not self._accept_batch(listener):
                     await trio.sleep(_EXHAUSTION_PAUSE)
                 await trio.lowlevel.checkpoint()

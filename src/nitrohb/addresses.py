@@ -49,7 +49,7 @@ _EXPECTED: Final = (
 _set: Final = object.__setattr__
 
 
-class _Value:
+class _FrozenAddress:
     """The base of the addresses: frozen, and compared, hashed and shown by its fields.
 
     It stands in for a frozen dataclass, which takes 9 ms to load. ``__match_args__`` has the names
@@ -66,7 +66,7 @@ class _Value:
         return {name: getattr(self, name) for name in names}
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, _Value) and type(other) is type(self):
+        if isinstance(other, _FrozenAddress) and type(other) is type(self):
             return other is self or self._fields() == other._fields()
         return NotImplemented
 
@@ -78,7 +78,7 @@ class _Value:
             _set(self, "_hash", found)
         return found
 
-    def __reduce__(self) -> tuple[type[_Value], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[_FrozenAddress], tuple[object, ...]]:
         return type(self), (*self._fields().values(),)
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class _Value:
         raise AttributeError(f"{type(self).__name__} is frozen")
 
 
-class VsockAddress(_Value):
+class VsockAddress(_FrozenAddress):
     """An AF_VSOCK address.
 
     Attributes:
@@ -119,7 +119,7 @@ class VsockAddress(_Value):
         return f"vsock:{'' if self.cid == CID_ANY else self.cid}:{self.port}"
 
 
-class UnixAddress(_Value):
+class UnixAddress(_FrozenAddress):
     """A Unix socket in the file system.
 
     Attributes:
@@ -141,7 +141,7 @@ class UnixAddress(_Value):
         return f"unix:{self.path}"
 
 
-class HybridAddress(_Value):
+class HybridAddress(_FrozenAddress):
     """A port of a VM whose vsock is a Unix socket on the host ("hybrid vsock").
 
     When the guest connects to a port, the VMM connects to the Unix socket whose name is the VM's
@@ -176,7 +176,7 @@ class HybridAddress(_Value):
         return f"hybrid:{self.vm_path}:{self.port}"
 
 
-class InheritedSocket(_Value):
+class InheritedSocket(_FrozenAddress):
     """A listening socket that this process got from its parent, as with socket activation.
 
     Attributes:
@@ -198,7 +198,7 @@ class InheritedSocket(_Value):
         return f"fd:{self.fd}"
 
 
-class NamedSocket(_Value):
+class NamedSocket(_FrozenAddress):
     """A listening socket that a service manager passed to this process under a name.
 
     systemd names a socket by ``FileDescriptorName=`` of its socket unit, or else by the name of the

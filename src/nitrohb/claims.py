@@ -22,7 +22,7 @@ _Key = tuple[Address, int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClaimFilter:
     """Which heartbeats a waiter accepts.
 
     Attributes:
@@ -52,22 +52,22 @@ class Claims(Generic[Waiter]):
     """The heartbeats that have arrived, and the waiters for those that have not.
 
     Args:
-        enclaves: How many enclaves to remember: those that sent a heartbeat last.
-        heartbeats: How many unclaimed heartbeats to remember of each: the last ones.
+        max_enclaves: How many enclaves to remember: those that sent a heartbeat last.
+        max_heartbeats: How many unclaimed heartbeats to remember of each: the last ones.
     """
 
-    def __init__(self, *, enclaves: int = 1024, heartbeats: int = 16) -> None:
-        self._most_enclaves = enclaves
-        self._most_heartbeats = heartbeats
+    def __init__(self, *, max_enclaves: int = 1024, max_heartbeats: int = 16) -> None:
+        self._max_enclaves = max_enclaves
+        self._max_heartbeats = max_heartbeats
         # The enclave that sent a heartbeat last comes last; the longest waiter comes first.
         self._enclaves: dict[_Key, _Enclave] = {}
-        self._waiting: dict[Waiter, Wanted] = {}
+        self._waiting: dict[Waiter, ClaimFilter] = {}
 
-    def last(self) -> Iterator[Heartbeat]:
+    def last_heartbeats(self) -> Iterator[Heartbeat]:
         """The last heartbeat of each enclave, claimed or not, oldest first."""
         return (enclave.last for enclave in self._enclaves.values())
 
-    def waiting(self) -> Iterator[tuple[Waiter, Wanted]]:
+    def waiting(self) -> Iterator[tuple[Waiter, ClaimFilter]]:
         """Every waiter with what it wants, the longest waiter first."""
         return iter(self._waiting.items())
 
@@ -89,7 +89,7 @@ class Claims(Generic[Waiter]):
         enclave.unclaimed.append((now, beat))
         return None
 
-    def claim(self, wanted: Wanted, now: float) -> Heartbeat | None:
+    def claim(self, wanted: ClaimFilter, now: float) -> Heartbeat | None:
         """Claim the newest unclaimed heartbeat that is accepted; None if there is none."""
         found = [
             enclave
@@ -103,7 +103,7 @@ class Claims(Generic[Waiter]):
         _, beat = max(found, key=lambda enclave: enclave.unclaimed[-1][0]).unclaimed.pop()
         return beat
 
-    def wait(self, waiter: Waiter, wanted: Wanted) -> None:
+    def wait(self, waiter: Waiter, wanted: ClaimFilter) -> None:
         """Add a waiter."""
         self._waiting[waiter] = wanted
 
@@ -121,10 +121,10 @@ class Claims(Generic[Waiter]):
         key = (beat.address, beat.cid)
         enclave = self._enclaves.pop(key, None)
         if enclave is None:
-            enclave = _Enclave(beat, deque(maxlen=self._most_heartbeats))
+            enclave = _Enclave(beat, deque(maxlen=self._max_heartbeats))
         enclave.last = beat
         self._enclaves[key] = enclave
-        if len(self._enclaves) > self._most_enclaves:
+        if len(self._enclaves) > self._max_enclaves:
             del self._enclaves[next(iter(self._enclaves))]
         return enclave
 
@@ -167,9 +167,9 @@ class ClaimQueue:
         self._ended = False
         self._failure: Exception | None = None
 
-    def last(self) -> list[Heartbeat]:
+    def last_heartbeats(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave, oldest first."""
-        return list(self._claims.last())
+        return list(self._claims.last_heartbeats())
 
     def arrive(self, beat: Heartbeat) -> None:
         """Give a heartbeat to the longest waiter that accepts it, or keep it."""
@@ -181,7 +181,7 @@ class ClaimQueue:
         """Drop the unclaimed heartbeats of a listen address."""
         self._claims.forget(address)
 
-    async def claim(self, wanted: Wanted) -> Heartbeat:
+    async def claim(self, wanted: ClaimFilter) -> Heartbeat:
         """Claim a heartbeat that has arrived, or wait for one. A cancellation claims nothing.
 
         Raises:
@@ -189,7 +189,7 @@ class ClaimQueue:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         beat = self._claims.claim(wanted, trio.current_time())
-        if beat is None and self._may_come(wanted):
+        if beat is None and self._can_match(wanted):
             waiter = _Waiter()
             self._claims.wait(waiter, wanted)
             return await waiter.sleep(self._claims.give_up)
@@ -201,7 +201,7 @@ class ClaimQueue:
     def close(self, address: Address) -> None:
         """Wake the waiters for an address that is closed now."""
         del self._open[address]
-        self._wake_hopeless()
+        self._fail_waiters()
 
     def __enter__(self) -> "ClaimQueue":
         return self
@@ -211,20 +211,20 @@ class ClaimQueue:
         self._open.clear()
         self._ended = True
         self._failure = failure if isinstance(failure, Exception) else None
-        self._wake_hopeless()
+        self._fail_waiters()
 
-    def _wake_hopeless(self) -> None:
+    def _fail_waiters(self) -> None:
         for waiter, wanted in list(self._claims.waiting()):
-            if not self._may_come(wanted):
+            if not self._can_match(wanted):
                 self._claims.give_up(waiter)
                 waiter.wake(self._why_none(wanted))
 
-    def _why_none(self, wanted: Wanted) -> ServerEndedError:
+    def _why_none(self, wanted: ClaimFilter) -> ServerEndedError:
         error = ServerEndedError(wanted.cid, wanted.address, self._ended)
         error.__cause__ = self._failure
         return error
 
-    def _may_come(self, wanted: Wanted) -> bool:
+    def _can_match(self, wanted: ClaimFilter) -> bool:
         return any(
             wanted.matches(address, wanted.cid if has_cids else None)
             for address, has_cids in self._open.items()

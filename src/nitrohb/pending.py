@@ -9,29 +9,29 @@ AF_VSOCK the hypervisor sets the CID, so a flood cannot pose as several peers.
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
-Connection = TypeVar("Connection", bound=Hashable)
+Item = TypeVar("Item", bound=Hashable)
 
 
-class Pending(Generic[Connection]):
+class Pending(Generic[Item]):
     """The pending connections, each with its peer."""
 
     def __init__(self) -> None:
         # The inner dicts are ordered sets: the oldest connection comes first.
-        self._by_peer: dict[Hashable, dict[Connection, None]] = {}
+        self._by_peer: dict[Hashable, dict[Item, None]] = {}
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[Item]:
         return (connection for held in self._by_peer.values() for connection in held)
 
-    def add(self, peer: Hashable, connection: Connection) -> None:
+    def add(self, peer: Hashable, connection: Item) -> None:
         """Add a connection."""
         self._by_peer.setdefault(peer, {})[connection] = None
         self._size += 1
 
-    def remove(self, peer: Hashable, connection: Connection) -> None:
+    def remove(self, peer: Hashable, connection: Item) -> None:
         """Remove a connection that was added."""
         held = self._by_peer[peer]
         del held[connection]
@@ -39,7 +39,7 @@ class Pending(Generic[Connection]):
         if not held:
             del self._by_peer[peer]
 
-    def victim(self) -> Connection | None:
+    def victim(self) -> Item | None:
         """The oldest connection of the peer that holds the most, or None if there is none.
 
         If several peers hold the same number, it is the one that came first.

@@ -80,18 +80,18 @@ class Latch:
         any_byte: Take any byte for a heartbeat, as QEMU's device does.
 
     Attributes:
-        heartbeats: The byte values, 0 to 255, that are a heartbeat.
+        accepted_bytes: The byte values, 0 to 255, that are a heartbeat.
         answered: Whether the one heartbeat has been answered.
     """
 
-    __slots__ = ("answered", "heartbeats", "once")
+    __slots__ = ("accepted_bytes", "answered", "once")
 
     def __init__(self, *, once: bool = True, any_byte: bool = False) -> None:
         self.once = once
-        self.heartbeats: Container[int] = range(256) if any_byte else HEARTBEAT
+        self.accepted_bytes: Container[int] = range(256) if any_byte else HEARTBEAT
         self.answered = False
 
-    def trip(self) -> bool:
+    def try_answer(self) -> bool:
         """Record a heartbeat, and return whether it must be answered."""
         if self.answered:
             return False
@@ -129,9 +129,9 @@ class _Handshake:
             self.state = State.CLOSED
             return self.state
         self.byte = data[0]
-        if self.byte not in self._latch.heartbeats:
+        if self.byte not in self._latch.accepted_bytes:
             self.state = State.WRONG_BYTE
-        elif self._latch.trip():
+        elif self._latch.try_answer():
             self.state = _HEARTBEAT
         else:
             self.state = State.LATE

@@ -213,9 +213,9 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
     table: _Table
     match address:
         case VsockAddress(cid, port):
-            table = _VSOCK_LISTEN | _seen_in(cid, port)
+            table = _VSOCK_LISTEN | _vsock_rows(cid, port)
         case UnixAddress() | HybridAddress():
-            table = _UNIX_LISTEN | _seen_at(address.path)
+            table = _UNIX_LISTEN | _listen_rows(address.path)
         case _:
             table = _INHERITED
     facts = _facts(address) | {"local": "" if local_cid is None else f", {local_cid}"}
@@ -232,7 +232,7 @@ def connect_error(address: Address, number: int) -> ConnectError:
     """
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
-        table = _UNIX_CONNECT | _seen_behind(address.path)
+        table = _UNIX_CONNECT | _connect_rows(address.path)
     real = None if number == NO_AF_VSOCK else number
     return ConnectError(str(address), real, *_look_up(table, number, _facts(address)))
 
@@ -270,7 +270,7 @@ def vsock_advice(number: int) -> tuple[str, str]:
     return _look_up(_VSOCK, number, {})[:2]
 
 
-def _seen_in(cid: int, port: int) -> dict[int, _Row]:
+def _vsock_rows(cid: int, port: int) -> dict[int, _Row]:
     """The rows that fit a vsock address better than those for all of them."""
     seen: dict[int, _Row] = {}
     if cid == LOOPBACK_CID:
@@ -280,7 +280,7 @@ def _seen_in(cid: int, port: int) -> dict[int, _Row]:
     return seen
 
 
-def _seen_at(path: str) -> dict[int, _Row]:
+def _listen_rows(path: str) -> dict[int, _Row]:
     """The rows that fit a path better, if nitrohb cannot listen there."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}
@@ -294,7 +294,7 @@ def _seen_at(path: str) -> dict[int, _Row]:
     return seen
 
 
-def _seen_behind(path: str) -> dict[int, _Row]:
+def _connect_rows(path: str) -> dict[int, _Row]:
     """The rows that fit a path better, if nitrohb cannot connect to it."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}

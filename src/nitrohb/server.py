@@ -25,9 +25,9 @@ from typing import Final
 
 import trio
 
-from .acceptor import Acceptor, Settings
+from .acceptor import Acceptor, ServerConfig
 from .addresses import CID_ANY, Address, VsockAddress, parse_address
-from .claims import ClaimQueue, Wanted
+from .claims import ClaimFilter, ClaimQueue
 from .errors import UsageError
 from .events import Event, Heartbeat, Listening, Lost
 from .pending import Pending
@@ -63,7 +63,7 @@ class HeartbeatServer:
         An enclave is known by its listen address and, on AF_VSOCK, by its CID. The server remembers
         the 1,024 enclaves that sent a heartbeat last.
         """
-        return self._claims.last()
+        return self._claims.last_heartbeats()
 
     async def wait_heartbeat(
         self,
@@ -99,10 +99,10 @@ class HeartbeatServer:
         """
         if not max_age >= 0:  # not "< 0", which NaN would pass
             raise UsageError(f"max_age must be at least 0 s, got {max_age}")
-        where = self._parse(address)
+        where = self._known_address(address)
         if cid is not None:
             self._check_cid(cid, where)
-        return await self._claims.claim(Wanted(cid, where, max_age))
+        return await self._claims.claim(ClaimFilter(cid, where, max_age))
 
     def rearm(self, address: Address | str | None = None) -> None:
         """Start over, as QEMU's device does when its machine is reset, and keep listening.
@@ -117,9 +117,9 @@ class HeartbeatServer:
             UsageError: The server does not listen on this address, or no longer does: a one-shot
                 address closes when it has answered.
         """
-        where = self._parse(address)
-        acceptors = self._on(where)
-        if closed := [each for each in acceptors if each.has_answered]:
+        where = self._known_address(address)
+        acceptors = self._acceptors_of(where)
+        if closed := [each for each in acceptors if each.is_closing]:
             raise UsageError(
                 f"{closed[0].address} cannot be rearmed: it is closed\n"
                 "A one-shot address closes when it has answered. Use once=False to keep it open."
@@ -128,13 +128,13 @@ class HeartbeatServer:
             self._claims.forget(acceptor.address)
             acceptor.rearm()
 
-    def _on(self, where: Address | None) -> list[Acceptor]:
+    def _acceptors_of(self, where: Address | None) -> list[Acceptor]:
         return [each for each in self._acceptors if where in (None, each.address)]
 
     def _check_cid(self, cid: int, where: Address | None) -> None:
         """Refuse a CID that can never be answered here."""
         _checked_cid("cid", cid)
-        listeners = [acceptor.listener for acceptor in self._on(where)]
+        listeners = [acceptor.listener for acceptor in self._acceptors_of(where)]
         if not any(listener.has_cids for listener in listeners):
             raise UsageError(
                 f"the peers of {listeners[0].address} have no CID: ask by address instead"
@@ -142,7 +142,7 @@ class HeartbeatServer:
         if self._allowed is not None and cid not in self._allowed:
             raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
 
-    def _parse(self, address: Address | str | None) -> Address | None:
+    def _known_address(self, address: Address | str | None) -> Address | None:
         where = parse_address(address) if isinstance(address, str) else address
         if where is not None and where not in self.addresses:
             known = ", ".join(map(str, self.addresses))
@@ -223,24 +223,24 @@ async def serve_heartbeat(
             require_cids(listeners)  # of an inherited socket that is known only now
         has_handle = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue((listener.address, listener.has_cids) for listener in listeners)
-        settings = Settings(
+        config = ServerConfig(
             once=once,
             allow_cids=allowed,
             any_byte=any_byte,
             handshake_timeout=handshake_timeout,
             max_pending=max_pending,
             emit=on_event or _log_problem,
-            reports=once or has_handle or on_event is not None,
+            wants_events=once or has_handle or on_event is not None,
             claims=claims if has_handle else None,
             pending=Pending(),
         )
-        acceptors = [Acceptor(*of, settings) for of in zip(listeners, ages, strict=True)]
+        acceptors = [Acceptor(*of, config) for of in zip(listeners, ages, strict=True)]
         for acceptor in acceptors:
             closing.callback(acceptor.close)  # it may have replaced its listener
         with claims:
             async with trio.open_nursery() as nursery:
                 for acceptor in acceptors:
-                    settings.emit(Listening(address=acceptor.address, time=acceptor.listener.time))
+                    config.emit(Listening(address=acceptor.address, time=acceptor.listener.time))
                     nursery.start_soon(acceptor.serve, name=f"listener {acceptor.address}")
                 task_status.started(HeartbeatServer(acceptors, claims, allowed))
     return [acceptor.heartbeat for acceptor in acceptors if acceptor.heartbeat is not None]

@@ -72,7 +72,7 @@ def environment(**variables: str) -> Generator[None]:
 
 
 @asynccontextmanager
-async def notifying(
+async def notify_manager(
     name: str,
     *,
     warn: Callable[[str], object] = no_warning,
@@ -95,7 +95,7 @@ async def notifying(
 async def test_ready_status_and_stopping(is_abstract: bool, tmp_path: Path) -> None:
     name = f"@nitrohb-test-{os.getpid()}" if is_abstract else f"{tmp_path}/notify"
     with Manager(name) as manager:
-        async with notifying(name) as notifier:
+        async with notify_manager(name) as notifier:
             notifier(made(Connected))  # which changes nothing
             await wait_all_tasks_blocked()
             assert manager.received() == []
@@ -109,7 +109,7 @@ async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
     manager: Manager, autojump_clock: MockClock
 ) -> None:
     is_ready = False
-    async with notifying(manager.name, is_ready=lambda: is_ready) as notifier:
+    async with notify_manager(manager.name, is_ready=lambda: is_ready) as notifier:
         for event in (LISTENING, made(Heartbeat), made(Done)):
             notifier(event)
             await trio.sleep(1)
@@ -124,7 +124,7 @@ async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
 @pytest.mark.parametrize("char", ["\udcff", "é"])
 async def test_status_is_utf_8_and_fits(char: str, manager: Manager) -> None:
     """It has paths, which may be any bytes. systemd ignores a datagram that is longer."""
-    async with notifying(manager.name, status=lambda: 3000 * char) as notifier:
+    async with notify_manager(manager.name, status=lambda: 3000 * char) as notifier:
         notifier(LISTENING)
         await wait_all_tasks_blocked()
         (message,) = manager.received()
@@ -140,7 +140,7 @@ async def test_watchdog_of_this_process_is_notified_twice_in_its_time(
     pid: str, count: int, manager: Manager, autojump_clock: MockClock
 ) -> None:
     pid = pid.replace("ours", str(os.getpid()))
-    async with notifying(manager.name, WATCHDOG_USEC="30000000", WATCHDOG_PID=pid):
+    async with notify_manager(manager.name, WATCHDOG_USEC="30000000", WATCHDOG_PID=pid):
         await trio.sleep(59)
         assert manager.received() == [ALIVE] * count
 
@@ -148,7 +148,7 @@ async def test_watchdog_of_this_process_is_notified_twice_in_its_time(
 async def test_short_watchdog_is_notified_in_time_during_a_flood(
     manager: Manager, autojump_clock: MockClock
 ) -> None:
-    async with notifying(manager.name, WATCHDOG_USEC="40000") as notifier:
+    async with notify_manager(manager.name, WATCHDOG_USEC="40000") as notifier:
         for _ in range(100):
             notifier(LISTENING)
             await trio.sleep(0.04)
@@ -170,7 +170,7 @@ async def test_manager_that_cannot_be_reached_is_warned_of_once_and_tried_again(
 ) -> None:
     warnings: list[str] = []
     name = f"{tmp_path}/{name}"
-    async with notifying(name, warn=warnings.append) as notifier:
+    async with notify_manager(name, warn=warnings.append) as notifier:
         notifier(LISTENING)
         await trio.sleep(10)
         if why != "long":
@@ -189,7 +189,7 @@ async def test_manager_that_pauses_gets_the_newest_when_it_reads(
             while True:
                 other.sendto(b"full", manager.name)
     status = ""
-    async with notifying(manager.name, status=lambda: status) as notifier:
+    async with notify_manager(manager.name, status=lambda: status) as notifier:
         for newer in "abc":
             status = newer
             notifier(LISTENING)
@@ -205,10 +205,10 @@ async def test_lack_of_descriptors_is_warned_of(
     """To systemd a service that ends before it is ready has failed, so it is ready at its end."""
     warnings: list[str] = []
     monkeypatch.setattr("nitrohb.cli.notify.socket.socket", Mock(side_effect=EMFILE))
-    async with notifying(manager.name, warn=warnings.append):
+    async with notify_manager(manager.name, warn=warnings.append):
         pass
     assert_warned(warnings, os.strerror(errno.EMFILE), manager.name)
-    async with notifying(manager.name, warn=warnings.append):
+    async with notify_manager(manager.name, warn=warnings.append):
         monkeypatch.undo()
     assert manager.received() == [READY, "STOPPING=1"]
 

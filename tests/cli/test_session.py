@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from nitrohb import Connected, Rejected, RejectReason, open_listeners
 from nitrohb.api.backend import Backend
 from nitrohb.cli.output import DEBUG, NOTHING, Output
-from nitrohb.cli.session import Warnings, serve_session
+from nitrohb.cli.session import Warner, serve_session
 from tests.support import Client, PeersWithCids, beat
 
 from .events import made
@@ -74,7 +74,7 @@ def test_shared_cid_does_not_matter_where_no_other_is_wanted(
     allow_cids: Collection[int] | None,
 ) -> None:
     warned: list[str] = []
-    warnings = Warnings(warned.append, allow_cids)
+    warnings = Warner(warned.append, allow_cids)
     warnings(made(Connected, cid=1))
     warnings(made(Rejected, cid=1, reason=RejectReason.TIMEOUT))
     assert not warned

@@ -112,7 +112,7 @@ async def test_time_limit_ends_with_sigterm_and_with_no_other_signal(
     command = Command()
     async with supervising(command, sock) as (supervisor, codes):
         mock_clock.jump(59)
-        supervisor.take(number)
+        supervisor.on_signal(number)
         mock_clock.jump(2)
         await wait_all_tasks_blocked()
         assert not codes
@@ -134,7 +134,7 @@ async def test_signal_just_before_the_start_prevents_it(number: int, sock: Path)
     with supervisor_of(Process(10, print), sock) as supervisor:
         signals = Signals()
         signals.signal = number
-        supervisor.take(number)
+        supervisor.on_signal(number)
         assert await supervisor.run(signals) == 128 + number
 
 
@@ -161,11 +161,11 @@ async def test_second_heartbeat_while_the_first_address_closes(
     """The command has ended, and nitrohb waits until both addresses are closed."""
     addresses = [UnixAddress("one"), UnixAddress("two")]
 
-    async def answer(
-        _: object, settings: object, observing: Sequence[OnEvent], *, task_status: Any
+    async def serve_listeners(
+        _: object, settings: object, observers: Sequence[OnEvent], *, task_status: Any
     ) -> None:
         def emit(kind: type[Event], address: Address) -> None:
-            for observe in observing:
+            for observe in observers:
                 observe(made(kind, address=address))
 
         for address in addresses:
@@ -178,7 +178,7 @@ async def test_second_heartbeat_while_the_first_address_closes(
             emit(Done, address)
         await trio.sleep_forever()
 
-    monkeypatch.setattr("nitrohb.cli.supervise.answer", answer)
+    monkeypatch.setattr("nitrohb.cli.supervise.serve_listeners", serve_listeners)
     command = Command()
     command.exit.set()
     with supervisor_of(command, sock) as supervisor, trio.fail_after(1):

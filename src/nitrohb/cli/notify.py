@@ -40,7 +40,7 @@ class Notifier:
 
     Args:
         name: The address of its socket, as for bind(2).
-        interval: Seconds between two signs of life; infinite if it wants none.
+        interval: Seconds between two keep-alive pings; infinite if it wants none.
         warn: Prints a line for a person.
     """
 
@@ -88,7 +88,7 @@ class Notifier:
                 self._socket.close()
 
     async def _notify_forever(self, state: Callable[[], str]) -> None:
-        # In the event loop, so that there is no sign of life if the loop hangs.
+        # In the event loop, so that there is no keep-alive ping if the loop hangs.
         if self._interval == math.inf:
             await self._news.wait()
         while True:

@@ -75,8 +75,8 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _timeout(text: str) -> float | None:
-    return None if text == "auto" else _seconds(text, ", or auto")
+def _timeout(text: str) -> float | str:
+    return text if text == "auto" else _seconds(text, ", or auto")
 
 
 def _mode(text: str) -> int:
@@ -102,7 +102,7 @@ def _group(text: str) -> int:
 
 def _option(names: str, metavar: str, text: str, **how: Any) -> Option:
     """An option whose metavar says how its value is read."""
-    return names.split(), {"metavar": metavar, "help": text, "type": _READERS[metavar], **how}
+    return names.split(), {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **how}
 
 
 def _flag(name: str, text: str) -> Option:
@@ -113,7 +113,7 @@ def _choice(name: str, choices: Sequence[str], text: str, **how: Any) -> Option:
     return [name], {"choices": choices, "default": choices[0], "help": text, **how}
 
 
-_READERS: Final[dict[str, Callable[[str], object]]] = {
+_PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "ADDR": _address,
     "CID": _cid,
     "GROUP": _group,
@@ -169,7 +169,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
             _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
             _choice(
                 *("--log-level", tuple(reversed(LEVELS))),
-                "from debug (default), info, warning, or error up",
+                "print debug (default), or only info, warning, error and worse",
                 metavar="LEVEL",
             ),
             _flag("--quiet", "print no events"),

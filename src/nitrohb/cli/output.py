@@ -111,12 +111,19 @@ class Stream:
         if self.fd < 0:
             return self._write_to_object(self._stream, text)
         data = os.fsencode(text)  # the encoding of the file system: paths stay exact
-        if len(self._queue) + len(data) > _QUEUE_MAX:
-            self._left_out += data.count(b"\n")
-            self.has_lost = True
-            return ""
-        self._queue += data
-        return self.flush()
+        while data and not self.problem:
+            piece = data[: _QUEUE_MAX - len(self._queue)]
+            if len(piece) < len(data):  # whole lines, or nothing
+                piece = piece[: piece.rfind(b"\n") + 1]
+            if not piece:
+                break
+            self._queue += piece
+            data = data[len(piece) :]
+            if problem := self.flush():
+                return problem
+        self._left_out += data.count(b"\n")
+        self.has_lost |= bool(data)
+        return ""
 
     def flush(self) -> str:
         """Write what is queued as far as the reader takes it; return as :meth:`write`."""
@@ -179,7 +186,7 @@ class Output:
         out: stdout.
         err: stderr.
         is_terminal: Whether stderr is a terminal that can clear a line.
-        level: The highest level that is printed: see :data:`LEVELS`.
+        level: The least serious level that is printed: see :data:`LEVELS`.
     """
 
     def __init__(self) -> None:

@@ -63,14 +63,14 @@ class Process:
         self._grace = grace
         self._warn = warn
         self._popen: trio.Process | None = None
-        self._early: list[int] = []
+        self._early_signals: list[int] = []
         self._was_interrupted = False
-        self._until_ended = trio.CancelScope()
+        self._wait_scope = trio.CancelScope()
 
     @property
     def is_ending(self) -> bool:
         """Whether :meth:`end` was called."""
-        return self._until_ended.cancel_called
+        return self._wait_scope.cancel_called
 
     def send_signal(self, number: int) -> None:
         """Pass a signal on, unless the terminal has sent it to the command as well.
@@ -80,14 +80,14 @@ class Process:
         """
         self._was_interrupted |= number in _ENDING
         if self._popen is None:
-            self._early.append(number)
+            self._early_signals.append(number)
         elif not _terminal_has_sent(number, self._popen.pid):
             self._send(self._popen, number)
 
     def end(self) -> None:
         """Send SIGTERM. The first call starts the grace."""
         self.send_signal(signal.SIGTERM)
-        self._until_ended.cancel()
+        self._wait_scope.cancel()
 
     async def run(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
         """Start the command, unless a signal has arrived for it, and wait for its end.
@@ -98,7 +98,7 @@ class Process:
             argv: The command and its arguments.
             env: Its environment.
         """
-        if self._early:
+        if self._early_signals:
             return
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
         others = _children()
@@ -118,11 +118,11 @@ class Process:
 
     async def _wait(self, popen: trio.Process, reaper: "_Reaper") -> None:
         self._popen = popen
-        for number in self._early:
+        for number in self._early_signals:
             self._send(popen, number)
         was_killed = False
         try:
-            with self._until_ended:
+            with self._wait_scope:
                 await popen.wait()
         finally:
             if popen.returncode is None and not self.is_ending:
@@ -210,7 +210,7 @@ class _Reaper:
         try:
             os.kill(pid, number)
         except PermissionError as error:  # it may be sudo
-            self._warn(f"nitrohb: process {pid} of the command goes on: {error.strerror}")
+            self._warn(f"nitrohb: cannot end process {pid} of the command: {error.strerror}")
             return False
         return True
 

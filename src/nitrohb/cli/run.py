@@ -25,4 +25,4 @@ def run(settings: RunSettings, output: Output, signals: Signals) -> int:
         from .supervise import Supervisor  # loads trio
 
         supervisor = Supervisor(settings, listeners, output)
-        return signals.run(lambda: supervisor.run(signals), supervisor.take)
+        return signals.run(lambda: supervisor.run(signals), supervisor.on_signal)

@@ -30,7 +30,7 @@ async def serve_session(
     """Answer and report; return the exit code."""
     warn = partial(output.say, level=WARNING)
     notifier, reporter = find_notifier(warn), Reporter()
-    warnings = Warnings(warn, settings.allow_cids)
+    warner = Warner(warn, settings.allow_cids)
 
     def is_ready() -> bool:
         return reporter.listening() == len(listeners)
@@ -40,25 +40,25 @@ async def serve_session(
         printing(output.print_all, output.out, settings.format) as printer,
     ):
         # Connections are reported only if something uses the events.
-        observing: list[OnEvent] = []
+        observers: list[OnEvent] = []
         if settings.event_level > ERROR:
-            observing.append(at_level(settings.event_level, printer))
+            observers.append(at_level(settings.event_level, printer))
         if notifier or output.is_terminal or settings.timeout < math.inf:
-            observing.append(reporter)
-        if settings.allow_cids is not None or api is not None or observing:
-            observing.append(warnings)
+            observers.append(reporter)
+        if settings.allow_cids is not None or api is not None or observers:
+            observers.append(warner)
         with trio.move_on_after(settings.timeout) as deadline:
             async with (
                 status_line(output, reporter.awaited),
-                notifying(notifier, reporter, is_ready, observing),
+                notify_manager(notifier, reporter, is_ready, observers),
             ):
                 if api is None:
-                    await answer(listeners, settings, observing)
+                    await serve_listeners(listeners, settings, observers)
                 else:
                     async with api() as backend:
-                        warnings.awaits_cid = backend.awaits_cid
-                        await answer(
-                            listeners, settings, [backend.on_event, *observing], task_status=backend
+                        warner.awaits_cid = backend.awaits_cid
+                        await serve_listeners(
+                            listeners, settings, [backend.on_event, *observers], task_status=backend
                         )
     if not deadline.cancelled_caught:
         return exits.DONE
@@ -66,17 +66,17 @@ async def serve_session(
     return exits.TIMED_OUT
 
 
-async def answer(
+async def serve_listeners(
     listeners: Sequence[Listener],
     settings: AnswerSettings,
-    observing: Sequence[OnEvent],
+    observers: Sequence[OnEvent],
     *,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve heartbeats on some listeners, which belong to this call from now on."""
 
     def on_event(event: Event) -> None:
-        for observe in observing:
+        for observe in observers:
             observe(event)
 
     await serve_heartbeat(
@@ -86,7 +86,7 @@ async def answer(
         any_byte=settings.any_byte,
         handshake_timeout=settings.handshake_timeout,
         max_pending=settings.max_pending,
-        on_event=on_event if observing else None,
+        on_event=on_event if observers else None,
         task_status=task_status,
     )
 
@@ -102,29 +102,29 @@ def at_level(level: int, observe: OnEvent) -> OnEvent:
 
 
 @asynccontextmanager
-async def notifying(
+async def notify_manager(
     notifier: Notifier | None,
     reporter: Reporter,
     is_ready: Callable[[], bool],
-    observing: list[OnEvent],
+    observers: list[OnEvent],
 ) -> AsyncGenerator[None]:
-    """Keep the service manager informed, if there is one, while the block runs.
+    """Notify the service manager, if there is one, while the block runs.
 
     Args:
         notifier: Tells the service manager.
         reporter: Knows the status. It takes the events, too.
         is_ready: Whether the service counts as started.
-        observing: Gets what takes the events for the notifier, after the reporter.
+        observers: Gets what takes the events for the notifier, after the reporter.
     """
     if notifier is None:
         yield
         return
     async with notifier.notifying(reporter.status, is_ready):
-        observing.append(notifier)
+        observers.append(notifier)
         yield
 
 
-class Warnings:
+class Warner:
     """Takes events, and warns on stderr of what keeps enclaves from being answered.
 
     Args:

@@ -62,8 +62,8 @@ class AnswerSettings(Settings):
         socket_mode: Permission bits of the socket files.
         socket_group: Numeric group of the socket files; None leaves it alone.
         format: How events are printed, ``"text"`` or ``"json"``.
-        event_level: The highest level of an event that is printed; see :mod:`.output`.
-        level: The highest level of anything else that is printed.
+        event_level: The least serious level of an event that is printed: see :mod:`.output`.
+        level: The least serious level of anything else that is printed.
     """
 
     listen: Sequence[Address]
@@ -216,9 +216,9 @@ def _listen(args: Namespace) -> Sequence[Address]:
 
 
 def _timeout(args: Namespace) -> float:
-    if args.timeout is not None:
+    if args.timeout != "auto":
         if args.eif is not None or args.memory is not None:
-            raise UsageError("--eif and --memory are of no use without --timeout auto")
+            raise UsageError("--eif and --memory need --timeout auto")
         return float(args.timeout)
     if args.eif is None or args.memory is None:
         raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
@@ -249,12 +249,12 @@ def _api(args: Namespace) -> UnixApi | TcpApi | None:
     address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
     if address is None:
         if has_file_options or args.api_allow_remote or args.api_host:
-            raise UsageError("the options that begin with --api- are of no use without --api")
+            raise UsageError("the options that begin with --api- need --api")
         return None
     if not args.keep:
         raise UsageError(
-            "--api needs --keep: a server that ends with its last heartbeat ends before the answer"
-            " to a claim has left"
+            "--api needs --keep: without it the server ends with its last heartbeat, before it can"
+            " answer a claim"
         )
     if isinstance(address, UnixAddress):
         if args.api_host or args.api_allow_remote:

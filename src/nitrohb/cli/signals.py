@@ -39,7 +39,7 @@ class Signals:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._deliver: Callable[[int], object] | None = None
-        self._takes = False
+        self._passes_on = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -78,14 +78,16 @@ class Signals:
             self._deliver = None
 
     def run(
-        self, command: Callable[[], Awaitable[int]], take: Callable[[int], object] | None = None
+        self,
+        command: Callable[[], Awaitable[int]],
+        on_signal: Callable[[int], object] | None = None,
     ) -> int:
         """Run an async command under trio until it returns its exit code or a signal cancels it.
 
         Args:
             command: The command.
-            take: Called in the event loop with the number of each signal that arrives while the
-                command runs. The command is not cancelled then. A signal that arrived before
+            on_signal: Called in the event loop with the number of each signal that arrives while
+                the command runs. The command is not cancelled then. A signal that arrived before
                 cancels it at its first checkpoint. After the command all signals are ignored.
 
         Returns:
@@ -98,12 +100,12 @@ class Signals:
             with trio.CancelScope() as scope:
 
                 def deliver(number: int) -> None:
-                    if take is None:
+                    if on_signal is None:
                         token.run_sync_soon(scope.cancel)
                     else:
-                        token.run_sync_soon(take, number)
+                        token.run_sync_soon(on_signal, number)
 
-                self._takes = take is not None
+                self._passes_on = on_signal is not None
                 self._deliver = deliver
                 if self.signal is not None:
                     scope.cancel()
@@ -116,7 +118,7 @@ class Signals:
         return trio.run(cancellable)
 
     def _finish(self) -> None:
-        if self._takes:
+        if self._passes_on:
             # To block them would concern this thread only, and trio may have others.
             for number in self._before:
                 signal.signal(number, signal.SIG_IGN)
@@ -125,7 +127,7 @@ class Signals:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
-        if not self._takes:
+        if not self._passes_on:
             signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
         if self._deliver is not None:
             self._deliver(number)

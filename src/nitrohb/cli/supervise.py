@@ -31,7 +31,7 @@ from .output import WARNING, Output, printable
 from .printer import Printer, draining, printing
 from .process import Process, why_not_started
 from .report import Reporter, explain_end, explain_timeout
-from .session import Warnings, answer, at_level, notifying
+from .session import Warner, at_level, notify_manager, serve_listeners
 from .settings import RunSettings
 from .signals import Signals
 
@@ -55,15 +55,15 @@ class Supervisor:
         self._warn = partial(output.say, level=WARNING)
         self._process = Process(settings.kill_after, self._warn)
         self._reporter = Reporter()
-        self._clock = trio.CancelScope()
+        self._time_limit = trio.CancelScope()
         self._has_timed_out = False
-        self._answered = 0  # one-shot addresses that have answered and are not closed yet
+        self._closing = 0  # one-shot addresses that have answered and are not closed yet
         self._all_closed = trio.Event()
 
-    def take(self, number: int) -> None:
+    def on_signal(self, number: int) -> None:
         """Pass a signal on to the command. SIGTERM ends it, and the time limit with it."""
         if number == signal.SIGTERM:
-            self._clock.deadline = math.inf
+            self._time_limit.deadline = math.inf
             self._process.end()
         else:
             self._process.send_signal(number)
@@ -76,44 +76,46 @@ class Supervisor:
             draining(output),
             printing(output.say_all, output.err, settings.format) as printer,
         ):
-            observing: list[OnEvent] = [
+            observers: list[OnEvent] = [
                 at_level(settings.event_level, printer),
-                Warnings(self._warn, settings.allow_cids),
+                Warner(self._warn, settings.allow_cids),
                 self._reporter,
             ]
             # To a service manager the service has started when the enclaves have.
-            async with notifying(notifier, self._reporter, self._have_all_booted, observing):
-                observing.append(self._on_event)
-                await self._run(observing, printer)
+            async with notify_manager(notifier, self._reporter, self._have_all_booted, observers):
+                observers.append(self._on_event)
+                await self._run(observers, printer)
         return self._conclude(signals.signal)
 
-    async def _run(self, observing: Sequence[OnEvent], printer: Printer) -> None:
+    async def _run(self, observers: Sequence[OnEvent], printer: Printer) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._answer, observing, printer)
+            await nursery.start(self._answer, observers, printer)
             printer.flush()  # before the command can print anything
             await self._process.run(self._settings.argv, self._environment)
-            await self._last_heartbeats()
+            await self._drain()
             nursery.cancel_scope.cancel()
 
-    async def _last_heartbeats(self) -> None:
+    async def _drain(self) -> None:
         """Answer what the command sent just before its end, and let its address close."""
         # The event loop needs one pass to learn of a connection, and the listener task another.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
-        while self._answered:
+        while self._closing:
             await self._all_closed.wait()
 
     async def _answer(
         self,
-        observing: Sequence[OnEvent],
+        observers: Sequence[OnEvent],
         printer: Printer,
         task_status: trio.TaskStatus[HeartbeatServer],
     ) -> None:
         timeout = self._settings.answer.timeout
-        self._clock.deadline = trio.current_time() + timeout
-        with self._clock:
-            await answer(self._listeners, self._settings.answer, observing, task_status=task_status)
-        if self._clock.cancelled_caught:
+        self._time_limit.deadline = trio.current_time() + timeout
+        with self._time_limit:
+            await serve_listeners(
+                self._listeners, self._settings.answer, observers, task_status=task_status
+            )
+        if self._time_limit.cancelled_caught:
             self._has_timed_out = True
             printer.flush()
             explain_timeout(self._reporter, timeout, self._output)
@@ -122,14 +124,14 @@ class Supervisor:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Heartbeat):
             if not self._settings.answer.keep:
-                if not self._answered:
+                if not self._closing:
                     self._all_closed = trio.Event()
-                self._answered += 1
+                self._closing += 1
             if self._have_all_booted():
-                self._clock.deadline = math.inf
+                self._time_limit.deadline = math.inf
         elif isinstance(event, Done):
-            self._answered -= 1
-            if not self._answered:
+            self._closing -= 1
+            if not self._closing:
                 self._all_closed.set()
 
     def _have_all_booted(self) -> bool:

@@ -56,7 +56,7 @@ def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
         except ConnectionError:
             if signals.signal is None:
                 raise _ended(settings) from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             if signals.signal is None:
                 raise _not_nitrohb(settings) from None
         if status not in (_TIMEOUT, _BUSY):

@@ -108,7 +108,7 @@ class Listener:
         os.set_blocking(fd, False)
         return fd, VsockAddress(*name) if self.has_cids else None
 
-    def identify(self, fd: int) -> int:
+    def peer_pid(self, fd: int) -> int:
         """The process ID of the peer of a Unix socket: SO_PEERCRED of unix(7)."""
         conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         try:
@@ -117,7 +117,7 @@ class Listener:
             conn.detach()
         return int.from_bytes(credentials[:4], sys.byteorder)
 
-    def is_awaited(self) -> bool:
+    def has_backlog(self) -> bool:
         """Whether a connection is in the backlog."""
         return self._polls(select.POLLIN)
 
@@ -130,7 +130,7 @@ class Listener:
         poll.register(self.sock, what)
         return bool(poll.poll(0))
 
-    def loss(self) -> Literal["deleted", "replaced"] | None:
+    def check_file(self) -> Literal["deleted", "replaced", "unknown"] | None:
         """What happened to the socket :attr:`file`; None if it is there.
 
         While the socket is bound to it, no other file gets its inode number. A network file system
@@ -142,7 +142,7 @@ class Listener:
         except (FileNotFoundError, NotADirectoryError):
             return "deleted"
         except OSError:  # the process has dropped its privileges, and may not look there
-            return None
+            return "unknown"
         return None if (status.st_dev, status.st_ino) == self._identity else "replaced"
 
     def reopen(self) -> Listener:

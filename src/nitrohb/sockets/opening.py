@@ -81,10 +81,10 @@ def take_over(targets: Iterable[Listen]) -> ExitStack:
     return stack
 
 
-_Found = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | socket.socket | Listener
+_Resolved = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | socket.socket | Listener
 
 
-def resolve(targets: Iterable[Listen]) -> list[_Found]:
+def resolve(targets: Iterable[Listen]) -> list[_Resolved]:
     """Parse texts, look up names of sockets, and refuse a target that is named twice.
 
     Raises:
@@ -92,12 +92,12 @@ def resolve(targets: Iterable[Listen]) -> list[_Found]:
         UsageError: An address is named twice, or the variables of socket activation make no sense.
         ListenError: No socket has a name, or several have it.
     """
-    resolved = [_find(_resolve(target)) for target in targets]
+    resolved = [_look_up_name(_parse(target)) for target in targets]
     check_distinct(resolved)
     return resolved
 
 
-def _resolve(target: object) -> Target:
+def _parse(target: object) -> Target:
     if isinstance(target, str):
         return parse_address(target)
     if isinstance(target, Target):
@@ -108,7 +108,7 @@ def _resolve(target: object) -> Target:
     )
 
 
-def _find(target: Target) -> _Found:
+def _look_up_name(target: Target) -> _Resolved:
     if not isinstance(target, NamedSocket):
         return target
     from .activation import find_named  # few addresses are names
@@ -158,16 +158,18 @@ def check_distinct(targets: Iterable[Target]) -> None:
     """
     seen = dict[object, list[Address]]()
     for address in map(_address, targets):
-        others = seen.setdefault(_place(address), [])
+        others = seen.setdefault(_conflict_key(address), [])
         for other in others:
             if other == address:
                 raise UsageError(f"{address} is named twice: an address can be listened on once")
-            if not _are_apart(other, address):
-                raise UsageError(f"{other} and {address} exclude each other: {_why(address)}")
+            if not _can_coexist(other, address):
+                raise UsageError(
+                    f"{other} and {address} exclude each other: {_explain_conflict(address)}"
+                )
         others.append(address)
 
 
-def _place(address: Address) -> object:
+def _conflict_key(address: Address) -> object:
     """A key that two addresses have in common if they can exclude each other."""
     match address:
         case VsockAddress():
@@ -179,13 +181,13 @@ def _place(address: Address) -> object:
             return address
 
 
-def _why(address: Address) -> str:
+def _explain_conflict(address: Address) -> str:
     if isinstance(address, VsockAddress):
         return "a listener on any CID takes a port for all of them. Name one of the two"
-    return f"both are {_place(address)}. Name one of the two"
+    return f"both are {_conflict_key(address)}. Name one of the two"
 
 
-def _are_apart(one: Address, other: Address) -> bool:
+def _can_coexist(one: Address, other: Address) -> bool:
     """Whether two addresses with the same key can be listened on at the same time."""
     match one, other:
         case VsockAddress(cid), VsockAddress(other_cid):
@@ -205,7 +207,7 @@ def _address(target: Target) -> Address:
             return target
 
 
-def _open(target: _Found, mode: int, group: int | None) -> Listener:
+def _open(target: _Resolved, mode: int, group: int | None) -> Listener:
     if isinstance(target, Listener):
         return target
     try:
@@ -220,10 +222,10 @@ def _open(target: _Found, mode: int, group: int | None) -> Listener:
                 return Listener(_address(target), _checked(target))
     except OSError as error:
         number = error.errno or 0
-        raise listen_error(_address(target), number, _cid_to_name(number)) from error
+        raise listen_error(_address(target), number, _local_cid_hint(number)) from error
 
 
-def _cid_to_name(number: int) -> int | None:
+def _local_cid_hint(number: int) -> int | None:
     """This machine's own CID, to name it instead of another one's."""
     if number != errno.EADDRNOTAVAIL:
         return None
@@ -264,7 +266,7 @@ def _open_unix(
         unixfile.bind(sock, path, attempts)
         undo.callback(unixfile.remove_own, path, unixfile.identity(path))
         if mode != 0o600 or group is not None:
-            unixfile.share(path, mode, group)
+            unixfile.set_permissions(path, mode, group)
         sock.listen(_BACKLOG)
         reopen = partial(_reopen_unix, address, file, mode, group)
         listener = Listener(address, sock, path=file, reopen=reopen)

@@ -24,7 +24,7 @@ def absolute(path: str) -> str:
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
-def share(path: str, mode: int, group: int | None) -> None:
+def set_permissions(path: str, mode: int, group: int | None) -> None:
     """Change the mode and group of a new socket file, and of no file that has replaced it."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -85,28 +85,27 @@ def _locked(directory: str, attempts: int) -> Generator[None]:
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for _ in range(attempts):
+        for left in reversed(range(attempts)):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(_LOCK_PAUSE)
-            else:
                 break
-        else:
-            raise OSError(errno.EWOULDBLOCK, "the directory stays locked")
+            except BlockingIOError:
+                if not left:
+                    raise OSError(errno.EWOULDBLOCK, "the directory stays locked") from None
+                time.sleep(_LOCK_PAUSE)
         yield
     finally:
         os.close(fd)
 
 
-def remove_own(path: str, file: tuple[int, int] | None) -> None:
+def remove_own(path: str, own: tuple[int, int] | None) -> None:
     """Remove a socket file, unless another file has replaced it.
 
     If it cannot be removed, for example because privileges were dropped, it stays as a dead socket,
     which the next start replaces.
     """
     with suppress(OSError):
-        if identity(path) == file:
+        if identity(path) == own:
             os.unlink(path)
 
 
