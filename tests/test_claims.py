@@ -90,7 +90,7 @@ class Rules(RuleBasedStateMachine):
                 old.claimed = True
         self.model.append(entry)
         winner = next((w for w, what in self.waiters.items() if self.fits(entry, what)), None)
-        assert self.claims.arrive(entry.beat, self.now) == winner
+        assert self.claims.deliver(entry.beat, self.now) == winner
         if winner is not None:
             del self.waiters[winner]
             entry.claimed = True
@@ -145,15 +145,15 @@ TestRules = Rules.TestCase
 def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
     claims = Claims[int]()
     came = beat()
-    assert claims.arrive(came, 0.0) is None
+    assert claims.deliver(came, 0.0) is None
     assert claims.claim(ClaimFilter(), age) is (came if age == 60.0 else None)
     assert claims.claim(ClaimFilter(max_age=100.0), age) is (None if age == 60.0 else came)
 
 
 def test_a_flood_of_one_enclave_costs_no_other_enclave_anything() -> None:
     claims = Claims[int]()
-    claims.arrive(honest := beat(cid=17), 0.0)
+    claims.deliver(honest := beat(cid=17), 0.0)
     for _ in range(10_000):
-        claims.arrive(beat(), 1.0)
+        claims.deliver(beat(), 1.0)
     assert claims.claim(ClaimFilter(cid=17), 2.0) is honest
     assert len(list(claims.last_heartbeats())) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.packaging.generate import generated
-from deploy.packaging.manpage import exit_codes, manpage, subcommands
+from deploy.packaging.manpage import exit_code_meanings, manpage, subcommands
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -58,7 +58,7 @@ def test_the_man_page_has_the_groups_of_the_options() -> None:
 def test_the_man_page_tells_the_exit_codes_the_environment_and_other_pages() -> None:
     _, _, end = manpage(build_parser()).partition(".SH EXIT STATUS\n")
     codes, _, rest = end.partition(".SH ENVIRONMENT\n")
-    assert {str(code) for code in exit_codes()} == {*bold(codes)}
+    assert {str(code) for code in exit_code_meanings()} == {*bold(codes)}
     variables, _, others = rest.partition(".SH SEE ALSO\n")
     assert {"NITROHB_LISTEN", "JOURNAL_STREAM"} <= {*", ".join(bold(variables)).split(", ")}
     assert "](" not in variables

@@ -61,7 +61,7 @@ READ = {
 
 WAYS = [
     *((side, data, state) for side in (enclave, parent) for state, data in READ.items()),
-    (parent_too_late, HEARTBEAT, State.LATE),
+    (parent_too_late, HEARTBEAT, State.ALREADY_ANSWERED),
 ]
 
 
@@ -103,12 +103,17 @@ def test_every_byte() -> None:
 def test_a_boot_a_late_one_and_one_after_a_reset() -> None:
     """Both sides against each other."""
     latch = Latch()
-    for expected in (State.HEARTBEAT, State.LATE, State.LATE, State.HEARTBEAT):
+    for expected in (
+        State.HEARTBEAT,
+        State.ALREADY_ANSWERED,
+        State.ALREADY_ANSWERED,
+        State.HEARTBEAT,
+    ):
         if expected is State.HEARTBEAT:
             latch.reset()
         ours, theirs = ParentHandshake(latch), EnclaveHandshake()
         assert ours.receive(theirs.opening) is expected
-        late = expected is State.LATE
+        late = expected is State.ALREADY_ANSWERED
         assert theirs.receive(ours.reply) is (State.CLOSED if late else State.HEARTBEAT)
 
 
@@ -189,7 +194,7 @@ class OneAddress(RuleBasedStateMachine):
         if data[0] != BEAT and not self.any_byte:
             return State.WRONG_BYTE
         if self.answered:
-            return State.LATE
+            return State.ALREADY_ANSWERED
         self.answered = self.once
         return State.HEARTBEAT
 

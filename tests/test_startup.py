@@ -14,7 +14,7 @@ BEFORE_THE_LISTEN = {
     *("nitrohb", "nitrohb.errors", "nitrohb.addresses", "nitrohb.protocol", "nitrohb.remedies"),
     *("nitrohb.sockets", "nitrohb.sockets.activation", "nitrohb.sockets.listener"),
     *("nitrohb.sockets.opening", "nitrohb.sockets.unixfile", "nitrohb.sockets.wire"),
-    *("nitrohb.cli", "nitrohb.cli.exits", "nitrohb.cli.options", "nitrohb.cli.output"),
+    *("nitrohb.cli", "nitrohb.cli.exit_codes", "nitrohb.cli.options", "nitrohb.cli.output"),
     *("nitrohb.cli.parser", "nitrohb.cli.serve", "nitrohb.cli.settings", "nitrohb.cli.signals"),
 }
 """The modules that are loaded before the script listens: all others can wait."""
@@ -78,7 +78,7 @@ def test_what_is_loaded_before_the_script_listens(
 def test_the_help_and_the_version_load_no_command(option: str) -> None:
     code = f"from nitrohb.cli import main\ntry: main([{option!r}])\nexcept SystemExit: pass"
     own = {name for name in run_python(code) if name.startswith("nitrohb.")}
-    cli = {f"nitrohb.cli{name}" for name in ("", ".exits", ".output", ".parser", ".signals")}
+    cli = {f"nitrohb.cli{name}" for name in ("", ".exit_codes", ".output", ".parser", ".signals")}
     assert own == {"nitrohb.errors"} | cli
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from nitrohb import __version__
-from nitrohb.cli import exits
+from nitrohb.cli import exit_codes
 
-__all__ = ["exit_codes", "manpage", "subcommands", "summaries"]
+__all__ = ["exit_code_meanings", "manpage", "subcommands", "summaries"]
 
 VARIABLES: Final = Path(__file__).parents[2] / "docs" / "reference" / "environment.md"
 
@@ -32,11 +32,11 @@ def manpage(parser: argparse.ArgumentParser) -> str:
     return "\n".join([*lines, ".SH SEE ALSO", *_others("\n".join(lines))]) + "\n"
 
 
-def exit_codes() -> dict[int, str]:
+def exit_code_meanings() -> dict[int, str]:
     """The exit codes, and what the source says below each of them."""
-    body = ast.parse(inspect.getsource(exits)).body
+    body = ast.parse(inspect.getsource(exit_codes)).body
     return {
-        getattr(exits, code.target.id): inspect.cleandoc(said.value.value)
+        getattr(exit_codes, code.target.id): inspect.cleandoc(said.value.value)
         for code, said in pairwise(body)
         if isinstance(code, ast.AnnAssign) and isinstance(code.target, ast.Name)
         if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant)
@@ -143,11 +143,11 @@ def _epilog(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _exit_codes() -> Iterator[str]:
-    for code, said in sorted(exit_codes().items()):
+    for code, said in sorted(exit_code_meanings().items()):
         yield ".TP"
         yield f"\\fB{code}\\fR"
         yield from _filled(said.replace("``", ""))
-    _, _, signals = (exits.__doc__ or "").partition("\n")[0].partition(". ")
+    _, _, signals = (exit_codes.__doc__ or "").partition("\n")[0].partition(". ")
     yield ".PP"
     yield from _filled(signals)
 

@@ -22,7 +22,7 @@ from docutils import nodes
 from prometheus_client.parser import text_string_to_metric_families
 from sphinx.util.docutils import SphinxDirective
 
-from deploy.packaging.manpage import exit_codes, summaries
+from deploy.packaging.manpage import exit_code_meanings, summaries
 from nitrohb import Event, Lost, Rejected, RejectReason, VsockAddress, parse_address
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
@@ -84,7 +84,7 @@ def _publish_schema(app: Any, exception: Exception | None) -> None:
 def _exit_codes() -> str:
     rows = [
         (f"`{code}`", " ".join(said.split()).replace("``", "`"))
-        for code, said in sorted(exit_codes().items())
+        for code, said in sorted(exit_code_meanings().items())
     ]
     return _table(("code", "meaning"), rows)
 

@@ -6,9 +6,7 @@ are loaded when they are first used, so that ``import nitrohb`` costs nothing, a
 script can listen before it loads the rest.
 """
 
-# An enclave that boots meanwhile cannot wait for what the console script loads before it listens.
-# Hence, in those modules, no dataclass (9 ms, as inspect comes with it), and neither typing (3 ms)
-# nor anything else for the sake of annotations alone: type checkers take this name for true.
+# The console script imports this before it listens: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .addresses import (

@@ -267,7 +267,7 @@ class Acceptor:
                 self._record_heartbeat(connection)
             case State.WRONG_BYTE:
                 self._reject(connection, events.RejectReason.WRONG_BYTE)
-            case State.LATE:
+            case State.ALREADY_ANSWERED:
                 self._reject(connection, events.RejectReason.ANSWERED)
             case State.CLOSED:
                 self._report(events.Disconnected, connection)
@@ -293,7 +293,7 @@ class Acceptor:
             )
             config.emit(self.heartbeat)
             if config.claims is not None:
-                config.claims.arrive(self.heartbeat)
+                config.claims.deliver(self.heartbeat)
         if config.once:
             self._nursery.cancel_scope.cancel()
 

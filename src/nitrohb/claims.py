@@ -71,7 +71,7 @@ class Claims(Generic[Waiter]):
         """Every waiter with what it wants, the longest waiter first."""
         return iter(self._waiting.items())
 
-    def arrive(self, beat: Heartbeat, now: float) -> Waiter | None:
+    def deliver(self, beat: Heartbeat, now: float) -> Waiter | None:
         """Give a heartbeat to the longest waiter that accepts it, or keep it.
 
         Args:
@@ -171,9 +171,9 @@ class ClaimQueue:
         """The last heartbeat of each enclave, oldest first."""
         return list(self._claims.last_heartbeats())
 
-    def arrive(self, beat: Heartbeat) -> None:
+    def deliver(self, beat: Heartbeat) -> None:
         """Give a heartbeat to the longest waiter that accepts it, or keep it."""
-        waiter = self._claims.arrive(beat, trio.current_time())
+        waiter = self._claims.deliver(beat, trio.current_time())
         if waiter is not None:
             waiter.wake(beat)
 

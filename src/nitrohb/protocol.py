@@ -63,7 +63,7 @@ class State(Enum):
     WAITING = "waiting"
     HEARTBEAT = "heartbeat"
     WRONG_BYTE = "wrong byte"
-    LATE = "late"
+    ALREADY_ANSWERED = "already answered"
     CLOSED = "closed"
 
 
@@ -134,7 +134,7 @@ class _Handshake:
         elif self._latch.try_answer():
             self.state = _HEARTBEAT
         else:
-            self.state = State.LATE
+            self.state = State.ALREADY_ANSWERED
         return self.state
 
 

@@ -33,7 +33,7 @@ from .events import Event, Heartbeat, Listening, Lost
 from .pending import Pending
 from .protocol import HEARTBEAT_PORT
 from .sockets.listener import Listener
-from .sockets.opening import Listen, open_listeners, require_cids, resolve, take_over
+from .sockets.opening import Listen, close_at_end, open_listeners, require_cids, resolve
 
 OnEvent = Callable[[Event], object]
 
@@ -210,7 +210,7 @@ async def serve_heartbeat(
     or ``on_event`` raises, everything is closed, and the error is raised in an exception group, as
     by any nursery.
     """
-    with take_over(listen) as closing:
+    with close_at_end(listen) as closing:
         allowed = _check(allow_cids, handshake_timeout, max_pending)
         targets = resolve(listen or (DEFAULT_LISTEN,))
         if allowed is not None:
@@ -269,4 +269,4 @@ def _checked_cid(name: str, cid: object) -> int:
 def _log_problem(event: Event) -> None:
     """Log what must not go unnoticed, in the place of ``on_event``."""
     if isinstance(event, Lost) and event.problem is not None:
-        _log.error("nitrohb: %s", event.explanation)
+        _log.warning("nitrohb: %s", event.explanation)

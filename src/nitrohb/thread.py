@@ -85,7 +85,7 @@ class ThreadServer:
                 return await self._server.wait_heartbeat(cid=cid, address=address, max_age=max_age)
             sender = "" if cid is None else f" from CID {cid}"
             where = "" if address is None else f" on {address}"
-            raise PeerTimeoutError(f"no heartbeat{sender} came{where} within {timeout} s")
+            raise PeerTimeoutError(f"no heartbeat{sender} came{where} within {timeout:g} s")
 
         return self._thread.call(wait, waits=True)
 

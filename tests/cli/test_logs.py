@@ -31,7 +31,7 @@ from nitrohb import (
 )
 from nitrohb.cli.output import LEVELS, Stream, printable, quoted
 from nitrohb.cli.report import level_of, to_json, to_text
-from nitrohb.cli.session import at_level
+from nitrohb.cli.session import up_to_level
 
 from .events import ANY, made
 from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb_here, redirected, started
@@ -138,7 +138,7 @@ def test_log_level_chooses_events() -> None:
     for level in LEVELS.values():
         shown: list[Event] = []
         for event, _ in EXAMPLES:
-            at_level(level, shown.append)(event)
+            up_to_level(level, shown.append)(event)
         assert shown == [event for event, _ in EXAMPLES if level_of(event) <= level]
 
 

@@ -96,10 +96,10 @@ async def test_ready_status_and_stopping(is_abstract: bool, tmp_path: Path) -> N
     name = f"@nitrohb-test-{os.getpid()}" if is_abstract else f"{tmp_path}/notify"
     with Manager(name) as manager:
         async with notify_manager(name) as notifier:
-            notifier(made(Connected))  # which changes nothing
+            notifier.on_event(made(Connected))  # which changes nothing
             await wait_all_tasks_blocked()
             assert manager.received() == []
-            notifier(LISTENING)
+            notifier.on_event(LISTENING)
             await wait_all_tasks_blocked()
             assert manager.received() == [READY]
         assert manager.received() == [READY, "STOPPING=1"]
@@ -111,12 +111,12 @@ async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
     is_ready = False
     async with notify_manager(manager.name, is_ready=lambda: is_ready) as notifier:
         for event in (LISTENING, made(Heartbeat), made(Done)):
-            notifier(event)
+            notifier.on_event(event)
             await trio.sleep(1)
             assert manager.received() == [READY if is_ready else "STATUS=well"]
             is_ready = True
         for _ in range(450):
-            notifier(LISTENING)
+            notifier.on_event(LISTENING)
             await trio.sleep(0.001)
         assert manager.received() == [READY] * 5
 
@@ -125,7 +125,7 @@ async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
 async def test_status_is_utf_8_and_fits(char: str, manager: Manager) -> None:
     """It has paths, which may be any bytes. systemd ignores a datagram that is longer."""
     async with notify_manager(manager.name, status=lambda: 3000 * char) as notifier:
-        notifier(LISTENING)
+        notifier.on_event(LISTENING)
         await wait_all_tasks_blocked()
         (message,) = manager.received()
     assert re.fullmatch("READY=1\nSTATUS=[é\ufffd]{600,}[.]{3}", message)
@@ -150,7 +150,7 @@ async def test_short_watchdog_is_notified_in_time_during_a_flood(
 ) -> None:
     async with notify_manager(manager.name, WATCHDOG_USEC="40000") as notifier:
         for _ in range(100):
-            notifier(LISTENING)
+            notifier.on_event(LISTENING)
             await trio.sleep(0.04)
             assert ALIVE in manager.received()
 
@@ -171,7 +171,7 @@ async def test_manager_that_cannot_be_reached_is_warned_of_once_and_tried_again(
     warnings: list[str] = []
     name = f"{tmp_path}/{name}"
     async with notify_manager(name, warn=warnings.append) as notifier:
-        notifier(LISTENING)
+        notifier.on_event(LISTENING)
         await trio.sleep(10)
         if why != "long":
             with Manager(name) as manager:
@@ -192,7 +192,7 @@ async def test_manager_that_pauses_gets_the_newest_when_it_reads(
     async with notify_manager(manager.name, status=lambda: status) as notifier:
         for newer in "abc":
             status = newer
-            notifier(LISTENING)
+            notifier.on_event(LISTENING)
             await trio.sleep(10)
         assert set(manager.received()) == {"full"}
         await trio.sleep(10)

@@ -99,9 +99,9 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
         output = Output()
         async with draining(output):
             await trio.testing.wait_all_tasks_blocked()
-            output.print(2 * PAGE * "x")
-            output.print("queued")
-            output.print(QUEUE * "y")  # left out
+            output.print_out(2 * PAGE * "x")
+            output.print_out("queued")
+            output.print_out(QUEUE * "y")  # left out
             seen = read(reader)
             assert seen == PAGE * b"x"
             while not seen.endswith(b"queued\n"):
@@ -117,11 +117,11 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
 def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
     with small_pipe() as (pipe, reader), redirect_stderr(pipe):
         output = Output()
-        output.err.open_nonblocking()
-        output.say((PAGE - 1) * "x")
-        output.say(2 * QUEUE * "y")
+        output.stderr.open_nonblocking()
+        output.print_err((PAGE - 1) * "x")
+        output.print_err(2 * QUEUE * "y")
         assert read(reader) == (PAGE - 1) * b"x" + b"\n"
-        output.say("next")
+        output.print_err("next")
         output.close()
         assert re.fullmatch(rb"nitrohb: stderr: 1 line was left out.*\nnext\n", read(reader))
 
@@ -129,9 +129,9 @@ def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
 def test_one_queue_for_one_pipe() -> None:
     with small_pipe() as (pipe, reader), redirect_stdout(pipe), redirect_stderr(pipe):
         output = Output()
-        output.out.open_nonblocking()
+        output.stdout.open_nonblocking()
         for number in range(9):
-            (output.say if number % 2 else output.print)(f"{number}")
+            (output.print_err if number % 2 else output.print_out)(f"{number}")
         output.close()
         assert read(reader).split() == [b"%d" % number for number in range(9)]
 
@@ -141,8 +141,8 @@ def test_a_reader_that_has_gone_has_lost_nothing() -> None:
     os.close(reader)
     with open(writer, "w") as pipe, redirect_stdout(pipe), stderr_to_file() as err:
         output = Output()
-        output.print("x")
-        output.print("x")
+        output.print_out("x")
+        output.print_out("x")
         output.close()
         assert not output.has_lost
         assert content(err).count("Broken pipe") == 1
@@ -160,8 +160,8 @@ def test_a_write_that_fails_is_told_once(is_file: bool) -> None:
         stderr_to_file() as err,
     ):
         output = Output()
-        output.print("lost")
-        output.print("not even tried")
+        output.print_out("lost")
+        output.print_out("not even tried")
         output.close()
         (said,) = content(err).splitlines()
         assert said.startswith(f"nitrohb: stdout: {os.strerror(errno.ENOSPC)}; ")
@@ -171,14 +171,14 @@ def test_a_write_that_fails_is_told_once(is_file: bool) -> None:
 def test_a_closed_stream() -> None:
     with redirect_stdout(None), stderr_to_file():
         output = Output()
-        output.print("lost")
+        output.print_out("lost")
         assert output.has_lost
 
 
 def test_a_caller_of_main_can_put_anything_in_the_place_of_a_file() -> None:
     with redirect_stdout(io.StringIO()) as out:
         output = Output()
-        output.print("x")
+        output.print_out("x")
         output.close()
     assert out.getvalue() == "x\n"
 
@@ -199,8 +199,8 @@ def test_what_does_not_matter_enough_is_not_said() -> None:
     with stderr_to_file() as err:
         output = Output()
         output.level = ERROR
-        output.say("a warning", WARNING)
-        output.say("an error")
+        output.print_err("a warning", WARNING)
+        output.print_err("an error")
         output.close()
         assert content(err) == "an error\n"
 

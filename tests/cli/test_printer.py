@@ -35,11 +35,11 @@ async def test_the_rest_is_printed_at_the_end(
     printed = Printed()
     fails = pytest.RaisesGroup(ZeroDivisionError) if end == "failure" else nullcontext()
     with fails, trio.CancelScope() as scope:
-        async with printing(printed, output.out, "text") as printer:
+        async with printing(printed, output.stdout, "text") as printer:
             if is_idle_first:
                 await wait_all_tasks_blocked()
-            printer(CONNECTED)
-            printer(DISCONNECTED)
+            printer.on_event(CONNECTED)
+            printer.on_event(DISCONNECTED)
             if end == "cancellation":
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
@@ -50,13 +50,13 @@ async def test_the_rest_is_printed_at_the_end(
 
 async def test_events_of_one_pass_of_the_event_loop_are_printed_together(output: Output) -> None:
     printed = Printed()
-    async with printing(printed, output.out, "text") as printer:
+    async with printing(printed, output.stdout, "text") as printer:
         await wait_all_tasks_blocked()
         assert not printed
-        printer(LISTENING)
+        printer.on_event(LISTENING)
         await wait_all_tasks_blocked()
-        printer(CONNECTED)
-        printer(DISCONNECTED)
+        printer.on_event(CONNECTED)
+        printer.on_event(DISCONNECTED)
         assert printed == [["listening"]]
         await wait_all_tasks_blocked()
         assert printed == [["listening"], ["connected", "disconnected"]]
@@ -78,8 +78,8 @@ def small_pipe() -> Generator[tuple[Output, BinaryIO]]:
         closing(Output()) as output,
     ):
         for _ in range(2):
-            output.print((PAGE - 1) * "x")
-        assert output.out.has_queued
+            output.print_out((PAGE - 1) * "x")
+        assert output.stdout.has_queued
         yield output, end
 
 
@@ -95,8 +95,8 @@ async def test_reader_that_goes_away_while_lines_are_queued(
 
 async def test_queue_that_fills_again_while_it_is_written() -> None:
     with small_pipe() as (output, reader):
-        output.err = output.out
-        output.print(1_000_000 * "x")  # is left out
+        output.stderr = output.stdout
+        output.print_out(1_000_000 * "x")  # is left out
         async with draining(output):
             for _ in range(2):
                 assert len(reader.read(PAGE)) == PAGE

@@ -71,8 +71,8 @@ async def test_lack_of_threads_is_a_lack_of_processes(monkeypatch: pytest.Monkey
     open_process = Mock(side_effect=RuntimeError("can't start new thread"))
     monkeypatch.setattr("trio.lowlevel.open_process", open_process)
     await run(process, "true")
-    assert process.refusal is not None
-    assert process.refusal.errno == errno.EAGAIN
+    assert process.start_error is not None
+    assert process.start_error.errno == errno.EAGAIN
     open_process.side_effect = RuntimeError("a bug")
     with pytest.raises(RuntimeError):
         await run(process, "true")
@@ -83,7 +83,7 @@ async def test_signal_before_the_start_prevents_it(number: int) -> None:
     process = Process(10, no_warning)
     process.send_signal(number)
     await run(process, "/no/such/command")
-    assert (process.status, process.refusal) == (None, None)
+    assert (process.status, process.start_error) == (None, None)
 
 
 async def test_signal_during_the_start_is_sent_when_the_command_runs(
@@ -129,7 +129,7 @@ async def test_why_a_command_is_not_started(
     if number is None:
         process = Process(10, no_warning)
         await run(process, command)
-        error = process.refusal
+        error = process.start_error
     assert error is not None
     first, second = why_not_started(command, error).splitlines()
     assert reason in first

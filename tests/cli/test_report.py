@@ -41,7 +41,7 @@ def rejected(reason: RejectReason) -> list[Event]:
 def reporter_of(*events: Event) -> Reporter:
     reporter = Reporter()
     for event in events:
-        reporter(event)
+        reporter.on_event(event)
     return reporter
 
 
@@ -63,7 +63,7 @@ def reporter_of(*events: Event) -> Reporter:
 )
 def test_what_arrived_instead_of_a_heartbeat(events: Sequence[Event], seen: str | None) -> None:
     reporter = reporter_of(made(Listening), *events)
-    assert list(reporter.unheard()) == ([] if seen is None else [(ANY, seen)])
+    assert list(reporter.without_heartbeat()) == ([] if seen is None else [(ANY, seen)])
 
 
 def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> None:
@@ -72,14 +72,14 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
     waiting = f"waiting for a heartbeat on vsock::9000, {UNIX}"
     assert reporter.status() == waiting
     for count, event in enumerate((made(Heartbeat), made(Heartbeat, address=UNIX, peer=None)), 1):
-        reporter(made(Connected, address=event.address))
-        reporter(event)
+        reporter.on_event(made(Connected, address=event.address))
+        reporter.on_event(event)
         cid = "" if event.peer is None else " from CID 16"
         last = f"last heartbeat 2026-01-02 03:04:05Z{cid} on {event.address}, {count} in all"
         assert reporter.status() == f"{last}; {waiting}"
-    reporter(made(Done))
+    reporter.on_event(made(Done))
     assert reporter.awaited() == f"a heartbeat on {UNIX}"
-    reporter(made(Done, address=UNIX))
+    reporter.on_event(made(Done, address=UNIX))
     assert reporter.status().endswith(", 2 in all; waiting for nothing more")
 
 

@@ -75,8 +75,8 @@ def test_shared_cid_does_not_matter_where_no_other_is_wanted(
 ) -> None:
     warned: list[str] = []
     warnings = Warner(warned.append, allow_cids)
-    warnings(made(Connected, cid=1))
-    warnings(made(Rejected, cid=1, reason=RejectReason.TIMEOUT))
+    warnings.on_event(made(Connected, cid=1))
+    warnings.on_event(made(Rejected, cid=1, reason=RejectReason.TIMEOUT))
     assert not warned
 
 

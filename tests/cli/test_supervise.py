@@ -141,7 +141,7 @@ async def test_signal_just_before_the_start_prevents_it(number: int, sock: Path)
 async def test_heartbeat_just_before_the_end_of_the_command_counts(
     sock: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """And its address is closed before nitrohb exits."""
+    """And its address is closed before nitrohb exit_codes."""
 
     def beat() -> None:
         with Client(sock) as client:

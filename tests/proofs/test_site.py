@@ -18,7 +18,7 @@ import pytest
 from sphinx.errors import ExtensionError
 
 import nitrohb
-from deploy.packaging.manpage import exit_codes, subcommands, summaries
+from deploy.packaging.manpage import exit_code_meanings, subcommands, summaries
 from docs._ext import diagrams
 from docs._ext.command_line import create_parser
 from docs._ext.event_schema import create_schema
@@ -182,7 +182,7 @@ def test_every_event_is_documented() -> None:
 
 def test_every_exit_code_is_documented() -> None:
     text = text_of("reference/exit-codes.html")
-    for code in exit_codes():
+    for code in exit_code_meanings():
         assert f" {code} " in text
 
 

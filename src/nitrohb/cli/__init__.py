@@ -2,10 +2,9 @@
 """The console script ``nitrohb``: read the command line, call the command, print, exit.
 
 **The script listens before it loads trio**, so that an enclave that boots meanwhile finds the port
-open. What is loaded before the listen is a short list of modules (tests/test_startup.py): nitrohb,
-nitrohb.errors, .addresses, .protocol, .remedies, .sockets, and of this package exits, signals,
-output, settings, options, parser, and serve or run. Only these avoid typing and dataclasses at run
-time, by ``TYPE_CHECKING = False``. All other modules are loaded by the command that needs them.
+open. tests/test_startup.py has the short list of modules that are loaded before the listen. Only
+they avoid typing and dataclasses at run time, by ``TYPE_CHECKING = False``. Every other module is
+loaded by the command that needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import NitrohbError, UsageError
-from . import exits
+from . import exit_codes
 from .signals import Signals
 
 TYPE_CHECKING = False
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .parser import parse
 
     output = Output()
-    status, needs_output = exits.DONE, False
+    status, needs_output = exit_codes.DONE, False
     try:
         settings = parse(sys.argv[1:] if argv is None else argv)
         needs_output = settings.needs_output
@@ -55,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except* NitrohbError as group:
         status = _report(group, output)
     except* OSError as group:
-        status = _report(_in_words(group), output)
+        status = _report(_explain_os_errors(group), output)
     finally:
         output.close()
-    return exits.FAILED if needs_output and output.has_lost and not status else status
+    return exit_codes.FAILED if needs_output and output.has_lost and not status else status
 
 
-def _in_words(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
+def _explain_os_errors(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
     """A lack of descriptors, which can show anywhere, in words. Any other error is a bug."""
     from ..remedies import descriptor_shortage
 
@@ -81,11 +80,11 @@ def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
 
 def _report(group: BaseExceptionGroup[NitrohbError], output: Output) -> int:
     """Print what went wrong, and return the exit code for it."""
-    status = exits.FAILED
+    status = exit_codes.FAILED
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             status = _report(error, output)
         else:
-            output.say(f"nitrohb: {error}")
-            status = exits.USAGE if isinstance(error, UsageError) else exits.FAILED
+            output.print_err(f"nitrohb: {error}")
+            status = exit_codes.USAGE if isinstance(error, UsageError) else exit_codes.FAILED
     return status

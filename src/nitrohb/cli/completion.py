@@ -3,7 +3,7 @@
 
 from importlib.resources import files
 
-from . import exits
+from . import exit_codes
 from .output import Output
 from .settings import CompletionSettings
 from .signals import Signals
@@ -12,5 +12,5 @@ from .signals import Signals
 def completion(settings: CompletionSettings, output: Output, _signals: Signals) -> int:
     """Print the script for a shell."""
     script = files(__package__ or "").joinpath("completions", f"nitrohb.{settings.shell}")
-    output.print(script.read_text("utf-8").rstrip("\n"))
-    return exits.DONE
+    output.print_out(script.read_text("utf-8").rstrip("\n"))
+    return exit_codes.DONE

@@ -15,7 +15,7 @@ from ..protocol import HEARTBEAT
 from ..remedies import descriptor_shortage
 from ..server import serve_heartbeat
 from ..sockets.scratch import scratch_path
-from . import exits
+from . import exit_codes
 from .output import Output
 from .report import to_text
 from .settings import DemoSettings
@@ -26,22 +26,22 @@ def demo(_settings: DemoSettings, output: Output, signals: Signals) -> int:
     """Show a heartbeat from both sides, on a temporary Unix socket."""
 
     def parent(event: Event) -> None:
-        output.print(f"parent   {to_text(event)}")
+        output.print_out(f"parent   {to_text(event)}")
 
     async def boot(address: UnixAddress) -> int:
         byte = f"0x{HEARTBEAT[0]:02X}"
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_heartbeat, address, on_event=parent))
-            output.print(f"enclave  boots: its init connects and sends {byte}")
+            output.print_out(f"enclave  boots: its init connects and sends {byte}")
             seconds = await send_heartbeat(address)
-        output.print(f"enclave  got {byte} back after {seconds * 1000:.1f} ms: it goes on to")
-        output.print("enclave  start its application; without an answer it would now be dead")
-        return exits.DONE
+        output.print_out(f"enclave  got {byte} back after {seconds * 1000:.1f} ms: it goes on to")
+        output.print_out("enclave  start its application; without an answer it would now be dead")
+        return exit_codes.DONE
 
     with _socket_path() as path:
         status = signals.run(partial(boot, UnixAddress(path)))
-    if status == exits.DONE:
-        output.print("That was a whole boot. For a real enclave: nitrohb serve (see --help)")
+    if status == exit_codes.DONE:
+        output.print_out("That was a whole boot. For a real enclave: nitrohb serve (see --help)")
     return status
 
 

@@ -13,7 +13,7 @@ from ..doctor.examine import examine
 from ..doctor.verdicts import Check, Report, Verdict
 from ..errors import NitrohbError
 from ..remedies import descriptor_shortage
-from . import exits
+from . import exit_codes
 from .output import Output
 from .settings import DoctorSettings
 from .signals import Signals
@@ -24,8 +24,10 @@ def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
 
     async def run() -> int:
         report = await examine(settings.listen, settings.max_pending)
-        output.print(to_json(report) if settings.format == "json" else to_text(report, _width()))
-        return exits.FAILED if report.overall is Verdict.FAILED else exits.DONE
+        output.print_out(
+            to_json(report) if settings.format == "json" else to_text(report, _width())
+        )
+        return exit_codes.FAILED if report.overall is Verdict.FAILED else exit_codes.DONE
 
     try:
         return signals.run(run)

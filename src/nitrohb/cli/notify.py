@@ -6,8 +6,8 @@
 often, from the process ``WATCHDOG_PID`` if that is set (sd_watchdog_enabled(3)). The libraries for
 this are abandoned, need a C compiler, or block. The manual page invites reimplementation.
 
-Each datagram says everything that holds now, so that a lost one needs no memory: the next one
-repeats it. A manager that does not read never delays anything.
+Each datagram says everything that is so now. If one is lost, the next one repeats it. A manager
+that does not read never delays anything.
 """
 
 import math
@@ -52,8 +52,8 @@ class Notifier:
         self._news = trio.Event()
         self._socket: socket.socket | None = None
 
-    def __call__(self, event: Event) -> None:
-        """Take an event, after what makes the status of it has taken it."""
+    def on_event(self, event: Event) -> None:
+        """Take an event. The reporter, which makes the status, must have taken it before."""
         if isinstance(event, Listening | Heartbeat | Done):
             self._news.set()
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
+_GID_MAX: Final = 2**32 - 1  # chown(2) takes -1 for no change
+
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
 
@@ -46,9 +48,12 @@ def _api(text: str) -> ApiAddress:
 
 
 def _count(text: str) -> int:
-    number = _checked(lambda number: parse_number("number", number), text)
+    try:
+        number = parse_number("number", text)
+    except AddressError:
+        number = 0
     if number == 0:
-        raise argparse.ArgumentTypeError("expected a number from 1 up, got '0'")
+        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text!r}")
     return number
 
 
@@ -92,7 +97,7 @@ def _group(text: str) -> int:
         return grp.getgrnam(text).gr_gid
     except KeyError:
         pass
-    if text.isascii() and text.isdigit() and len(text) < 10:
+    if text.isascii() and text.isdigit() and int(text[:11]) < _GID_MAX:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected the name or number of a group, got {text!r}")
 
@@ -100,17 +105,17 @@ def _group(text: str) -> int:
 # The options, in groups. The first group has no title.
 
 
-def _option(names: str, metavar: str, text: str, **how: Any) -> Option:
+def _option(names: str, metavar: str, text: str, **kwargs: Any) -> Option:
     """An option whose metavar says how its value is read."""
-    return names.split(), {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **how}
+    return names.split(), {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **kwargs}
 
 
 def _flag(name: str, text: str) -> Option:
     return [name], {"action": "store_true", "help": text}
 
 
-def _choice(name: str, choices: Sequence[str], text: str, **how: Any) -> Option:
-    return [name], {"choices": choices, "default": choices[0], "help": text, **how}
+def _choice(name: str, choices: Sequence[str], text: str, **kwargs: Any) -> Option:
+    return [name], {"choices": choices, "default": choices[0], "help": text, **kwargs}
 
 
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {
@@ -198,7 +203,7 @@ def _run_options() -> Groups:
         "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
         "stderr",
     )
-    kill_after = "SIGKILL for what has not ended then (default: 10)"
+    kill_after = "send SIGKILL after SEC seconds (default: 10)"
     groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
     groups["time"].append(_option("--kill-after", "SEC", kill_after, default=10.0))
     return groups
@@ -212,7 +217,7 @@ def _timeout_option(seconds: float) -> Option:
 _WAIT_OPTIONS: Final = [
     _timeout_option(60.0),
     _option(
-        *("--max-age", "SEC", "how long ago it may have come (default: 60)"),
+        *("--max-age", "SEC", "how many seconds ago it may have arrived (default: 60)"),
         type=_age,
         default=60.0,
     ),
@@ -224,7 +229,7 @@ _WAIT_OPTIONS: Final = [
     _choice("--format", _FORMATS, "how the heartbeat is printed to stdout (default: text)"),
 ]
 
-_WAIT_EITHER: Final = [
+_WAIT_EXCLUSIVE: Final = [
     _option("--cid", "CID", "wait for the enclave with this CID"),
     _option("--address", "ADDR", "wait for a heartbeat on this listen address of the server"),
 ]
@@ -252,23 +257,23 @@ class Command:
     """A command as its help shows it.
 
     Attributes:
-        more: What its help says below the options.
+        epilog: What its help says below the options.
         usage: Its usage, if argparse's own would be too long.
         groups: Its options, by the titles of their groups.
-        either: Options of which exactly one is required.
+        exclusive: Options of which exactly one is required.
     """
 
     def __init__(
         self,
-        more: str,
+        epilog: str,
         groups: Groups | None = None,
         usage: str | None = None,
-        either: Sequence[Option] = (),
+        exclusive: Sequence[Option] = (),
     ) -> None:
-        self.more = more
+        self.epilog = epilog
         self.groups = groups or {}
         self.usage = usage
-        self.either = either
+        self.exclusive = exclusive
 
 
 OPTIONS: Final = {
@@ -313,10 +318,10 @@ OPTIONS: Final = {
     "wait": Command(
         "examples:\n"
         "  nitrohb wait --cid 16                         the enclave with that CID\n"
-        "  nitrohb wait --address unix:/run/vm4.sock     that which boots there\n\n"
+        "  nitrohb wait --address unix:/run/vm4.sock     the enclave that connects there\n\n"
         f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
         {"": _WAIT_OPTIONS},
-        either=_WAIT_EITHER,
+        exclusive=_WAIT_EXCLUSIVE,
     ),
     "demo": Command(
         f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
@@ -326,7 +331,7 @@ OPTIONS: Final = {
         "  nitrohb doctor                        can it listen on vsock::9000?\n"
         "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
-        "Each address is listened on for a moment. Nothing is changed, no file is left.\n\n"
+        "Each address is listened on for a moment, and no file is left behind.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
         "exit codes: 0 serve can listen, 1 an address or the self-test failed, 2 usage\n",
         {

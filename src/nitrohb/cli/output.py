@@ -183,16 +183,16 @@ class Output:
     """stdout and stderr of the console script.
 
     Attributes:
-        out: stdout.
-        err: stderr.
+        stdout: stdout.
+        stderr: stderr.
         is_terminal: Whether stderr is a terminal that can clear a line.
         level: The least serious level that is printed: see :data:`LEVELS`.
     """
 
     def __init__(self) -> None:
-        self.out = Stream(sys.stdout)
+        self.stdout = Stream(sys.stdout)
         # One queue for one terminal or pipe, so that the order of the lines stays.
-        self.err = self.out if _are_same(sys.stdout, sys.stderr) else Stream(sys.stderr)
+        self.stderr = self.stdout if _are_same(sys.stdout, sys.stderr) else Stream(sys.stderr)
         self.is_terminal = _is_terminal(sys.stderr)
         self.level = DEBUG
         self._status = ""
@@ -201,9 +201,9 @@ class Output:
     @property
     def has_lost(self) -> bool:
         """Whether a line on stdout is missing that somebody may have wanted."""
-        return self.out.has_lost
+        return self.stdout.has_lost
 
-    def print(self, text: str, level: int = INFO) -> None:
+    def print_out(self, text: str, level: int = INFO) -> None:
         """Print one or more lines to stdout, if their level is to be printed.
 
         Args:
@@ -211,27 +211,27 @@ class Output:
             level: Their level.
         """
         if level <= self.level:
-            self.print_all(prioritized(text, level) if self.out.is_journal else text)
+            self.print_out_raw(prioritized(text, level) if self.stdout.is_journal else text)
 
-    def print_all(self, text: str) -> None:
+    def print_out_raw(self, text: str) -> None:
         """Print lines to stdout that are selected and prioritized already."""
         self.tell_left_out()
         self._clear_status()
-        problem = self.out.write(f"{text}\n")
+        problem = self.stdout.write(f"{text}\n")
         self._show_status()
         self._tell_problem(problem)
 
-    def say(self, text: str, level: int = ERROR) -> None:
-        """Print one or more lines to stderr, for a person: see :meth:`print`."""
+    def print_err(self, text: str, level: int = ERROR) -> None:
+        """Print one or more lines to stderr, for a person: see :meth:`print_out`."""
         if level <= self.level:
-            self.say_all(prioritized(text, level) if self.err.is_journal else text)
+            self.print_err_raw(prioritized(text, level) if self.stderr.is_journal else text)
 
-    def say_all(self, text: str) -> None:
+    def print_err_raw(self, text: str) -> None:
         """Print lines to stderr that are selected and prioritized already."""
         self._clear_status()
-        if count := self.err.take_left_out():
-            self.err.write(f"{self._left_out('stderr', count)}\n")
-        self.err.write(f"{text}\n")
+        if count := self.stderr.take_left_out():
+            self.stderr.write(f"{self._left_out('stderr', count)}\n")
+        self.stderr.write(f"{text}\n")
         self._show_status()
 
     def flush(self, stream: Stream) -> None:
@@ -241,17 +241,17 @@ class Output:
 
     def _tell_problem(self, problem: str) -> None:
         if problem:
-            self.say(f"nitrohb: stdout: {problem}", WARNING)
+            self.print_err(f"nitrohb: stdout: {problem}", WARNING)
 
     def tell_left_out(self) -> None:
         """Say how many lines are missing on stdout, as soon as its reader goes on."""
-        if count := self.out.take_left_out():
-            self.say_all(self._left_out("stdout", count))
+        if count := self.stdout.take_left_out():
+            self.print_err_raw(self._left_out("stdout", count))
 
     def _left_out(self, name: str, count: int) -> str:
         lines = "1 line was" if count == 1 else f"{count} lines were"
         text = f"nitrohb: {name}: {lines} left out while nobody read"
-        return prioritized(text, WARNING) if self.err.is_journal else text
+        return prioritized(text, WARNING) if self.stderr.is_journal else text
 
     def status(self, text: str) -> None:
         """Show a status line below everything else, on a terminal only. Empty removes it."""
@@ -264,19 +264,19 @@ class Output:
     def _clear_status(self) -> None:
         if self._is_status_shown:
             self._is_status_shown = False
-            self.err.write(_CLEAR_LINE)
+            self.stderr.write(_CLEAR_LINE)
 
     def _show_status(self) -> None:
-        if self._status and not self.err.has_queued:
+        if self._status and not self.stderr.has_queued:
             self._is_status_shown = True
-            self.err.write(_UNWRAPPED.format(self._status))
+            self.stderr.write(_UNWRAPPED.format(self._status))
 
     def close(self) -> None:
         """Remove the status, wait a moment for paused readers, and say what is missing."""
         self.status("")
-        self.out.close()
+        self.stdout.close()
         self.tell_left_out()
-        self.err.close()
+        self.stderr.close()
 
 
 def _are_same(one: TextIO | None, other: TextIO | None) -> bool:

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 
 from .. import __version__
-from . import exits
+from . import exit_codes
 from .output import Output
 
 # This module is loaded before the script listens: see cli/__init__.py.
@@ -44,14 +44,14 @@ def parse(argv: Sequence[str]) -> CommandSettings:
         UsageError: Its options contradict each other, or a variable of the environment makes no
             sense.
     """
-    argv, launched = _split(list(argv))
+    argv, child_argv = _split(list(argv))
     own = ("-h", "--help", "--version")
     if not argv or (argv[0].startswith("-") and argv[0] not in own):
         argv.insert(0, "serve")
     parser = build_parser(argv[0])
-    args, unknown = parser.parse_known_args(argv, argparse.Namespace(argv=launched, misplaced=[]))
-    if unknown and not args.misplaced:
-        args.complain(f"unknown arguments: {' '.join(unknown)}")
+    args, unknown = parser.parse_known_args(argv, argparse.Namespace(argv=child_argv, misplaced=[]))
+    if unknown and (child_argv or not args.misplaced):
+        args.error(f"unknown arguments: {' '.join(unknown)}")
     from .settings import make_settings  # the help and the version need none
 
     return make_settings(args)
@@ -76,16 +76,16 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         output = Output()
-        is_wanted = file is sys.stdout and file is not sys.stderr
-        (output.print if is_wanted else output.say)(message.removesuffix("\n"))
+        is_help = file is sys.stdout and file is not sys.stderr
+        (output.print_out if is_help else output.print_err)(message.removesuffix("\n"))
         output.close()
         if output.has_lost:  # the help or the version, which is all that was asked for
-            sys.exit(exits.FAILED)
+            sys.exit(exit_codes.FAILED)
 
     def error(self, message: str) -> NoReturn:
         """Exit with a message about a mistake."""
         message = message.replace("ignored explicit argument", "takes no value, got")
-        self.exit(exits.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+        self.exit(exit_codes.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 
 
 def _terminal_width() -> int:
@@ -114,7 +114,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  nitrohb demo               see a heartbeat answered, on any machine\n"
         "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
-        "  nitrohb run -- ./launch    start one by a command, when somebody listens\n",
+        "  nitrohb run -- ./launch    listen, then start an enclave by a command\n",
         formatter_class=_FORMATTER,
         allow_abbrev=False,
     )
@@ -140,17 +140,17 @@ def _add_command(add_parser: Callable[..., Any], name: str) -> None:
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=command.more,
+        epilog=command.epilog,
         usage=command.usage,
         formatter_class=_FORMATTER,
         allow_abbrev=False,
     )
-    parser.set_defaults(command=name, complain=parser.error)
-    if command.either:
-        either = parser.add_mutually_exclusive_group(required=True)
-        for names, how in command.either:
-            either.add_argument(*names, **how)
+    parser.set_defaults(command=name, error=parser.error)
+    if command.exclusive:
+        exclusive = parser.add_mutually_exclusive_group(required=True)
+        for names, kwargs in command.exclusive:
+            exclusive.add_argument(*names, **kwargs)
     for title, options in command.groups.items():
         group = parser.add_argument_group(title) if title else parser
-        for names, how in options:
-            group.add_argument(*names, **how)
+        for names, kwargs in options:
+            group.add_argument(*names, **kwargs)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from ..events import Event
-from .output import Output, Stream, prioritized
+from .output import ERROR, WARNING, Output, Stream, prioritized
 from .report import level_of, to_json, to_text
 
 
@@ -28,7 +28,7 @@ class Printer:
         self._events: list[Event] = []
         self._waiting = trio.lowlevel.ParkingLot()
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take an event."""
         self._events.append(event)
         self._waiting.unpark()
@@ -81,7 +81,8 @@ class _LogHandler(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._output.say(self.format(record))
+        level = ERROR if record.levelno >= logging.ERROR else WARNING
+        self._output.print_err(self.format(record), level)
 
 
 @asynccontextmanager
@@ -89,7 +90,7 @@ async def draining(output: Output) -> AsyncGenerator[None]:
     """Write what is queued as soon as its reader goes on, while the block runs; log there, too."""
     logging.basicConfig(format="%(message)s", handlers=[_LogHandler(output)])
     async with trio.open_nursery() as nursery:
-        for stream in {output.out, output.err}:  # they may be one
+        for stream in {output.stdout, output.stderr}:  # they may be one
             stream.open_nonblocking()
             nursery.start_soon(_drain, stream, output)
         try:

@@ -54,12 +54,12 @@ class Process:
     Attributes:
         status: The exit status as in a shell; that of SIGTERM if the command had to be killed.
             None if it was not started, or has not ended yet.
-        refusal: Why the command could not be started; None if it could.
+        start_error: Why the command could not be started; None if it could.
     """
 
     def __init__(self, grace: float, warn: Callable[[str], object]) -> None:
         self.status: int | None = None
-        self.refusal: OSError | None = None
+        self.start_error: OSError | None = None
         self._grace = grace
         self._warn = warn
         self._popen: trio.Process | None = None
@@ -106,11 +106,11 @@ class Process:
             # Inherited descriptors are passed on, as by env(1). nitrohb's own are close-on-exec.
             popen = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
         except OSError as error:
-            self.refusal = error
+            self.start_error = error
         except RuntimeError as error:  # of the thread in which trio forks
             if not is_lack_of_threads(error):
                 raise
-            self.refusal = OSError(errno.EAGAIN, str(error))
+            self.start_error = OSError(errno.EAGAIN, str(error))
         else:
             reaper = _Reaper(popen, others, self._warn)
             with reaper.reaping():
@@ -261,7 +261,7 @@ def _is_in_foreground() -> bool:
     return False
 
 
-_REFUSALS: Final = {
+_START_ERRORS: Final = {
     errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
     errno.ENOTDIR: ("a part of its path is not a directory", "Check its path."),
     errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
@@ -279,7 +279,7 @@ _REFUSALS: Final = {
 def why_not_started(command: str, error: OSError) -> str:
     """Why a command cannot be started, and in another line what helps."""
     number = error.errno or 0
-    reason, remedy = _REFUSALS.get(number, (os.strerror(number), "Try the command by itself."))
+    reason, remedy = _START_ERRORS.get(number, (os.strerror(number), "Try the command by itself."))
     if shortage := descriptor_shortage(number):
         return str(shortage)
     if not command:

@@ -148,7 +148,7 @@ class Reporter:
         self._done: set[Address] = set()
         self._last: Heartbeat | None = None
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take an event."""
         seen = self._seen[event.address]
         match event:
@@ -185,7 +185,7 @@ class Reporter:
         """How many addresses have begun to listen."""
         return len(self._seen)
 
-    def unheard(self) -> Iterable[tuple[Address, str]]:
+    def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
         for address, seen in self._seen.items():
             if _HEARTBEAT not in seen:
@@ -194,22 +194,24 @@ class Reporter:
 
 def explain_timeout(reporter: Reporter, timeout: float, output: Output) -> None:
     """Say that the time is up, and what arrived on each address instead of a heartbeat."""
-    unheard = list(reporter.unheard())
-    if not unheard:  # only with --keep
-        output.say(f"nitrohb: the time is up, after {timeout:g} s")
-    for address, seen in unheard:
-        output.say(_explain(address, seen, f"within {timeout:g} s"))
+    without_heartbeat = list(reporter.without_heartbeat())
+    if not without_heartbeat:  # only with --keep
+        output.print_err(f"nitrohb: the time is up, after {timeout:g} s")
+    for address, seen in without_heartbeat:
+        output.print_err(_explain(address, seen, f"within {timeout:g} s"))
         if not seen:
-            output.say("Check that the enclave is running and that it can reach this host.")
-            if advice := _how_to_try(address):
-                output.say(advice)
+            output.print_err("Check that the enclave is running and that it can reach this host.")
+            if advice := _how_to_test(address):
+                output.print_err(advice)
 
 
 def explain_end(reporter: Reporter, status: int, output: Output) -> None:
     """Say that the command ended too early, and what arrived on each address until then."""
-    output.say(f"nitrohb: the command ended with status {_status(status)} before its heartbeat")
-    for address, seen in reporter.unheard():
-        output.say(_explain(address, seen, "until then"))
+    output.print_err(
+        f"nitrohb: the command ended with status {_status(status)} before its heartbeat"
+    )
+    for address, seen in reporter.without_heartbeat():
+        output.print_err(_explain(address, seen, "until then"))
 
 
 def _explain(address: Address, seen: str, when: str) -> str:
@@ -217,7 +219,7 @@ def _explain(address: Address, seen: str, when: str) -> str:
     return f"nitrohb: no heartbeat on {address} {when}: {what}"
 
 
-def _how_to_try(address: Address) -> str:
+def _how_to_test(address: Address) -> str:
     """How to test an address by hand; nothing for a socket that somebody else has opened."""
     written = shlex.quote(str(address))
     match address:

@@ -3,7 +3,7 @@
 
 from ..client import send_heartbeat
 from ..errors import PeerTimeoutError
-from . import exits
+from . import exit_codes
 from .output import Output
 from .printer import status_line
 from .settings import SendSettings
@@ -19,12 +19,14 @@ def send(settings: SendSettings, output: Output, signals: Signals) -> int:
             async with status_line(output, lambda: f"an answer from {address}"):
                 seconds = await send_heartbeat(address, timeout=settings.timeout)
         except* PeerTimeoutError as late:
-            output.say(f"nitrohb: {late.exceptions[0]}")
-            output.say("Check that a heartbeat server listens there: it reports each connection.")
+            output.print_err(f"nitrohb: {late.exceptions[0]}")
+            output.print_err(
+                "Check that a heartbeat server listens there: it reports each connection."
+            )
             seconds = None
         if seconds is None:
-            return exits.TIMED_OUT
-        output.print(f"{address} answered in {seconds * 1000:.1f} ms")
-        return exits.DONE
+            return exit_codes.TIMED_OUT
+        output.print_out(f"{address} answered in {seconds * 1000:.1f} ms")
+        return exit_codes.DONE
 
     return signals.run(beat)

@@ -13,7 +13,7 @@ from ..events import Connected, Event, Lost, Rejected, RejectReason
 from ..remedies import LOOPBACK_CID, SAME_CIDS
 from ..server import HeartbeatServer, OnEvent, serve_heartbeat
 from ..sockets.listener import Listener
-from . import exits
+from . import exit_codes
 from .notify import Notifier, find_notifier
 from .output import ERROR, WARNING, Output
 from .printer import draining, printing, status_line
@@ -28,7 +28,7 @@ async def serve_session(
     settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
 ) -> int:
     """Answer and report; return the exit code."""
-    warn = partial(output.say, level=WARNING)
+    warn = partial(output.print_err, level=WARNING)
     notifier, reporter = find_notifier(warn), Reporter()
     warner = Warner(warn, settings.allow_cids)
 
@@ -37,16 +37,16 @@ async def serve_session(
 
     async with (
         draining(output),
-        printing(output.print_all, output.out, settings.format) as printer,
+        printing(output.print_out_raw, output.stdout, settings.format) as printer,
     ):
         # Connections are reported only if something uses the events.
         observers: list[OnEvent] = []
         if settings.event_level > ERROR:
-            observers.append(at_level(settings.event_level, printer))
+            observers.append(up_to_level(settings.event_level, printer.on_event))
         if notifier or output.is_terminal or settings.timeout < math.inf:
-            observers.append(reporter)
+            observers.append(reporter.on_event)
         if settings.allow_cids is not None or api is not None or observers:
-            observers.append(warner)
+            observers.append(warner.on_event)
         with trio.move_on_after(settings.timeout) as deadline:
             async with (
                 status_line(output, reporter.awaited),
@@ -61,9 +61,9 @@ async def serve_session(
                             listeners, settings, [backend.on_event, *observers], task_status=backend
                         )
     if not deadline.cancelled_caught:
-        return exits.DONE
+        return exit_codes.DONE
     explain_timeout(reporter, settings.timeout, output)
-    return exits.TIMED_OUT
+    return exit_codes.TIMED_OUT
 
 
 async def serve_listeners(
@@ -91,7 +91,7 @@ async def serve_listeners(
     )
 
 
-def at_level(level: int, observe: OnEvent) -> OnEvent:
+def up_to_level(level: int, observe: OnEvent) -> OnEvent:
     """Pass on the events that are to be printed."""
 
     def on_event(event: Event) -> None:
@@ -114,13 +114,13 @@ async def notify_manager(
         notifier: Tells the service manager.
         reporter: Knows the status. It takes the events, too.
         is_ready: Whether the service counts as started.
-        observers: Gets what takes the events for the notifier, after the reporter.
+        observers: The functions that take the events. The notifier's is appended.
     """
     if notifier is None:
         yield
         return
     async with notifier.notifying(reporter.status, is_ready):
-        observers.append(notifier)
+        observers.append(notifier.on_event)
         yield
 
 
@@ -138,18 +138,18 @@ class Warner:
     def __init__(self, warn: Callable[[str], None], allow_cids: Collection[int] | None) -> None:
         self._warn = warn
         allowed = set(allow_cids or ())
-        self._allows_all_for_one = LOOPBACK_CID in allowed and len(allowed) > 1
+        self._cid_1_is_ambiguous = LOOPBACK_CID in allowed and len(allowed) > 1
         self._has_warned = False
         self.awaits_cid: Callable[[], bool] = lambda: False
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take an event."""
         match event:
             case Lost() if event.problem is not None:
                 self._warn(f"nitrohb: {event.explanation}")
             case Rejected(reason=RejectReason.CID) if event.cid == LOOPBACK_CID:
                 self._warn_same_cids(event, "is refused")
-            case Connected() if event.cid == LOOPBACK_CID and self._allows_all_for_one:
+            case Connected() if event.cid == LOOPBACK_CID and self._cid_1_is_ambiguous:
                 self._warn_same_cids(event, "is allowed, whichever VM it is of")
             case Connected() if event.cid == LOOPBACK_CID and self.awaits_cid():
                 self._warn_same_cids(event, "has come while another CID is awaited")

@@ -136,7 +136,7 @@ class WaitSettings(Settings):
     """``nitrohb wait``.
 
     Attributes:
-        enclave: The CID of the enclave, or the listen address on which it connects.
+        target: The CID of the enclave, or the listen address on which it connects.
         api: The address of the server's HTTP interface.
         timeout: Seconds to wait.
         max_age: How many seconds ago the heartbeat may have arrived.
@@ -145,7 +145,7 @@ class WaitSettings(Settings):
 
     command = "wait"
 
-    enclave: int | Address
+    target: int | Address
     api: UnixAddress | TcpAddress
     timeout: float
     max_age: float
@@ -284,7 +284,7 @@ def _send(args: Namespace) -> SendSettings:
 
 def _wait(args: Namespace) -> WaitSettings:
     return WaitSettings(
-        enclave=args.address if args.cid is None else args.cid,
+        target=args.address if args.cid is None else args.cid,
         api=args.api or UnixAddress("/run/nitrohb/api.sock"),
         timeout=args.timeout,
         max_age=args.max_age,

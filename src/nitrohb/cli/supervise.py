@@ -26,12 +26,12 @@ from ..events import Done, Event, Heartbeat
 from ..server import HeartbeatServer, OnEvent
 from ..sockets import activation, unixfile
 from ..sockets.listener import Listener
-from . import exits, notify
+from . import exit_codes, notify
 from .output import WARNING, Output, printable
 from .printer import Printer, draining, printing
 from .process import Process, why_not_started
 from .report import Reporter, explain_end, explain_timeout
-from .session import Warner, at_level, notify_manager, serve_listeners
+from .session import Warner, notify_manager, serve_listeners, up_to_level
 from .settings import RunSettings
 from .signals import Signals
 
@@ -52,7 +52,7 @@ class Supervisor:
         self._listeners = listeners
         self._environment = environment([listener.address for listener in listeners])
         self._output = output
-        self._warn = partial(output.say, level=WARNING)
+        self._warn = partial(output.print_err, level=WARNING)
         self._process = Process(settings.kill_after, self._warn)
         self._reporter = Reporter()
         self._time_limit = trio.CancelScope()
@@ -74,12 +74,12 @@ class Supervisor:
         notifier = notify.find_notifier(self._warn)
         async with (
             draining(output),
-            printing(output.say_all, output.err, settings.format) as printer,
+            printing(output.print_err_raw, output.stderr, settings.format) as printer,
         ):
             observers: list[OnEvent] = [
-                at_level(settings.event_level, printer),
-                Warner(self._warn, settings.allow_cids),
-                self._reporter,
+                up_to_level(settings.event_level, printer.on_event),
+                Warner(self._warn, settings.allow_cids).on_event,
+                self._reporter.on_event,
             ]
             # To a service manager the service has started when the enclaves have.
             async with notify_manager(notifier, self._reporter, self._have_all_booted, observers):
@@ -135,7 +135,8 @@ class Supervisor:
                 self._all_closed.set()
 
     def _have_all_booted(self) -> bool:
-        return not list(self._reporter.unheard())
+        is_listening = self._reporter.listening() == len(self._listeners)
+        return is_listening and not list(self._reporter.without_heartbeat())
 
     def _conclude(self, number: int | None) -> int:
         """The exit code, after a message if there is something to explain.
@@ -144,16 +145,16 @@ class Supervisor:
             number: The first signal that arrived, or None.
         """
         process = self._process
-        if process.refusal is not None:
-            return self._explain_refusal(process.refusal)
+        if process.start_error is not None:
+            return self._explain_start_error(process.start_error)
         if self._has_timed_out:
-            return exits.TIMED_OUT
+            return exit_codes.TIMED_OUT
         if process.status is None:  # the signal arrived before the command was started
             return 128 + (number or 0)
         # Another status than 0 may be the command's answer to the signal.
         if self._is_early() and (number is None or process.status == 0):
             explain_end(self._reporter, process.status, self._output)
-            return exits.TOO_EARLY
+            return exit_codes.TOO_EARLY
         return process.status
 
     def _is_early(self) -> bool:
@@ -162,12 +163,12 @@ class Supervisor:
             return False
         return not self._have_all_booted()
 
-    def _explain_refusal(self, refusal: OSError) -> int:
+    def _explain_start_error(self, start_error: OSError) -> int:
         command = self._settings.argv[0]
         shown = printable(shlex.quote(command))
-        why = why_not_started(command, refusal)
-        self._output.say(f"nitrohb: cannot start {shown}: {why}")
-        return exits.NOT_FOUND if refusal.errno == errno.ENOENT else exits.NOT_STARTED
+        why = why_not_started(command, start_error)
+        self._output.print_err(f"nitrohb: cannot start {shown}: {why}")
+        return exit_codes.NOT_FOUND if start_error.errno == errno.ENOENT else exit_codes.NOT_STARTED
 
 
 def environment(addresses: Sequence[Address]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from ..addresses import UnixAddress
 from ..api.address import api_connect_error
 from ..errors import NitrohbError, UsageError
-from . import exits
+from . import exit_codes
 from .lines import json_line, text_line
 from .output import INFO, Output, printable
 from .settings import WaitSettings
@@ -38,10 +38,10 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 
 def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
     """Claim one heartbeat, and print it."""
-    enclave, server = settings.enclave, settings.api
-    is_cid = isinstance(enclave, int)
-    wanted: dict[str, object] = {"cid": enclave} if is_cid else {"address": str(enclave)}
-    name = f"CID {enclave}" if is_cid else str(enclave)
+    target, server = settings.target, settings.api
+    is_cid = isinstance(target, int)
+    wanted: dict[str, object] = {"cid": target} if is_cid else {"address": str(target)}
+    name = f"CID {target}" if is_cid else str(target)
     output.status(f"waiting for a heartbeat of {name}, {settings.timeout:g} s at most")
     until = time.monotonic() + settings.timeout
     status, answer = _TIMEOUT, dict[str, Any]()
@@ -91,13 +91,15 @@ def _report(status: int, answer: dict[str, Any], settings: WaitSettings, output:
             raise _not_nitrohb(settings)
         fields = {"event": "heartbeat"} | {name: answer.get(name) for name in _FIELDS}
         to_line = json_line if settings.format == "json" else text_line
-        output.print(to_line(fields, INFO))
-        return exits.DONE
+        output.print_out(to_line(fields, INFO))
+        return exit_codes.DONE
     if status in (_TIMEOUT, _BUSY):
-        output.say(f"nitrohb: {_detail(status, answer)}")
+        output.print_err(f"nitrohb: {_detail(status, answer)}")
         if status == answer.get("status") == _TIMEOUT:
-            output.say(f"The server at {settings.api} prints on its stdout what connected instead.")
-        return exits.TIMED_OUT
+            output.print_err(
+                f"The server at {settings.api} prints on its stdout what connected instead."
+            )
+        return exit_codes.TIMED_OUT
     if answer.get("status") != status:  # not a problem as nitrohb reports it
         raise _not_nitrohb(settings)
     raise (UsageError if status == _BAD_REQUEST else NitrohbError)(_detail(status, answer))

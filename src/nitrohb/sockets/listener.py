@@ -119,13 +119,13 @@ class Listener:
 
     def has_backlog(self) -> bool:
         """Whether a connection is in the backlog."""
-        return self._polls(select.POLLIN)
+        return self._has_event(select.POLLIN)
 
     def is_shut_down(self) -> bool:
         """Whether another process has shut an inherited socket down: no peer can connect."""
-        return self._polls(select.POLLRDHUP)
+        return self._has_event(select.POLLRDHUP)
 
-    def _polls(self, what: int) -> bool:
+    def _has_event(self, what: int) -> bool:
         poll = select.poll()
         poll.register(self.sock, what)
         return bool(poll.poll(0))

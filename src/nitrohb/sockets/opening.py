@@ -62,7 +62,7 @@ def open_listeners(
         ListenError: An address cannot be listened on; says why, and what helps.
     """
     targets = list(listen)
-    with take_over(targets) as opened:
+    with close_at_end(targets) as opened:
         listeners: list[Listener] = []
         for target in resolve(targets):
             listener = _open(target, socket_mode, socket_group)
@@ -72,7 +72,7 @@ def open_listeners(
     return listeners
 
 
-def take_over(targets: Iterable[Listen]) -> ExitStack:
+def close_at_end(targets: Iterable[Listen]) -> ExitStack:
     """Return a stack that closes the sockets and listeners among some targets."""
     stack = ExitStack()
     for target in targets:

@@ -84,7 +84,7 @@ _shtab_nitrohb_run_options=(
   "--eif[for auto\: the enclave\'s image]:PATH:_files"
   "--memory[for auto\: the enclave\'s memory]:MIB:"
   "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
-  "--kill-after[SIGKILL for what has not ended then (default\: 10)]:SEC:"
+  "--kill-after[send SIGKILL after SEC seconds (default\: 10)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
   "--format[of the events on stderr (default\: text)]:format:(text json)"
@@ -136,7 +136,7 @@ _shtab_nitrohb_wait_options=(
   "--cid[wait for the enclave with this CID]:CID:"
   "--address[wait for a heartbeat on this listen address of the server]:ADDR:_nitrohb_address"
   "--timeout[end with exit code 124 after this time (default\: 60)]:SEC:"
-  "--max-age[how long ago it may have come (default\: 60)]:SEC:"
+  "--max-age[how many seconds ago it may have arrived (default\: 60)]:SEC:"
   "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
   "--format[how the heartbeat is printed to stdout (default\: text)]:format:(text json)"
 )
