@@ -24,7 +24,7 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 nox.options.sessions = [f"tests-{HERE}"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+VERSIONS = sorted({"3.11", "3.12", "3.13", "3.14", HERE})
 
 # uv installs nothing but the versions in here, and checks their hashes. "nox -s lock" renews it.
 # (uv, because it resolves for every Python at once, and installs a session in a second or two.)
@@ -37,7 +37,7 @@ os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 PINS = Path(".nox/constraints.txt").resolve()
 PINS.parent.mkdir(exist_ok=True)
 PINS.write_text(re.sub(r" \\\n +--hash=\S+", "", LOCK.read_text()))
-os.environ["PIP_CONSTRAINT"] = str(PINS)
+os.environ |= {"PIP_CONSTRAINT": str(PINS), "PIP_BUILD_CONSTRAINT": str(PINS)}
 
 # A module that is not loaded is an error that a user can meet: a kernel for each set of modules.
 KERNELS = {
@@ -70,7 +70,7 @@ def works(python: str) -> bool:
 
 def install(session: nox.Session, *groups: str, lock: Path | None = LOCK) -> None:
     """Install the wheel of nitrohb, as a user would, and some groups of what its tests need."""
-    env = {"UV_CONSTRAINT": str(lock) if lock else ""}
+    env = {"UV_CONSTRAINT": str(lock)} if lock else {"UV_CONSTRAINT": "", "UV_BUILD_CONSTRAINT": ""}
     session.install(*nox.project.dependency_groups(PROJECT, *groups), ".[api]", env=env)
 
 
@@ -83,6 +83,13 @@ def lock(session: nox.Session) -> None:
     compile_lock(session, LOCK, *newest)
     compile_lock(session, LOCK_NOX, "--group=nox", f"--constraints={LOCK}")
     lowest = ["--all-extras", "--group=tests", "pyproject.toml"]
+    # The lowest versions are resolved again for "--check", too: else it would keep higher ones.
+    direct = [*PROJECT["project"]["dependencies"], *nox.project.dependency_groups(PROJECT, "tests")]
+    direct += [
+        each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra
+    ]
+    names = [re.split(r"[^\w-]", each)[0] for each in direct]
+    lowest += [f"--upgrade-package={name}" for name in names]
     compile_lock(session, LOWEST, "--resolution=lowest-direct", *lowest)
 
 

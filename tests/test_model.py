@@ -213,6 +213,7 @@ class Keep(Strict):
 FEW = settings(max_examples=max(15, settings().max_examples // 10))
 
 
+@pytest.mark.hypothesis  # so that "nox -s thorough" selects it
 @pytest.mark.parametrize("model", [SeedDevice, Strict, Keep])
 def test_the_server_does_what_the_model_says(model: type[Machine]) -> None:
     clock = MockClock()

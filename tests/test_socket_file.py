@@ -440,7 +440,7 @@ async def test_without_anybody_to_tell_it_is_in_the_log(
         await trio.sleep(0.6)
         nursery.cancel_scope.cancel()
     ((name, level, text),) = caplog.record_tuples
-    assert (name, level) == ("nitrohb", logging.ERROR)
+    assert (name, level) == ("nitrohb", logging.WARNING)
     assert text.startswith(f"nitrohb: the socket file of unix:{path} is gone")
 
 

@@ -51,7 +51,7 @@ def reporter_of(*events: Event) -> Reporter:
         ([], ""),
         ([CONNECTED], "1 had sent nothing yet"),
         ([CONNECTED, DISCONNECTED], "1 closed without a byte"),
-        ([CONNECTED, made(Evicted)], "1 had to make room"),
+        ([CONNECTED, made(Evicted)], "1 evicted to make room"),
         (rejected(RejectReason.CID), "1 came from CID 16, which is not allowed"),
         (rejected(RejectReason.REARMED), "1 came before the address was rearmed"),
         (

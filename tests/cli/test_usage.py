@@ -141,8 +141,8 @@ def test_malformed_argument_is_named(line: str, named: list[str]) -> None:
 
 COMMAND = ["nitrohb run [options] -- CMD"]
 AUTO = ["--timeout auto", "--eif", "--memory"]
-NOT_AUTO = ["--eif", "--memory", "without --timeout auto"]
-NO_API = ["--api-", "without --api"]
+NOT_AUTO = ["--eif", "--memory", "--timeout auto"]
+NO_API = ["--api-", "need --api"]
 SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
 
 

@@ -179,7 +179,7 @@ async def test_contradictions_are_rejected() -> None:
         ([UnixAddress("x")] * 2, "named twice"),
         ([NamedSocket("not passed")] * 2, "named twice"),
         ([VsockAddress(1, 9000), VsockAddress(CID_ANY, 9000)], "exclude each other"),
-        ([VsockAddress(1, PORT_ANY)], "leaves the port"),
+        ([VsockAddress(1, PORT_ANY)], "lets the kernel choose the port"),
     ]
     for addresses, message in cases:
         with pytest.raises(UsageError, match=message):

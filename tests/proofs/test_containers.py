@@ -117,8 +117,10 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
     podman.must("import", "--quiet", base, "localhost/base:proof")
     base.unlink()
     # Where pip is told of its index, and of the certificates, it is told inside, too.
-    told = [Path("/etc/pip.conf"), Path("/etc/ssl/certs")]
+    told = [Path("/etc/pip.conf"), Path("/etc/ssl/certs"), Path(os.environ["PIP_CONSTRAINT"])]
     volumes = [f"--volume={path}:{path}:ro" for path in told if path.exists()]
+    # A new release of a dependency must not break this.
+    volumes += [f"--env={name}={told[-1]}" for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")]
     options = ("--network=host", "--isolation=chroot", "--build-arg=BASE=localhost/base:proof")
     verb, *rest = shown("podman")
     podman.must(verb, *options, *volumes, *rest)

@@ -11,7 +11,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support import child
 
 JOURNALD = "/lib/systemd/systemd-journald"
 STREAM = "/run/systemd/journal/stdout"
@@ -21,8 +25,11 @@ PATIENCE = 30.0  # seconds
 def test_priorities_in_the_journal() -> None:
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     unshare = ["unshare", *root, "--mount", "--pid", "--fork", "--kill-child"]
-    inside = [sys.executable, __file__]
-    done = subprocess.run([*unshare, *inside], capture_output=True, text=True, timeout=120)
+    inside = [sys.executable, "-m", "tests.proofs.test_journal"]
+    root_of_tests = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*unshare, *inside], cwd=root_of_tests, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     entries = [(int(entry["PRIORITY"]), entry["MESSAGE"]) for entry in told]
@@ -45,7 +52,8 @@ def test_priorities_in_the_journal() -> None:
     ]
 
 
-def as_service(*args: str) -> "subprocess.Popen[bytes]":
+@contextmanager
+def as_service(*args: str) -> Generator["subprocess.Popen[bytes]"]:
     """Start nitrohb with stdout and stderr connected to the journal."""
     with socket.socket(socket.AF_UNIX) as stream:
         stream.connect(STREAM)
@@ -54,7 +62,8 @@ def as_service(*args: str) -> "subprocess.Popen[bytes]":
         status = os.fstat(stream.fileno())
         env = os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
         command = [sys.executable, "-m", "nitrohb", *args]
-        return subprocess.Popen(command, stdout=stream.fileno(), stderr=stream.fileno(), env=env)
+        with child(command, stdout=stream.fileno(), stderr=stream.fileno(), env=env) as service:
+            yield service
 
 
 def wait_for_file(path: str) -> None:
@@ -67,7 +76,7 @@ def wait_for_file(path: str) -> None:
 def main() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     os.makedirs("/run/systemd/journal")
-    with subprocess.Popen([JOURNALD], stdout=sys.stderr) as journald:
+    with child([JOURNALD], stdout=sys.stderr):
         wait_for_file(STREAM)
         with as_service("-l", "unix:/run/s") as server:
             wait_for_file("/run/s")
@@ -82,7 +91,6 @@ def main() -> None:
                 assert failing.wait(PATIENCE) in (1, 2)
         subprocess.run(["journalctl", "--sync"], check=True)
         subprocess.run(["journalctl", "-t", "nitrohb", "-o", "json", "--no-pager"], check=True)
-        journald.terminate()
 
 
 if __name__ == "__main__":

@@ -62,12 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain_os_errors(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
     """A lack of descriptors, which can show anywhere, in words. Any other error is a bug."""
-    from ..remedies import descriptor_shortage
-
-    errors = [descriptor_shortage(error.errno) for error in _leaves(group)]
+    errors = [_explain(error) for error in _leaves(group)]
     if None in errors:
         raise group
     return BaseExceptionGroup("", [error for error in errors[:1] if error is not None])
+
+
+def _explain(error: OSError) -> NitrohbError | None:
+    from ..remedies import descriptor_shortage
+
+    # trio may look for a C library with a compiler, which needs a temporary directory. tempfile has
+    # no other message for a lack of descriptors.
+    if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
+        return NitrohbError(
+            f"cannot load trio: {error.strerror}\n"
+            "Set TMPDIR to a directory in which you may write, or raise the limit of open files"
+            " (ulimit -n)."
+        )
+    return descriptor_shortage(error.errno)
 
 
 def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:

@@ -174,7 +174,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
             _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
             _choice(
                 *("--log-level", tuple(reversed(LEVELS))),
-                "print debug (default), or only info, warning, error and worse",
+                "least serious: debug (default), info, warning, error",
                 metavar="LEVEL",
             ),
             _flag("--quiet", "print no events"),

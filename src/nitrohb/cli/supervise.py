@@ -135,7 +135,7 @@ class Supervisor:
                 self._all_closed.set()
 
     def _have_all_booted(self) -> bool:
-        is_listening = self._reporter.listening() == len(self._listeners)
+        is_listening = self._reporter.listening() >= len(self._listeners)
         return is_listening and not list(self._reporter.without_heartbeat())
 
     def _conclude(self, number: int | None) -> int:
