@@ -84,10 +84,9 @@ def lock(session: nox.Session) -> None:
     compile_lock(session, LOCK_NOX, "--group=nox", f"--constraints={LOCK}")
     lowest = ["--all-extras", "--group=tests", "pyproject.toml"]
     # The lowest versions are resolved again for "--check", too: else it would keep higher ones.
-    direct = [*PROJECT["project"]["dependencies"], *nox.project.dependency_groups(PROJECT, "tests")]
-    direct += [
-        each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra
-    ]
+    project = PROJECT["project"]
+    direct = [*project["dependencies"], *nox.project.dependency_groups(PROJECT, "tests")]
+    direct += project["optional-dependencies"]["api"]
     names = [re.split(r"[^\w-]", each)[0] for each in direct]
     lowest += [f"--upgrade-package={name}" for name in names]
     compile_lock(session, LOWEST, "--resolution=lowest-direct", *lowest)

@@ -174,7 +174,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
             _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
             _choice(
                 *("--log-level", tuple(reversed(LEVELS))),
-                "least serious: debug (default), info, warning, error",
+                "at least debug (default), info, warning, or error",
                 metavar="LEVEL",
             ),
             _flag("--quiet", "print no events"),
