@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb.doctor import holders
-from nitrohb.doctor.holders import holder_of_path, suspects_of_port
+from nitrohb.doctor import probes
+from nitrohb.doctor.probes import holder_of_path, suspects_of_port
 from tests.support import child
 
 HOLD = """
@@ -110,7 +110,7 @@ def test_a_search_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "getxattr", lambda *_: b"AF_VSOCK\0")  # pyright: ignore
     fake_process(tmp_path, 101, 101)
     assert suspects_of_port(str(tmp_path)) is not None
-    monkeypatch.setattr(holders, "_DEADLINE", -1)
+    monkeypatch.setattr(probes, "_SEARCH_DEADLINE", -1)
     assert suspects_of_port(str(tmp_path)) is None
 
 
