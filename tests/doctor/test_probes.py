@@ -5,15 +5,20 @@ import errno
 import os
 import resource
 import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nitrohb.addresses import CID_ANY, PORT_ANY
 from nitrohb.doctor import probes
-from nitrohb.doctor.probes import Device
+from nitrohb.doctor.probes import Device, holder_of_path, suspects_of_port
 from nitrohb.remedies import NO_AF_VSOCK
 from nitrohb.sockets import vsock as device_of_vsock
+from tests.support import child
 
 
 def test_the_kernel_is_asked_for_af_vsock() -> None:
@@ -132,3 +137,110 @@ def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, seen in ((1024, 1024), (resource.RLIM_INFINITY, float("inf"))):
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, 4096))  # pyright: ignore
         assert probes.descriptor_limit() == seen
+
+
+# Which process holds an address, in the real /proc and in others.
+
+HOLD = """
+import socket, sys
+socks = [socket.socket(socket.AF_UNIX) for _ in sys.argv[1:]]
+for sock, path in zip(socks, sys.argv[1:]):
+    sock.bind(path)
+for sock in socks[:-1]:
+    sock.listen()
+print(flush=True)
+sys.stdin.read()
+"""
+PATHS = ["listening", "with a space", "with [brackets] and é", "bound"]
+
+
+@contextmanager
+def holding(paths: list[str]) -> Generator[int]:
+    """Another process that is bound to some paths. Yields its number."""
+    command = [sys.executable, "-c", HOLD, *paths]
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
+
+
+def test_the_holder_of_a_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [str(tmp_path / name) for name in PATHS]
+    assert {holder_of_path(path) for path in paths} == {None}
+    with holding(paths) as pid:
+        comm = Path(f"/proc/{pid}/comm").read_text().strip()
+        for path in (*paths, *PATHS):  # absolute or not, whatever it was bound to
+            assert holder_of_path(path) == f"held by process {pid} ({comm})", path
+        table = Path("/proc/net/unix").read_bytes()
+    assert {holder_of_path(path) for path in paths} == {None}
+    # If the processes of other users are hidden, as by the mount option hidepid of /proc.
+    (tmp_path / "proc" / "net").mkdir(parents=True)
+    (tmp_path / "proc" / "net" / "unix").write_bytes(table)
+    (tmp_path / "proc" / "1").mkdir()
+    hidden = holder_of_path(paths[0], str(tmp_path / "proc"))
+    assert hidden == "held by a process that this user cannot see"
+    assert holder_of_path(paths[0], str(tmp_path / "nothing")) is None
+
+
+TABLE = """
+00000000: 00000002 00000000 00010000 0001 01 11 /s
+00000000: 00000003 00000000 00000000 0001 03 12 /s
+00000000: 00000003 00000000 00000000 0001 03 13 /accepted
+"""
+
+
+def fake_process(proc: Path, pid: int, inode: int, comm: str | None = "x\n") -> None:
+    (proc / str(pid) / "fd").mkdir(parents=True)
+    for fd in (3, 4):  # the same socket twice
+        (proc / str(pid) / "fd" / str(fd)).symlink_to(f"socket:[{inode}]")
+    (proc / str(pid) / "fd" / "5").write_text("no link")
+    if comm is not None:
+        (proc / str(pid) / "comm").write_text(comm)
+
+
+def test_a_connection_does_not_hold_the_path_of_its_listener(tmp_path: Path) -> None:
+    for pid, inode in ((101, 11), (102, 12), (103, 13), (os.getpid(), 11)):
+        fake_process(tmp_path, pid, inode)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "unix").write_text(TABLE)
+    assert holder_of_path("/s", str(tmp_path)) == "held by process 101 (x)"
+    assert holder_of_path("/accepted", str(tmp_path)) is None
+
+
+def test_processes_with_af_vsock_sockets_are_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def protocol(fd: str, name: str) -> bytes:
+        assert name == "system.sockprotoname"
+        if "/102/" in fd:
+            raise PermissionError
+        return b"UNIX\0" if "/101/" in fd else b"AF_VSOCK\0"
+
+    monkeypatch.setattr(os, "getxattr", protocol)
+    fake_process(tmp_path, os.getpid(), 1)
+    for pid in (101, 102):
+        fake_process(tmp_path, pid, pid)
+    assert suspects_of_port(str(tmp_path)) is None
+    fake_process(tmp_path, 103, 103, "its \x1b[31mchild\n")
+    one = "process 103 (its ?[31mchild)"
+    found = suspects_of_port(str(tmp_path))
+    assert found == f"probably held by {one}, which has AF_VSOCK sockets open"
+    fake_process(tmp_path, 104, 104, None)
+    named = (suspects_of_port(str(tmp_path)) or "").removeprefix("probably held by ")
+    named = named.removesuffix(", which have AF_VSOCK sockets open")
+    assert sorted(named.split(" or ")) == [one, "process 104"]
+
+
+def test_a_search_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"AF_VSOCK\0")  # pyright: ignore
+    fake_process(tmp_path, 101, 101)
+    assert suspects_of_port(str(tmp_path)) is not None
+    monkeypatch.setattr(probes, "_SEARCH_DEADLINE", -1)
+    assert suspects_of_port(str(tmp_path)) is None
+
+
+def test_the_kernel_names_the_protocol_of_a_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        name = os.getxattr(f"/proc/self/fd/{sock.fileno()}", "system.sockprotoname")
+    assert name.rstrip(b"\0") in {b"UNIX", b"UNIX-STREAM"}

@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a check found: its name for programs, its title for people, and its address if any."""
+    """What a check found: a name for programs, a title for people, and its address, if any."""
 
     name: str
     title: str
@@ -106,8 +106,8 @@ DEVICES: Final = {
 """How to get each device."""
 
 _ALLOW_USER: Final = (
-    "If this user needs it, look at its group and mode (ls -l {path}): join that group, or run as"
-    " root. In a container, pass the device in (--device {path})."
+    "If this user needs it, add them to the group of the device (ls -l {path}), or run as root. In"
+    " a container, pass the device in (--device {path})."
 )
 
 _FILTERED: Final = Finding(
