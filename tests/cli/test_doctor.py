@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from nitrohb.cli.doctor import to_text
-from nitrohb.doctor.verdicts import Check, Finding, Report, Verdict
+from nitrohb.doctor.verdicts import Check, Finding, Verdict
 
 from .process import NITROHB, listening, nitrohb, nitrohb_here, read_until, started, wait_for
 
@@ -95,14 +95,14 @@ def test_lines_fit_a_terminal(sock: Path) -> None:
 
 def test_lines_are_wrapped_to_a_width() -> None:
     finding = Finding(Verdict.OK, "word " * 50, "do this")
-    report = Report([Check("listen", "listen", "unix:x", finding)])
-    text = to_text(report, 40)
+    checks = [Check("listen", "listen", "unix:x", finding)]
+    text = to_text(checks, 40)
     first, second, *_ = text.splitlines()
     assert first.startswith("ok       listen unix:x: word")
     assert second.startswith("         word")
     assert 31 < max(map(len, text.splitlines())) <= 40
-    assert text.split() == to_text(report, None).split()
-    assert len(to_text(report, None).splitlines()) == 3
+    assert text.split() == to_text(checks, None).split()
+    assert len(to_text(checks, None).splitlines()) == 3
 
 
 # When something is missing, or a signal comes.

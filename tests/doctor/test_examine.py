@@ -25,7 +25,7 @@ from nitrohb.addresses import CID_ANY, PORT_ANY, NamedSocket
 from nitrohb.doctor import examine as examining
 from nitrohb.doctor import probes, selftest
 from nitrohb.doctor.examine import examine
-from nitrohb.doctor.verdicts import Finding, Report, Verdict
+from nitrohb.doctor.verdicts import Check, Finding, Verdict, overall
 from nitrohb.sockets.listener import Listener
 from nitrohb.sockets.opening import open_listeners
 
@@ -33,7 +33,6 @@ NAMES = [
     "listen",
     "python",
     "kernel",
-    "seccomp",
     "transport-loopback",
     "transport-guest",
     "transport-host",
@@ -61,21 +60,21 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def finding(name: str, report: Report) -> Finding:
-    (check,) = (check for check in report.checks if check.name == name)
+def finding(name: str, checks: list[Check]) -> Finding:
+    (check,) = (check for check in checks if check.name == name)
     return check.finding
 
 
 async def test_addresses_are_tried_together_as_a_server_has_them(tmp_path: Path) -> None:
     texts = [f"unix:{tmp_path}/a_9000", f"hybrid:{tmp_path}/a:9001", f"unix:{tmp_path}/b/c"]
-    report = await examine([parse_address(text) for text in texts], 1)
-    assert [check.name for check in report.checks] == [*["listen"] * 2, *NAMES]
-    listens = report.checks[:3]
+    checks = await examine([parse_address(text) for text in texts], 1)
+    assert [check.name for check in checks] == [*["listen"] * 2, *NAMES]
+    listens = checks[:3]
     assert [check.subject for check in listens] == texts
     verdicts = [check.finding.verdict for check in listens]
     assert verdicts == [Verdict.OK, Verdict.OK, Verdict.FAILED]
     assert "mkdir -p" in (listens[2].finding.remedy or "")
-    assert finding("self-test-unix", report).verdict is Verdict.OK
+    assert finding("self-test-unix", checks).verdict is Verdict.OK
     assert os.listdir(tmp_path) == []
 
 
@@ -84,20 +83,20 @@ async def test_addresses_are_tried_before_all_else_and_alone(
 ) -> None:
     """A server has the descriptors that the other checks take."""
     seen: list[list[str]] = []
-    limits = probes.descriptor_limits
+    limit = probes.descriptor_limit
 
-    def look() -> tuple[float, float]:
+    def look() -> float:
         seen.append(os.listdir(tmp_path))
-        return limits()
+        return limit()
 
     def listen(addresses: list[Address]) -> list[Listener]:
         assert seen == []
         return open_listeners(addresses)
 
-    monkeypatch.setattr(probes, "descriptor_limits", look)
+    monkeypatch.setattr(probes, "descriptor_limit", look)
     monkeypatch.setattr(examining, "open_listeners", listen)
-    report = await examine([UnixAddress(f"{tmp_path}/{number}") for number in range(9)], 1)
-    assert report.overall is Verdict.OK
+    checks = await examine([UnixAddress(f"{tmp_path}/{number}") for number in range(9)], 1)
+    assert overall(checks) is Verdict.OK
     assert seen == [[]]
 
 
@@ -108,13 +107,13 @@ async def test_a_lack_of_descriptors_ends_one_check_alone(
     lack = failing(OSError(errno.EMFILE, "too many"))
     monkeypatch.setattr(examining, "open_listeners", lack)
     monkeypatch.setattr(probes, "namespace", lack)
-    report = await examine(free, 1)
-    assert [check.name for check in report.checks] == NAMES
+    checks = await examine(free, 1)
+    assert [check.name for check in checks] == NAMES
     for name, verdict in (("listen", Verdict.FAILED), ("namespace", Verdict.SKIPPED)):
-        assert finding(name, report).verdict is verdict
-        assert "(EMFILE)" in finding(name, report).evidence
-        assert "ulimit -n" in (finding(name, report).remedy or "")
-    assert finding("descriptors", report).verdict is Verdict.OK
+        assert finding(name, checks).verdict is verdict
+        assert "(EMFILE)" in finding(name, checks).evidence
+        assert "ulimit -n" in (finding(name, checks).remedy or "")
+    assert finding("descriptors", checks).verdict is Verdict.OK
 
 
 async def test_any_other_error_is_a_bug(
@@ -135,7 +134,7 @@ async def test_another_listener_is_left_alone(tmp_path: Path) -> None:
         sock.bind(str(tmp_path / "s"))
         sock.listen()
         addresses = [UnixAddress(str(tmp_path / name)) for name in ("free", "s")]
-        free, taken = (await examine(addresses, 1)).checks[:2]
+        free, taken = (await examine(addresses, 1))[:2]
         assert free.finding.verdict is Verdict.OK
         assert taken.finding.evidence.startswith("another process listens there (EADDRINUSE)")
         assert os.listdir(tmp_path) == ["s"]
@@ -146,8 +145,8 @@ async def test_another_listener_is_left_alone(tmp_path: Path) -> None:
 
 async def test_an_inherited_socket() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        report = await examine([InheritedSocket(sock.fileno())], 1)
-        assert "does not listen (EINVAL)" in report.checks[0].finding.evidence
+        checks = await examine([InheritedSocket(sock.fileno())], 1)
+        assert "does not listen (EINVAL)" in checks[0].finding.evidence
 
 
 async def test_a_name_that_was_not_passed_in_is_a_failure_beside_the_others(
@@ -157,8 +156,8 @@ async def test_a_name_that_was_not_passed_in_is_a_failure_beside_the_others(
     address = NamedSocket("heart")
     with pytest.raises(ListenError) as no:
         open_listeners([address])
-    report = await examine([address, UnixAddress(str(tmp_path / "s"))], 1)
-    missing, free = report.checks[:2]
+    checks = await examine([address, UnixAddress(str(tmp_path / "s"))], 1)
+    missing, free = checks[:2]
     assert missing.subject == "fd:heart"
     assert missing.finding == Finding(Verdict.FAILED, no.value.reason, no.value.remedy)
     assert free.finding.verdict is Verdict.OK
@@ -189,10 +188,10 @@ async def test_contradictions_are_rejected() -> None:
 async def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel that need not have AF_VSOCK; tests/vsock has a real holder."""
     taken = failing(ListenError("x", errno.EADDRINUSE, "taken", "stop it"))
-    monkeypatch.setattr(examining, "suspects_of_port", lambda: "held")
+    monkeypatch.setattr(probes, "suspects_of_port", lambda: "held")
     monkeypatch.setattr(examining, "open_listeners", taken)
-    report = await examine([VsockAddress(5, 9000), InheritedSocket(3)], 1)
-    seen = [(check.finding.evidence, check.finding.remedy) for check in report.checks[:2]]
+    checks = await examine([VsockAddress(5, 9000), InheritedSocket(3)], 1)
+    seen = [(check.finding.evidence, check.finding.remedy) for check in checks[:2]]
     assert seen == [("taken; held", "stop it"), ("taken", "stop it")]
 
 
@@ -208,14 +207,14 @@ async def test_a_stuck_check_delays_no_other(
     monkeypatch.setattr(probes, "namespace", hang)
     monkeypatch.setattr(selftest, "beat_over_unix", hang)
     try:
-        report = await examine(free, 1)
+        checks = await examine(free, 1)
     finally:
         end.set()
     overdue = "it did not finish within 0.5 s"
-    assert finding("namespace", report) == Finding(Verdict.SKIPPED, overdue)
-    assert finding("self-test-unix", report) == Finding(Verdict.FAILED, overdue)
-    assert finding("kernel", report).evidence != overdue
-    assert finding("listen", report).verdict is Verdict.OK
+    assert finding("namespace", checks) == Finding(Verdict.SKIPPED, overdue)
+    assert finding("self-test-unix", checks) == Finding(Verdict.FAILED, overdue)
+    assert finding("kernel", checks).evidence != overdue
+    assert finding("listen", checks).verdict is Verdict.OK
 
 
 start_thread: Callable[..., None] = trio.lowlevel.start_thread_soon
@@ -234,9 +233,9 @@ async def test_addresses_are_tried_where_no_more_threads_can_be_started(
 
     monkeypatch.setattr("trio._threads.start_thread_soon", start)
     addresses = [UnixAddress(str(tmp_path / name)) for name in ("s", "missing/s")]
-    report = await examine(addresses, 1)
-    assert [check.name for check in report.checks] == ["listen", *NAMES]
-    free, missing, *others = (check.finding for check in report.checks)
+    checks = await examine(addresses, 1)
+    assert [check.name for check in checks] == ["listen", *NAMES]
+    free, missing, *others = (check.finding for check in checks)
     assert free.verdict is Verdict.OK
     assert "(ENOENT)" in missing.evidence
     for other in others:
@@ -250,13 +249,13 @@ async def test_a_cancellation_leaves_no_file(
     free: list[Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scope = trio.CancelScope()
-    look = probes.descriptor_limits
+    look = probes.descriptor_limit
 
-    def cancel() -> tuple[float, float]:
+    def cancel() -> float:
         trio.from_thread.run_sync(scope.cancel)
         return look()
 
-    monkeypatch.setattr(probes, "descriptor_limits", cancel)
+    monkeypatch.setattr(probes, "descriptor_limit", cancel)
     with scope:
         await examine(free, 1)
     assert scope.cancelled_caught

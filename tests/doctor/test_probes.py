@@ -5,26 +5,25 @@ import errno
 import os
 import resource
 import socket
-import stat
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nitrohb.addresses import CID_ANY, PORT_ANY
 from nitrohb.doctor import probes
-from nitrohb.doctor.probes import Device, LocalCid, Namespace
+from nitrohb.doctor.probes import Device, holder_of_path, suspects_of_port
 from nitrohb.remedies import NO_AF_VSOCK
 from nitrohb.sockets import vsock as device_of_vsock
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+from tests.support import child
 
 
 def test_the_kernel_is_asked_for_af_vsock() -> None:
     assert probes.vsock_socket() in {0, errno.EAFNOSUPPORT, errno.EPERM}
-    assert probes.bind_vsock(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
+    assert probes.vsock_socket(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
 
 
 def refuse(*_: object) -> socket.socket:
@@ -32,11 +31,11 @@ def refuse(*_: object) -> socket.socket:
 
 
 def test_a_python_or_a_kernel_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
-    for family, number in ((None, NO_AF_VSOCK), (9999, errno.EAFNOSUPPORT)):
-        monkeypatch.setattr(probes, "AF_VSOCK", family)
-        assert probes.bind_vsock(1) == number
     monkeypatch.setattr(socket, "socket", refuse)
-    assert probes.vsock_socket() == errno.EAFNOSUPPORT
+    for family, number in ((None, NO_AF_VSOCK), (40, errno.EAFNOSUPPORT)):
+        monkeypatch.setattr(probes, "AF_VSOCK", family)
+        assert probes.vsock_socket(1) == number
+        assert probes.vsock_socket() == errno.EAFNOSUPPORT
 
 
 class Bindable:
@@ -60,7 +59,7 @@ def test_a_cid_is_local_if_a_socket_can_be_bound_to_it(
 ) -> None:
     monkeypatch.setattr(probes, "AF_VSOCK", 40)
     monkeypatch.setattr(socket, "socket", Bindable)
-    assert probes.bind_vsock(1) == 0
+    assert probes.vsock_socket(1) == 0
 
 
 def test_another_device_has_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,119 +67,180 @@ def test_another_device_has_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
         device_of_vsock.read_local_cid("/dev/null")
     assert no.value.errno == errno.ENOTTY
 
-    def fail() -> int:
-        raise OSError(errno.ENOTTY, "no")
-
-    monkeypatch.setattr(probes, "read_local_cid", fail)
-    assert probes.local_cid() == LocalCid(CID_ANY, errno.ENOTTY)
-    monkeypatch.setattr(device_of_vsock, "read_local_cid", fail)
+    monkeypatch.setattr(probes, "read_local_cid", refuse)
+    assert isinstance(probes.local_cid(), OSError)
+    monkeypatch.setattr(device_of_vsock, "read_local_cid", refuse)
     assert device_of_vsock.local_cid() is None
 
 
 def test_the_local_cid(monkeypatch: pytest.MonkeyPatch) -> None:
     for told, cid in ((3, 3), (CID_ANY, None)):
         monkeypatch.setattr(probes, "read_local_cid", lambda told=told: told)
-        assert probes.local_cid() == LocalCid(told)
+        assert probes.local_cid() == told
         monkeypatch.setattr(device_of_vsock, "read_local_cid", lambda told=told: told)
         assert device_of_vsock.local_cid() == cid
 
 
-def test_transports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel with the CIDs 1 and 16, a loaded module and a built-in one."""
+def test_transports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel with the CIDs 1 and 16."""
 
     def bind(cid: int) -> int:
         return 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
 
-    monkeypatch.setattr(probes, "bind_vsock", bind)
-    write(tmp_path / "modules", "vsock_loopback 16384 0 - Live 0x0\nvsock 1 2 - Live 0x0\n")
-    (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
+    monkeypatch.setattr(probes, "vsock_socket", bind)
     for local, guest in (
-        (LocalCid(CID_ANY), errno.EADDRNOTAVAIL),
-        (LocalCid(1), errno.EADDRNOTAVAIL),
-        (LocalCid(2), errno.EADDRNOTAVAIL),
-        (LocalCid(16), 0),
-        (LocalCid(CID_ANY, errno.ENOENT), None),
+        (CID_ANY, errno.EADDRNOTAVAIL),
+        (1, errno.EADDRNOTAVAIL),
+        (2, errno.EADDRNOTAVAIL),
+        (16, 0),
+        (OSError(errno.ENOENT, "no"), None),
     ):
         monkeypatch.setattr(probes, "local_cid", lambda local=local: local)
-        seen = probes.transports(str(tmp_path), str(tmp_path))
-        assert (seen.loopback, seen.guest, seen.host) == (0, guest, errno.EADDRNOTAVAIL), local
-        assert seen.modules == {"vsock_loopback", "vsock", "vhost_vsock"}
+        seen = {"loopback": 0, "guest": guest, "host": errno.EADDRNOTAVAIL}
+        assert probes.transports() == seen, local
 
 
-def test_transports_of_this_machine() -> None:
-    hidden = probes.transports("/nowhere", "/nowhere")
-    assert hidden.modules == set()
-    here = probes.transports()
-    assert (here.loopback, here.guest, here.host) == (hidden.loopback, hidden.guest, hidden.host)
+def test_modules(tmp_path: Path) -> None:
+    assert probes.modules(str(tmp_path)) == []
+    (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
+    assert probes.modules(str(tmp_path)) == ["vhost_vsock"]
 
 
-def test_devices(tmp_path: Path) -> None:
+def test_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probes.device("/dev/null") is Device.USABLE
     assert probes.device(str(tmp_path / "missing")) is Device.MISSING
     assert probes.device(str(tmp_path)) is Device.OTHER
-
-
-def test_a_device_that_may_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a user of the groups 100 and 27."""
-    status = (0,) * 10
-    user = 1000
-    monkeypatch.setattr(os, "stat", lambda _: os.stat_result(status))  # pyright: ignore
     monkeypatch.setattr(os, "access", lambda *_: False)  # pyright: ignore
-    monkeypatch.setattr(os, "getuid", lambda: user)
-    monkeypatch.setattr(os, "getgid", lambda: 100)
-    monkeypatch.setattr(os, "getgroups", lambda: [27])
-    for mode, uid, gid, user, seen in (
-        (0o600, 0, 0, 1000, Device.FOR_OWNER),
-        (0o660, 0, 36, 1000, Device.FOR_GROUP),
-        (0o660, 0, 0, 1000, Device.FOR_OWNER),  # nobody is told to join the group root
-        (0o620, 0, 36, 1000, Device.FOR_OWNER),
-        (0o640, 0, 100, 1000, Device.FOR_OWNER),
-        (0o660, 0, 100, 1000, Device.REFUSED),
-        (0o660, 0, 27, 1000, Device.REFUSED),
-        (0o666, 0, 0, 1000, Device.REFUSED),
-        (0o600, 1000, 0, 1000, Device.REFUSED),
-        (0o600, 65534, 65534, 0, Device.REFUSED),
-    ):
-        status = (stat.S_IFCHR | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0)
-        assert probes.device("/dev/vsock") is seen, (mode, uid, gid, user)
-
-
-def test_the_seccomp_mode(tmp_path: Path) -> None:
-    for status, mode in (
-        ("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n", 2),
-        ("Name:\tSeccomp:\nSeccomp:\t0\n", 0),
-        ("Seccomp:\t?\n", None),
-        ("Name:\tx\n", None),
-    ):
-        write(tmp_path / "self" / "status", status)
-        assert probes.seccomp_mode(str(tmp_path)) == mode, status
+    assert probes.device("/dev/null") is Device.REFUSED
 
 
 def test_a_lack_of_descriptors_is_not_mistaken_for_a_hidden_file() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
-        for look in (probes.seccomp_mode, probes.namespace):
-            with pytest.raises(OSError, match="Too many open files"):
-                look()
+        with pytest.raises(OSError, match="Too many open files"):
+            probes.namespace()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_the_namespace(tmp_path: Path) -> None:
-    assert probes.seccomp_mode(str(tmp_path)) is None
-    assert probes.namespace(str(tmp_path)) == Namespace(None, visible=False)
+    assert probes.namespace(str(tmp_path)) is None
     (tmp_path / "sys" / "net").mkdir(parents=True)
-    assert probes.namespace(str(tmp_path)) == Namespace(None, visible=True)
-    write(tmp_path / "sys" / "net" / "vsock" / "ns_mode", "local\n")
-    assert probes.namespace(str(tmp_path)) == Namespace("local", visible=True)
+    assert probes.namespace(str(tmp_path)) == ""
+    (tmp_path / "sys" / "net" / "vsock").mkdir()
+    (tmp_path / "sys" / "net" / "vsock" / "ns_mode").write_text("local\n")
+    assert probes.namespace(str(tmp_path)) == "local"
 
 
 def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probes.descriptor_limits()[0] > 0
+    for limit, seen in ((1024, 1024), (resource.RLIM_INFINITY, float("inf"))):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, 4096))  # pyright: ignore
+        assert probes.descriptor_limit() == seen
 
-    def unlimited(_: int) -> tuple[int, int]:
-        return 1024, resource.RLIM_INFINITY
 
-    monkeypatch.setattr(resource, "getrlimit", unlimited)
-    assert probes.descriptor_limits() == (1024, float("inf"))
+# Which process holds an address, in the real /proc and in others.
+
+HOLD = """
+import socket, sys
+socks = [socket.socket(socket.AF_UNIX) for _ in sys.argv[1:]]
+for sock, path in zip(socks, sys.argv[1:]):
+    sock.bind(path)
+for sock in socks[:-1]:
+    sock.listen()
+print(flush=True)
+sys.stdin.read()
+"""
+PATHS = ["listening", "with a space", "with [brackets] and é", "bound"]
+
+
+@contextmanager
+def holding(paths: list[str]) -> Generator[int]:
+    """Another process that is bound to some paths. Yields its number."""
+    command = [sys.executable, "-c", HOLD, *paths]
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
+
+
+def test_the_holder_of_a_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [str(tmp_path / name) for name in PATHS]
+    assert {holder_of_path(path) for path in paths} == {None}
+    with holding(paths) as pid:
+        comm = Path(f"/proc/{pid}/comm").read_text().strip()
+        for path in (*paths, *PATHS):  # absolute or not, whatever it was bound to
+            assert holder_of_path(path) == f"held by process {pid} ({comm})", path
+        table = Path("/proc/net/unix").read_bytes()
+    assert {holder_of_path(path) for path in paths} == {None}
+    # If the processes of other users are hidden, as by the mount option hidepid of /proc.
+    (tmp_path / "proc" / "net").mkdir(parents=True)
+    (tmp_path / "proc" / "net" / "unix").write_bytes(table)
+    (tmp_path / "proc" / "1").mkdir()
+    hidden = holder_of_path(paths[0], str(tmp_path / "proc"))
+    assert hidden == "held by a process that this user cannot see"
+    assert holder_of_path(paths[0], str(tmp_path / "nothing")) is None
+
+
+TABLE = """
+00000000: 00000002 00000000 00010000 0001 01 11 /s
+00000000: 00000003 00000000 00000000 0001 03 12 /s
+00000000: 00000003 00000000 00000000 0001 03 13 /accepted
+"""
+
+
+def fake_process(proc: Path, pid: int, inode: int, comm: str | None = "x\n") -> None:
+    (proc / str(pid) / "fd").mkdir(parents=True)
+    for fd in (3, 4):  # the same socket twice
+        (proc / str(pid) / "fd" / str(fd)).symlink_to(f"socket:[{inode}]")
+    (proc / str(pid) / "fd" / "5").write_text("no link")
+    if comm is not None:
+        (proc / str(pid) / "comm").write_text(comm)
+
+
+def test_a_connection_does_not_hold_the_path_of_its_listener(tmp_path: Path) -> None:
+    for pid, inode in ((101, 11), (102, 12), (103, 13), (os.getpid(), 11)):
+        fake_process(tmp_path, pid, inode)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "unix").write_text(TABLE)
+    assert holder_of_path("/s", str(tmp_path)) == "held by process 101 (x)"
+    assert holder_of_path("/accepted", str(tmp_path)) is None
+
+
+def test_processes_with_af_vsock_sockets_are_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def protocol(fd: str, name: str) -> bytes:
+        assert name == "system.sockprotoname"
+        if "/102/" in fd:
+            raise PermissionError
+        return b"UNIX\0" if "/101/" in fd else b"AF_VSOCK\0"
+
+    monkeypatch.setattr(os, "getxattr", protocol)
+    fake_process(tmp_path, os.getpid(), 1)
+    for pid in (101, 102):
+        fake_process(tmp_path, pid, pid)
+    assert suspects_of_port(str(tmp_path)) is None
+    fake_process(tmp_path, 103, 103, "its \x1b[31mchild\n")
+    one = "process 103 (its ?[31mchild)"
+    found = suspects_of_port(str(tmp_path))
+    assert found == f"probably held by {one}, which has AF_VSOCK sockets open"
+    fake_process(tmp_path, 104, 104, None)
+    named = (suspects_of_port(str(tmp_path)) or "").removeprefix("probably held by ")
+    named = named.removesuffix(", which have AF_VSOCK sockets open")
+    assert sorted(named.split(" or ")) == [one, "process 104"]
+
+
+def test_a_search_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"AF_VSOCK\0")  # pyright: ignore
+    fake_process(tmp_path, 101, 101)
+    assert suspects_of_port(str(tmp_path)) is not None
+    monkeypatch.setattr(probes, "_SEARCH_DEADLINE", -1)
+    assert suspects_of_port(str(tmp_path)) is None
+
+
+def test_the_kernel_names_the_protocol_of_a_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        name = os.getxattr(f"/proc/self/fd/{sock.fileno()}", "system.sockprotoname")
+    assert name.rstrip(b"\0") in {b"UNIX", b"UNIX-STREAM"}

@@ -6,11 +6,11 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from ..doctor.examine import examine
-from ..doctor.verdicts import Check, Report, Verdict
+from ..doctor.verdicts import Check, Verdict, overall
 from ..errors import NitrohbError
 from ..remedies import descriptor_shortage
 from . import exit_codes
@@ -23,11 +23,11 @@ def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
     """Examine this machine and print what was found."""
 
     async def run() -> int:
-        report = await examine(settings.listen, settings.max_pending)
-        output.print_out(
-            to_json(report) if settings.format == "json" else to_text(report, _width())
-        )
-        return exit_codes.FAILED if report.overall is Verdict.FAILED else exit_codes.DONE
+        checks = await examine(settings.listen, settings.max_pending)
+        found = to_json(checks) if settings.format == "json" else to_text(checks, _width())
+        output.print_out(found)
+        failed = overall(checks) is Verdict.FAILED
+        return exit_codes.FAILED if failed else exit_codes.DONE
 
     try:
         return signals.run(run)
@@ -36,22 +36,22 @@ def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
         raise NitrohbError(f"the examination cannot begin: {why}") from error
 
 
-def to_json(report: Report) -> str:
-    """Format a report as one JSON object, with the versions that a bug report needs."""
+def to_json(checks: Sequence[Check]) -> str:
+    """Format checks as one JSON object, with the versions that a bug report needs."""
     found = {
-        "overall": report.overall,
+        "overall": overall(checks),
         "nitrohb": __version__,
         "python": sys.version.split()[0],
         "kernel": os.uname().release,
-        "checks": [check.to_json() for check in report.checks],
+        "checks": [check.to_json() for check in checks],
     }
     return json.dumps(found, indent=2)
 
 
-def to_text(report: Report, width: int | None) -> str:
-    """Format a report as lines, and wrap them to a width if there is one."""
-    lines = [line for check in report.checks for line in _lines(check, width)]
-    return "\n".join([*lines, _wrap(_conclusion(report), width, 0)])
+def to_text(checks: Sequence[Check], width: int | None) -> str:
+    """Format checks as lines, and wrap them to a width if there is one."""
+    lines = [line for check in checks for line in _lines(check, width)]
+    return "\n".join([*lines, _wrap(_conclusion(checks), width, 0)])
 
 
 def _width() -> int | None:
@@ -68,15 +68,13 @@ def _lines(check: Check, width: int | None) -> Iterator[str]:
         yield _wrap(f"{'':8} -> {finding.remedy}", width, 12)
 
 
-def _conclusion(report: Report) -> str:
-    where = ", ".join(check.subject for check in report.checks if check.subject is not None)
-    match report.overall:
-        case Verdict.FAILED:
-            return "nitrohb serve would fail here. See what failed above."
-        case Verdict.WARNING:
-            return f"nitrohb serve can listen on {where}, but see the warnings."
-        case _:
-            return f"nitrohb serve can listen on {where}."
+def _conclusion(checks: Sequence[Check]) -> str:
+    where = ", ".join(check.subject for check in checks if check.subject is not None)
+    verdict = overall(checks)
+    if verdict is Verdict.FAILED:
+        return "nitrohb serve would fail here. See what failed above."
+    but = ", but see the warnings" if verdict is Verdict.WARNING else ""
+    return f"nitrohb serve can listen on {where}{but}."
 
 
 def _wrap(text: str, width: int | None, indent: int) -> str:

@@ -17,52 +17,42 @@ from ..sockets.opening import Target, check_distinct, open_listeners, resolve
 from ..sockets.vsock import VSOCK_DEVICE
 from ..sockets.wire import AF_VSOCK
 from . import probes, selftest, verdicts
-from .holders import holder_of_path, suspects_of_port
-from .verdicts import Check, Finding, Report, Verdict
+from .verdicts import Check, Finding, Verdict
 
 _DEADLINE: Final = 10.0  # seconds
 
 
+_Look = Callable[[], Finding]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A check to run.
-
-    Attributes:
-        name: Its name for programs.
-        title: Its name for people.
-        look: Looks and judges; may block.
-        subject: The address that it is about, or None.
-        overdue: The verdict if it misses the deadline.
-    """
+    """A check to run."""
 
     name: str
     title: str
-    look: Callable[[], Finding]
+    look: _Look  # looks and judges; may block
     subject: str | None = None
-    overdue: Verdict = Verdict.SKIPPED
+    unfinished: Verdict = Verdict.SKIPPED  # if it misses the deadline, or has no descriptor
 
 
-async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
+async def examine(addresses: Sequence[Address], max_pending: int) -> list[Check]:
     """Examine this machine, and try to listen on some addresses.
 
     It listens on each address for a moment, as a server would. It connects only to a Unix socket of
     its own, and to the AF_VSOCK loopback.
 
     Args:
-        addresses: Where a server is to listen.
+        addresses: Where a server is to listen. Their checks come first.
         max_pending: How many silent connections the server is to allow.
-
-    Returns:
-        What was found, the addresses first.
 
     Raises:
         UsageError: An address is named twice, or leaves its port open.
 
     **Checkpoints.** It takes at most :data:`_DEADLINE` seconds for each address, as long again to
     close them all, and as long again for all other checks. A cancellation waits for the current
-    step, so that no file is left behind. A step that misses its deadline is abandoned in a thread
-    that ends with the process. If no thread can be started, the addresses are tried without a
-    thread and without a deadline, and the other checks are skipped.
+    step, so that no file is left behind. A late step is abandoned in a thread that ends with the
+    process. If no thread can be started, only the addresses are tried, and without a deadline.
     """
     _check_distinct(addresses)
     # First of all, because the other checks take descriptors that a server would have.
@@ -70,16 +60,16 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> Report:
     await trio.lowlevel.checkpoint_if_cancelled()
     needed = any(isinstance(address, VsockAddress) for address in addresses)
     steps = [*_vsock_steps(needed), *_other_steps(max_pending)]
-    checks: dict[int, Check] = {}
+    checks: dict[str, Check] = {}
 
-    async def run(index: int) -> None:
-        checks[index] = await _run(steps[index])
+    async def run(step: Step) -> None:
+        checks[step.name] = await _run(step)
 
     async with trio.open_nursery() as nursery:
-        for index in range(len(steps)):
-            nursery.start_soon(run, index)
+        for step in steps:
+            nursery.start_soon(run, step)
     await trio.lowlevel.checkpoint_if_cancelled()
-    return Report([*listens, *(checks[index] for index in range(len(steps)))])
+    return [*listens, *(checks[step.name] for step in steps)]
 
 
 def _check_distinct(addresses: Sequence[Address]) -> None:
@@ -94,63 +84,50 @@ def _check_distinct(addresses: Sequence[Address]) -> None:
 
 
 def _vsock_steps(needed: bool) -> Iterator[Step]:
-    yield Step("python", "Python", lambda: verdicts.judge_python(AF_VSOCK is not None, needed))
-    yield Step("kernel", "kernel", lambda: _look_at_kernel(needed))
-    yield Step("seccomp", "seccomp", lambda: _look_at_seccomp(needed))
-    for kind in verdicts.KINDS:
-        look = partial(_look_at_transport, kind, needed)
-        yield Step(f"transport-{kind.name}", f"{kind.name} transport", look)
+    def judged(look: _Look) -> _Look:
+        return look if needed else lambda: verdicts.unneeded(look())
+
+    yield Step("python", "Python", judged(lambda: verdicts.judge_python(AF_VSOCK is not None)))
+    yield Step("kernel", "kernel", judged(_look_at_kernel))
+    for kind in verdicts.TRANSPORTS:
+        look = judged(partial(_look_at_transport, kind))
+        yield Step(f"transport-{kind}", f"{kind} transport", look)
     yield Step("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
     for path in verdicts.DEVICES:
         yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
-    yield Step(
-        "namespace",
-        "vsock namespace",
-        # The socket first: it can make the kernel load the module that has the sysctl.
-        lambda: verdicts.judge_namespace(probes.vsock_socket(), probes.namespace(), needed),
-    )
+    yield Step("namespace", "vsock namespace", judged(_look_at_namespace))
 
 
-def _other_steps(max_pending: int) -> Iterator[Step]:
-    yield Step(
-        "descriptors",
-        "open files",
-        lambda: verdicts.judge_descriptors(*probes.descriptor_limits(), max_pending),
-    )
-    yield Step(
-        "self-test-unix",
-        "self-test, Unix",
-        lambda: verdicts.judge_unix_heartbeat(selftest.beat_over_unix()),
-        overdue=Verdict.FAILED,
-    )
-    yield Step(
-        "self-test-loopback",
-        "self-test, CID 1",
-        lambda: verdicts.judge_loopback_heartbeat(selftest.beat_over_loopback()),
-        overdue=Verdict.WARNING,
-    )
+def _look_at_kernel() -> Finding:
+    return verdicts.judge_kernel(probes.vsock_socket(), probes.device(VSOCK_DEVICE))
 
 
-def _look_at_kernel(needed: bool) -> Finding:
-    return verdicts.judge_kernel(probes.vsock_socket(), needed, _has_vsock_device())
-
-
-def _look_at_seccomp(needed: bool) -> Finding:
-    number, mode = probes.vsock_socket(), probes.seccomp_mode()
-    return verdicts.judge_seccomp(number, mode, needed, _has_vsock_device())
-
-
-def _has_vsock_device() -> bool:
-    absent = (probes.Device.MISSING, probes.Device.OTHER)
-    return probes.device(VSOCK_DEVICE) not in absent
-
-
-def _look_at_transport(kind: verdicts.Kind, needed: bool) -> Finding:
-    return verdicts.judge_transport(kind, probes.transports(), needed)
+def _look_at_transport(kind: str) -> Finding:
+    return verdicts.judge_transport(kind, probes.transports(), probes.modules())
 
 
 def _look_at_device(path: str) -> Finding:
     return verdicts.judge_device(path, probes.device(path))
+
+
+def _look_at_namespace() -> Finding:
+    # The socket first: it can make the kernel load the module that has the sysctl.
+    return verdicts.judge_namespace(probes.vsock_socket(), probes.namespace())
+
+
+def _other_steps(max_pending: int) -> Iterator[Step]:
+    def look_at_descriptors() -> Finding:
+        return verdicts.judge_descriptors(probes.descriptor_limit(), max_pending)
+
+    def test_unix() -> Finding:
+        return verdicts.judge_unix_heartbeat(selftest.beat_over_unix())
+
+    def test_loopback() -> Finding:
+        return verdicts.judge_loopback_heartbeat(selftest.beat_over_loopback())
+
+    yield Step("descriptors", "open files", look_at_descriptors)
+    yield Step("self-test-unix", "self-test, Unix", test_unix, None, Verdict.FAILED)
+    yield Step("self-test-loopback", "self-test, CID 1", test_loopback, None, Verdict.WARNING)
 
 
 async def _try_all(addresses: Sequence[Address]) -> list[Check]:
@@ -179,21 +156,19 @@ def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
 def _holder(address: Address) -> str | None:
     """Which other process has an address that is taken, in words."""
     if isinstance(address, VsockAddress):
-        return suspects_of_port()
+        return probes.suspects_of_port()
     if isinstance(address, UnixAddress | HybridAddress):
-        return holder_of_path(address.path)
+        return probes.holder_of_path(address.path)
     return None  # an inherited socket is already bound: no process can have taken it
 
 
-async def _run(
-    step: Step, without_thread: Callable[[], Finding] = verdicts.judge_thread_shortage
-) -> Check:
+async def _run(step: Step, without_thread: _Look = lambda: verdicts.NO_THREAD) -> Check:
     try:
         finding = await _in_thread(step.look, without_thread)
     except OSError as error:  # also raised by an import that finds no descriptor
-        finding = verdicts.judge_shortage(error, requested=step.subject is not None)
+        finding = verdicts.judge_shortage(error, step.unfinished)
     if finding is None:
-        finding = Finding(step.overdue, f"it did not finish within {_DEADLINE:g} s")
+        finding = Finding(step.unfinished, f"it did not finish within {_DEADLINE:g} s")
     return Check(step.name, step.title, step.subject, finding)
 
 

@@ -10,8 +10,11 @@ import os
 import resource
 import socket
 import stat
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
+from glob import iglob
 from pathlib import Path
 from typing import Final
 
@@ -25,102 +28,55 @@ HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 _AF_VSOCK: Final = 40  # linux/socket.h, for a Python that lacks the name
 
 
-def vsock_socket() -> int:
-    """The errno of making an AF_VSOCK socket. This can make the kernel load its module."""
-    try:
-        socket.socket(_AF_VSOCK, socket.SOCK_STREAM).close()
-    except OSError as error:
-        return error.errno or 0
-    return 0
+def vsock_socket(cid: int | None = None) -> int:
+    """The errno of making an AF_VSOCK socket, and of binding it to a free port of a CID.
 
-
-def bind_vsock(cid: int) -> int:
-    """The errno of binding to a free port of a CID: EADDRNOTAVAIL if this machine lacks that CID.
-
-    The kernel binds a socket to a CID if, and only if, the transport with that CID is present, as a
-    module or built in. This needs no privilege, and neither /proc nor /sys.
+    This can make the kernel load its module. The kernel binds a socket to a CID if, and only if,
+    the transport with that CID is present, as a module or built in. Otherwise, it is EADDRNOTAVAIL.
+    This needs no privilege, and neither /proc nor /sys.
     """
-    if AF_VSOCK is None:
+    if cid is not None and AF_VSOCK is None:
         return NO_AF_VSOCK
     try:
-        with socket.socket(AF_VSOCK, socket.SOCK_STREAM) as sock:
-            sock.bind((cid, PORT_ANY))
+        with socket.socket(_AF_VSOCK, socket.SOCK_STREAM) as sock:
+            if cid is not None:
+                sock.bind((cid, PORT_ANY))
     except OSError as error:
         return error.errno or 0
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class LocalCid:
-    """The CID that /dev/vsock returns, ``CID_ANY`` for none; or the errno of asking."""
-
-    cid: int
-    errno: int = 0
-
-
-def local_cid() -> LocalCid:
-    """Ask /dev/vsock for the local CID."""
+def local_cid() -> int | OSError:
+    """The CID that /dev/vsock returns, ``CID_ANY`` for none; or the error of asking."""
     try:
-        return LocalCid(read_local_cid())
+        return read_local_cid()
     except OSError as error:
-        return LocalCid(CID_ANY, error.errno or errno.EIO)
+        return error
 
 
-@dataclass(frozen=True, slots=True)
-class Transports:
-    """Which transports are present.
-
-    Attributes:
-        loopback: The errno of binding to the CID of the loopback.
-        guest: The errno of binding to the CID that a hypervisor gave to this machine; None if that
-            CID is unknown.
-        host: The errno of binding to the CID of a host of VMs.
-        modules: The names of the kernel modules that this user can see.
-    """
-
-    loopback: int
-    guest: int | None
-    host: int
-    modules: frozenset[str]
+def transports() -> dict[str, int | None]:
+    """The errno of binding to the CID of each kind of transport; None if that CID is unknown."""
+    local = local_cid()
+    guest: int | None = errno.EADDRNOTAVAIL
+    if isinstance(local, OSError):
+        guest = None
+    elif local not in (CID_ANY, LOOPBACK_CID, HOST_CID):
+        guest = vsock_socket(local)  # the CID that a hypervisor gave to this machine
+    return {"loopback": vsock_socket(LOOPBACK_CID), "guest": guest, "host": vsock_socket(HOST_CID)}
 
 
-def transports(proc: str = "/proc", sys: str = "/sys") -> Transports:
-    """Find out which transports are present."""
-    return Transports(
-        loopback=bind_vsock(LOOPBACK_CID),
-        guest=_bind_own_cid(local_cid()),
-        host=bind_vsock(HOST_CID),
-        modules=_modules(proc, sys),
-    )
-
-
-def _bind_own_cid(local: LocalCid) -> int | None:
-    if local.errno:
-        return None
-    if local.cid in (CID_ANY, LOOPBACK_CID, HOST_CID):
-        return errno.EADDRNOTAVAIL
-    return bind_vsock(local.cid)
-
-
-def _modules(proc: str, sys: str) -> frozenset[str]:
-    """The loaded modules, and the built-in ones that have parameters."""
-    loaded = {line.split(" ")[0] for line in (_read(f"{proc}/modules") or "").splitlines()}
-    try:
-        return frozenset(loaded | set(os.listdir(f"{sys}/module")))
-    except OSError:
-        return frozenset(loaded)
-
-
-_BOTH: Final = os.R_OK | os.W_OK  # as in three bits of a mode
+def modules(sys: str = "/sys") -> list[str]:
+    """The kernel modules that this user can see: loaded, or built in with parameters."""
+    with suppress(OSError):
+        return os.listdir(f"{sys}/module")
+    return []
 
 
 class Device(Enum):
     """The state of a device, in words."""
 
     USABLE = "it exists, and this user may open it"
-    FOR_GROUP = "it exists, but this user is not in its group, which may open it"
-    FOR_OWNER = "it exists, but its mode lets only its owner read and write it"
-    REFUSED = "it exists, and its mode lets this user open it, but something else does not"
+    REFUSED = "it exists, but this user may not open it"
     MISSING = "it does not exist"
     OTHER = "the file there is not a device"
 
@@ -128,73 +84,101 @@ class Device(Enum):
 def device(path: str) -> Device:
     """Look for a device without opening it: to open it could load modules or start something."""
     try:
-        status = os.stat(path)
+        is_device = stat.S_ISCHR(os.stat(path).st_mode)
     except OSError:
         return Device.MISSING
-    if not stat.S_ISCHR(status.st_mode):
+    if not is_device:
         return Device.OTHER
-    return Device.USABLE if os.access(path, _BOTH) else _why_unusable(status)
+    return Device.USABLE if os.access(path, os.R_OK | os.W_OK) else Device.REFUSED
 
 
-def _why_unusable(status: os.stat_result) -> Device:
-    """Find out what keeps this user from opening a device."""
-    mode = stat.S_IMODE(status.st_mode)
-    uid, gids = os.getuid(), {os.getgid(), *os.getgroups()}
-    if uid == status.st_uid:
-        granted = mode >> 6
-    elif status.st_gid in gids:
-        granted = mode >> 3
-    else:
-        granted = mode
-    if uid == 0 or granted & _BOTH == _BOTH:
-        return Device.REFUSED
-    # Nobody should join the group root for a device.
-    has_group = mode >> 3 & _BOTH == _BOTH and status.st_gid not in {0, *gids}
-    return Device.FOR_GROUP if has_group else Device.FOR_OWNER
+def namespace(proc: str = "/proc") -> str | None:
+    """The sysctl net.vsock.ns_mode of this network namespace: "global" or "local".
 
-
-def seccomp_mode(proc: str = "/proc") -> int | None:
-    """The seccomp mode of this process: 0 none, 1 strict, 2 filter; None if it is hidden."""
-    for line in (_read(f"{proc}/self/status") or "").splitlines():
-        name, _, value = line.partition(":")
-        if name == "Seccomp" and value.strip().isdecimal():
-            return int(value)
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
-    """What /proc/sys says about this network namespace.
-
-    Attributes:
-        mode: "global" or "local" from Linux 7.0 on; None on an older kernel.
-        visible: Whether /proc/sys/net can be seen at all.
+    It is "" if there is no such sysctl (before Linux 7.0), and None if /proc/sys/net is hidden.
     """
-
-    mode: str | None
-    visible: bool
-
-
-def namespace(proc: str = "/proc") -> Namespace:
-    """Read the sysctl net.vsock.ns_mode."""
-    mode = _read(f"{proc}/sys/net/vsock/ns_mode")
-    return Namespace(mode and mode.strip(), os.path.isdir(f"{proc}/sys/net"))
-
-
-def descriptor_limits() -> tuple[float, float]:
-    """How many descriptors this process may have, and how far it may raise that limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _limit(soft), _limit(hard)
-
-
-def _limit(value: int) -> float:
-    return float("inf") if value == resource.RLIM_INFINITY else value
-
-
-def _read(path: str) -> str | None:
     try:
-        return Path(path).read_text("utf-8", "replace")
+        return Path(f"{proc}/sys/net/vsock/ns_mode").read_text("utf-8", "replace").strip()
     except OSError as error:
         if descriptor_shortage(error.errno):
             raise  # the file might exist
+    return "" if os.path.isdir(f"{proc}/sys/net") else None
+
+
+def descriptor_limit() -> float:
+    """How many descriptors this process may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
+# Which process holds an address that is taken: /proc/net/unix names each Unix socket and its inode,
+# and the links in /proc/PID/fd name the inodes that a process has open. There is no such table for
+# AF_VSOCK: a process that has an AF_VSOCK socket open is only suspected.
+
+_SEARCH_DEADLINE: Final = 3.0  # seconds: a machine can have very many processes
+_PROTOCOL_NAME: Final = "system.sockprotoname"  # net/socket.c: an extended attribute of a socket
+_CONNECTED: Final = 3  # SS_CONNECTED of linux/net.h
+
+
+def holder_of_path(path: str, proc: str = "/proc") -> str | None:
+    """Name the processes that hold the socket of a path, in words; None if there is no such socket.
+
+    A connection that a listener has accepted has the path of the listener, but does not hold it.
+    """
+    links = {f"socket:[{inode}]" for inode in _unconnected(path, proc)}
+    if not links:
         return None
+    names = _processes(lambda fd: os.readlink(fd) in links, proc)
+    return f"held by {' and '.join(names) or 'a process that this user cannot see'}"
+
+
+def suspects_of_port(proc: str = "/proc") -> str | None:
+    """Name the processes that have AF_VSOCK sockets open, in words; None if there are none.
+
+    A port is taken in all network namespaces (up to Linux 6.x), and so is this search.
+    """
+    names = _processes(_is_vsock, proc)
+    if not names:
+        return None
+    has = "has" if len(names) == 1 else "have"
+    return f"probably held by {' or '.join(names)}, which {has} AF_VSOCK sockets open"
+
+
+def _unconnected(path: str, proc: str) -> Iterator[int]:
+    """The inodes of the unconnected Unix sockets that are bound to a path, absolute or not."""
+    paths = {path, os.path.abspath(path)}
+    with suppress(OSError), open(f"{proc}/net/unix", errors="surrogateescape") as table:
+        for line in table:
+            # Num RefCount Protocol Flags Type St Inode Path; the first line has these words
+            words = line.rstrip("\n").split(maxsplit=7)
+            if len(words) == 8 and words[7] in paths and int(words[5], 16) != _CONNECTED:
+                yield int(words[6])
+
+
+def _is_vsock(fd: str) -> bool:
+    # Ask sockets only: the server of a network file system could delay the answer.
+    is_socket = os.readlink(fd).startswith("socket:")
+    return is_socket and os.getxattr(fd, _PROTOCOL_NAME).rstrip(b"\0") == b"AF_VSOCK"
+
+
+def _processes(holds: Callable[[str], bool], proc: str) -> list[str]:
+    """The other processes that hold a socket, if this user can see it and time allows."""
+    until = time.monotonic() + _SEARCH_DEADLINE
+    found: list[str] = []
+    for fd in iglob(f"{proc}/[0-9]*/fd/*"):
+        if time.monotonic() > until:
+            break
+        pid = fd.split("/")[-3]
+        with suppress(OSError):
+            if pid != str(os.getpid()) and pid not in found and holds(fd):
+                found.append(pid)
+    return [_name(f"{proc}/{pid}", pid) for pid in found]
+
+
+def _name(process: str, pid: str) -> str:
+    with suppress(OSError), open(f"{process}/comm", errors="replace") as comm:
+        name = comm.read().rstrip("\n")
+        # A process chooses its own name: it could contain escape sequences.
+        printable = "".join(char if char.isprintable() else "?" for char in name)
+        return f"process {pid} ({printable})"
+    return f"process {pid}"

@@ -22,14 +22,12 @@ _TIMEOUT: Final = 5.0  # seconds
 
 _Problem = NitrohbError | trio.TooSlowError | OSError
 
+Beat = float | str | OSError
+"""The seconds that a heartbeat took; what went wrong, in words; or why it has no socket."""
 
-def beat_over_unix() -> float | str | OSError:
-    """Send a heartbeat over a temporary Unix socket.
 
-    Returns:
-        The seconds that it took; what went wrong, in words; or an OSError if there is no directory
-        for the socket, or no descriptor.
-    """
+def beat_over_unix() -> Beat:
+    """Send a heartbeat over a temporary Unix socket."""
     try:
         with scratch_path("doctor.sock") as path:
             address = UnixAddress(path)
@@ -40,16 +38,12 @@ def beat_over_unix() -> float | str | OSError:
         return error
 
 
-def beat_over_loopback() -> float | str | OSError:
+def beat_over_loopback() -> Beat:
     """Send a heartbeat to CID 1, if that is the loopback of this machine.
 
     It connects only while it is bound to CID 1. The kernel binds a socket to CID 1 only if the
-    loopback transport is present, so the connection stays in this machine.
-
-    Returns:
-        The seconds that it took; what went wrong, in words; or an OSError if a socket cannot be
-        bound to CID 1. Its errno is EADDRNOTAVAIL without a loopback, and :data:`NO_AF_VSOCK` if
-        Python was built without AF_VSOCK.
+    loopback transport is present, so the connection stays in this machine. Without it, the error
+    is EADDRNOTAVAIL.
     """
     if AF_VSOCK is None:
         return OSError(NO_AF_VSOCK, "no AF_VSOCK")
