@@ -114,6 +114,27 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
         assert output.has_lost
 
 
+def test_the_end_waits_for_a_reader_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_pipe() as (pipe, reader):
+        monkeypatch.setattr(module, "_FLUSH_TIMEOUT", PATIENCE)
+        stream = Stream(pipe)
+        stream.open_nonblocking()
+        stream.write((2 * PAGE - 1) * "x" + "\n")
+        seen = read(reader)  # there is room again, but nobody has told the stream
+        stream.close()
+        assert seen + read(reader) == (2 * PAGE - 1) * b"x" + b"\n"
+        assert stream.take_left_out() == 0
+
+
+def test_a_batch_that_is_larger_than_the_queue_is_written_as_far_as_possible() -> None:
+    with open(os.memfd_create("out"), "w+") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_QUEUE_MAX", QUEUE)
+        stream = Stream(file)
+        stream.write(QUEUE * "x\n")
+        assert content(file) == QUEUE * "x\n"
+        assert not stream.has_lost
+
+
 def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
     with small_pipe() as (pipe, reader), redirect_stderr(pipe):
         output = Output()
@@ -200,6 +221,7 @@ def test_what_does_not_matter_enough_is_not_said() -> None:
         output = Output()
         output.level = ERROR
         output.print_err("a warning", WARNING)
+        output.print_out("not printed")
         output.print_err("an error")
         output.close()
         assert content(err) == "an error\n"

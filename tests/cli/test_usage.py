@@ -42,6 +42,25 @@ def test_help_has_an_example_and_fits_a_screen_with_the_prompt_below(
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("columns", "terminal", "width"),
+    [("60", 50, 60), ("0", 50, 80), ("x", 50, 50), ("", None, 80)],
+)
+def test_help_is_as_wide_as_the_terminal(
+    columns: str, terminal: int | None, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size(_: int) -> os.terminal_size:
+        if terminal is None:
+            raise OSError(errno.ENOTTY, "not a terminal")
+        return os.terminal_size((terminal, 24))
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(os, "get_terminal_size", size)
+    _, out, _ = nitrohb_here("send", "--help")
+    options = out.partition("options:")[2].partition("examples:")[0]
+    assert width - 15 < max(map(len, options.splitlines())) <= width
+
+
 def test_help_of_send_names_only_addresses_that_can_be_connected_to() -> None:
     _, out, _ = nitrohb_here("send", "--help")
     assert "vsock:3:9000 " in out

@@ -183,6 +183,7 @@ def wait_for(api: Path, *answers: bytes) -> tuple[int, str, str]:
 def test_what_is_no_server(api: Path) -> None:
     for answer in (
         b"nonsense\r\n",
+        b"SSH-2.0 200 OK\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{x",
         http(200, []),
         http(200, {}),

@@ -159,7 +159,7 @@ def test_a_group_may_claim_and_others_may_not(facts: Facts) -> None:
     answered, claimed, refused, *_ = facts["group"].splitlines()
     assert answered.startswith("vsock:1:9000 answered in ")
     assert " nitro_heartbeat address=vsock::9000 cid=1 " in claimed
-    assert refused.endswith("its socket file may not be used by this user (EACCES)")
+    assert refused.endswith("(EACCES)")
 
 
 def test_a_process_that_hangs_is_killed_by_the_watchdog_and_started_again(facts: Facts) -> None:
@@ -193,4 +193,4 @@ def test_an_enclave_that_does_not_come_is_a_unit_that_failed(facts: Facts) -> No
     unit = facts["in vain"]
     assert (unit["ActiveState"], unit["Result"]) == ("failed", "exit-code")
     assert unit["ExecMainStatus"] == "124"
-    assert "of the connections that came, 1 came from CID 1, which is not allowed" in facts["why"]
+    assert "1 came from CID 1, which is not allowed" in facts["why"]
