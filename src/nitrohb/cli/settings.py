@@ -241,10 +241,6 @@ def _image_size(path: str) -> int:
     return status.st_size
 
 
-def _serve(args: Namespace) -> ServeSettings:
-    return ServeSettings(answer=_answer(args), api=_api(args))
-
-
 def _api(args: Namespace) -> UnixApi | TcpApi | None:
     address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
     if address is None:
@@ -271,37 +267,10 @@ def _api(args: Namespace) -> UnixApi | TcpApi | None:
     return TcpApi(address=address, hosts=frozenset(name.lower() for name in args.api_host))
 
 
-def _run(args: Namespace) -> RunSettings:
+def _child_argv(args: Namespace) -> Sequence[str]:
     if args.misplaced or not args.argv:
         raise UsageError("write the command after --, as in: nitrohb run [options] -- CMD ARG...")
-    return RunSettings(answer=_answer(args), argv=args.argv, kill_after=args.kill_after)
-
-
-def _send(args: Namespace) -> SendSettings:
-    address = args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT)
-    return SendSettings(address=address, timeout=args.timeout)
-
-
-def _wait(args: Namespace) -> WaitSettings:
-    return WaitSettings(
-        target=args.address if args.cid is None else args.cid,
-        api=args.api or UnixAddress("/run/nitrohb/api.sock"),
-        timeout=args.timeout,
-        max_age=args.max_age,
-        format=args.format,
-    )
-
-
-def _demo(_args: Namespace) -> DemoSettings:
-    return DemoSettings()
-
-
-def _doctor(args: Namespace) -> DoctorSettings:
-    return DoctorSettings(listen=_listen(args), max_pending=args.max_pending, format=args.format)
-
-
-def _completion(args: Namespace) -> CompletionSettings:
-    return CompletionSettings(shell=args.shell)
+    return args.argv  # type: ignore[no-any-return]
 
 
 def make_settings(args: Namespace) -> CommandSettings:
@@ -315,11 +284,23 @@ def make_settings(args: Namespace) -> CommandSettings:
 
 
 _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
-    "serve": _serve,
-    "run": _run,
-    "send": _send,
-    "wait": _wait,
-    "demo": _demo,
-    "doctor": _doctor,
-    "completion": _completion,
+    "serve": lambda args: ServeSettings(answer=_answer(args), api=_api(args)),
+    "run": lambda args: RunSettings(
+        answer=_answer(args), argv=_child_argv(args), kill_after=args.kill_after
+    ),
+    "send": lambda args: SendSettings(
+        address=args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT), timeout=args.timeout
+    ),
+    "wait": lambda args: WaitSettings(
+        target=args.address if args.cid is None else args.cid,
+        api=args.api or UnixAddress("/run/nitrohb/api.sock"),
+        timeout=args.timeout,
+        max_age=args.max_age,
+        format=args.format,
+    ),
+    "demo": lambda _: DemoSettings(),
+    "doctor": lambda args: DoctorSettings(
+        listen=_listen(args), max_pending=args.max_pending, format=args.format
+    ),
+    "completion": lambda args: CompletionSettings(shell=args.shell),
 }
