@@ -74,7 +74,7 @@ async def test_a_body_has_a_limit() -> None:
             assert answer.is_problem(status, "16384" if status == 413 else "")
 
 
-async def test_a_body_that_does_not_come(autojump_clock: MockClock) -> None:
+async def test_a_body_that_does_not_come(clock: MockClock) -> None:
     async with client_of(app()) as client:
         answer = client.begin("POST", "/claims", None)
         answer.send(b"{", more=True)
