@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listen addresses for a server."""
+"""Listen addresses for a server, and a clock."""
 
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
 from tests.support import PeersWithCids
 
@@ -16,3 +17,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def vsock(tmp_path: Path) -> PeersWithCids:
     return PeersWithCids(tmp_path / "vsock")
+
+
+@pytest.fixture
+def clock(autojump_clock: MockClock) -> MockClock:
+    return autojump_clock

@@ -31,7 +31,6 @@ class Exchange:
     Attributes:
         body: The part of the response's body that has arrived.
         is_over: Whether the application has returned.
-        reads: Whether the client reads.
         pauses: Seconds that the client takes to read a message.
     """
 
@@ -39,24 +38,19 @@ class Exchange:
         path, _, query = path.partition("?")
         self._scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.1"},
+            "asgi": {"spec_version": "2.1"},  # as Hypercorn has it
             "http_version": headers.pop(":version", "1.1"),
             "method": method,
-            "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
             "query_string": query.encode(),
-            "root_path": "",
             "headers": [(name.lower().encode(), text.encode()) for name, text in headers.items()],
-            "client": None,
-            "server": None,
         }
         self._app = app
         self._to_app, self._from_client = trio.open_memory_channel[Message](math.inf)
         self._start: Message = {}
         self.body = b""
         self.is_over = False
-        self.reads = True
         self.pauses = 0.0
 
     async def run(self) -> None:
@@ -72,18 +66,11 @@ class Exchange:
         self._to_app.send_nowait({"type": "http.disconnect"})
 
     async def _receive(self, message: Message) -> None:
-        if not self.reads:
-            await trio.sleep_forever()
         await trio.sleep(self.pauses)
         if message["type"] == "http.response.start":
             self._start = dict(message)
         else:
             self.body += message.get("body", b"")
-
-    @property
-    def unread(self) -> int:
-        """How many messages of the client the application has not received yet."""
-        return self._to_app.statistics().current_buffer_used
 
     @property
     def has_begun(self) -> bool:

@@ -68,8 +68,8 @@ def test_everything_is_counted() -> None:
     ]
     for event in events:
         metrics.count(event)
-    metrics.observe_boot(0.5)
-    metrics.count_claim_timeout()
+    metrics.boot.observe(0.5)
+    metrics.timeouts.inc()
     got = samples(metrics)
     for name in ("evictions", "disconnections"):
         assert got[f"nitrohb_{name}_total"] == 1

@@ -3,21 +3,20 @@
 
 import errno
 import gc
-import itertools
 import logging
 import os
 import resource
 import socket
 import struct
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trio
 from hypercorn.trio.tcp_server import TCPServer
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from trio.testing import MockClock
 
 from nitrohb import UnixAddress
@@ -40,74 +39,87 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": bytes(10_000_000)})
 
 
+async def quick(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body of the request, or, if there is none, with a few bytes."""
+    body = (await receive())["body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body or b"ok"})
+
+
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[socket.socket]:
     with listening(tmp_path / "api") as sock:
         yield sock
 
 
-async def test_a_client_that_does_not_read_is_cut_off(
-    listener: socket.socket, autojump_clock: MockClock
-) -> None:
+def connect(listener: socket.socket, number: int, stack: ExitStack) -> list[Client]:
+    return [stack.enter_context(Client(listener.getsockname())) for _ in range(number)]
+
+
+@asynccontextmanager
+async def serving_one(listener: socket.socket, app: ASGIApp = quick) -> AsyncGenerator[Client]:
     async with serving(listener, app):
         with Client(listener.getsockname()) as client:
-            client.send(REQUEST)
-            await trio.sleep(9)
-            assert client.sock.recv(1) == b"H"
-            await trio.sleep(2)
-            got, ended = client.look()
-            assert ended
-            assert len(got) < 10_000_000
+            yield client
+
+
+async def answered(clients: list[Client], seconds: float) -> int:
+    """How many clients have an answer after a while."""
+    await trio.sleep(seconds)
+    return sum(client.look()[0].startswith(b"HTTP/1.1 200") for client in clients)
+
+
+async def test_a_client_that_does_not_read_is_cut_off(
+    listener: socket.socket, clock: MockClock
+) -> None:
+    async with serving_one(listener, app) as client:
+        client.send(REQUEST)
+        await trio.sleep(9)
+        assert client.sock.recv(1) == b"H"
+        await trio.sleep(2)
+        got, ended = client.look()
+        assert ended
+        assert len(got) < 10_000_000
 
 
 async def test_the_bug_of_one_connection_does_not_end_the_others(
     listener: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    autojump_clock: MockClock,
+    clock: MockClock,
 ) -> None:
     async def fail(_: object) -> NoReturn:
         raise ZeroDivisionError
 
-    async with serving(listener, app):
+    async with serving(listener, quick):
         with monkeypatch.context() as buggy, Client(listener.getsockname()) as client:
             buggy.setattr(TCPServer, "run", fail)
             await trio.sleep(1)
             assert client.look() == (b"", True)
         with Client(listener.getsockname()) as client:
             client.send(REQUEST)
-            await trio.sleep(1)
-            assert client.look()[0].startswith(b"HTTP/1.1 200")
+            assert await answered([client], 1) == 1
     messages = [("nitrohb.api.serving", logging.ERROR, "a connection failed")]
     assert caplog.record_tuples == messages
 
 
 async def test_without_a_free_descriptor_it_tries_again(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:
     failures = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+    kind = type(trio.socket.from_stdlib_socket(listener))
+    accept = kind.accept
 
-    class Scarce:
-        async def accept(self) -> NoReturn:
-            if failures:
-                raise failures.pop()
-            await trio.sleep_forever()
-            raise AssertionError("unreachable")
+    async def scarce(self: trio.socket.SocketType) -> object:
+        if failures:
+            raise failures.pop()
+        return await accept(self)
 
-    def scarce(_: socket.socket) -> Scarce:
-        return Scarce()
-
-    monkeypatch.setattr(trio.socket, "from_stdlib_socket", scarce)
-    async with serving(listener, app):
-        await trio.sleep(0.2)
-        assert failures == []
-
-
-async def quick(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the body of the request, or, if there is none, with a few bytes."""
-    body = (await receive())["body"]
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": body or b"ok"})
+    monkeypatch.setattr(kind, "accept", scarce)
+    async with serving_one(listener) as client:
+        client.send(REQUEST)
+        assert await answered([client], 0.05) == 0
+        assert await answered([client], 0.2) == 1
 
 
 class Waits:
@@ -126,57 +138,52 @@ class Waits:
             self.is_gone = True
 
 
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"junk", REQUEST])
+@pytest.mark.parametrize("at_once", [True, False])
 async def test_a_waiting_client_that_disconnects_is_noticed(
-    listener: socket.socket, autojump_clock: MockClock
+    listener: socket.socket, more: bytes, at_once: bool, clock: MockClock
 ) -> None:
     """Also if it has sent more than its request, which Hypercorn leaves unread."""
-    for at_once, more in itertools.product((True, False), (b"", b"\r\n", b"junk", REQUEST)):
-        app = Waits()
-        async with serving(listener, app):
-            with Client(listener.getsockname()) as client:
-                client.send(REQUEST + more if at_once else REQUEST)
-                await trio.sleep(10)
-                if not at_once:
-                    client.send(more)
-                await trio.sleep(10)
-                assert not app.is_gone, (at_once, more)
-            await trio.sleep(1.1)
-            assert app.is_gone, (at_once, more)
+    app = Waits()
+    async with serving(listener, app):
+        with Client(listener.getsockname()) as client:
+            client.send(REQUEST + more if at_once else REQUEST)
+            await trio.sleep(10)
+            if not at_once:
+                client.send(more)
+            await trio.sleep(10)
+            assert not app.is_gone
+        await trio.sleep(1.1)
+        assert app.is_gone
 
 
+@pytest.mark.parametrize(
+    ("limit", "served"),
+    [(10, 1), (66, 1), (84, 10), (1024, 100), (resource.RLIM_INFINITY, 100)],
+)
 async def test_no_client_takes_the_last_descriptor(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    limit: int,
+    served: int,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: MockClock,
 ) -> None:
     monkeypatch.setattr("nitrohb.api.serving.CONNECTIONS", 100)
-    infinity = resource.RLIM_INFINITY
-    for limit, served in ((10, 1), (64, 1), (96, 16), (200, 68), (1024, 100), (infinity, 100)):
-        limits = (limit, limit)
-        monkeypatch.setattr(resource, "getrlimit", lambda _, it=limits: it)  # pyright: ignore
-        app = Waits()
-        with ExitStack() as stack:
-            async with serving(listener, app):
-                for _ in range(served + 20):
-                    stack.enter_context(Client(listener.getsockname())).send(REQUEST)
-                    await trio.sleep(0.01)
-                assert app.calls == served, limit
-        with closing(listener.dup()) as queue:  # the rest, which the next server would accept
-            queue.setblocking(False)
-            with suppress(BlockingIOError):
-                while True:
-                    queue.accept()[0].close()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))  # pyright: ignore
+    app = Waits()
+    with ExitStack() as stack:
+        async with serving(listener, app):
+            for client in connect(listener, served + 20, stack):
+                client.send(REQUEST)
+            await trio.sleep(2)
+            assert app.calls == served
 
 
-async def answered(clients: list[Client], seconds: float) -> int:
-    """How many clients have an answer after a while."""
-    await trio.sleep(seconds)
-    return sum(client.look()[0].startswith(b"HTTP/1.1 200") for client in clients)
-
-
-async def test_requests_at_the_same_time_are_answered_one_after_another(
-    listener: socket.socket, autojump_clock: MockClock
+async def test_simultaneous_requests_are_answered_in_turn(
+    listener: socket.socket, clock: MockClock
 ) -> None:
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(listener.getsockname())) for _ in range(20)]
+        clients = connect(listener, 20, stack)
         for client in clients:
             client.send(REQUEST)
         async with serving(listener, quick):
@@ -189,35 +196,32 @@ async def test_requests_at_the_same_time_are_answered_one_after_another(
             assert before == 20
 
 
-async def test_a_body_is_taken_in_pieces(
-    listener: socket.socket, autojump_clock: MockClock
+async def test_a_body_is_taken_in_pieces(listener: socket.socket, clock: MockClock) -> None:
+    async with serving_one(listener) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
+        client.send(bytes(10_000))
+        assert await answered([client], 1) == 1
+
+
+async def test_a_refused_client_that_sends_on_is_disconnected(
+    listener: socket.socket, clock: MockClock
 ) -> None:
-    async with serving(listener, quick):
-        with Client(listener.getsockname()) as client:
-            client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
-            client.send(bytes(10_000))
-            assert await answered([client], 1) == 1
+    async with serving_one(listener, create_app(Backend([]))) as client:
+        client.send(b"POST /claims HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        client.send(bytes(100_000))
+        await trio.sleep(1)
+        got, ended = client.look()
+        assert (got[:13], ended) == (b"HTTP/1.1 413 ", True)
 
 
-async def test_a_client_that_is_refused_and_sends_on_is_disconnected(
-    listener: socket.socket, autojump_clock: MockClock
+@pytest.mark.parametrize(("lines", "status"), [(1000, b"200"), (3000, b"431")])
+async def test_long_headers_are_refused(
+    lines: int, status: bytes, listener: socket.socket, clock: MockClock
 ) -> None:
-    async with serving(listener, create_app(Backend([]))):
-        with Client(listener.getsockname()) as client:
-            client.send(b"POST /claims HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
-            client.send(bytes(100_000))
-            await trio.sleep(1)
-            got, ended = client.look()
-            assert (got[:13], ended) == (b"HTTP/1.1 413 ", True)
-
-
-async def test_long_headers_are_refused(listener: socket.socket, autojump_clock: MockClock) -> None:
-    async with serving(listener, quick):
-        for lines, status in ((1000, b"200"), (3000, b"431")):
-            with Client(listener.getsockname()) as client:
-                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * lines + b"\r\n")
-                await trio.sleep(1)
-                assert client.look()[0].startswith(b"HTTP/1.1 " + status)
+    async with serving_one(listener) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * lines + b"\r\n")
+        await trio.sleep(1)
+        assert client.look()[0].startswith(b"HTTP/1.1 " + status)
 
 
 async def test_loaded_modules_are_not_searched_for_garbage(tmp_path: Path) -> None:
@@ -228,9 +232,7 @@ async def test_loaded_modules_are_not_searched_for_garbage(tmp_path: Path) -> No
             assert gc.get_freeze_count() > 10_000
 
 
-async def test_a_client_that_resets_its_connection_before_it_is_accepted(
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_client_that_resets_its_connection_before_it_is_accepted(clock: MockClock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with serving(listener, quick):
             client = socket.create_connection(listener.getsockname())
@@ -243,7 +245,7 @@ async def test_a_client_that_resets_its_connection_before_it_is_accepted(
 
 
 async def test_a_client_that_has_disconnected_occupies_no_place(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:
     monkeypatch.setattr("nitrohb.api.serving.CONNECTIONS", 1)
     async with serving(listener, quick):
@@ -253,18 +255,17 @@ async def test_a_client_that_has_disconnected_occupies_no_place(
                 assert await answered([client], 0.1) == 1
 
 
-async def test_a_client_that_stops_sending_gets_the_response_to_a_short_request(
-    listener: socket.socket, autojump_clock: MockClock
+async def test_a_client_that_stops_sending_gets_its_response(
+    listener: socket.socket, clock: MockClock
 ) -> None:
-    async with serving(listener, quick):
-        with Client(listener.getsockname()) as client:
-            client.send(REQUEST)
-            client.half_close()
-            assert await answered([client], 1) == 1
+    async with serving_one(listener) as client:
+        client.send(REQUEST)
+        client.half_close()
+        assert await answered([client], 1) == 1
 
 
-async def test_clients_that_leave_do_not_have_their_requests_answered(
-    listener: socket.socket, autojump_clock: MockClock
+async def test_requests_of_clients_that_left_are_not_answered(
+    listener: socket.socket, clock: MockClock
 ) -> None:
     async with serving(listener, quick):
         for _ in range(50):
@@ -275,11 +276,11 @@ async def test_clients_that_leave_do_not_have_their_requests_answered(
             assert await answered([client], 0.5) == 1
 
 
-async def test_clients_that_wait_for_their_turn_are_let_go_at_the_end(
-    listener: socket.socket, autojump_clock: MockClock
+async def test_clients_that_wait_for_a_turn_are_let_go_at_the_end(
+    listener: socket.socket, clock: MockClock
 ) -> None:
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(listener.getsockname())) for _ in range(20)]
+        clients = connect(listener, 20, stack)
         async with serving(listener, quick):
             await trio.sleep(0.0105)
             began = trio.current_time()
@@ -320,7 +321,7 @@ async def turns() -> AsyncGenerator[Line]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_turn_comes_at_once_and_the_next_a_rest_later(autojump_clock: MockClock) -> None:
+async def test_a_turn_comes_at_once_and_the_next_a_rest_later(clock: MockClock) -> None:
     assert REST == 0.001
     async with turns() as line:
         for who in "abcd":
@@ -332,16 +333,16 @@ async def test_a_turn_comes_at_once_and_the_next_a_rest_later(autojump_clock: Mo
         assert line.had[-1] == ("a", 1000)
 
 
-async def test_a_rest_is_as_long_as_what_was_before_it(autojump_clock: MockClock) -> None:
+async def test_a_rest_is_as_long_as_what_was_before_it(clock: MockClock) -> None:
     async with turns() as line:
         await line.fair.wait_turn("a", line.fair.receiving)
         await line.queue("b", line.fair.receiving)
-        autojump_clock.jump(0.005)
+        clock.jump(0.005)
         await trio.sleep(1)
         assert line.had == [("b", 10)]
 
 
-async def test_there_are_many_looks_for_heartbeats_in_a_turn(autojump_clock: MockClock) -> None:
+async def test_there_are_many_looks_for_heartbeats_in_a_turn(clock: MockClock) -> None:
     passes = Passes()
     async with turns() as line:
         trio.lowlevel.add_instrument(passes)
@@ -352,7 +353,7 @@ async def test_there_are_many_looks_for_heartbeats_in_a_turn(autojump_clock: Moc
             assert passes.count > PASSES
 
 
-async def test_whose_turn_it_is_need_not_queue(autojump_clock: MockClock) -> None:
+async def test_whose_turn_it_is_need_not_queue(clock: MockClock) -> None:
     async with turns() as line:
         await line.queue("a", line.fair.accepting)
         await line.queue("b", line.fair.accepting)
@@ -368,7 +369,7 @@ async def test_whose_turn_it_is_need_not_queue(autojump_clock: MockClock) -> Non
         assert [when for _, when in line.had] == [0, 1, 2]
 
 
-async def test_a_flood_in_one_queue_does_not_hold_up_the_others(autojump_clock: MockClock) -> None:
+async def test_a_flood_in_one_queue_does_not_hold_up_the_others(clock: MockClock) -> None:
     async with turns() as line:
         for number in range(100):
             await line.queue(number, line.fair.receiving)
@@ -381,7 +382,7 @@ async def test_a_flood_in_one_queue_does_not_hold_up_the_others(autojump_clock: 
         assert max(when.values()) == 101
 
 
-async def test_a_client_that_gives_up_is_passed_over(autojump_clock: MockClock) -> None:
+async def test_a_client_that_gives_up_is_passed_over(clock: MockClock) -> None:
     async with turns() as line:
         await line.queue("a", line.fair.receiving)
         with trio.move_on_after(REST / 2):
@@ -391,7 +392,7 @@ async def test_a_client_that_gives_up_is_passed_over(autojump_clock: MockClock) 
         assert line.had == [("a", 0), ("c", 1)]
 
 
-async def test_after_the_end_nobody_has_to_wait(autojump_clock: MockClock) -> None:
+async def test_after_the_end_nobody_has_to_wait(clock: MockClock) -> None:
     fair = FairQueue()
     async with trio.open_nursery() as nursery:
         line = Line(fair, nursery)

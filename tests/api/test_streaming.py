@@ -53,7 +53,7 @@ async def test_a_client_that_comes_back_gets_what_it_has_missed(path: Path) -> N
             assert parse(reader.body) == missed, last
 
 
-async def test_a_comment_keeps_it_alive(path: Path, autojump_clock: MockClock) -> None:
+async def test_a_comment_keeps_it_alive(path: Path, clock: MockClock) -> None:
     async with running(path) as api:
         reader = api.client.begin("GET", "/events")
         await trio.sleep(31)
@@ -116,7 +116,7 @@ async def test_a_reader_that_goes_away_keeps_no_other_from_waking_up() -> None:
     assert log.last == 1
 
 
-async def test_a_reader_that_is_called_without_news_waits_on(autojump_clock: MockClock) -> None:
+async def test_a_reader_that_is_called_without_news_waits_on(clock: MockClock) -> None:
     log = EventLog()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.read, 0)

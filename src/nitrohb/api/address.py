@@ -20,38 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Final
 
-_LISTEN: Final = {
-    errno.EADDRINUSE: (
-        "another process listens on that port",
-        "Stop it, or choose another port.",
-    ),
-    errno.EADDRNOTAVAIL: (
-        "this machine does not have that address",
-        "Use 127.0.0.1:PORT, or a Unix socket.",
-    ),
-    errno.EACCES: (
-        "ports below 1024 need a privilege",
-        "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE.",
-    ),
-    errno.EAFNOSUPPORT: (
-        "this machine does not support that kind of address",
-        "Use 127.0.0.1:PORT, or a Unix socket.",
-    ),
-}
+_LOCAL: Final = "Use 127.0.0.1:PORT, or a Unix socket."
+_LOW_PORT: Final = "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE."
+_START: Final = "Start the server first: nitrohb serve --keep --api {shell_address}"
+_MODE: Final = "Run as its owner, or start the server with --api-mode and --api-group."
 
+_LISTEN: Final = {
+    errno.EADDRINUSE: ("another process listens on that port", "Stop it, or choose another port."),
+    errno.EADDRNOTAVAIL: ("this machine does not have that address", _LOCAL),
+    errno.EACCES: ("ports below 1024 need a privilege", _LOW_PORT),
+    errno.EAFNOSUPPORT: ("this machine does not support that kind of address", _LOCAL),
+}
 _CONNECT: Final = {
-    errno.ENOENT: (
-        "the socket does not exist",
-        "Start the server with it first: nitrohb serve --keep --api {shell_address}",
-    ),
-    errno.ECONNREFUSED: (
-        "no server listens there",
-        "Start it first: nitrohb serve --keep --api {shell_address}",
-    ),
-    errno.EACCES: (
-        "this user has no permission to use its socket file",
-        "Run as its owner, or start the server with --api-mode and --api-group.",
-    ),
+    errno.ENOENT: ("the socket does not exist", _START),
+    errno.ECONNREFUSED: ("no server listens there", _START),
+    errno.EACCES: ("this user has no permission to use its socket file", _MODE),
 }
 
 
@@ -118,10 +101,8 @@ def parse_api_address(text: str) -> ApiAddress:
     except ValueError:
         ip = None
     if ip is None or bracketed != (ip.version == 6) or "%" in host:
-        raise AddressError(
-            f"{text!r}: expected unix:PATH or an IP address and a port, for example 127.0.0.1:9180"
-            " or [::1]:9180"
-        )
+        expected = "unix:PATH or an IP address and a port, as in 127.0.0.1:9180 or [::1]:9180"
+        raise AddressError(f"{text!r}: expected {expected}")
     number = parse_number("port", port, 65535)
     if number == 0:
         raise AddressError(f"{text!r}: port 0 is not allowed. Name one, as in 127.0.0.1:9180")

@@ -24,21 +24,13 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
-from ..addresses import CID_ANY, Address, parse_number
-from ..errors import AddressError, ServerEndedError, UsageError
+from ..addresses import Address
+from ..errors import ServerEndedError, UsageError
 from ..events import format_time, utc_now
 from ..remedies import SAME_CIDS
 from ..server import HeartbeatServer
 from .backend import Backend
-from .requests import (
-    Claim,
-    ConcurrencyLimit,
-    ProblemError,
-    RequestGuard,
-    parse_claim,
-    parse_rearm,
-    to_response,
-)
+from .requests import Claim, ProblemError, RequestGuard, limited, parse_claim, parse_rearm
 from .schema import create_document
 from .streaming import EventStream
 
@@ -53,6 +45,23 @@ _PAGE: Final = resources.files("nitrohb.api").joinpath("page.html").read_text("u
 _log: Final = logging.getLogger(__name__)
 
 
+def _hash(tag: str) -> str:
+    """Return the hash of a tag's content, as a Content-Security-Policy has it."""
+    content = _PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+_PAGE_HEADERS: Final = {
+    "content-security-policy": (
+        f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')};"
+        " img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+}
+
+
 def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None) -> ASGIApp:
     """Return the application.
 
@@ -61,24 +70,21 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
         is_host: Whether a Host header names this server; see :class:`RequestGuard`.
     """
     endpoints = _Endpoints(backend)
+    handlers = {ProblemError: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
     app = Starlette(
         routes=[
             Route("/heartbeats", endpoints.heartbeats),
             Route("/heartbeats/{cid}", endpoints.heartbeats_of),
             Route("/claims", endpoints.claims, methods=["POST"]),
             Route("/rearm", endpoints.rearm, methods=["POST"]),
-            Route("/healthz", _healthz),
+            Route("/healthz", PlainTextResponse("ok"), methods=["GET"]),
             Route("/readyz", endpoints.readyz),
             Route("/metrics", endpoints.metrics),
             Route("/events", endpoints.events),
             Route("/openapi.json", endpoints.describe),
-            Route("/", _page),
+            Route("/", HTMLResponse(_PAGE, headers=_PAGE_HEADERS), methods=["GET"]),
         ],
-        exception_handlers={
-            ProblemError: _on_problem,
-            HTTPException: _on_http_exception,
-            Exception: _on_bug,
-        },
+        exception_handlers=handlers,
     )
     app.router.redirect_slashes = False  # one URL per resource
     return RequestGuard(app, is_host)
@@ -89,8 +95,7 @@ class _Endpoints:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._readers = ConcurrencyLimit(READERS, "read events")
-        self._claims = ConcurrencyLimit(CLAIMS, "wait for heartbeats")
+        self._readers: list[object] = []
 
     async def heartbeats(self, _: Request) -> Response:
         texts: list[str] = []
@@ -101,8 +106,9 @@ class _Endpoints:
         return Response(f"[{', '.join(texts)}]", media_type="application/json")
 
     async def heartbeats_of(self, request: Request) -> Response:
-        cid = _parse_cid(request.path_params["cid"])
-        beats = [beat.to_json() for beat in self._backend.last_heartbeats() if beat.cid == cid]
+        cid = request.path_params["cid"]
+        last = self._backend.last_heartbeats()
+        beats = [it.to_json() for it in last if it.cid is not None and str(it.cid) == cid]
         if not beats:
             raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat of CID {cid} has been seen")
         return _json(beats)
@@ -110,13 +116,13 @@ class _Endpoints:
     async def claims(self, request: Request) -> Response:
         claim = parse_claim(await request.body())
         server = self._server()
-        with self._claims.acquire():
+        response = Response()  # a client that disconnects cannot see it
+        with limited(self._backend.claims, claim, CLAIMS, "wait for heartbeats"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_disconnect, request.receive, nursery.cancel_scope)
                 response = await _claim(server, claim, self._backend)
                 nursery.cancel_scope.cancel()
-                return response
-        raise ProblemError(HTTPStatus.BAD_REQUEST, "the client disconnected")  # it cannot see this
+        return response
 
     async def rearm(self, request: Request) -> Response:
         address = parse_rearm(await request.body())
@@ -127,28 +133,25 @@ class _Endpoints:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def readyz(self, _: Request) -> Response:
-        listeners = [
-            {"address": str(address), "listening": listening}
-            for address, listening in self._backend.listeners()
-        ]
-        if not self._backend.is_ready:
+        listening = self._backend.listening
+        listeners = [{"address": str(it), "listening": listening[it]} for it in listening]
+        if self._backend.server is None or not all(listening.values()):
             detail = "not every address listens"
-            more = {"listeners": listeners}
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, more=more)
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, listeners=listeners)
         return _json({"listeners": listeners})
 
     async def events(self, request: Request) -> Response:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
-        last_seen = request.headers.get("last-event-id", "")
-        return EventStream(self._backend.log, last_seen, self._readers)
+        texts = self._backend.log.follow(request.headers.get("last-event-id", ""))
+        return EventStream(texts, limited(self._readers, request, READERS, "read events"))
 
     async def metrics(self, _: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"
         return Response(self._backend.metrics.write(), media_type=media_type)
 
     async def describe(self, _: Request) -> Response:
-        return _json(create_document(address for address, _ in self._backend.listeners()))
+        return _json(create_document(self._backend.listening))
 
     def _server(self) -> HeartbeatServer:
         if self._backend.server is None:
@@ -160,26 +163,23 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
     """Wait for a heartbeat, and return the response with it, or with the reason why not."""
     before = backend.failures.copy()
     asked, began = utc_now(), trio.current_time()
-    with (
-        trio.move_on_after(claim.timeout + random.uniform(0, JITTER)),
-        backend.waiting(claim),
-    ):
+    with trio.move_on_after(claim.timeout + random.uniform(0, JITTER)):
         try:
             beat = await server.wait_heartbeat(
                 cid=claim.cid, address=claim.address, max_age=claim.max_age
             )
         except UsageError as error:
-            return to_response(ProblemError(HTTPStatus.BAD_REQUEST, str(error)))
+            return ProblemError(HTTPStatus.BAD_REQUEST, str(error)).to_response()
         except ServerEndedError as error:
-            return to_response(ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+            return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).to_response()
         if beat.time >= asked:
-            backend.metrics.observe_boot(trio.current_time() - began)
+            backend.metrics.boot.observe(trio.current_time() - began)
         return _json(beat.to_json())
-    backend.metrics.count_claim_timeout()
+    backend.metrics.timeouts.inc()
     detail = _explain_timeout(server, claim, backend.failures - before)
     if backend.may_have_come_over_loopback(claim, began - claim.max_age):
         detail += f"; {SAME_CIDS}"
-    return to_response(ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail))
+    return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
 
 
 def _explain_timeout(
@@ -213,38 +213,6 @@ async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> No
     scope.cancel()
 
 
-def _hash(tag: str) -> str:
-    """Return the hash of a tag's content, as a Content-Security-Policy has it."""
-    content = _PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
-
-
-_PAGE_HEADERS: Final = {
-    "content-security-policy": (
-        f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')};"
-        " img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-        " frame-ancestors 'none'"
-    ),
-    "referrer-policy": "no-referrer",
-}
-
-
-async def _page(_: Request) -> Response:
-    return HTMLResponse(_PAGE, headers=_PAGE_HEADERS)
-
-
-async def _healthz(_: Request) -> Response:
-    return PlainTextResponse("ok")
-
-
-def _parse_cid(text: str) -> int:
-    try:
-        return parse_number("CID", text, CID_ANY - 1)
-    except AddressError as error:
-        raise ProblemError(HTTPStatus.NOT_FOUND, str(error)) from None
-
-
 def _json(value: object) -> Response:
     # In ASCII: Python reads the bytes of a path that are not UTF-8 as lone surrogates.
     return Response(json.dumps(value), media_type="application/json")
@@ -252,20 +220,17 @@ def _json(value: object) -> Response:
 
 async def _on_problem(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, ProblemError)
-    return to_response(problem)
+    return problem.to_response()
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     """Answer what Starlette itself refuses: 404, 405."""
     assert isinstance(error, HTTPException)
-    detail = {
-        HTTPStatus.NOT_FOUND: f"{request.url.path} does not exist",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not accept {request.method}",
-    }.get(HTTPStatus(error.status_code), error.detail)
-    return to_response(ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers))
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return ProblemError(HTTPStatus(error.status_code), detail, error.headers).to_response()
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     _log.error("%s %s", request.method, request.url.path, exc_info=error)
     detail = "a bug in nitrohb; its log, on stderr, says more"
-    return to_response(ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()

@@ -2,23 +2,12 @@
 """What the interface knows about the heartbeat server, from its events."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import trio
 
+from .. import events
 from ..addresses import Address
-from ..events import (
-    Connected,
-    Disconnected,
-    Done,
-    Event,
-    Evicted,
-    Heartbeat,
-    Listening,
-    Lost,
-    Rejected,
-)
 from ..remedies import LOOPBACK_CID
 from ..server import HeartbeatServer
 from .metrics import Metrics
@@ -36,76 +25,60 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
 
     Attributes:
         server: The server; None until it has started.
+        listening: Whether it listens, by address.
         metrics: Counts the events.
         log: The latest events.
+        claims: The claims that wait.
         failures: The number of connections without a heartbeat, by address and by the reason of
             their rejection, or else the name of the event.
     """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
         self.server: HeartbeatServer | None = None
+        self.listening = dict.fromkeys(addresses, False)
         self.metrics = Metrics()
         self.log = EventLog()
+        self.claims: list[Claim] = []
         self.failures = Counter[tuple[Address, str]]()
-        self._listening = dict.fromkeys(addresses, False)
-        self._waiting: list[Claim] = []
         self._over_loopback: dict[Address, float] = {}  # the time of the last connection from there
 
     def started(self, value: HeartbeatServer) -> None:
         """Take the server when it has started."""
         self.server = value
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         """Take an event of the server."""
         match event:
-            case Listening() | Lost() | Done():
-                self._listening[event.address] = isinstance(event, Listening)
-            case Connected(address=address) if event.cid == LOOPBACK_CID:
-                self._over_loopback[address] = trio.current_time()
-            case Rejected(address=address, reason=reason):
-                self.failures[address, reason.value] += 1
-            case Disconnected() | Evicted():
+            case events.Listening() | events.Lost() | events.Done():
+                self.listening[event.address] = isinstance(event, events.Listening)
+            case events.Connected() if event.cid == LOOPBACK_CID:
+                self._over_loopback[event.address] = trio.current_time()
+            case events.Rejected():
+                self.failures[event.address, event.reason.value] += 1
+            case events.Disconnected() | events.Evicted():
                 self.failures[event.address, event.name] += 1
             case _:
                 pass
         self.metrics.count(event)
         self.log.append(event)
 
-    @contextmanager
-    def waiting(self, claim: Claim) -> Generator[None]:
-        """Register a claim while it waits."""
-        self._waiting.append(claim)
-        try:
-            yield
-        finally:
-            self._waiting.remove(claim)
-
     def awaits_cid(self) -> bool:
         """Return whether a claim waits for a CID that no peer over the loopback can have."""
-        return any(_is_hidden_by_loopback(claim.cid) for claim in self._waiting)
+        return any(_is_hidden_by_loopback(claim.cid) for claim in self.claims)
 
     def may_have_come_over_loopback(self, claim: Claim, since: float) -> bool:
         """Return whether the claimed enclave can be one whose CID the loopback hides.
 
         Args:
             claim: The claim.
-            since: The earliest time of its connection, on trio's clock.
+            since: The earliest time of the connection, on trio's clock.
         """
         return _is_hidden_by_loopback(claim.cid) and any(
             came >= since and claim.address in (None, str(address))
             for address, came in self._over_loopback.items()
         )
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether every address listens."""
-        return self.server is not None and all(self._listening.values())
-
-    def listeners(self) -> Iterator[tuple[Address, bool]]:
-        """Return every address, and whether it listens."""
-        return iter(self._listening.items())
-
-    def last_heartbeats(self) -> list[Heartbeat]:
+    def last_heartbeats(self) -> list[events.Heartbeat]:
         """Return the last heartbeat of each enclave."""
         return [] if self.server is None else self.server.last_heartbeats()
 

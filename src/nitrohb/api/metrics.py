@@ -14,23 +14,26 @@ from prometheus_client import (
     generate_latest,
 )
 
-from .. import __version__
-from ..addresses import Address
-from ..events import (
-    Connected,
-    Disconnected,
-    Done,
-    Event,
-    Evicted,
-    Heartbeat,
-    Listening,
-    Lost,
-    Rejected,
-    RejectReason,
-)
+from .. import __version__, events
 
 ECHO_BUCKETS: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.1, 1.0, 5.0)
 BOOT_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+_ECHO: Final = "From a connection to its echo."
+_BOOT: Final = "From a claim to its heartbeat, if the claim came first: how long launchers wait."
+_REJECTED: Final = "Connections that were closed without an answer."
+_EVICTED: Final = "Waiting connections that were closed in favour of new ones."
+_LOST: Final = "Socket files that another program deleted or replaced."
+
+# Which counter an event increments, its description, and its labels: attributes of the event.
+_COUNTERS: Final[dict[type[events.Event], tuple[str, str, tuple[str, ...]]]] = {
+    events.Connected: ("connections", "Connections that were accepted.", ()),
+    events.Heartbeat: ("heartbeats", "Heartbeats that arrived.", ("address",)),
+    events.Rejected: ("rejections", _REJECTED, ("address", "reason")),
+    events.Disconnected: ("disconnections", "Peers that left without sending a byte.", ()),
+    events.Evicted: ("evictions", _EVICTED, ()),
+    events.Lost: ("losses", _LOST, ("address",)),
+}
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what is scraped
 
@@ -40,112 +43,59 @@ class Metrics:
 
     Attributes:
         registry: All of them.
+        boot: Observes how many seconds a claim waited for its heartbeat.
+        timeouts: Counts claims that timed out.
     """
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._heartbeats = Counter(
-            "nitrohb_heartbeats", "Heartbeats that arrived.", ["address"], registry=registry
-        )
-        self._rejections = Counter(
-            "nitrohb_rejections",
-            "Connections that were closed without an answer.",
-            ["address", "reason"],
-            registry=registry,
-        )
-        self._evictions = Counter(
-            "nitrohb_evictions",
-            "Waiting connections that were closed in favour of new ones.",
-            registry=registry,
-        )
-        self._disconnections = Counter(
-            "nitrohb_disconnections", "Peers that left without sending a byte.", registry=registry
-        )
-        self._connections = Counter(
-            "nitrohb_connections", "Connections that were accepted.", registry=registry
-        )
-        self._pending = Gauge(
-            "nitrohb_pending", "Connections that have not sent their byte yet.", registry=registry
-        )
-        self._losses = Counter(
-            "nitrohb_losses",
-            "Socket files that another program deleted or replaced.",
-            ["address"],
-            registry=registry,
-        )
-        self._claim_timeouts = Counter(
-            "nitrohb_claims_in_vain", "Claims that timed out.", registry=registry
-        )
-        self._echo = Histogram(
-            "nitrohb_echo_seconds",
-            "From a connection to its echo.",
-            buckets=ECHO_BUCKETS,
-            registry=registry,
-        )
-        self._boot = Histogram(
-            "nitrohb_boot_seconds",
-            "From a claim to its heartbeat, if the claim came first: how long launchers wait.",
-            buckets=BOOT_BUCKETS,
-            registry=registry,
-        )
-        Info("nitrohb_build", "The version of nitrohb.", registry=registry).info(
-            {"version": __version__}
-        )
-        ProcessCollector(registry=registry)  # descriptors, memory, when it started
+        self.registry = it = CollectorRegistry()
+        self._counters = {
+            event: Counter(f"nitrohb_{name}", description, labels, registry=it)
+            for event, (name, description, labels) in _COUNTERS.items()
+        }
+        self._pending = Gauge("nitrohb_pending", "Connections without a byte yet.", registry=it)
+        self._echo = Histogram("nitrohb_echo_seconds", _ECHO, registry=it, buckets=ECHO_BUCKETS)
+        self.boot = Histogram("nitrohb_boot_seconds", _BOOT, registry=it, buckets=BOOT_BUCKETS)
+        self.timeouts = Counter("nitrohb_claims_in_vain", "Claims that timed out.", registry=it)
+        build = Info("nitrohb_build", "The version of nitrohb.", registry=it)
+        build.info({"version": __version__})
+        ProcessCollector(registry=it)  # descriptors, memory, when it started
 
-    def count(self, event: Event) -> None:
+    def count(self, event: events.Event) -> None:
         """Count an event."""
         match event:
-            case Connected():
-                self._connections.inc()
+            case events.Listening():
+                self._start_at_zero(_label(event.address))
+            case events.Connected():
                 self._pending.inc()
-            case Heartbeat() | Rejected() | Disconnected() | Evicted():
+            case events.Heartbeat():
                 self._pending.dec()
-                self._count_end(event)
-            case Listening():
-                self._start_at_zero(event.address)
-            case Lost():
-                self._losses.labels(_label(event.address)).inc()
-            case Done():
+                self._echo.observe(event.echo_seconds)
+            case events.Rejected() | events.Disconnected() | events.Evicted():
+                self._pending.dec()
+            case events.Lost() | events.Done():
                 pass
-
-    def observe_boot(self, seconds: float) -> None:
-        """Record how long a claim waited for its heartbeat."""
-        self._boot.observe(seconds)
-
-    def count_claim_timeout(self) -> None:
-        """Count a claim that timed out."""
-        self._claim_timeouts.inc()
+        if counter := self._counters.get(type(event)):
+            _, _, names = _COUNTERS[type(event)]
+            labels = [_label(getattr(event, name)) for name in names]
+            (counter.labels(*labels) if labels else counter).inc()
 
     def write(self) -> bytes:
         """Return all metrics as text."""
         return generate_latest(self.registry)
 
-    def _start_at_zero(self, address: Address) -> None:
+    def _start_at_zero(self, address: str) -> None:
         """Create the counters of an address: Prometheus sees no increase in a new counter."""
-        label = _label(address)
-        self._heartbeats.labels(label)
-        self._losses.labels(label)
-        for reason in RejectReason:
-            self._rejections.labels(label, reason.value)
-
-    def _count_end(self, event: Heartbeat | Rejected | Disconnected | Evicted) -> None:
-        match event:
-            case Heartbeat():
-                self._heartbeats.labels(_label(event.address)).inc()
-                self._echo.observe(event.echo_seconds)
-            case Rejected():
-                self._rejections.labels(_label(event.address), event.reason.value).inc()
-            case Disconnected():
-                self._disconnections.inc()
-            case Evicted():
-                self._evictions.inc()
+        self._counters[events.Heartbeat].labels(address)
+        self._counters[events.Lost].labels(address)
+        for reason in events.RejectReason:
+            self._counters[events.Rejected].labels(address, reason)
 
 
-def _label(address: Address) -> str:
-    """Return an address as UTF-8 can have it.
+def _label(value: object) -> str:
+    """Return a value as UTF-8 can have it.
 
     Python reads other bytes of a path as lone surrogates. Different paths get different labels,
     because Prometheus drops one of two counters that have the same label.
     """
-    return str(address).encode(errors="backslashreplace").decode()
+    return str(value).encode(errors="backslashreplace").decode()

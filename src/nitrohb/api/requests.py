@@ -7,17 +7,19 @@ or choose the Origin header of a POST. So both headers are checked.
 """
 
 import json
-import math
-from collections.abc import Callable, Generator, Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+T = TypeVar("T")
 
 BODY_LIMIT: Final = 16 * 1024  # bytes
 BODY_TIMEOUT: Final = 10.0  # seconds
@@ -30,14 +32,29 @@ _HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
+_NUMBERS: Final = (int, float)  # a bool is not one here, and an int can be too large for a float
+
+# The fields of all bodies: what is expected, and whether a value is that.
+_FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "cid": ("a number", lambda value: type(value) is int),
+    "address": ("a string", lambda value: type(value) is str),
+    "timeout": (
+        f"more than 0 and at most {MAX_TIMEOUT:g} s",
+        lambda value: type(value) in _NUMBERS and 0 < value <= MAX_TIMEOUT,
+    ),
+    "max_age": (
+        "at least 0 s",
+        lambda value: type(value) in _NUMBERS and 0 <= value <= sys.float_info.max,
+    ),
+}
 
 
 class ProblemError(Exception):
     """A request is refused, or fails. The response is a problem document (RFC 9457).
 
-    Attributes:
-        status: The HTTP status.
-        detail: What is wrong, for people.
+    Args:
+        status: The HTTP status (also an attribute).
+        detail: What is wrong, for people (also an attribute).
         headers: Additional headers of the response.
         more: Additional members of the JSON object.
     """
@@ -46,63 +63,49 @@ class ProblemError(Exception):
         self,
         status: HTTPStatus,
         detail: str,
-        *,
         headers: Mapping[str, str] | None = None,
-        more: Mapping[str, object] | None = None,
+        **more: object,
     ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
-        self.headers = headers
-        self.more = more or {}
+        self._headers = headers
+        self._more = more
+
+    def to_response(self) -> Response:
+        """Return the response that reports it."""
+        content = {
+            "type": "about:blank",  # the status says which problem it is
+            "title": self.status.phrase,
+            "status": self.status.value,
+            "detail": self.detail,
+        }
+        text = json.dumps(content | self._more)
+        return Response(text, self.status, self._headers, MEDIA_TYPE)
 
 
-def to_response(problem: ProblemError) -> Response:
-    """Return the response that reports a problem."""
-    content = {
-        "type": "about:blank",  # the status says which problem it is
-        "title": problem.status.phrase,
-        "status": problem.status.value,
-        "detail": problem.detail,
-    }
-    return Response(
-        json.dumps(content | dict(problem.more)),
-        problem.status,
-        media_type=MEDIA_TYPE,
-        headers=problem.headers,
-    )
-
-
-class ConcurrencyLimit:
-    """Limits how many requests of one kind are in progress at a time.
+@contextmanager
+def limited(requests: list[T], request: T, limit: int, activity: str) -> Generator[None]:
+    """Keep a request in a list while the block runs.
 
     Args:
-        limit: The greatest number.
+        requests: The requests of its kind that are in progress.
+        request: The request.
+        limit: How many can be in progress at a time.
         activity: What these requests do, for the message.
+
+    Raises:
+        ProblemError: 503: the limit is reached.
     """
-
-    def __init__(self, limit: int, activity: str) -> None:
-        self._free = self._limit = limit
-        self._activity = activity
-
-    @contextmanager
-    def acquire(self) -> Generator[None]:
-        """Count a request while the block runs.
-
-        Raises:
-            ProblemError: 503: the limit is reached.
-        """
-        if not self._free:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{self._limit} clients {self._activity} already",
-                headers=_CLOSE,  # an idle connection would keep other clients out
-            )
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
+    if len(requests) >= limit:
+        # An idle connection would keep other clients out, so it is closed.
+        detail = f"{limit} clients {activity} already"
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, _CLOSE)
+    requests.append(request)
+    try:
+        yield
+    finally:
+        requests.remove(request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +131,7 @@ def parse_claim(body: bytes) -> Claim:
     Raises:
         ProblemError: 400; says what is wrong.
     """
-    fields = _parse(body, ("cid", "address", "timeout", "max_age"))
-    if "cid" in fields:
-        _check("cid", fields["cid"], int, "a number")
-    if "address" in fields:
-        _check("address", fields["address"], str, "a string")
-    for name in fields.keys() & {"timeout", "max_age"}:
-        _check_seconds(name, fields[name])
-    claim = Claim(**fields)
-    if not 0 < claim.timeout <= MAX_TIMEOUT:
-        _refuse(f"timeout: expected more than 0 and at most {MAX_TIMEOUT:g} s, got {claim.timeout}")
-    return claim
+    return Claim(**_parse(body, _FIELDS.keys()))
 
 
 def parse_rearm(body: bytes) -> str | None:
@@ -147,27 +140,26 @@ def parse_rearm(body: bytes) -> str | None:
     Raises:
         ProblemError: 400; says what is wrong.
     """
-    fields = _parse(body, ("address",))
-    if "address" not in fields:
-        return None
-    _check("address", fields["address"], str, "a string")
-    address: str = fields["address"]
-    return address
+    return _parse(body, ["address"]).get("address")
 
 
-def _parse(body: bytes, known: Iterable[str]) -> dict[str, Any]:
+def _parse(body: bytes, known: Collection[str]) -> dict[str, Any]:
     """Read a JSON object strictly."""
     try:
-        fields: Any = json.loads(
-            body.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant
-        )
+        fields: Any = json.loads(body.decode(), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         _refuse(f"the body is not JSON: {error}")
     if not isinstance(fields, dict):
         _refuse("the body is not a JSON object")
     named = cast("dict[str, Any]", fields)
-    if unknown := sorted(named.keys() - {*known}):
-        _refuse(f"unknown field {unknown[0]!r}: expected {', '.join(known)}")
+    for name, value in named.items():
+        if name not in known:
+            _refuse(f"unknown field {name!r}: expected {', '.join(known)}")
+        expected, is_expected = _FIELDS[name]
+        if not is_expected(value):
+            text = json.dumps(value)
+            got = text if len(text) <= 100 else f"{text[:100]}..."
+            _refuse(f"{name}: expected {expected}, got {got}")
     return named
 
 
@@ -176,33 +168,6 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(fields) < len(pairs):
         raise ValueError("it has the same field twice")
     return fields
-
-
-def _no_constant(constant: str) -> NoReturn:
-    raise ValueError(f"JSON does not have {constant}")
-
-
-def _check(name: str, value: object, kind: type, what: str) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):  # bool is a subclass of int
-        _refuse(f"{name}: expected {what}, got {_abbreviate(value)}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(_to_float(value)):
-        _refuse(f"{name}: expected seconds, got {_abbreviate(value)}")
-
-
-def _to_float(number: Any) -> float:
-    try:
-        return float(number)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
-
-
-def _abbreviate(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _refuse(detail: str) -> NoReturn:
@@ -235,7 +200,7 @@ class RequestGuard:
             self._check(scope)
             body = await _read_body(receive)
         except ProblemError as problem:
-            response = to_response(problem)
+            response = problem.to_response()
             if scope["http_version"] != "2":
                 response.headers.update(_CLOSE)  # no request can follow a body that was not read
             await response(scope, receive, send)
@@ -249,10 +214,8 @@ class RequestGuard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._is_host is not None and not self._is_host(host):
-            raise ProblemError(
-                HTTPStatus.MISDIRECTED_REQUEST,
-                f"{host!r} is not a name of this server: use its IP address, or localhost",
-            )
+            detail = f"{host!r} is not a name of this server: use its IP address, or localhost"
+            raise ProblemError(HTTPStatus.MISDIRECTED_REQUEST, detail)
         allowed = (None, f"http://{host}", f"https://{host}")
         if scope["method"] not in ("GET", "HEAD") and origin not in allowed:
             raise ProblemError(HTTPStatus.FORBIDDEN, f"pages of {origin!r} may not send this")
@@ -279,14 +242,10 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Return a ``receive`` that begins with a body that was read already."""
-    message: Message | None = {"type": "http.request", "body": body, "more_body": False}
+    read: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        nonlocal message
-        if message is None:
-            return await receive()
-        first, message = message, None
-        return first
+        return read.pop() if read else await receive()
 
     return replay
 
@@ -296,9 +255,7 @@ def _with_headers(send: Send) -> Send:
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
+            MutableHeaders(scope=message).update(_HEADERS)
         await send(message)
 
     return send_with_headers

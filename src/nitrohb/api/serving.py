@@ -155,14 +155,7 @@ class _Connection(TCPServer):
 
 
 class _Stream:
-    """A connection as Hypercorn needs it.
-
-    It takes turns with the others. It ends, with its requests, when its client disconnects or does
-    not read.
-
-    Attributes:
-        socket: Its socket.
-    """
+    """A connection as Hypercorn needs it. It ends when its client disconnects or does not read."""
 
     def __init__(self, sock: _Socket, queue: FairQueue) -> None:
         self.socket = sock
@@ -170,9 +163,10 @@ class _Stream:
         self._queue = queue
         self._scope = trio.CancelScope()
         self._is_receiving = False
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLRDHUP)
 
     async def serve(self, app: ASGIApp, config: Config, context: Any) -> None:
-        """Answer requests until the connection ends."""
         wrapped: Any = ASGIWrapper(self._in_turn(app))  # type: ignore[arg-type]
         with self._scope:
             async with trio.open_nursery() as nursery:
@@ -181,12 +175,10 @@ class _Stream:
                 nursery.cancel_scope.cancel()
 
     def disconnect(self) -> None:
-        """End it at once."""
         self.socket.close()  # wakes the tasks that Hypercorn shields from a cancellation
         self._scope.cancel()
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Receive a piece, in turn."""
         self._is_receiving = True
         try:
             data = await self._stream.receive_some(min(max_bytes, RECEIVE_SIZE))
@@ -197,7 +189,6 @@ class _Stream:
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send a piece, in turn."""
         if not data:
             return
         await self._queue.wait_turn(self, self._queue.sending)
@@ -227,22 +218,11 @@ class _Stream:
         return call
 
     async def _watch(self) -> None:
-        """Notice that the client has disconnected while Hypercorn does not receive.
-
-        It does not while it responds to a client that has sent more than its request. The kernel
-        cannot wake this task, because it would do so at once, for the unread data.
-        """
-        await trio.sleep(LOOK)
-        while not self._has_hung_up():  # noqa: ASYNC110
+        """Notice a disconnection while Hypercorn does not receive: it leaves excess data unread."""
+        while True:  # trio would wake this task at once, for the unread data
             await trio.sleep(LOOK)
-        self.disconnect()
-
-    def _has_hung_up(self) -> bool:
-        if self._is_receiving or self._scope.cancel_called:
-            return False
-        poll = select.poll()
-        poll.register(self.socket, select.POLLRDHUP)
-        return bool(poll.poll(0))
+            if not self._is_receiving and self._poll.poll(0):
+                self.disconnect()
 
 
 def _max_connections() -> int:

@@ -8,7 +8,8 @@ of the event loop. An event becomes text once, when the first reader needs it.
 
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing
 from functools import cached_property
 from itertools import islice
 from typing import Final
@@ -18,15 +19,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ..events import Event
-from .requests import ConcurrencyLimit
 
 CAPACITY: Final = 256  # events
 KEEP_ALIVE: Final = 15.0  # seconds without an event
 _DIGITS: Final = 18  # no number of an event has more; Python refuses to read thousands
-
-
-class TooSlowError(Exception):
-    """A reader is so far behind that the log has dropped events that it has not read."""
 
 
 class _Entry:
@@ -60,11 +56,20 @@ class EventLog:
         if not self._is_waking:
             self._wake_next()
 
-    def find(self, last_seen: str) -> int:
-        """Return the position after the last event that a client has seen, or after all events."""
-        is_number = last_seen.isascii() and last_seen.isdigit() and len(last_seen) <= _DIGITS
-        seen = int(last_seen) if is_number else self.last
-        return seen if self.last - len(self._entries) <= seen <= self.last else self.last
+    async def follow(self, last_seen: str) -> AsyncGenerator[str]:
+        """Yield events as server-sent events, until the log has dropped some that are due.
+
+        Args:
+            last_seen: The number of the last event that the client has seen, as the client wrote
+                it. Events that came later and are still in the log come first.
+        """
+        position, text = self._find(last_seen), ": hello\n\n"  # shows at once that it is connected
+        while text:
+            yield text
+            text = ": still here\n\n"
+            with trio.move_on_after(KEEP_ALIVE):
+                text = await self.read(position)
+                position = self.last
 
     async def read(self, position: int) -> str:
         """Wait for events after a position, and return all of them.
@@ -73,20 +78,23 @@ class EventLog:
             position: The number of the last event that the reader has.
 
         Returns:
-            The events up to number :attr:`last`, as server-sent events.
-
-        Raises:
-            TooSlowError: The log has dropped some of them.
+            The events up to number :attr:`last`, or nothing if the log has dropped some of them.
         """
         while position == self.last:
             await self._readers.park()
             self._is_waking = False
             if position < self.last:
                 self._wake_next()
-        dropped = self.last - len(self._entries)
-        if position < dropped:
-            raise TooSlowError
-        return "".join(entry.text for entry in islice(self._entries, position - dropped, None))
+        skipped = position - self.last + len(self._entries)
+        if skipped < 0:
+            return ""
+        return "".join(entry.text for entry in islice(self._entries, skipped, None))
+
+    def _find(self, last_seen: str) -> int:
+        """Return the position after the last event that a client has seen, or after all events."""
+        is_number = last_seen.isascii() and last_seen.isdigit() and len(last_seen) <= _DIGITS
+        seen = int(last_seen) if is_number else self.last
+        return seen if self.last - len(self._entries) <= seen <= self.last else self.last
 
     def _wake_next(self) -> None:
         self._is_waking = bool(self._readers.unpark())
@@ -96,44 +104,17 @@ class EventStream(StreamingResponse):
     """A response that sends events until the client disconnects, or is too slow.
 
     Args:
-        log: The events.
-        last_seen: The number of the last event that the client has seen, as the client wrote it.
-        limit: Limits how many clients read.
+        texts: The events, from :meth:`EventLog.follow`.
+        place: Held while the client reads.
     """
 
-    def __init__(self, log: EventLog, last_seen: str, limit: ConcurrencyLimit) -> None:
-        super().__init__(_Texts(log, log.find(last_seen)), media_type="text/event-stream")
-        self._limit = limit
+    def __init__(self, texts: AsyncGenerator[str], place: AbstractContextManager[None]) -> None:
+        super().__init__(texts, media_type="text/event-stream")
+        self._texts = texts
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        with self._limit.acquire():
-            await super().__call__(scope, receive, send)
-
-
-class _Texts:
-    """What one client gets, piece by piece.
-
-    This is not a generator, because trio complains about one that is left before its end.
-    """
-
-    def __init__(self, log: EventLog, position: int) -> None:
-        self._log = log
-        self._position = position
-        self._has_begun = False
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
-
-    async def __anext__(self) -> str:
-        if not self._has_begun:
-            self._has_begun = True
-            return ": hello\n\n"  # shows the client at once that it is connected
-        with trio.move_on_after(KEEP_ALIVE):
-            try:
-                text = await self._log.read(self._position)
-            except TooSlowError:
-                raise StopAsyncIteration from None
-            self._position = self._log.last
-            return text
-        return ": still here\n\n"
+        with self._place:
+            async with aclosing(self._texts):
+                await super().__call__(scope, receive, send)
