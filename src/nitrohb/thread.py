@@ -2,9 +2,8 @@
 """The server for programs without trio: it runs in a thread.
 
 Two rules keep every call interruptible. A signal that arrives just before a lock blocks is handled
-only when the lock lets go, so each wait is a series of short ones. And an interrupt must not leave
-a lock behind for which the server's thread would then wait, so answers come through
-:class:`queue.SimpleQueue`, whose methods no signal handler can split.
+when the lock is released: so every wait is a series of short ones. An interrupt must not leave a
+lock held: so answers come through :class:`queue.SimpleQueue`, which no signal handler can split.
 """
 
 import _thread
@@ -35,11 +34,11 @@ T = TypeVar("T")
 class ThreadServer:
     """A server that runs in a thread, as :func:`serve_in_thread` yields it.
 
-    You can call its methods from any thread except the server's own, which runs ``on_event``, and
-    only in the process that started it: elsewhere they raise :class:`UsageError`.
+    Call its methods from any thread but the server's own, which runs ``on_event``, and only in the
+    process that started it: elsewhere they raise :class:`UsageError`.
 
     Attributes:
-        addresses: Where it listens, in the order of the call.
+        addresses: The listen addresses, in the order of the call.
     """
 
     def __init__(self, thread: "_ServerThread", server: HeartbeatServer) -> None:

@@ -36,17 +36,11 @@ _MAX: Final = 2**63 - 1
 
 
 class Notifier:
-    """Notifies a service manager.
-
-    Args:
-        name: The address of its socket, as for bind(2).
-        interval: Seconds between two keep-alive pings; infinite if it wants none.
-        warn: Prints a line for a person.
-    """
+    """Notifies a service manager."""
 
     def __init__(self, name: str | bytes, interval: float, warn: Callable[[str], object]) -> None:
-        self._name = name
-        self._interval = interval
+        self._name = name  # of its socket, as for bind(2)
+        self._interval = interval  # seconds between two keep-alive pings; infinite for none
         self._warn = warn
         self._has_warned = False
         self._news = trio.Event()
@@ -61,12 +55,7 @@ class Notifier:
     async def notifying(
         self, status: Callable[[], str], is_ready: Callable[[], bool]
     ) -> AsyncGenerator[None]:
-        """Notify while the block runs, and say at its end that the service stops.
-
-        Args:
-            status: Makes a line for people.
-            is_ready: Whether the service counts as started.
-        """
+        """Notify while the block runs, and say at its end that the service stops."""
 
         def state() -> str:
             ready = "READY=1\n" if is_ready() else ""

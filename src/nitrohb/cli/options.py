@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Option = tuple[Sequence[str], dict[str, Any]]
     Groups = dict[str, list[Option]]
+    Command = tuple[str, Groups, str | None, Sequence[Option]]
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
@@ -253,31 +254,17 @@ exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
 """
 
 
-class Command:
-    """A command as its help shows it.
-
-    Attributes:
-        epilog: What its help says below the options.
-        usage: Its usage, if argparse's own would be too long.
-        groups: Its options, by the titles of their groups.
-        exclusive: Options of which exactly one is required.
-    """
-
-    def __init__(
-        self,
-        epilog: str,
-        groups: Groups | None = None,
-        usage: str | None = None,
-        exclusive: Sequence[Option] = (),
-    ) -> None:
-        self.epilog = epilog
-        self.groups = groups or {}
-        self.usage = usage
-        self.exclusive = exclusive
+def _command(
+    epilog: str,
+    groups: Groups | None = None,
+    usage: str | None = None,
+    exclusive: Sequence[Option] = (),
+) -> Command:
+    return epilog, groups or {}, usage, exclusive
 
 
 OPTIONS: Final = {
-    "serve": Command(
+    "serve": _command(
         "examples:\n"
         "  nitrohb serve                             one enclave, on vsock::9000\n"
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
@@ -286,7 +273,7 @@ OPTIONS: Final = {
         _serve_options(),
         usage="nitrohb serve [options]",
     ),
-    "run": Command(
+    "run": _command(
         "examples:\n"
         "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
@@ -301,7 +288,7 @@ OPTIONS: Final = {
         _run_options(),
         usage="nitrohb run [options] -- CMD [ARG ...]",
     ),
-    "send": Command(
+    "send": _command(
         "examples:\n"
         "  nitrohb send                      from an enclave to its parent, vsock:3:9000\n"
         "  nitrohb send unix:/run/x.sock     to a server on this machine\n\n"
@@ -315,7 +302,7 @@ OPTIONS: Final = {
             ]
         },
     ),
-    "wait": Command(
+    "wait": _command(
         "examples:\n"
         "  nitrohb wait --cid 16                         the enclave with that CID\n"
         "  nitrohb wait --address unix:/run/vm4.sock     the enclave that connects there\n\n"
@@ -323,10 +310,10 @@ OPTIONS: Final = {
         {"": _WAIT_OPTIONS},
         exclusive=_WAIT_EXCLUSIVE,
     ),
-    "demo": Command(
+    "demo": _command(
         f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
     ),
-    "doctor": Command(
+    "doctor": _command(
         "examples:\n"
         "  nitrohb doctor                        can it listen on vsock::9000?\n"
         "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
@@ -342,7 +329,7 @@ OPTIONS: Final = {
             ]
         },
     ),
-    "completion": Command(
+    "completion": _command(
         "examples:\n"
         '  eval "$(nitrohb completion bash)"           in ~/.bashrc\n'
         '  eval "$(nitrohb completion zsh)"            in ~/.zshrc, after compinit\n'

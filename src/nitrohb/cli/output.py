@@ -45,10 +45,7 @@ _UNWRAPPED: Final = "\x1b[?7l{}\x1b[?7h"
 
 
 class Stream:
-    """stdout or stderr.
-
-    Args:
-        stream: The stream; None if it was closed before Python started.
+    """stdout or stderr; None if it was closed before Python started.
 
     Attributes:
         fd: Its descriptor, or that of a non-blocking duplicate; -1 if it has none.
@@ -99,11 +96,7 @@ class Stream:
         return count
 
     def write(self, text: str) -> str:
-        """Write whole lines, or a status, now or soon, or leave them out.
-
-        Returns:
-            What to tell a person about a new problem, or nothing.
-        """
+        """Write lines, or a status, now or soon, or leave them out; return a new problem or ""."""
         if self.problem:
             return ""
         if self._stream is None:

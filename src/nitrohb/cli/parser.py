@@ -135,22 +135,22 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
 def _add_command(add_parser: Callable[..., Any], name: str) -> None:
     from .options import OPTIONS  # the list of the commands needs none
 
-    summary, command = COMMANDS[name], OPTIONS[name]
+    summary, (epilog, groups, usage, exclusive) = COMMANDS[name], OPTIONS[name]
     parser = add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=command.epilog,
-        usage=command.usage,
+        epilog=epilog,
+        usage=usage,
         formatter_class=_FORMATTER,
         allow_abbrev=False,
     )
     parser.set_defaults(command=name, error=parser.error)
-    if command.exclusive:
-        exclusive = parser.add_mutually_exclusive_group(required=True)
-        for names, kwargs in command.exclusive:
-            exclusive.add_argument(*names, **kwargs)
-    for title, options in command.groups.items():
+    if exclusive:
+        group: Any = parser.add_mutually_exclusive_group(required=True)
+        for names, kwargs in exclusive:
+            group.add_argument(*names, **kwargs)
+    for title, options in groups.items():
         group = parser.add_argument_group(title) if title else parser
         for names, kwargs in options:
             group.add_argument(*names, **kwargs)

@@ -16,10 +16,6 @@ class Printer:
     """Takes events, and prints them together once in each pass of the event loop.
 
     So no echo waits for its line, and a flood costs one write for many connections.
-
-    Args:
-        print_all: Prints lines.
-        to_line: Makes a line of an event.
     """
 
     def __init__(self, print_all: Callable[[str], None], to_line: Callable[[Event], str]) -> None:
@@ -51,13 +47,7 @@ class Printer:
 async def printing(
     print_all: Callable[[str], None], stream: Stream, line_format: str
 ) -> AsyncGenerator[Printer]:
-    """Print events while the block runs, and the rest at its end, whatever ends it.
-
-    Args:
-        print_all: Prints lines.
-        stream: Where they go.
-        line_format: ``"text"`` or ``"json"``.
-    """
+    """Print events while the block runs, and the rest at its end, whatever ends it."""
     to_line = to_json if line_format == "json" else to_text
 
     def to_entry(event: Event) -> str:

@@ -43,24 +43,14 @@ class Process:
     exit. If nitrohb ends it, they are ended, too. So they are if a SIGHUP, SIGINT or SIGQUIT came
     and the command does not exit with status 0.
 
-    PR_SET_PDEATHSIG of prctl(2) could end the command if nitrohb is killed. It is not used: it
-    needs code between fork and exec, where threads can deadlock, and it watches the thread that
-    forked, which trio ends early.
-
-    Args:
-        grace: Seconds from SIGTERM to SIGKILL.
-        warn: Prints a line for a person.
-
-    Attributes:
-        status: The exit status as in a shell; that of SIGTERM if the command had to be killed.
-            None if it was not started, or has not ended yet.
-        start_error: Why the command could not be started; None if it could.
+    PR_SET_PDEATHSIG of prctl(2) is not used: it needs code between fork and exec, where threads can
+    deadlock, and it watches the thread that forked, which trio ends early.
     """
 
     def __init__(self, grace: float, warn: Callable[[str], object]) -> None:
-        self.status: int | None = None
+        self.status: int | None = None  # as in a shell; None if it has not ended
         self.start_error: OSError | None = None
-        self._grace = grace
+        self._grace = grace  # seconds from SIGTERM to SIGKILL
         self._warn = warn
         self._popen: trio.Process | None = None
         self._early_signals: list[int] = []
@@ -93,10 +83,6 @@ class Process:
         """Start the command, unless a signal has arrived for it, and wait for its end.
 
         If this is cancelled, the command is ended first.
-
-        Args:
-            argv: The command and its arguments.
-            env: Its environment.
         """
         if self._early_signals:
             return
@@ -133,11 +119,7 @@ class Process:
             self.status = 128 - code if code < 0 else code
 
     async def _end(self, popen: trio.Process, reaper: "_Reaper") -> bool:
-        """Wait until the command and its descendants have ended, and kill what does not in time.
-
-        Returns:
-            Whether the command itself had to be killed.
-        """
+        """End the command and its descendants; return whether the command had to be killed."""
         with trio.move_on_after(self._grace, shield=True) as grace:
             await popen.wait()
             await reaper.end_descendants(signal.SIGTERM)
@@ -159,19 +141,13 @@ class Process:
 
 
 class _Reaper:
-    """Waits for the children of nitrohb that end, and ends the descendants of the command.
-
-    Args:
-        popen: The command.
-        others: Children that are not the command's descendants.
-        warn: Prints a line for a person.
-    """
+    """Waits for the children of nitrohb that end, and ends the descendants of the command."""
 
     def __init__(
         self, popen: trio.Process, others: set[int], warn: Callable[[str], object]
     ) -> None:
         self._popen = popen
-        self._others = others
+        self._others = others  # children that are not descendants of the command
         self._warn = warn
         self._reaped = trio.lowlevel.ParkingLot()
 

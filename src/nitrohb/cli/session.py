@@ -110,11 +110,7 @@ async def notify_manager(
 ) -> AsyncGenerator[None]:
     """Notify the service manager, if there is one, while the block runs.
 
-    Args:
-        notifier: Tells the service manager.
-        reporter: Knows the status. It takes the events, too.
-        is_ready: Whether the service counts as started.
-        observers: The functions that take the events. The notifier's is appended.
+    The notifier takes the events after the other observers, of which the reporter is one.
     """
     if notifier is None:
         yield
@@ -126,10 +122,6 @@ async def notify_manager(
 
 class Warner:
     """Takes events, and warns on stderr of what keeps enclaves from being answered.
-
-    Args:
-        warn: Prints a line to stderr.
-        allow_cids: The CIDs that are answered; None for all.
 
     Attributes:
         awaits_cid: Whether somebody waits for a heartbeat of another CID than the loopback's.

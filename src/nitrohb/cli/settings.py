@@ -52,16 +52,6 @@ class AnswerSettings(Settings):
     """How heartbeats are answered and reported.
 
     Attributes:
-        listen: The listen addresses.
-        keep: Go on after a heartbeat.
-        allow_cids: The CIDs to answer; None answers all.
-        any_byte: Echo any first byte.
-        max_pending: How many connections may be silent at a time.
-        handshake_timeout: Seconds that a connection may stay silent.
-        timeout: Seconds to wait for the heartbeats; infinite for no limit.
-        socket_mode: Permission bits of the socket files.
-        socket_group: Numeric group of the socket files; None leaves it alone.
-        format: How events are printed, ``"text"`` or ``"json"``.
         event_level: The least serious level of an event that is printed: see :mod:`.output`.
         level: The least serious level of anything else that is printed.
     """

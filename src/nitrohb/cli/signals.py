@@ -21,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
     from types import FrameType
-    from typing import Any, Self
 
 _TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TO_PASS_ON = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -29,8 +28,6 @@ _TO_PASS_ON = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 class Signals:
     """The signal handlers of the process. A signal that is ignored stays ignored.
-
-    As a context manager it restores the handlers at the end of the block.
 
     Attributes:
         signal: The number of the first signal that arrived, or None.
@@ -40,15 +37,7 @@ class Signals:
         self.signal: int | None = None
         self._deliver: Callable[[int], object] | None = None
         self._passes_on = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        self.install()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        self._handled: set[int] = set()
 
     def install(self) -> None:
         """Handle SIGINT, SIGTERM and SIGHUP from now on."""
@@ -61,7 +50,8 @@ class Signals:
     def _install(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
+                signal.signal(number, self._handle)
+                self._handled.add(number)
 
     @contextmanager
     def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
@@ -120,7 +110,7 @@ class Signals:
     def _finish(self) -> None:
         if self._passes_on:
             # To block them would concern this thread only, and trio may have others.
-            for number in self._before:
+            for number in self._handled:
                 signal.signal(number, signal.SIG_IGN)
         self._deliver = None
 
@@ -128,6 +118,6 @@ class Signals:
         if self.signal is None:
             self.signal = number
         if not self._passes_on:
-            signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
         if self._deliver is not None:
             self._deliver(number)

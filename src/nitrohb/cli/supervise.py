@@ -37,13 +37,7 @@ from .signals import Signals
 
 
 class Supervisor:
-    """One run of a command.
-
-    Args:
-        settings: What to run, and how to answer.
-        listeners: The listeners, which belong to this object from now on.
-        output: Where to print.
-    """
+    """One run of a command. The listeners belong to it."""
 
     def __init__(
         self, settings: RunSettings, listeners: Sequence[Listener], output: Output
@@ -139,11 +133,7 @@ class Supervisor:
         return is_listening and not list(self._reporter.without_heartbeat())
 
     def _conclude(self, number: int | None) -> int:
-        """The exit code, after a message if there is something to explain.
-
-        Args:
-            number: The first signal that arrived, or None.
-        """
+        """The exit code, after a message if there is something to explain."""
         process = self._process
         if process.start_error is not None:
             return self._explain_start_error(process.start_error)
