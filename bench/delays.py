@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of the HTTP interface cost a heartbeat: none, quiet ones, and hostile ones.
+"""How much clients of the HTTP interface delay heartbeats: no clients, quiet ones, hostile ones.
 
-Heartbeats come one by one, at random times, to a server of its own for each kind of clients. The
-server has a core to itself. Whoever asks shares the other one with the client whose heartbeats are
-timed. Both that client and the server go before all others on their cores, if this user may ask for
-that: what is measured is what the server delays.
+Each kind of clients gets a new server. Heartbeats come one by one, at random times. The server has
+a core to itself. The clients of the interface share the other core with the client whose heartbeats
+are timed. That client and the server have priority on their cores, if this user has the permission,
+so that only delays in the server are measured.
 """
 
 import json
@@ -39,7 +39,7 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 @dataclass(frozen=True)
 class Delays:
-    """How to measure.
+    """Measures the delays.
 
     Attributes:
         tools: The programs.
@@ -92,7 +92,7 @@ class Delays:
         }
 
     def _beats(self, server: Server, seconds: float) -> Metrics:
-        """Time heartbeats, and check them."""
+        """Time heartbeats and check them."""
         argv = [self.tools.load, "--socket", self._path("heartbeats"), "--warmup", "20"]
         argv += ["--pause-us", str(_PAUSE_US), "--seconds", str(seconds)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
@@ -105,7 +105,7 @@ class Delays:
 
 
 class _Asking:
-    """Clients of one kind, for as long as a block runs.
+    """Runs clients of one kind while a block runs.
 
     Attributes:
         rate: Responses per second that they got.
@@ -134,6 +134,6 @@ class _Asking:
 
 
 def _prefer(pid: int) -> None:
-    """Let a process go before others on its core, as far as this user may do that."""
+    """Give a process priority on its core, if this user has the permission."""
     with suppress(PermissionError):
         os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients of the HTTP interface that nobody wants: ``python -m bench.hostile KIND SOCKET``.
+"""Hostile clients of the HTTP interface: ``python -m bench.hostile KIND SOCKET``.
 
-Many connections in one thread, until stdin ends. Then it prints how many responses have come.
+Opens many connections in one thread until stdin ends. Then it prints the number of responses.
 """
 
 import selectors
@@ -14,7 +14,7 @@ from typing import Final
 __all__ = ["KINDS", "Kind"]
 
 _PIECE = 65536  # bytes read or written at a time
-_TICK = 0.1  # seconds between two bytes of a slow one
+_TICK = 0.1  # seconds between two bytes of a slow client
 _RESPONSE = b"HTTP/1.1 "
 
 
@@ -34,13 +34,13 @@ class Kind:
     Attributes:
         label: Its name for people.
         count: How many connections.
-        says: What each sends at once.
-        asks: It sends that again after every response.
-        drips: A byte that it sends now and then.
-        pours: What it sends on and on, as fast as it is taken.
-        reads: It reads what it is sent.
-        leaves: It goes away at once, and comes again.
-        bursts: All of them go away at the same time, now and then, and come again.
+        says: What each sends first.
+        asks: Whether it sends that again after every response.
+        drips: What it sends every 0.1 s.
+        pours: What it sends again and again, as fast as possible.
+        reads: Whether it reads.
+        leaves: Whether it disconnects at once, and connects again.
+        bursts: Whether all disconnect at the same time, every 0.1 s, and connect again.
     """
 
     label: str
@@ -82,7 +82,7 @@ class _Clients:
     """All connections of one kind.
 
     Attributes:
-        responses: How many have come.
+        responses: How many have arrived.
     """
 
     def __init__(self, kind: Kind, path: str) -> None:
@@ -90,11 +90,11 @@ class _Clients:
         self._kind = kind
         self._path = path
         self._selector = selectors.DefaultSelector()
-        self._open: dict[socket.socket, bytes] = {}  # with what is still to be sent
+        self._open: dict[socket.socket, bytes] = {}  # and what it still has to send
         self._behave = self._churn if kind.leaves else self._fill_up
 
     def run(self) -> None:
-        """Be as bad as can be, until stdin ends."""
+        """Run until stdin ends."""
         self._selector.register(sys.stdin, selectors.EVENT_READ)
         tick = time.monotonic()
         while True:
@@ -114,7 +114,7 @@ class _Clients:
                 sock.connect_ex(self._path)
 
     def _fill_up(self) -> None:
-        """Connect as many as there is room for in the queue of the server."""
+        """Connect until all are connected, or the queue of the server is full."""
         while len(self._open) < self._kind.count:
             sock = socket.socket(socket.AF_UNIX)
             sock.setblocking(False)
@@ -166,19 +166,19 @@ class _Clients:
         sock.close()
 
     def _on_tick(self) -> None:
-        everybody = list(self._open)
-        if self._kind.bursts and len(everybody) == self._kind.count:
-            for sock in everybody:
+        socks = list(self._open)
+        if self._kind.bursts and len(socks) == self._kind.count:
+            for sock in socks:
                 self._close(sock)
         elif self._kind.drips:
-            for sock in everybody:
+            for sock in socks:
                 if not self._open[sock]:
                     self._open[sock] = self._kind.drips
                     self._serve(sock, selectors.EVENT_WRITE)
 
 
 def main() -> None:
-    """Run one kind."""
+    """Run the clients of one kind."""
     clients = _Clients(KINDS[sys.argv[1]], sys.argv[2])
     print("ready", flush=True)
     clients.run()
