@@ -24,10 +24,10 @@ from nitrohb import (
     AddressError,
     Event,
     Heartbeat,
+    HeartbeatTimeoutError,
     ListenError,
     NitrohbError,
-    PeerTimeoutError,
-    ServerEndedError,
+    NoHeartbeatError,
     ThreadServer,
     UnixAddress,
     UsageError,
@@ -96,7 +96,7 @@ def test_its_arguments_are_those_of_the_server(path: Path) -> None:
 
 def test_nothing_comes_in_time(path: Path) -> None:
     with serve_in_thread(f"unix:{path}", once=False) as server:
-        with pytest.raises(PeerTimeoutError, match=r"0\.25 s"):  # longer than one look for signals
+        with pytest.raises(HeartbeatTimeoutError, match=r"0\.25 s"):
             server.wait_heartbeat(timeout=0.25)
         with pytest.raises(TimeoutError, match=f"unix:{path}"):
             server.wait_heartbeat(address=f"unix:{path}", timeout=0)
@@ -110,7 +110,7 @@ def test_rearmed_it_forgets(path: Path) -> None:
         server.rearm()
         boot(path)
         server.rearm(f"unix:{path}")
-        with pytest.raises(PeerTimeoutError):
+        with pytest.raises(HeartbeatTimeoutError):
             server.wait_heartbeat(timeout=0)
 
 
@@ -156,7 +156,7 @@ def test_an_exception_in_the_block_closes_everything(path: Path) -> None:
 def test_the_end_comes_during_a_wait(path: Path, pool: ThreadPoolExecutor, once: bool) -> None:
     with serve_in_thread(f"unix:{path}", once=once) as server:
         asking = pool.submit(server.wait_heartbeat)
-    with pytest.raises(ServerEndedError):
+    with pytest.raises(NoHeartbeatError):
         asking.result()
 
 
@@ -171,7 +171,7 @@ def test_an_exception_in_the_block_comes_during_a_wait(
     asking: list[Future[Heartbeat]] = []
     with pytest.raises(ZeroDivisionError):
         ask_and_fail()
-    with pytest.raises(ServerEndedError):
+    with pytest.raises(NoHeartbeatError):
         asking[0].result()
 
 
@@ -184,7 +184,7 @@ def test_asked_after_the_end(path: Path) -> None:
         server.rearm,
     ]
     for call in calls:
-        with pytest.raises(ServerEndedError):
+        with pytest.raises(NoHeartbeatError):
             call()
 
 
@@ -204,7 +204,7 @@ def test_a_failure_in_the_thread_is_raised_to_who_waits_and_by_the_block(
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
             assert sock.recv(1) == b""
-        with pytest.raises(ServerEndedError):
+        with pytest.raises(NoHeartbeatError):
             asking[0].result()
     assert not path.exists()
 
@@ -222,14 +222,14 @@ def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolE
         serve_in_thread(f"unix:{path}", on_event=fail) as server,
     ):
         asking = pool.submit(server.wait_heartbeat)
-        with pytest.raises(PeerTimeoutError):
+        with pytest.raises(HeartbeatTimeoutError):
             server.wait_heartbeat(timeout=0)  # it comes after the other, which waits by now
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
             waits.set()
             sock.recv(1)
         error = asking.exception()
-        assert isinstance(error, ServerEndedError)
+        assert isinstance(error, NoHeartbeatError)
         assert isinstance(error.__cause__, ExceptionGroup)
 
 
@@ -390,7 +390,7 @@ def test_in_a_trio_task_it_refuses_what_would_block_the_loop(path: Path) -> None
         server.rearm()
         with pytest.raises(UsageError, match="serve_heartbeat"):
             stack.close()
-        with pytest.raises(ServerEndedError):
+        with pytest.raises(NoHeartbeatError):
             server.last_heartbeats()
 
     stack = ExitStack()
@@ -412,7 +412,7 @@ def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:
             sock.connect(str(path))
             sock.sendall(B7)
         for _ in range(2):  # while it fails, and afterwards
-            with pytest.raises(ServerEndedError, match=r"^no .*: the server has ended$") as ended:
+            with pytest.raises(NoHeartbeatError, match=r"^no .*: the server has ended$") as ended:
                 server.wait_heartbeat()
             assert isinstance(ended.value.__cause__, ExceptionGroup)
 

@@ -16,9 +16,9 @@ from nitrohb import (
     Event,
     Heartbeat,
     HeartbeatServer,
+    NoHeartbeatError,
     Rejected,
     RejectReason,
-    ServerEndedError,
     UnixAddress,
     UsageError,
     VsockAddress,
@@ -52,14 +52,14 @@ class Asking:
     def __init__(self, nursery: trio.Nursery, server: HeartbeatServer, **wanted: Any) -> None:
         self.scope = trio.CancelScope()
         self.got: Heartbeat | None = None
-        self.error: ServerEndedError | None = None
+        self.error: NoHeartbeatError | None = None
         nursery.start_soon(partial(self._ask, server, **wanted))
 
     async def _ask(self, server: HeartbeatServer, **wanted: Any) -> None:
         with self.scope:
             try:
                 self.got = await server.wait_heartbeat(**wanted)
-            except ServerEndedError as error:
+            except NoHeartbeatError as error:
                 self.error = error
 
 
@@ -150,7 +150,7 @@ async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> N
         await beat(Client(path))
         assert not path.exists()
         assert (await server.wait_heartbeat()).echoed
-        with pytest.raises(ServerEndedError) as caught:
+        with pytest.raises(NoHeartbeatError) as caught:
             await server.wait_heartbeat()
         assert (caught.value.cid, caught.value.address, caught.value.ended) == (None, None, True)
 

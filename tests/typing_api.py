@@ -26,6 +26,7 @@ from nitrohb import (
     Evicted,
     Heartbeat,
     HeartbeatServer,
+    HeartbeatTimeoutError,
     HybridAddress,
     InheritedSocket,
     Listen,
@@ -37,7 +38,6 @@ from nitrohb import (
     NitrohbError,
     PeerClosedError,
     PeerError,
-    PeerTimeoutError,
     Rejected,
     RejectReason,
     UnixAddress,
@@ -198,8 +198,8 @@ def errors(usage: UsageError, wrong: WrongByteError, unusable: UnusableAddressEr
     assert_type(unusable.remedy, str)
     assert_type(unusable.see_also, str)
     bad_arguments: list[ValueError] = [usage, AddressError()]
-    peers: list[PeerError] = [wrong, PeerClosedError(), PeerTimeoutError()]
-    late: TimeoutError = PeerTimeoutError()
+    peers: list[PeerError] = [wrong, PeerClosedError()]
+    late: TimeoutError = HeartbeatTimeoutError()
     environment: list[UnusableAddressError] = [
         ListenError("vsock::9000", None, "reason", "remedy"),
         ConnectError("vsock:3:9000", 110, "reason", "remedy"),

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from .errors import (
         AddressError,
         ConnectError,
+        HeartbeatTimeoutError,
         ListenError,
         NitrohbError,
+        NoHeartbeatError,
         PeerClosedError,
         PeerError,
-        PeerTimeoutError,
-        ServerEndedError,
         UnusableAddressError,
         UsageError,
         WrongByteError,
@@ -63,8 +63,9 @@ __all__ = [
     "parse_address", "CID_ANY", "HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID",
     "Event", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason", "Disconnected",
     "Evicted", "Done", "Lost",
-    "NitrohbError", "UsageError", "AddressError", "PeerError", "PeerClosedError", "WrongByteError",
-    "PeerTimeoutError", "ServerEndedError", "UnusableAddressError", "ListenError", "ConnectError",
+    "NitrohbError", "UsageError", "AddressError", "UnusableAddressError", "ListenError",
+    "ConnectError", "PeerError", "PeerClosedError", "WrongByteError", "HeartbeatTimeoutError",
+    "NoHeartbeatError",
 ]  # fmt: skip
 
 _MODULES = {

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import trio
 
 from .addresses import Address
-from .errors import ServerEndedError
+from .errors import NoHeartbeatError
 from .events import Heartbeat
 
 Waiter = TypeVar("Waiter", bound=Hashable)
@@ -134,9 +134,9 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._task = trio.lowlevel.current_task()
-        self._got: Heartbeat | ServerEndedError | None = None
+        self._got: Heartbeat | NoHeartbeatError | None = None
 
-    def wake(self, got: Heartbeat | ServerEndedError) -> None:
+    def wake(self, got: Heartbeat | NoHeartbeatError) -> None:
         self._got = got
         trio.lowlevel.reschedule(self._task)
 
@@ -185,7 +185,7 @@ class ClaimQueue:
         """Claim a heartbeat that has arrived, or wait for one. A cancellation claims nothing.
 
         Raises:
-            ServerEndedError: None can arrive any more.
+            NoHeartbeatError: None can arrive any more.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         beat = self._claims.claim(wanted, trio.current_time())
@@ -219,8 +219,8 @@ class ClaimQueue:
                 self._claims.give_up(waiter)
                 waiter.wake(self._why_none(wanted))
 
-    def _why_none(self, wanted: ClaimFilter) -> ServerEndedError:
-        error = ServerEndedError(wanted.cid, wanted.address, self._ended)
+    def _why_none(self, wanted: ClaimFilter) -> NoHeartbeatError:
+        error = NoHeartbeatError(wanted.cid, wanted.address, self._ended)
         error.__cause__ = self._failure
         return error
 

@@ -15,7 +15,7 @@ import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from .addresses import CID_ANY, Address, InheritedSocket, NamedSocket, VsockAddress, parse_address
-from .errors import PeerClosedError, PeerTimeoutError, UsageError, WrongByteError
+from .errors import HeartbeatTimeoutError, PeerClosedError, UsageError, WrongByteError
 from .protocol import (
     HEARTBEAT,
     HEARTBEAT_PORT,
@@ -62,7 +62,7 @@ async def send_heartbeat(
         ConnectError: The connection failed; says why, and what helps.
         PeerClosedError: The connection was closed without an echo.
         WrongByteError: The echo is another byte.
-        PeerTimeoutError: The time is up.
+        HeartbeatTimeoutError: The time is up.
 
     **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
     cancellation closes the connection and leaves nothing behind.
@@ -75,7 +75,7 @@ async def send_heartbeat(
         with anyio.fail_after(timeout):
             await _beat(target)
     except TimeoutError:
-        raise PeerTimeoutError(f"{target} did not answer within {timeout:g} s") from None
+        raise HeartbeatTimeoutError(f"{target} did not answer within {timeout:g} s") from None
     return anyio.current_time() - started
 
 

@@ -8,9 +8,9 @@
     │   └── AddressError      a text or a number is not an address
     ├── PeerError             the peer broke the protocol
     │   ├── PeerClosedError   it closed the connection instead of sending its byte
-    │   ├── WrongByteError    it sent another byte
-    │   └── PeerTimeoutError  it stayed silent for too long
-    ├── ServerEndedError      no heartbeat can arrive any more
+    │   └── WrongByteError    it sent another byte
+    ├── HeartbeatTimeoutError no heartbeat, or no echo, arrived in time
+    ├── NoHeartbeatError      no heartbeat can arrive any more
     └── UnusableAddressError  the machine does not let us use an address; says what helps
         ├── ListenError
         └── ConnectError
@@ -55,11 +55,11 @@ class WrongByteError(PeerError):
         return self.message
 
 
-class PeerTimeoutError(PeerError, TimeoutError):
-    """The peer did not answer in time."""
+class HeartbeatTimeoutError(NitrohbError, TimeoutError):
+    """No heartbeat, or no echo, arrived in time."""
 
 
-class ServerEndedError(NitrohbError):
+class NoHeartbeatError(NitrohbError):
     """No heartbeat can arrive any more: the server has ended, or has closed the address.
 
     Attributes:

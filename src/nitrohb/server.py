@@ -91,7 +91,7 @@ class HeartbeatServer:
         Raises:
             UsageError: The server does not listen on this address, no peer there has a CID, or the
                 arguments make no sense.
-            ServerEndedError: The server has ended, or has closed the address, and there is no such
+            NoHeartbeatError: The server has ended, or has closed the address, and there is no such
                 heartbeat left to claim.
 
         **Checkpoints.** It always executes a checkpoint. There is no time limit but the caller's

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import trio
 
 from .addresses import Address
-from .errors import PeerTimeoutError, ServerEndedError, UsageError
+from .errors import HeartbeatTimeoutError, NoHeartbeatError, UsageError
 from .events import Heartbeat
 from .server import HeartbeatServer, OnEvent, serve_heartbeat
 from .sockets.opening import Listen
@@ -66,10 +66,10 @@ class ThreadServer:
             The heartbeat.
 
         Raises:
-            PeerTimeoutError: No heartbeat arrived in time. It is also a :class:`TimeoutError`.
+            HeartbeatTimeoutError: No heartbeat arrived in time. It is also a :class:`TimeoutError`.
             UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
                 task, whose event loop it would block.
-            ServerEndedError: The server has ended, or has closed the address. If the server failed,
+            NoHeartbeatError: The server has ended, or has closed the address. If the server failed,
                 its failure is the ``__cause__``.
 
         An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
@@ -84,7 +84,7 @@ class ThreadServer:
                 return await self._server.wait_heartbeat(cid=cid, address=address, max_age=max_age)
             sender = "" if cid is None else f" from CID {cid}"
             where = "" if address is None else f" on {address}"
-            raise PeerTimeoutError(f"no heartbeat{sender} came{where} within {timeout:g} s")
+            raise HeartbeatTimeoutError(f"no heartbeat{sender} came{where} within {timeout:g} s")
 
         return self._thread.call(wait, waits=True)
 
@@ -92,7 +92,7 @@ class ThreadServer:
         """Return the last heartbeat of each enclave: see :meth:`HeartbeatServer.last_heartbeats`.
 
         Raises:
-            ServerEndedError: The server's ``with`` block has been left.
+            NoHeartbeatError: The server's ``with`` block has been left.
         """
 
         async def last() -> list[Heartbeat]:
@@ -105,7 +105,7 @@ class ThreadServer:
 
         Raises:
             UsageError: The server does not listen on this address, or no longer does.
-            ServerEndedError: The server's ``with`` block has been left.
+            NoHeartbeatError: The server's ``with`` block has been left.
         """
 
         async def rearm() -> None:
@@ -138,7 +138,7 @@ def serve_in_thread(
             beat = server.wait_heartbeat(timeout=60)
 
     When the block begins, every address listens. When it ends, everything is closed, and a thread
-    that still waits for a heartbeat gets a :class:`ServerEndedError`. Entering blocks until the
+    that still waits for a heartbeat gets a :class:`NoHeartbeatError`. Entering blocks until the
     server's thread has started, leaving until it has ended. An interrupt ends the server, at the
     latest when the interpreter exits. A forked child can leave the block: nothing happens.
 
@@ -257,7 +257,7 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
             # Wait for it, too: a heartbeat that comes after the interrupt is for the next call.
             cancelled: SimpleQueue[None] = SimpleQueue()
             self._tell(lambda: cancelled.put(scope.cancel()))
-            with suppress(ServerEndedError):
+            with suppress(NoHeartbeatError):
                 self._receive(cancelled)
             raise
         return future.result()
@@ -279,7 +279,7 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
             with suppress(Empty):
                 return queue.get(timeout=0 if is_last_look else _SLICE)
             if is_last_look:
-                raise ServerEndedError(None, None, True) from self._failure
+                raise NoHeartbeatError(None, None, True) from self._failure
 
     def _launch(self) -> None:  # pragma: no cover - no tracer sees a thread of _thread
         """Start the thread from another one, as an interrupt may keep Thread.start() from it."""

@@ -71,7 +71,7 @@ async def test_a_claim_times_out(path: Path, clock: MockClock) -> None:
             assert exchange.is_problem(504, f"{seconds:g} s")
             assert seconds <= trio.current_time() - began < seconds * 1.6
         counted = (await api.client.get("/metrics")).body
-    assert b"nitrohb_claims_in_vain_total 3.0" in counted
+    assert b"nitrohb_claim_timeouts_total 3.0" in counted
 
 
 async def test_claims_that_time_out_together_do_not_wake_up_together(

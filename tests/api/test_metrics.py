@@ -75,7 +75,7 @@ def test_everything_is_counted() -> None:
         assert got[f"nitrohb_{name}_total"] == 1
     assert got["nitrohb_connections_total"] == 5
     assert got["nitrohb_pending"] == 1
-    assert got["nitrohb_claims_in_vain_total"] == 1
+    assert got["nitrohb_claim_timeouts_total"] == 1
     assert got["nitrohb_heartbeats_total unix:/run/x\\udc80"] == 1
     assert got["nitrohb_rejections_total unix:/run/x\\udc80 wrong-byte"] == 1
     assert got["nitrohb_echo_seconds_bucket 5.0"] == 0

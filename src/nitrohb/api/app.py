@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
 from ..addresses import Address
-from ..errors import ServerEndedError, UsageError
+from ..errors import NoHeartbeatError, UsageError
 from ..events import format_time, utc_now
 from ..remedies import SAME_CIDS
 from ..server import HeartbeatServer
@@ -170,7 +170,7 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
             )
         except UsageError as error:
             return ProblemError(HTTPStatus.BAD_REQUEST, str(error)).to_response()
-        except ServerEndedError as error:
+        except NoHeartbeatError as error:
             return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).to_response()
         if beat.time >= asked:
             backend.metrics.boot.observe(trio.current_time() - began)

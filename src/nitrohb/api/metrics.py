@@ -56,7 +56,7 @@ class Metrics:
         self._pending = Gauge("nitrohb_pending", "Connections without a byte yet.", registry=it)
         self._echo = Histogram("nitrohb_echo_seconds", _ECHO, registry=it, buckets=ECHO_BUCKETS)
         self.boot = Histogram("nitrohb_boot_seconds", _BOOT, registry=it, buckets=BOOT_BUCKETS)
-        self.timeouts = Counter("nitrohb_claims_in_vain", "Claims that timed out.", registry=it)
+        self.timeouts = Counter("nitrohb_claim_timeouts", "Claims that timed out.", registry=it)
         build = Info("nitrohb_build", "The version of nitrohb.", registry=it)
         build.info({"version": __version__})
         ProcessCollector(registry=it)  # descriptors, memory, when it started

@@ -2,7 +2,7 @@
 """``nitrohb send``: the enclave's side."""
 
 from ..client import send_heartbeat
-from ..errors import PeerTimeoutError
+from ..errors import HeartbeatTimeoutError
 from . import exit_codes
 from .output import Output
 from .printer import status_line
@@ -18,7 +18,7 @@ def send(settings: SendSettings, output: Output, signals: Signals) -> int:
         try:
             async with status_line(output, lambda: f"an answer from {address}"):
                 seconds = await send_heartbeat(address, timeout=settings.timeout)
-        except* PeerTimeoutError as late:
+        except* HeartbeatTimeoutError as late:
             output.print_err(f"nitrohb: {late.exceptions[0]}")
             output.print_err(
                 "Check that a heartbeat server listens there: it reports each connection."
