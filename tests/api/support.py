@@ -6,8 +6,9 @@ Unlike other test clients, it sees a response before it is complete, and can dis
 
 import json
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -136,13 +137,13 @@ async def client_of(app: ASGIApp) -> AsyncGenerator[Client]:
         nursery.cancel_scope.cancel()
 
 
+@dataclass
 class Running:
-    """A server and a client of its application."""
+    """A server, a client of its application, and what ends the server."""
 
-    def __init__(self, client: Client, backend: Backend, scope: trio.CancelScope) -> None:
-        self.client = client
-        self.backend = backend
-        self.end = scope.cancel
+    client: Client
+    backend: Backend
+    end: Callable[[], None]
 
 
 @asynccontextmanager
@@ -161,7 +162,7 @@ async def running(*listen: Path | Listener, once: bool = False) -> AsyncGenerato
     async with client_of(create_app(backend)) as client, trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await settled()
-        yield Running(client, backend, scope)
+        yield Running(client, backend, scope.cancel)
         scope.cancel()
 
 

@@ -67,18 +67,6 @@ def test_over_a_unix_socket(sock: Path, api: Path) -> None:
         assert ask(client, "POST", "/claims", {"timeout": 0.01})[0] == 504
         assert beat(sock) == HEARTBEAT
         assert ask(client, "POST", "/rearm", {}) == (204, b"")
-        clients_that_have_gone_away_claim_nothing(sock, api)
-
-
-def clients_that_have_gone_away_claim_nothing(sock: Path, api: Path) -> None:
-    for _ in range(20):
-        with connected(api) as gone:
-            gone.sendall(CLAIM)
-    with closing(OverUnix(api)) as client:  # which comes after them
-        for _ in range(3):  # by then it knows that they are gone
-            assert ask(client, "GET", "/healthz") == (200, b"ok")
-        assert beat(sock) == HEARTBEAT
-        assert ask(client, "POST", "/claims", {"timeout": 5})[0] == 200
 
 
 def test_mode_and_group_of_the_socket(api: Path) -> None:

@@ -53,7 +53,7 @@ class Metrics:
             event: Counter(f"nitrohb_{name}", description, labels, registry=it)
             for event, (name, description, labels) in _COUNTERS.items()
         }
-        self._pending = Gauge("nitrohb_pending", "Connections without a byte yet.", registry=it)
+        self._pending = Gauge("nitrohb_pending", "Connections that sent no byte yet.", registry=it)
         self._echo = Histogram("nitrohb_echo_seconds", _ECHO, registry=it, buckets=ECHO_BUCKETS)
         self.boot = Histogram("nitrohb_boot_seconds", _BOOT, registry=it, buckets=BOOT_BUCKETS)
         self.timeouts = Counter("nitrohb_claim_timeouts", "Claims that timed out.", registry=it)

@@ -43,7 +43,7 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: type(value) in _NUMBERS and 0 < value <= MAX_TIMEOUT,
     ),
     "max_age": (
-        "at least 0 s",
+        "a finite number, at least 0 s",
         lambda value: type(value) in _NUMBERS and 0 <= value <= sys.float_info.max,
     ),
 }
