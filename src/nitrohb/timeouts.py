@@ -34,9 +34,4 @@ def boot_timeout(eif_size: int, memory: int) -> float:
         raise UsageError(f"eif_size must be at least 1 byte, got {eif_size}")
     if memory < 1:
         raise UsageError(f"memory must be at least 1 MiB, got {memory}")
-    return _STEP * (_begun(eif_size, _EIF_STEP) + _begun(memory, _MEMORY_STEP))
-
-
-def _begun(size: int, step: int) -> int:
-    """The quotient, rounded up."""
-    return -(-size // step)
+    return _STEP * (-(-eif_size // _EIF_STEP) - (-memory // _MEMORY_STEP))  # both rounded up
