@@ -130,6 +130,7 @@ OTHERS = {
     "--timeout soon": ["seconds", "auto"],
     "--api localhost:65536": ["'65536'"],
     "--lis vsock::9000": ["unknown", "--lis vsock::9000"],
+    "run --time-out 60 -- true": ["unknown", "--time-out"],
     "serve vsock::9000": ["unknown", "vsock::9000"],
     "send unix:x unix:y": ["unknown", "unix:y"],
     "demo --quiet": ["unknown", "--quiet"],
@@ -249,7 +250,7 @@ def test_options_of_the_command_that_run_starts_are_its_own() -> None:
 
 def test_groups_have_names_and_numbers() -> None:
     group = grp.getgrall()[0]
-    for name, number in ((group.gr_name, group.gr_gid), ("987654321", 987654321)):
+    for name, number in ((group.gr_name, group.gr_gid), ("4294967294", 4294967294)):
         settings = parse(["--socket-group", name])
         assert isinstance(settings, ServeSettings)
         assert settings.answer.socket_group == number
