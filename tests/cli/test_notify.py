@@ -267,20 +267,3 @@ def test_commands_refuse_a_malformed_variable(args: tuple[str, ...], sock: Path)
     assert (code, out) == (2, "")
     assert "NOTIFY_SOCKET" in err
     assert not sock.exists()
-
-
-def test_run_with_a_watchdog_is_not_ready_before_the_enclave_has_booted(
-    sock: Path, manager: Manager
-) -> None:
-    env = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "60000000"}
-    args = ("run", "-l", f"unix:{sock}", "--", "cat")
-    with started(*args, env=env, stdin=subprocess.PIPE) as script:
-        while (told := manager.next())["STATUS"] != f"waiting for a heartbeat on unix:{sock}":
-            assert "READY" not in told
-        assert "READY" not in told
-        assert beat(sock) == HEARTBEAT
-        while "READY" not in (told := manager.next()):
-            pass
-        assert script.popen.stdin is not None
-        script.popen.stdin.close()
-        assert script.popen.wait(PATIENCE) == 0

@@ -226,3 +226,27 @@ def test_environment_lacks_what_a_service_manager_set_for_nitrohb(
     for name in ours | others:
         monkeypatch.setenv(name, "1")
     assert environment([]).keys() & (ours | others) == others
+
+
+async def test_run_is_not_ready_before_it_listens(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a watchdog the first datagram is sent before the server has started."""
+    ready: list[bool] = []
+
+    class Notifier:
+        @asynccontextmanager
+        async def notifying(
+            self, _status: object, is_ready: Callable[[], bool]
+        ) -> AsyncGenerator[None]:
+            ready.append(is_ready())
+            yield
+
+        def on_event(self, event: Event) -> None: ...
+
+    monkeypatch.setattr("nitrohb.cli.notify.find_notifier", lambda _: Notifier())
+    command = Command()
+    command.exit.set()
+    with supervisor_of(command, sock) as supervisor:
+        await supervisor.run(Signals())
+    assert ready == [False]
