@@ -98,7 +98,7 @@ class Heartbeat(_PeerEvent):
 
     Attributes:
         byte: The byte, 0 to 255: 0xB7, unless any byte is taken for a heartbeat.
-        listening_seconds: Seconds from the moment at which the address began to listen.
+        listening_seconds: Seconds since the address began to listen.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
         echoed: Whether the echo was sent. False: the enclave had closed the connection.
     """

@@ -75,13 +75,13 @@ class HeartbeatServer:
         """Claim a heartbeat that has arrived, or wait for one. Each heartbeat is claimed once.
 
         Returns the newest unclaimed heartbeat that is young enough. If there is none, it waits for
-        the next one. The task that has waited longest gets it. The last 16 heartbeats of each
-        enclave can be claimed.
+        the next one. The task that has waited longest gets it. The last 16 unclaimed
+        heartbeats of each enclave are kept.
 
         Args:
-            cid: Accept only the enclave with this CID. Default: any enclave.
-            address: Accept only this listen address, one of :attr:`addresses`. Default: any
-                address. The peers of a Unix socket have no CID: tell enclaves apart by address.
+            cid: Accept only heartbeats of the enclave with this CID. Default: any.
+            address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The peers
+                of a Unix socket have no CID: tell enclaves apart by address.
             max_age: Accept a heartbeat that arrived at most so many seconds ago. This excludes an
                 earlier boot of the same enclave.
 

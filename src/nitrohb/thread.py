@@ -57,8 +57,8 @@ class ThreadServer:
         """Claim a heartbeat, as :meth:`HeartbeatServer.wait_heartbeat` does. Blocks until it comes.
 
         Args:
-            cid: Accept only the enclave with this CID.
-            address: Accept only this listen address.
+            cid: Accept only heartbeats of the enclave with this CID.
+            address: Accept only heartbeats on this listen address.
             max_age: Accept a heartbeat that arrived at most so many seconds ago.
             timeout: Wait so many seconds at most. None waits without a limit.
 

@@ -22,7 +22,7 @@ TIMED_OUT: Final = 124  # as timeout(1)
 """Timed out: no heartbeat, or no answer, arrived in time. Under ``run`` the command was ended."""
 
 TOO_EARLY: Final = 125
-"""Only of ``run``: the command ended by itself before its heartbeat, and without ``--keep``. After
+"""Only of ``run``: the command ended by itself before a heartbeat, and without ``--keep``. After
 a signal that is so only if the status of the command is 0."""
 
 NOT_STARTED: Final = 126  # as env(1)

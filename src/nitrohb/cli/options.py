@@ -282,7 +282,7 @@ OPTIONS: Final = {
         "time-out end it and all that it has started. It gets the other signals, too.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
         "  1 failed, 2 usage, 124 an address had no heartbeat in time,\n"
-        "  125 the command ended before its heartbeat, 126 it cannot be started,\n"
+        "  125 the command ended before a heartbeat, 126 it cannot be started,\n"
         "  127 there is no such command\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
         _run_options(),

@@ -51,8 +51,7 @@ class Stream:
         fd: Its descriptor, or that of a non-blocking duplicate; -1 if it has none.
         is_journal: Whether it goes to the systemd journal.
         problem: Why nothing can be written any more; empty while writing works.
-        has_lost: Whether a line is missing that somebody may have wanted. If the reader has closed
-            its end, it has read enough.
+        has_lost: Whether a line is missing. A reader that has closed its end misses nothing.
         on_queued: Called when something has to wait in the queue.
     """
 
@@ -193,7 +192,7 @@ class Output:
 
     @property
     def has_lost(self) -> bool:
-        """Whether a line on stdout is missing that somebody may have wanted."""
+        """Whether a line on stdout is missing."""
         return self.stdout.has_lost
 
     def print_out(self, text: str, level: int = INFO) -> None:

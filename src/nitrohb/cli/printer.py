@@ -77,7 +77,7 @@ class _LogHandler(logging.Handler):
 
 @asynccontextmanager
 async def draining(output: Output) -> AsyncGenerator[None]:
-    """Write what is queued as soon as its reader goes on, while the block runs; log there, too."""
+    """Write what is queued when its reader goes on, and print log records, while the block runs."""
     logging.basicConfig(format="%(message)s", handlers=[_LogHandler(output)])
     async with trio.open_nursery() as nursery:
         for stream in {output.stdout, output.stderr}:  # they may be one

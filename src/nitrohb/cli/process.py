@@ -173,8 +173,7 @@ class _Reaper:
         One that nitrohb may not signal is left alone.
         """
         signalled = set[int]()
-        # If there is no child, there is no descendant: each has an ancestor among the children,
-        # which stays one until it is reaped.
+        # No child means no descendant: every descendant has an ancestor among the children.
         while left := _children() - self._others:
             refused = {pid for pid in left - signalled if not self._send(pid, number)}
             self._others |= refused
@@ -218,9 +217,9 @@ def _terminal_has_sent(number: int, pid: int) -> bool:
     """Whether a signal that came to nitrohb has come to another process, too.
 
     A terminal sends the signals of its keys to the whole process group in the foreground. A process
-    in another group, such as one started by timeout(1), has not had it. Nothing tells where a
-    signal comes from. In the foreground it is taken for the terminal's, because a second one could
-    interrupt what the command does about the first.
+    in another group, such as one started by timeout(1), has not had it. A signal does not say where
+    it comes from. In the foreground assume the terminal: a second signal could interrupt what the
+    command does about the first.
     """
     return number in _TERMINAL_KEYS and _is_in_our_group(pid) and _is_in_foreground()
 

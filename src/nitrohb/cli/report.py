@@ -207,16 +207,13 @@ def explain_timeout(reporter: Reporter, timeout: float, output: Output) -> None:
 
 def explain_end(reporter: Reporter, status: int, output: Output) -> None:
     """Say that the command ended too early, and what arrived on each address until then."""
-    output.print_err(
-        f"nitrohb: the command ended with status {_status(status)} before its heartbeat"
-    )
+    output.print_err(f"nitrohb: the command ended with status {_status(status)} before a heartbeat")
     for address, seen in reporter.without_heartbeat():
         output.print_err(_explain(address, seen, "until then"))
 
 
 def _explain(address: Address, seen: str, when: str) -> str:
-    what = f"of the connections, {seen}" if seen else "nobody connected"
-    return f"nitrohb: no heartbeat on {address} {when}: {what}"
+    return f"nitrohb: no heartbeat on {address} {when}: {seen or 'nobody connected'}"
 
 
 def _how_to_test(address: Address) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each command was asked to do: typed, validated and frozen.
 
-Nothing behind :func:`make_settings` knows argparse.
+No module but this and :mod:`.parser` knows argparse.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ else:
 class Settings:
     """The base of all settings: a frozen dataclass to type checkers, and cheap to load.
 
-    The settings of a command also have its name in ``command``, which is that of its module in this
-    package and of its function there, and in ``needs_output`` whether its output is all it is for.
+    ``command`` is the name of the command, of its module here, and of its function there.
+    ``needs_output`` says whether the command has failed if its output was lost.
     """
 
     needs_output = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb run`` once trio is loaded: a command and the heartbeats that it is to bring.
+"""``nitrohb run`` once trio is loaded: a command, and the heartbeats of the enclaves that it boots.
 
 ::
 
@@ -148,7 +148,7 @@ class Supervisor:
         return process.status
 
     def _is_early(self) -> bool:
-        """Whether the command ended by itself before its heartbeat."""
+        """Whether the command ended by itself before a heartbeat."""
         if self._settings.answer.keep or self._process.is_ending:
             return False
         return not self._have_all_booted()
