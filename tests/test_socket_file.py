@@ -16,6 +16,7 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -168,6 +169,29 @@ async def test_a_queue_that_cannot_be_emptied_at_once(
             client.send(B7)
             await trio.sleep(1)
             assert not failures
+            assert client.look() == (B7, True)
+
+
+async def test_a_silent_connection_of_the_old_backlog_is_answered(
+    path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (listener,) = open_listeners([UnixAddress(str(path))])
+    accept, reopen = listener.accept, listener.reopen
+    monkeypatch.setattr(listener, "accept", Mock(side_effect=OSError(errno.EMFILE, "no more")))
+
+    def reopened() -> Listener:
+        monkeypatch.setattr(listener, "accept", accept)
+        return reopen()
+
+    monkeypatch.setattr(listener, "reopen", reopened)
+    async with serving(listener, once=False) as events:
+        await settled()
+        with Client(path) as client:
+            path.unlink()
+            await noticed(mock_clock)
+            assert names(events)[-1] == "connected"
+            client.send(B7)
+            await settled()
             assert client.look() == (B7, True)
 
 

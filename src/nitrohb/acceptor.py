@@ -5,7 +5,7 @@ An enclave's byte has nearly always arrived when its connection is accepted, or 
 later. So the listener task reads, checks and echoes it at once. Only a connection that stays silent
 gets a handler task, with a deadline.
 
-An :class:`Acceptor` owns its connections: nothing else closes one, or wants_events how it ended.
+An :class:`Acceptor` owns its connections: nothing else closes one, or reports how it ended.
 """
 
 import errno
@@ -144,7 +144,7 @@ class Acceptor:
             self._config.claims.close(self.address)
 
     def close(self) -> None:
-        """Stop listening. You can call it again."""
+        """Stop listening. Can be repeated."""
         self.listener.close()
 
     def rearm(self) -> None:
@@ -241,8 +241,7 @@ class Acceptor:
         except trio.ClosedResourceError:
             assert connection.fd < 0  # evicted, or rearmed
         except trio.Cancelled:
-            is_silent = connection.fd >= 0 and connection.handshake.state is _WAITING
-            if is_silent and self._latch.answered:
+            if connection.fd >= 0 and self._latch.answered and not connection.received:
                 self._reject(connection, events.RejectReason.ANSWERED)
             raise
         finally:
@@ -397,4 +396,5 @@ class Acceptor:
             while listener.has_backlog():
                 if not self._accept_batch(listener):
                     await trio.sleep(_EXHAUSTION_PAUSE)
+                self._hand_over(math.inf)  # the listener task may sleep
                 await trio.lowlevel.checkpoint()

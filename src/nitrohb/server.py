@@ -80,8 +80,8 @@ class HeartbeatServer:
 
         Args:
             cid: Accept only heartbeats of the enclave with this CID. Default: any.
-            address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The peers
-                of a Unix socket have no CID: tell enclaves apart by address.
+            address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The
+                peers of a Unix socket have no CID: tell enclaves apart by address.
             max_age: Accept a heartbeat that arrived at most so many seconds ago. This excludes an
                 earlier boot of the same enclave.
 

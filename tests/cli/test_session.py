@@ -10,10 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nitrohb import Connected, Rejected, RejectReason, open_listeners
+from nitrohb import Connected, Heartbeat, Listening, Rejected, RejectReason, open_listeners
 from nitrohb.api.backend import Backend
 from nitrohb.cli.output import DEBUG, NOTHING, Output
 from nitrohb.cli.session import Warner, serve_session
+from nitrohb.server import OnEvent
 from tests.support import Client, PeersWithCids, beat
 
 from .events import made
@@ -107,3 +108,21 @@ async def test_lost_socket_file_is_created_again(
     names = [event["event"] for event in events]
     assert names == ["listening", "lost", "listening", "connected", "heartbeat", "lost"]
     assert [events[1][name] for name in ("replaced", "problem")] == [False, None]
+
+
+@pytest.mark.parametrize(("keep", "code"), [(False, 0), (True, 124)])
+async def test_time_limit_in_the_moment_of_the_last_heartbeat(
+    keep: bool,
+    code: int,
+    output: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    async def serve_heartbeat(*_: object, on_event: OnEvent, **__: object) -> None:
+        on_event(made(Listening))
+        on_event(made(Heartbeat))
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("nitrohb.cli.session.serve_heartbeat", serve_heartbeat)
+    settings = answer_settings(keep=keep, timeout=1.0)
+    assert await serve_session(settings, [], None, output) == code

@@ -250,3 +250,28 @@ async def test_run_is_not_ready_before_it_listens(
     with supervisor_of(command, sock) as supervisor:
         await supervisor.run(Signals())
     assert ready == [False]
+
+
+async def test_time_limit_while_an_answered_address_closes(
+    sock: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Its Done is never emitted then. nitrohb must not wait for it."""
+
+    async def serve_listeners(
+        _: object, settings: object, observers: Sequence[OnEvent], *, task_status: Any
+    ) -> None:
+        def emit(kind: type[Event], path: str) -> None:
+            for observe in observers:
+                observe(made(kind, address=UnixAddress(path)))
+
+        emit(Listening, "one")
+        emit(Listening, "two")
+        task_status.started()
+        emit(Heartbeat, "one")
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("nitrohb.cli.supervise.serve_listeners", serve_listeners)
+    with supervisor_of(Process(10, print), sock) as supervisor, trio.fail_after(100):
+        monkeypatch.setattr(supervisor, "_process", Command())
+        monkeypatch.setattr(Command, "end", lambda self: self.exit.set())
+        assert await supervisor.run(Signals()) == 124

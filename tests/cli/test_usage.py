@@ -111,6 +111,7 @@ WRONG_VALUES = """
 --allow-cid 4x  --allow-cid -1  --max-pending 0  --max-pending many  --memory 4G  --memory 0
 --timeout soon  --timeout 0  --timeout nan  --timeout automatic  --handshake-timeout inf
 --socket-mode 0o600  --socket-mode 1777  --socket-group 'no such group'
+--socket-group 00000000000123
 --format xml  --log-level loud
 --api example.com:9180  --api 127.0.0.1  --api ::1:9180  --api [127.0.0.1]:9180
 --api [fe80::1%1]:9180  --api localhost:0

@@ -7,7 +7,7 @@ import shlex
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -160,7 +160,40 @@ def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(
     assert f"unix:{api} does not answer" in err
 
 
+def test_a_server_whose_backlog_is_full_is_asked_again(
+    api: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nitrohb.cli.wait._PAUSE", 0.01)
+    with socket.socket(socket.AF_UNIX) as server, ExitStack() as clients:
+        server.bind(str(api))
+        server.listen(0)
+        clients.enter_context(connected(api))
+        args = ("wait", "--address", "unix:x", "--api", f"unix:{api}", "--timeout", "0.1")
+        code, out, err = nitrohb_here(*args)
+    assert (code, out) == (124, "")
+    assert "is busy" in err
+
+
+def test_a_socket_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "AF_UNIX", 45)  # no such family
+    code, out, err = nitrohb_here("wait", "--address", "unix:x")
+    assert (code, out) == (1, "")
+    assert "nitrohb: cannot connect to unix:/run/nitrohb/api.sock: " in err
+    assert "EAFNOSUPPORT" in err
+
+
 # Somebody else answers, or a server with a problem.
+
+
+HEARTBEAT_FIELDS = {
+    "address": "unix:x",
+    "time": "2026-11-22T21:05:08.205114Z",
+    "peer": None,
+    "byte": 0xB7,
+    "listening_seconds": 1,
+    "echo_seconds": 0.001,
+    "echoed": True,
+}
 
 
 def http(status: int, answer: object) -> bytes:
@@ -188,6 +221,7 @@ def test_what_is_no_server(api: Path) -> None:
         http(200, []),
         http(200, {}),
         http(200, {"peer": "unix:x"}),
+        http(200, HEARTBEAT_FIELDS | {"time": "\x1b[2J"}),
         http(500, {}),
         http(404, {"detail": "not found"}),
     ):
@@ -215,16 +249,9 @@ def test_a_server_without_a_place_is_asked_again(
     api: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nitrohb.cli.wait._PAUSE", 0.01)
-    heartbeat = {
-        "address": "unix:x",
-        "time": "2026-11-22T21:05:08.205114Z",
-        "peer": None,
-        "byte": 0xB7,
-        "listening_seconds": 1,
-        "echo_seconds": 0.001,
-        "echoed": True,
-    }
-    code, out, err = wait_for(api, problem(503, "128 others wait already"), http(200, heartbeat))
+    code, out, err = wait_for(
+        api, problem(503, "128 others wait already"), http(200, HEARTBEAT_FIELDS)
+    )
     assert (code, err) == (0, "")
     as_serve_prints_it = {"event": "heartbeat", "cid": None, "level": "info"}
-    assert json.loads(out) == heartbeat | as_serve_prints_it
+    assert json.loads(out) == HEARTBEAT_FIELDS | as_serve_prints_it

@@ -98,7 +98,7 @@ def _group(text: str) -> int:
         return grp.getgrnam(text).gr_gid
     except KeyError:
         pass
-    if text.isascii() and text.isdigit() and int(text[:11]) < _GID_MAX:
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _GID_MAX:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected the name or number of a group, got {text!r}")
 

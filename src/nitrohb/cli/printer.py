@@ -13,10 +13,7 @@ from .report import level_of, to_json, to_text
 
 
 class Printer:
-    """Takes events, and prints them together once in each pass of the event loop.
-
-    So no echo waits for its line, and a flood costs one write for many connections.
-    """
+    """Takes events, and prints all of one pass of the event loop together, after the echoes."""
 
     def __init__(self, print_all: Callable[[str], None], to_line: Callable[[Event], str]) -> None:
         self._print_all = print_all

@@ -43,8 +43,7 @@ class Process:
     exit. If nitrohb ends it, they are ended, too. So they are if a SIGHUP, SIGINT or SIGQUIT came
     and the command does not exit with status 0.
 
-    PR_SET_PDEATHSIG of prctl(2) is not used: it needs code between fork and exec, where threads can
-    deadlock, and it watches the thread that forked, which trio ends early.
+    (PR_SET_PDEATHSIG of prctl(2) would watch the thread that forked, which trio ends early.)
     """
 
     def __init__(self, grace: float, warn: Callable[[str], object]) -> None:
@@ -65,8 +64,7 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Pass a signal on, unless the terminal has sent it to the command as well.
 
-        A command that has not been started is not started any more. A command that is just being
-        started gets the signal as soon as it runs.
+        A command that has not been started is not started any more.
         """
         self._was_interrupted |= number in _ENDING
         if self._popen is None:
@@ -164,8 +162,9 @@ class _Reaper:
             self._reap()  # a child may have ended before
             yield
         finally:
-            # Not SIG_DFL: Python prints a complaint about a signal that arrives in this moment.
+            # In C, because Python prints a traceback for a signal that arrives while it does this.
             signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+            ctypes.CDLL(None).signal(signal.SIGCHLD, None)  # SIG_DFL
 
     async def end_descendants(self, number: int) -> None:
         """Send a signal to every descendant of the command, until none is left.

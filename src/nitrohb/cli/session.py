@@ -60,7 +60,9 @@ async def serve_session(
                         await serve_listeners(
                             listeners, settings, [backend.on_event, *observers], task_status=backend
                         )
-    if not deadline.cancelled_caught:
+    # The time can be up in the very moment of the last heartbeat.
+    has_all = bool(reporter.listening()) and not list(reporter.without_heartbeat())
+    if not deadline.cancelled_caught or (has_all and not settings.keep):
         return exit_codes.DONE
     explain_timeout(reporter, settings.timeout, output)
     return exit_codes.TIMED_OUT

@@ -94,7 +94,7 @@ class Supervisor:
         # The event loop needs one pass to learn of a connection, and the listener task another.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
-        while self._closing:
+        if self._closing and not self._has_timed_out:
             await self._all_closed.wait()
 
     async def _answer(
@@ -111,6 +111,7 @@ class Supervisor:
             )
         if self._time_limit.cancelled_caught:
             self._has_timed_out = True
+            self._all_closed.set()  # addresses that are cancelled are never Done
             printer.flush()
             explain_timeout(self._reporter, timeout, self._output)
             self._process.end()

@@ -2,6 +2,7 @@
 """``nitrohb wait``: claim the heartbeat of one enclave from a running server. Needs no extra."""
 
 import json
+import shlex
 import socket
 import time
 from collections.abc import Generator
@@ -53,6 +54,8 @@ def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
             status, answer = _post(settings, claim, timeout, signals)
         except TimeoutError:
             answer = {"detail": f"the server at {server} does not answer: it is busy, or stopped"}
+        except BlockingIOError:  # the backlog of its Unix socket is full
+            status, answer = _BUSY, {"detail": f"the server at {server} is busy"}
         except ConnectionError:
             if signals.signal is None:
                 raise _ended(settings) from None
@@ -73,21 +76,22 @@ def _ended(settings: WaitSettings) -> NitrohbError:
         f"the server at {settings.api} has closed the connection: it has ended, or this is not its"
         " interface\n"
         "Start it again, or name the address of its --api:"
-        f" nitrohb serve --keep --api {settings.api}"
+        f" nitrohb serve --keep --api {shlex.quote(str(settings.api))}"
     )
 
 
 def _not_nitrohb(settings: WaitSettings) -> NitrohbError:
     return NitrohbError(
         f"the server at {settings.api} is not nitrohb\n"
-        f"Start nitrohb there: nitrohb serve --keep --api {settings.api}"
+        f"Start nitrohb there: nitrohb serve --keep --api {shlex.quote(str(settings.api))}"
     )
 
 
 def _report(status: int, answer: dict[str, Any], settings: WaitSettings, output: Output) -> int:
     """Print what a server has answered, and return the exit code for it."""
     if status == _OK:
-        if not all(isinstance(answer.get(name), kinds) for name, kinds in _FIELDS.items()):
+        is_event = all(isinstance(answer.get(name), kinds) for name, kinds in _FIELDS.items())
+        if not is_event or set(answer["time"]) - set("0123456789-:.TZ"):
             raise _not_nitrohb(settings)
         fields = {"event": "heartbeat"} | {name: answer.get(name) for name in _FIELDS}
         to_line = json_line if settings.format == "json" else text_line
@@ -160,12 +164,17 @@ def _connected(settings: WaitSettings, signals: Signals) -> Generator[socket.soc
         if isinstance(address, UnixAddress)
         else (address.family, address.name)
     )
-    with socket.socket(family) as sock, signals.cancelling(lambda: _shut_down(sock)):
+    try:
+        sock = socket.socket(family)
+    except OSError as error:
+        raise api_connect_error(address, error.errno or 0) from error
+    with sock, signals.cancelling(lambda: _shut_down(sock)):
         sock.settimeout(_PATIENCE)
         try:
             sock.connect(name)
         except OSError as error:
-            if signals.signal is not None or error.errno is None:
+            is_busy = isinstance(error, BlockingIOError)
+            if is_busy or signals.signal is not None or error.errno is None:
                 raise
             raise api_connect_error(address, error.errno) from error
         if signals.signal is not None:  # it arrived before there was anything to shut down
