@@ -244,7 +244,7 @@ async def test_run_is_not_ready_before_it_listens(
 
         def on_event(self, event: Event) -> None: ...
 
-    monkeypatch.setattr("nitrohb.cli.notify.find_notifier", lambda _: Notifier())
+    monkeypatch.setattr("nitrohb.cli.notify.find_notifier", Mock(return_value=Notifier()))
     command = Command()
     command.exit.set()
     with supervisor_of(command, sock) as supervisor:
@@ -271,7 +271,7 @@ async def test_time_limit_while_an_answered_address_closes(
         await trio.sleep_forever()
 
     monkeypatch.setattr("nitrohb.cli.supervise.serve_listeners", serve_listeners)
-    with supervisor_of(Process(10, print), sock) as supervisor, trio.fail_after(100):
-        monkeypatch.setattr(supervisor, "_process", Command())
-        monkeypatch.setattr(Command, "end", lambda self: self.exit.set())
+    command = Command()
+    monkeypatch.setattr(command, "end", command.exit.set)
+    with supervisor_of(command, sock) as supervisor, trio.fail_after(100):
         assert await supervisor.run(Signals()) == 124
