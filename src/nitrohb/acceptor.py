@@ -195,7 +195,7 @@ class Acceptor:
         try:
             if config.wants_events:
                 connection.accepted = trio.current_time()
-                self._report(events.Connected, connection)
+                self._emit(events.Connected, connection)
             if not config.allows(connection.peer):
                 self._reject(connection, events.RejectReason.CID)
             elif connection.advance():
@@ -269,9 +269,9 @@ class Acceptor:
             case State.ALREADY_ANSWERED:
                 self._reject(connection, events.RejectReason.ANSWERED)
             case State.CLOSED:
-                self._report(events.Disconnected, connection)
+                self._emit(events.Disconnected, connection)
             case State.WAITING if is_evicted:
-                self._report(events.Evicted, connection)
+                self._emit(events.Evicted, connection)
             case State.WAITING:
                 self._reject(connection, events.RejectReason.TIMEOUT)
 
@@ -299,9 +299,9 @@ class Acceptor:
     def _reject(self, connection: Connection, reason: events.RejectReason) -> None:
         self._close(connection)
         byte = connection.handshake.byte
-        self._report(events.Rejected, connection, reason=reason, byte=byte)
+        self._emit(events.Rejected, connection, reason=reason, byte=byte)
 
-    def _report(
+    def _emit(
         self, event: Callable[..., events.Event], connection: Connection, **more: object
     ) -> None:
         now, peer = events.utc_now(), connection.peer
@@ -387,10 +387,10 @@ class Acceptor:
         self._poll.unregister(before.sock)
         self._poll.register(listener.sock, select.POLLIN)
         trio.lowlevel.notify_closing(before.sock)  # wakes the listener task
-        self._nursery.start_soon(self._drain, before, name=f"backlog of {self.address}")
+        self._nursery.start_soon(self._accept_backlog, before, name=f"backlog of {self.address}")
         return None
 
-    async def _drain(self, listener: Listener) -> None:
+    async def _accept_backlog(self, listener: Listener) -> None:
         """Accept the connections that are still in the backlog of a listener, and close it."""
         with listener:
             while listener.has_backlog():

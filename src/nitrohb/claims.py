@@ -155,11 +155,7 @@ class _Waiter:
 
 
 class ClaimQueue:
-    """Gives each heartbeat to one task.
-
-    Args:
-        addresses: The listen addresses, and whether their peers have CIDs.
-    """
+    """Gives each heartbeat to one task. ``addresses`` says where peers have CIDs."""
 
     def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
         self._open = dict(addresses)

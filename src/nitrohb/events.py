@@ -100,7 +100,7 @@ class Heartbeat(_PeerEvent):
         byte: The byte, 0 to 255: 0xB7, unless any byte is taken for a heartbeat.
         listening_seconds: Seconds since the address began to listen.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
-        echoed: Whether the echo was sent. False: the enclave had closed the connection.
+        echoed: Whether the echo was sent. False: the enclave had gone, or took no echo in time.
     """
 
     name = "heartbeat"

@@ -26,15 +26,15 @@ class Pending(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return (connection for held in self._by_peer.values() for connection in held)
 
-    def add(self, peer: Hashable, connection: Item) -> None:
+    def add(self, peer: Hashable, item: Item) -> None:
         """Add a connection."""
-        self._by_peer.setdefault(peer, {})[connection] = None
+        self._by_peer.setdefault(peer, {})[item] = None
         self._size += 1
 
-    def remove(self, peer: Hashable, connection: Item) -> None:
+    def remove(self, peer: Hashable, item: Item) -> None:
         """Remove a connection that was added."""
         held = self._by_peer[peer]
-        del held[connection]
+        del held[item]
         self._size -= 1
         if not held:
             del self._by_peer[peer]

@@ -211,7 +211,7 @@ async def serve_heartbeat(
     by any nursery.
     """
     with close_at_end(listen) as closing:
-        allowed = _check(allow_cids, handshake_timeout, max_pending)
+        allowed = _validated_cids(allow_cids, handshake_timeout, max_pending)
         targets = resolve(listen or (DEFAULT_LISTEN,))
         if allowed is not None:
             require_cids(targets)
@@ -220,7 +220,7 @@ async def serve_heartbeat(
         for listener in listeners:
             closing.callback(listener.close)
         if allowed is not None:
-            require_cids(listeners)  # of an inherited socket that is known only now
+            require_cids(listeners)  # the family of an inherited socket is known only now
         has_handle = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue((listener.address, listener.has_cids) for listener in listeners)
         config = ServerConfig(
@@ -234,7 +234,9 @@ async def serve_heartbeat(
             claims=claims if has_handle else None,
             pending=Pending(),
         )
-        acceptors = [Acceptor(*of, config) for of in zip(listeners, ages, strict=True)]
+        acceptors = [
+            Acceptor(listener, age, config) for listener, age in zip(listeners, ages, strict=True)
+        ]
         for acceptor in acceptors:
             closing.callback(acceptor.close)  # it may have replaced its listener
         with claims:
@@ -246,7 +248,7 @@ async def serve_heartbeat(
     return [acceptor.heartbeat for acceptor in acceptors if acceptor.heartbeat is not None]
 
 
-def _check(
+def _validated_cids(
     allow_cids: Collection[int] | None, handshake_timeout: float, max_pending: int
 ) -> frozenset[int] | None:
     if not handshake_timeout > 0:  # not "<= 0", which NaN would pass

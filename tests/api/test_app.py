@@ -15,9 +15,9 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import Heartbeat
-from nitrohb.api.app import CLAIMS, READERS, create_app
+from nitrohb.api.app import MAX_CLAIMS, MAX_READERS, create_app
 from nitrohb.api.backend import Backend
-from nitrohb.api.serving import CONNECTIONS
+from nitrohb.api.serving import MAX_CONNECTIONS
 from tests.support import Client, PeersWithCids, settled
 
 from .support import Exchange, Passes, beat, client_of, running
@@ -326,12 +326,12 @@ async def test_a_bug_is_reported_to_the_client_and_in_the_log(
 
 
 async def test_claims_have_a_limit_in_number(path: Path) -> None:
-    assert CLAIMS + READERS < CONNECTIONS  # there is always room for a short request
+    assert MAX_CLAIMS + MAX_READERS < MAX_CONNECTIONS  # there is always room for a short request
     async with running(path) as api:
-        waiting = [api.client.begin("POST", "/claims", {}) for _ in range(CLAIMS)]
+        waiting = [api.client.begin("POST", "/claims", {}) for _ in range(MAX_CLAIMS)]
         await settled()
         refused = await api.client.post("/claims", {})
-        assert refused.is_problem(503, str(CLAIMS))
+        assert refused.is_problem(503, str(MAX_CLAIMS))
         assert refused.headers["connection"] == "close"
         assert (await api.client.get("/healthz")).status == 200
         await beat(path)
@@ -343,9 +343,9 @@ async def test_claims_have_a_limit_in_number(path: Path) -> None:
 
 async def test_readers_of_events_have_a_limit_in_number(path: Path) -> None:
     async with running(path) as api:
-        readers = [api.client.begin("GET", "/events") for _ in range(READERS)]
+        readers = [api.client.begin("GET", "/events") for _ in range(MAX_READERS)]
         await settled()
-        assert (await api.client.get("/events")).is_problem(503, str(READERS))
+        assert (await api.client.get("/events")).is_problem(503, str(MAX_READERS))
         readers[0].disconnect()
         await settled()
         # Whatever a client says it has seen last, another client can read afterwards.

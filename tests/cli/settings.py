@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 from nitrohb.cli.output import DEBUG
-from nitrohb.cli.settings import AnswerSettings, RunSettings
+from nitrohb.cli.settings import RunSettings, ServerSettings
 
 
-def answer_settings(**fields: Any) -> AnswerSettings:
+def server_settings(**fields: Any) -> ServerSettings:
     defaults: dict[str, Any] = {
         "listen": [],
         "keep": False,
@@ -23,8 +23,8 @@ def answer_settings(**fields: Any) -> AnswerSettings:
         "event_level": DEBUG,
         "level": DEBUG,
     }
-    return AnswerSettings(**defaults | fields)
+    return ServerSettings(**defaults | fields)
 
 
 def run_settings(*argv: str, kill_after: float = 10.0, **fields: Any) -> RunSettings:
-    return RunSettings(answer=answer_settings(**fields), argv=argv, kill_after=kill_after)
+    return RunSettings(server=server_settings(**fields), argv=argv, kill_after=kill_after)

@@ -91,7 +91,7 @@ def test_each_line_is_written_whole_or_counted(reopened: bool, steps: list[int |
         whole = [line for line in seen.split(b"\n") if line.endswith(b".")]
         assert whole == [line for line in written if line in whole], "in order, none twice"
         assert len(whole) + counted == len(written)
-        assert stream.has_lost is (counted > 0)
+        assert stream.has_dropped_lines is (counted > 0)
 
 
 async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
@@ -111,7 +111,7 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
         assert seen == 2 * PAGE * b"x" + b"\nqueued\n"
         output.close()
         assert "stdout: 1 line was left out" in content(err)
-        assert output.has_lost
+        assert output.has_dropped_lines
 
 
 def test_the_end_waits_for_a_reader_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_batch_that_is_larger_than_the_queue_is_written_as_far_as_possible() -
         stream = Stream(file)
         stream.write(QUEUE * "x\n")
         assert content(file) == QUEUE * "x\n"
-        assert not stream.has_lost
+        assert not stream.has_dropped_lines
 
 
 def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
@@ -165,7 +165,7 @@ def test_a_reader_that_has_gone_has_lost_nothing() -> None:
         output.print_out("x")
         output.print_out("x")
         output.close()
-        assert not output.has_lost
+        assert not output.has_dropped_lines
         assert content(err).count("Broken pipe") == 1
 
 
@@ -186,14 +186,14 @@ def test_a_write_that_fails_is_told_once(is_file: bool) -> None:
         output.close()
         (said,) = content(err).splitlines()
         assert said.startswith(f"nitrohb: stdout: {os.strerror(errno.ENOSPC)}; ")
-        assert output.has_lost
+        assert output.has_dropped_lines
 
 
 def test_a_closed_stream() -> None:
     with redirect_stdout(None), stderr_to_file():
         output = Output()
         output.print_out("lost")
-        assert output.has_lost
+        assert output.has_dropped_lines
 
 
 def test_a_caller_of_main_can_put_anything_in_the_place_of_a_file() -> None:

@@ -18,7 +18,7 @@ from nitrohb.server import OnEvent
 from tests.support import Client, PeersWithCids, beat
 
 from .events import made
-from .settings import answer_settings
+from .settings import server_settings
 
 
 class AwaitsCid(Backend):
@@ -49,7 +49,7 @@ async def test_cid_that_all_vms_share_is_warned_of_once(
     output: Output,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    settings = answer_settings(keep=True, allow_cids=allow_cids, event_level=event_level)
+    settings = server_settings(keep=True, allow_cids=allow_cids, event_level=event_level)
     async with trio.open_nursery() as nursery:
         with PeersWithCids(sock) as listener:
             nursery.start_soon(serve_session, settings, [listener], serve_api, output)
@@ -87,7 +87,7 @@ async def test_lost_socket_file_is_created_again(
     directory = tmp_path / "vms"
     sock = directory / "hb"
     directory.mkdir()
-    settings = answer_settings(keep=True, format="json")
+    settings = server_settings(keep=True, format="json")
     with open_listeners([f"unix:{sock}"])[0] as listener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_session, settings, [listener], None, output)
@@ -124,5 +124,5 @@ async def test_time_limit_in_the_moment_of_the_last_heartbeat(
         await trio.sleep_forever()
 
     monkeypatch.setattr("nitrohb.cli.session.serve_heartbeat", serve_heartbeat)
-    settings = answer_settings(keep=keep, timeout=1.0)
+    settings = server_settings(keep=keep, timeout=1.0)
     assert await serve_session(settings, [], None, output) == code

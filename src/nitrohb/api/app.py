@@ -35,8 +35,8 @@ from .schema import create_document
 from .streaming import EventStream
 
 # Together they are fewer than the connections that are served, so that short requests get through.
-CLAIMS: Final = 128
-READERS: Final = 64
+MAX_CLAIMS: Final = 128
+MAX_READERS: Final = 64
 BATCH: Final = 16  # heartbeats that are serialized in one pass of the event loop: 0.1 ms
 JITTER: Final = 0.2  # seconds over which claims that time out together are answered
 
@@ -117,7 +117,7 @@ class _Endpoints:
         claim = parse_claim(await request.body())
         server = self._server()
         response = Response()  # a client that disconnects cannot see it
-        with limited(self._backend.claims, claim, CLAIMS, "wait for heartbeats"):
+        with limited(self._backend.claims, claim, MAX_CLAIMS, "wait for heartbeats"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_disconnect, request.receive, nursery.cancel_scope)
                 response = await _claim(server, claim, self._backend)
@@ -144,7 +144,7 @@ class _Endpoints:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         texts = self._backend.log.follow(request.headers.get("last-event-id", ""))
-        return EventStream(texts, limited(self._readers, request, READERS, "read events"))
+        return EventStream(texts, limited(self._readers, request, MAX_READERS, "read events"))
 
     async def metrics(self, _: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"

@@ -32,13 +32,15 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CONNECTIONS: Final = 256
+MAX_CONNECTIONS: Final = 256
 RESERVED: Final = 64  # descriptors that clients never get; they get at most half of the others
-KEEP_ALIVE: Final = 5.0  # seconds without a request, or until the headers of one are complete
+IDLE_TIMEOUT: Final = 5.0  # seconds without a request, or until the headers of one are complete
 SEND_TIMEOUT: Final = 10.0  # seconds that a client can leave data unread
-LOOK: Final = 1.0  # seconds between two checks whether a client has disconnected
+WATCH_INTERVAL: Final = 1.0  # seconds between two checks whether a client has disconnected
 RECEIVE_SIZE: Final = 2048  # bytes that are received in a turn
-HEADERS: Final = 4096  # bytes; if they are many short ones, h11 takes 1 ms in a single step
+MAX_HEADER_BYTES: Final = (
+    4096  # bytes; if they are many short ones, h11 takes 1 ms in a single step
+)
 PASSES: Final = 20  # of the event loop in a turn: a short request needs as many
 REST: Final = 0.001  # seconds between two turns, at least: the resolution of epoll_wait(2)
 _PAUSE: Final = 0.1  # seconds after accept() fails: there can be a lack of descriptors
@@ -220,7 +222,7 @@ class _Stream:
     async def _watch(self) -> None:
         """Notice a disconnection while Hypercorn does not receive: it leaves excess data unread."""
         while True:  # trio would wake this task at once, for the unread data
-            await trio.sleep(LOOK)
+            await trio.sleep(WATCH_INTERVAL)
             if not self._is_receiving and self._poll.poll(0):
                 self.disconnect()
 
@@ -229,16 +231,16 @@ def _max_connections() -> int:
     """Return how many connections leave enough descriptors to the enclaves."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
-        return CONNECTIONS
-    return max(1, min(CONNECTIONS, (limit - RESERVED) // 2))
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, (limit - RESERVED) // 2))
 
 
 def _config() -> Config:
     config = Config()
     config.errorlog = config.accesslog = None
     config.include_server_header = False
-    config.keep_alive_timeout = KEEP_ALIVE
-    config.h11_max_incomplete_size = HEADERS
+    config.keep_alive_timeout = IDLE_TIMEOUT
+    config.h11_max_incomplete_size = MAX_HEADER_BYTES
     config.h2_max_concurrent_streams = 1  # HTTP/2 is refused
     return config
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from ..events import Event
 
 CAPACITY: Final = 256  # events
-KEEP_ALIVE: Final = 15.0  # seconds without an event
+PING_INTERVAL: Final = 15.0  # seconds without an event
 _DIGITS: Final = 18  # no number of an event has more; Python refuses to read thousands
 
 
@@ -67,7 +67,7 @@ class EventLog:
         while text:
             yield text
             text = ": still here\n\n"
-            with trio.move_on_after(KEEP_ALIVE):
+            with trio.move_on_after(PING_INTERVAL):
                 text = await self.read(position)
                 position = self.last
 

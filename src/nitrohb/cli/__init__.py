@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script.
+    """Run the console script: the whole process, whose signal handlers and orphans it keeps.
 
     Args:
         argv: Its arguments, without its name. Default: those of this process.
@@ -31,8 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n; from
             ``run`` that of its command, or 125 to 127.
-            Its signal handlers stay, and after ``run`` the process still adopts orphans: ``main``
-            is meant to be the whole process.
 
     Raises:
         SystemExit: After ``--help`` and ``--version``, and for arguments that cannot be parsed.
@@ -52,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         __import__(name)  # importlib is not loaded yet
         status = getattr(sys.modules[name], settings.command)(settings, output, signals)
     except* NitrohbError as group:
-        status = _report(group, output)
+        status = _print_errors(group, output)
     except* OSError as group:
-        status = _report(_explain_os_errors(group), output)
+        status = _print_errors(_explain_os_errors(group), output)
     finally:
         output.close()
-    return exit_codes.FAILED if needs_output and output.has_lost and not status else status
+    return exit_codes.FAILED if needs_output and output.has_dropped_lines and not status else status
 
 
 def _explain_os_errors(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
@@ -90,12 +88,12 @@ def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield error
 
 
-def _report(group: BaseExceptionGroup[NitrohbError], output: Output) -> int:
+def _print_errors(group: BaseExceptionGroup[NitrohbError], output: Output) -> int:
     """Print what went wrong, and return the exit code for it."""
     status = exit_codes.FAILED
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            status = _report(error, output)
+            status = _print_errors(error, output)
         else:
             output.print_err(f"nitrohb: {error}")
             status = exit_codes.USAGE if isinstance(error, UsageError) else exit_codes.FAILED

@@ -51,7 +51,7 @@ class Stream:
         fd: Its descriptor, or that of a non-blocking duplicate; -1 if it has none.
         is_journal: Whether it goes to the systemd journal.
         problem: Why nothing can be written any more; empty while writing works.
-        has_lost: Whether a line is missing. A reader that has closed its end misses nothing.
+        has_dropped_lines: Whether a line is missing. A reader that has gone misses nothing.
         on_queued: Called when something has to wait in the queue.
     """
 
@@ -63,7 +63,7 @@ class Stream:
         self.fd = -1
         self.is_journal = _is_journal(stream)
         self.problem = ""
-        self.has_lost = False
+        self.has_dropped_lines = False
         self.on_queued: Callable[[], object] = lambda: None
         if stream is not None:
             with suppress(OSError):  # not a file, but what a caller of main() has put in its place
@@ -114,7 +114,7 @@ class Stream:
             if problem := self.flush():
                 return problem
         self._left_out += data.count(b"\n")
-        self.has_lost |= bool(data)
+        self.has_dropped_lines |= bool(data)
         return ""
 
     def flush(self) -> str:
@@ -135,7 +135,7 @@ class Stream:
         while self._queue and self._is_writable(max(deadline - time.monotonic(), 0)):
             self.flush()
         self._left_out += self._queue.count(b"\n")
-        self.has_lost |= bool(self._queue)
+        self.has_dropped_lines |= bool(self._queue)
         self._queue.clear()
         if self._is_ours:
             os.close(self.fd)
@@ -166,7 +166,7 @@ class Stream:
 
     def _fail(self, problem: str) -> str:
         self.problem = problem
-        self.has_lost |= problem != _GONE
+        self.has_dropped_lines |= problem != _GONE
         self._queue.clear()
         return f"{problem}; nothing more is printed there"
 
@@ -191,9 +191,9 @@ class Output:
         self._is_status_shown = False
 
     @property
-    def has_lost(self) -> bool:
+    def has_dropped_lines(self) -> bool:
         """Whether a line on stdout is missing."""
-        return self.stdout.has_lost
+        return self.stdout.has_dropped_lines
 
     def print_out(self, text: str, level: int = INFO) -> None:
         """Print one or more lines to stdout, if their level is to be printed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The door: read the command line with argparse, and make typed settings of it."""
+"""Read the command line with argparse."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
         is_help = file is sys.stdout and file is not sys.stderr
         (output.print_out if is_help else output.print_err)(message.removesuffix("\n"))
         output.close()
-        if output.has_lost:  # the help or the version, which is all that was asked for
+        if output.has_dropped_lines:  # the help or the version, which is all that was asked for
             sys.exit(exit_codes.FAILED)
 
     def error(self, message: str) -> NoReturn:

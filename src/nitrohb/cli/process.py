@@ -51,7 +51,7 @@ class Process:
         self.start_error: OSError | None = None
         self._grace = grace  # seconds from SIGTERM to SIGKILL
         self._warn = warn
-        self._popen: trio.Process | None = None
+        self._process: trio.Process | None = None
         self._early_signals: list[int] = []
         self._was_interrupted = False
         self._wait_scope = trio.CancelScope()
@@ -67,10 +67,10 @@ class Process:
         A command that has not been started is not started any more.
         """
         self._was_interrupted |= number in _ENDING
-        if self._popen is None:
+        if self._process is None:
             self._early_signals.append(number)
-        elif not _terminal_has_sent(number, self._popen.pid):
-            self._send(self._popen, number)
+        elif not _terminal_has_sent(number, self._process.pid):
+            self._send(self._process, number)
 
     def end(self) -> None:
         """Send SIGTERM. The first call starts the grace."""
@@ -88,7 +88,7 @@ class Process:
         others = _children()
         try:
             # Inherited descriptors are passed on, as by env(1). nitrohb's own are close-on-exec.
-            popen = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
+            process = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
         except OSError as error:
             self.start_error = error
         except RuntimeError as error:  # of the thread in which trio forks
@@ -96,43 +96,43 @@ class Process:
                 raise
             self.start_error = OSError(errno.EAGAIN, str(error))
         else:
-            reaper = _Reaper(popen, others, self._warn)
+            reaper = _Reaper(process, others, self._warn)
             with reaper.reaping():
-                await self._wait(popen, reaper)
+                await self._wait(process, reaper)
 
-    async def _wait(self, popen: trio.Process, reaper: "_Reaper") -> None:
-        self._popen = popen
+    async def _wait(self, process: trio.Process, reaper: "_Reaper") -> None:
+        self._process = process
         for number in self._early_signals:
-            self._send(popen, number)
+            self._send(process, number)
         was_killed = False
         try:
             with self._wait_scope:
-                await popen.wait()
+                await process.wait()
         finally:
-            if popen.returncode is None and not self.is_ending:
+            if process.returncode is None and not self.is_ending:
                 self.end()
-            if self.is_ending or (self._was_interrupted and popen.returncode != 0):
-                was_killed = await self._end(popen, reaper)
-            code = -signal.SIGTERM if was_killed else popen.returncode or 0
+            if self.is_ending or (self._was_interrupted and process.returncode != 0):
+                was_killed = await self._end(process, reaper)
+            code = -signal.SIGTERM if was_killed else process.returncode or 0
             self.status = 128 - code if code < 0 else code
 
-    async def _end(self, popen: trio.Process, reaper: "_Reaper") -> bool:
+    async def _end(self, process: trio.Process, reaper: "_Reaper") -> bool:
         """End the command and its descendants; return whether the command had to be killed."""
         with trio.move_on_after(self._grace, shield=True) as grace:
-            await popen.wait()
+            await process.wait()
             await reaper.end_descendants(signal.SIGTERM)
         if not grace.cancelled_caught:
             return False
-        is_late = popen.returncode is None
+        is_late = process.returncode is None
         with trio.CancelScope(shield=True):
-            self._send(popen, signal.SIGKILL)
-            await popen.wait()
+            self._send(process, signal.SIGKILL)
+            await process.wait()
             await reaper.end_descendants(signal.SIGKILL)
-        return is_late and popen.returncode == -signal.SIGKILL
+        return is_late and process.returncode == -signal.SIGKILL
 
-    def _send(self, popen: trio.Process, number: int) -> None:
+    def _send(self, process: trio.Process, number: int) -> None:
         try:
-            popen.send_signal(number)
+            process.send_signal(number)
         except PermissionError as error:  # the command may be sudo
             name = signal.Signals(number).name
             self._warn(f"nitrohb: cannot send {name} to the command: {error.strerror}")
@@ -142,9 +142,9 @@ class _Reaper:
     """Waits for the children of nitrohb that end, and ends the descendants of the command."""
 
     def __init__(
-        self, popen: trio.Process, others: set[int], warn: Callable[[str], object]
+        self, process: trio.Process, others: set[int], warn: Callable[[str], object]
     ) -> None:
-        self._popen = popen
+        self._process = process
         self._others = others  # children that are not descendants of the command
         self._warn = warn
         self._reaped = trio.lowlevel.ParkingLot()
@@ -193,7 +193,7 @@ class _Reaper:
         with suppress(ChildProcessError):  # there are no children
             while ended := os.waitid(os.P_ALL, 0, _PEEK):
                 # poll() has waited for the command, if that is what has ended.
-                pid = ended.si_pid if self._popen.poll() is None else -1
+                pid = ended.si_pid if self._process.poll() is None else -1
                 os.waitpid(pid, os.WNOHANG)
         self._reaped.unpark_all()
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def run(settings: RunSettings, output: Output, signals: Signals) -> int:
     """Listen, start the command, answer and report, and return the status of the command."""
-    output.level = settings.answer.level
-    signals.install_all()
+    output.level = settings.server.level
+    signals.install_forwarded()
     # If SIGCHLD is ignored, the kernel forgets how the command ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with listening(settings.answer) as listeners:
+    with listening(settings.server) as listeners:
         from .supervise import Supervisor  # loads trio
 
         supervisor = Supervisor(settings, listeners, output)

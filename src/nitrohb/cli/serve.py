@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from ..sockets.listener import Listener
     from .output import Output
-    from .settings import AnswerSettings, ServeSettings
+    from .settings import ServerSettings, ServeSettings
     from .signals import Signals
 
 
 def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
     """Listen, answer and report, until every address has answered or the time is up."""
-    answer = settings.answer
-    output.level = answer.level
-    with listening(answer) as listeners, ExitStack() as closing:
+    server = settings.server
+    output.level = server.level
+    with listening(server) as listeners, ExitStack() as closing:
         api = None
         if settings.api is not None:
             from .api import open_api  # only if it is asked for
@@ -30,11 +30,11 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
         from .session import serve_session  # loads trio
 
-        return signals.run(lambda: serve_session(answer, listeners, api, output))
+        return signals.run(lambda: serve_session(server, listeners, api, output))
 
 
 @contextmanager
-def listening(settings: AnswerSettings) -> Generator[list[Listener]]:
+def listening(settings: ServerSettings) -> Generator[list[Listener]]:
     """Listen on all addresses while the block runs. No socket file is left, whatever ends it.
 
     Raises:

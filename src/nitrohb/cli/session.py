@@ -18,14 +18,14 @@ from .notify import Notifier, find_notifier
 from .output import ERROR, WARNING, Output
 from .printer import draining, printing, status_line
 from .report import Reporter, explain_timeout, level_of
-from .settings import AnswerSettings
+from .settings import ServerSettings
 
 if TYPE_CHECKING:
     from .api import Api
 
 
 async def serve_session(
-    settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
+    settings: ServerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
 ) -> int:
     """Answer and report; return the exit code."""
     warn = partial(output.print_err, level=WARNING)
@@ -70,7 +70,7 @@ async def serve_session(
 
 async def serve_listeners(
     listeners: Sequence[Listener],
-    settings: AnswerSettings,
+    settings: ServerSettings,
     observers: Sequence[OnEvent],
     *,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,

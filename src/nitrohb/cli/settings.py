@@ -48,7 +48,7 @@ class Settings:
         raise AttributeError(f"{type(self).__name__} is frozen")
 
 
-class AnswerSettings(Settings):
+class ServerSettings(Settings):
     """How heartbeats are answered and reported.
 
     Attributes:
@@ -94,7 +94,7 @@ class ServeSettings(Settings):
 
     command = "serve"
 
-    answer: AnswerSettings
+    server: ServerSettings
     api: UnixApi | TcpApi | None
 
 
@@ -108,7 +108,7 @@ class RunSettings(Settings):
 
     command = "run"
 
-    answer: AnswerSettings
+    server: ServerSettings
     argv: Sequence[str]
     kill_after: float
 
@@ -183,9 +183,9 @@ CommandSettings = (
 # From the command line.
 
 
-def _answer(args: Namespace) -> AnswerSettings:
+def _server(args: Namespace) -> ServerSettings:
     level = LEVELS[args.log_level]
-    return AnswerSettings(
+    return ServerSettings(
         listen=_listen(args),
         keep=args.keep,
         allow_cids=args.allow_cids,
@@ -274,9 +274,9 @@ def make_settings(args: Namespace) -> CommandSettings:
 
 
 _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
-    "serve": lambda args: ServeSettings(answer=_answer(args), api=_api(args)),
+    "serve": lambda args: ServeSettings(server=_server(args), api=_api(args)),
     "run": lambda args: RunSettings(
-        answer=_answer(args), argv=_child_argv(args), kill_after=args.kill_after
+        server=_server(args), argv=_child_argv(args), kill_after=args.kill_after
     ),
     "send": lambda args: SendSettings(
         address=args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT), timeout=args.timeout

@@ -43,7 +43,7 @@ class Signals:
         """Handle SIGINT, SIGTERM and SIGHUP from now on."""
         self._install(_TO_END)
 
-    def install_all(self) -> None:
+    def install_forwarded(self) -> None:
         """Handle SIGQUIT, SIGUSR1 and SIGUSR2, too."""
         self._install(_TO_PASS_ON)
 

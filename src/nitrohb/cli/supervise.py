@@ -5,7 +5,7 @@
 
     Supervisor.run()
     └── nursery
-        ├── _answer()         listens and answers; ends the command when the time is up
+        ├── _serve()          listens and answers; ends the command when the time is up
         └── Process.run()     in the nursery's own task: when the command ends, everything ends
 """
 
@@ -64,7 +64,7 @@ class Supervisor:
 
     async def run(self, signals: Signals) -> int:
         """Listen, start the command, wait for its end, and return the exit code."""
-        settings, output = self._settings.answer, self._output
+        settings, output = self._settings.server, self._output
         notifier = notify.find_notifier(self._warn)
         async with (
             draining(output),
@@ -83,13 +83,13 @@ class Supervisor:
 
     async def _run(self, observers: Sequence[OnEvent], printer: Printer) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._answer, observers, printer)
+            await nursery.start(self._serve, observers, printer)
             printer.flush()  # before the command can print anything
             await self._process.run(self._settings.argv, self._environment)
-            await self._drain()
+            await self._wait_until_closed()
             nursery.cancel_scope.cancel()
 
-    async def _drain(self) -> None:
+    async def _wait_until_closed(self) -> None:
         """Answer what the command sent just before its end, and let its address close."""
         # The event loop needs one pass to learn of a connection, and the listener task another.
         await trio.lowlevel.checkpoint()
@@ -97,17 +97,17 @@ class Supervisor:
         if self._closing and not self._has_timed_out:
             await self._all_closed.wait()
 
-    async def _answer(
+    async def _serve(
         self,
         observers: Sequence[OnEvent],
         printer: Printer,
         task_status: trio.TaskStatus[HeartbeatServer],
     ) -> None:
-        timeout = self._settings.answer.timeout
+        timeout = self._settings.server.timeout
         self._time_limit.deadline = trio.current_time() + timeout
         with self._time_limit:
             await serve_listeners(
-                self._listeners, self._settings.answer, observers, task_status=task_status
+                self._listeners, self._settings.server, observers, task_status=task_status
             )
         if self._time_limit.cancelled_caught:
             self._has_timed_out = True
@@ -118,7 +118,7 @@ class Supervisor:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Heartbeat):
-            if not self._settings.answer.keep:
+            if not self._settings.server.keep:
                 if not self._closing:
                     self._all_closed = trio.Event()
                 self._closing += 1
@@ -150,7 +150,7 @@ class Supervisor:
 
     def _is_early(self) -> bool:
         """Whether the command ended by itself before a heartbeat."""
-        if self._settings.answer.keep or self._process.is_ending:
+        if self._settings.server.keep or self._process.is_ending:
             return False
         return not self._have_all_booted()
 

@@ -68,7 +68,7 @@ def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
             time.sleep(min(_PAUSE, max(0.0, until - time.monotonic())))
     if signals.signal is not None:
         return 128 + signals.signal
-    return _report(status, answer, settings, output)
+    return _print_answer(status, answer, settings, output)
 
 
 def _ended(settings: WaitSettings) -> NitrohbError:
@@ -87,7 +87,9 @@ def _not_nitrohb(settings: WaitSettings) -> NitrohbError:
     )
 
 
-def _report(status: int, answer: dict[str, Any], settings: WaitSettings, output: Output) -> int:
+def _print_answer(
+    status: int, answer: dict[str, Any], settings: WaitSettings, output: Output
+) -> int:
     """Print what a server has answered, and return the exit code for it."""
     if status == _OK:
         is_event = all(isinstance(answer.get(name), kinds) for name, kinds in _FIELDS.items())

@@ -84,18 +84,18 @@ def _check_distinct(addresses: Sequence[Address]) -> None:
 
 
 def _vsock_steps(needed: bool) -> Iterator[Step]:
-    def judged(look: _Look) -> _Look:
+    def optional(look: _Look) -> _Look:
         return look if needed else lambda: verdicts.unneeded(look())
 
-    yield Step("python", "Python", judged(lambda: verdicts.judge_python(AF_VSOCK is not None)))
-    yield Step("kernel", "kernel", judged(_look_at_kernel))
+    yield Step("python", "Python", optional(lambda: verdicts.judge_python(AF_VSOCK is not None)))
+    yield Step("kernel", "kernel", optional(_look_at_kernel))
     for kind in verdicts.TRANSPORTS:
-        look = judged(partial(_look_at_transport, kind))
+        look = optional(partial(_look_at_transport, kind))
         yield Step(f"transport-{kind}", f"{kind} transport", look)
     yield Step("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
     for path in verdicts.DEVICES:
         yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
-    yield Step("namespace", "vsock namespace", judged(_look_at_namespace))
+    yield Step("namespace", "vsock namespace", optional(_look_at_namespace))
 
 
 def _look_at_kernel() -> Finding:

@@ -22,11 +22,11 @@ _TIMEOUT: Final = 5.0  # seconds
 
 _Problem = NitrohbError | trio.TooSlowError | OSError
 
-Beat = float | str | OSError
+Result = float | str | OSError
 """The seconds that a heartbeat took; what went wrong, in words; or why it has no socket."""
 
 
-def beat_over_unix() -> Beat:
+def beat_over_unix() -> Result:
     """Send a heartbeat over a temporary Unix socket."""
     try:
         with scratch_path("doctor.sock") as path:
@@ -38,7 +38,7 @@ def beat_over_unix() -> Beat:
         return error
 
 
-def beat_over_loopback() -> Beat:
+def beat_over_loopback() -> Result:
     """Send a heartbeat to CID 1, if that is the loopback of this machine.
 
     It connects only while it is bound to CID 1. The kernel binds a socket to CID 1 only if the

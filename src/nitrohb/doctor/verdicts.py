@@ -15,7 +15,7 @@ from ..errors import ListenError
 from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
 from ..sockets.vsock import VSOCK_DEVICE
 from .probes import HOST_CID, Device
-from .selftest import Beat
+from .selftest import Result
 
 
 class Verdict(StrEnum):
@@ -225,7 +225,7 @@ def judge_shortage(error: OSError, verdict: Verdict) -> Finding:
     return Finding(verdict, *vsock_advice(error.errno))
 
 
-def judge_unix_heartbeat(seen: Beat) -> Finding:
+def judge_unix_heartbeat(seen: Result) -> Finding:
     """Judge a heartbeat over a temporary Unix socket."""
     if isinstance(seen, OSError) and seen.errno is not None and descriptor_shortage(seen.errno):
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
@@ -237,7 +237,7 @@ def judge_unix_heartbeat(seen: Beat) -> Finding:
     return _judge_heartbeat(seen, Verdict.FAILED, remedy)
 
 
-def judge_loopback_heartbeat(seen: Beat) -> Finding:
+def judge_loopback_heartbeat(seen: Result) -> Finding:
     """Judge a heartbeat over CID 1."""
     if isinstance(seen, OSError) and seen.errno == errno.EADDRNOTAVAIL:
         return Finding(Verdict.SKIPPED, "there is no loopback transport")
