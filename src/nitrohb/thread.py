@@ -73,8 +73,7 @@ class ThreadServer:
                 its failure is the ``__cause__``.
 
         An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
-        heartbeat: then that is lost. A wait in another thread cannot be interrupted: a cancelled
-        ``asyncio.to_thread()`` waits on, and claims, until its ``timeout`` or the block's end.
+        heartbeat: then that is lost. A cancelled ``asyncio.to_thread()`` waits on, and claims.
         """
         if timeout is not None and not timeout >= 0:
             raise UsageError(f"timeout must be at least 0 s, got {timeout}")

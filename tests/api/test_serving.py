@@ -168,7 +168,7 @@ async def test_no_client_takes_the_last_descriptor(
     monkeypatch: pytest.MonkeyPatch,
     clock: MockClock,
 ) -> None:
-    monkeypatch.setattr("nitrohb.api.serving.MAX_CONNECTIONS", 100)
+    monkeypatch.setattr("nitrohb.api.requests.MAX_CONNECTIONS", 100)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))  # pyright: ignore
     app = Waits()
     with ExitStack() as stack:
@@ -247,7 +247,7 @@ async def test_a_client_that_resets_its_connection_before_it_is_accepted(clock: 
 async def test_a_client_that_has_disconnected_occupies_no_place(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:
-    monkeypatch.setattr("nitrohb.api.serving.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("nitrohb.api.requests.MAX_CONNECTIONS", 1)
     async with serving(listener, quick):
         for _ in range(10):
             with Client(listener.getsockname()) as client:

@@ -30,13 +30,18 @@ from ..events import format_time, utc_now
 from ..remedies import SAME_CIDS
 from ..server import HeartbeatServer
 from .backend import Backend
-from .requests import Claim, ProblemError, RequestGuard, limited, parse_claim, parse_rearm
+from .requests import (
+    Claim,
+    ProblemError,
+    RequestGuard,
+    limited,
+    max_connections,
+    parse_claim,
+    parse_rearm,
+)
 from .schema import create_document
 from .streaming import EventStream
 
-# Together they are fewer than the connections that are served, so that short requests get through.
-MAX_CLAIMS: Final = 128
-MAX_READERS: Final = 64
 BATCH: Final = 16  # heartbeats that are serialized in one pass of the event loop: 0.1 ms
 JITTER: Final = 0.2  # seconds over which claims that time out together are answered
 
@@ -117,7 +122,7 @@ class _Endpoints:
         claim = parse_claim(await request.body())
         server = self._server()
         response = Response()  # a client that disconnects cannot see it
-        with limited(self._backend.claims, claim, MAX_CLAIMS, "wait for heartbeats"):
+        with limited(self._backend.claims, claim, max_connections() // 2, "wait for heartbeats"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_disconnect, request.receive, nursery.cancel_scope)
                 response = await _claim(server, claim, self._backend)
@@ -144,7 +149,9 @@ class _Endpoints:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         texts = self._backend.log.follow(request.headers.get("last-event-id", ""))
-        return EventStream(texts, limited(self._readers, request, MAX_READERS, "read events"))
+        # Claims and readers leave a quarter of the connections to short requests.
+        limit = max_connections() // 4
+        return EventStream(texts, limited(self._readers, request, limit, "read events"))
 
     async def metrics(self, _: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"

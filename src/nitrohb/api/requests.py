@@ -7,6 +7,7 @@ or choose the Origin header of a POST. So both headers are checked.
 """
 
 import json
+import resource
 import sys
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 T = TypeVar("T")
 
+MAX_CONNECTIONS: Final = 256
+RESERVED: Final = 64  # descriptors that clients never get; they get at most half of the others
 BODY_LIMIT: Final = 16 * 1024  # bytes
 BODY_TIMEOUT: Final = 10.0  # seconds
 MAX_TIMEOUT: Final = 3600.0  # seconds that a claim can wait; a client can claim again
@@ -84,18 +87,20 @@ class ProblemError(Exception):
         return Response(text, self.status, self._headers, MEDIA_TYPE)
 
 
+def max_connections() -> int:
+    """Return how many connections leave enough descriptors to the enclaves."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, (limit - RESERVED) // 2))
+
+
 @contextmanager
 def limited(requests: list[T], request: T, limit: int, activity: str) -> Generator[None]:
-    """Keep a request in a list while the block runs.
-
-    Args:
-        requests: The requests of its kind that are in progress.
-        request: The request.
-        limit: How many can be in progress at a time.
-        activity: What these requests do, for the message.
+    """Keep a request in the list of those in progress while the block runs.
 
     Raises:
-        ProblemError: 503: the limit is reached.
+        ProblemError: 503: so many are in progress already.
     """
     if len(requests) >= limit:
         # An idle connection would keep other clients out, so it is closed.

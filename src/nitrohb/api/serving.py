@@ -18,7 +18,6 @@ and heartbeats wait for its end. So the connections wait in a fair queue, and ge
 """
 
 import logging
-import resource
 import select
 import socket
 from collections.abc import AsyncGenerator
@@ -32,8 +31,8 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_CONNECTIONS: Final = 256
-RESERVED: Final = 64  # descriptors that clients never get; they get at most half of the others
+from .requests import max_connections
+
 IDLE_TIMEOUT: Final = 5.0  # seconds without a request, or until the headers of one are complete
 SEND_TIMEOUT: Final = 10.0  # seconds that a client can leave data unread
 WATCH_INTERVAL: Final = 1.0  # seconds between two checks whether a client has disconnected
@@ -121,7 +120,7 @@ class _Server:
         self._app = app
         self._config = _config()
         self._context: Any = WorkerContext(None)
-        self._free = trio.Semaphore(_max_connections())
+        self._free = trio.Semaphore(max_connections())
         self._streams: set[_Stream] = set()
 
     async def accept_forever(self, listener: _Socket, nursery: trio.Nursery) -> None:
@@ -225,14 +224,6 @@ class _Stream:
             await trio.sleep(WATCH_INTERVAL)
             if not self._is_receiving and self._poll.poll(0):
                 self.disconnect()
-
-
-def _max_connections() -> int:
-    """Return how many connections leave enough descriptors to the enclaves."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, (limit - RESERVED) // 2))
 
 
 def _config() -> Config:

@@ -61,8 +61,8 @@ async def serve_session(
                             listeners, settings, [backend.on_event, *observers], task_status=backend
                         )
     # The time can be up in the very moment of the last heartbeat.
-    has_all = bool(reporter.listening()) and not list(reporter.without_heartbeat())
-    if not deadline.cancelled_caught or (has_all and not settings.keep):
+    is_done = not settings.keep and is_ready() and not list(reporter.without_heartbeat())
+    if is_done or not deadline.cancelled_caught:
         return exit_codes.DONE
     explain_timeout(reporter, settings.timeout, output)
     return exit_codes.TIMED_OUT
