@@ -74,7 +74,11 @@ while True:
 def launch(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
     """Run the launcher to its end."""
     return subprocess.run(
-        [*LAUNCHER, *arguments], capture_output=True, text=True, timeout=60, env=os.environ | options
+        [*LAUNCHER, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | options,
     )
 
 
