@@ -13,6 +13,8 @@ import pytest
 
 from tests.systemd import machine
 
+pytestmark = pytest.mark.timeout(900)  # the first test installs a Debian and boots it
+
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
 
