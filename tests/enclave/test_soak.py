@@ -26,7 +26,7 @@ def soak(enclaves: Enclaves, server: Remote, counts: tuple[int, ...]) -> list[st
 
 def test_every_honest_one_is_answered(siblings: Siblings, enclaves: Enclaves) -> None:
     with siblings.parent.nitrohb("--keep", "--handshake-timeout", "2") as server:
-        soak(enclaves, server, (10, 10, 10))  # by then the server has all that it needs
+        soak(enclaves, server, (5, 5, 5))  # by then the server has all that it needs
         before = server.look()
         outcomes = Counter(soak(enclaves, server, CONNECTIONS))
         after = server.look()
