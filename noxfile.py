@@ -279,7 +279,9 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
     parts.directory.mkdir(parents=True, exist_ok=True)
     device = f"{enclave_parts.DEVICE}@{enclave_parts.DEVICE_VERSION}"
     session.run(
-        "cargo", "install", "--locked", "--root", str(parts.directory), device, external=True
+        *("cargo", "install", "--locked", "--root", str(parts.directory), device),
+        env={"CARGO_PROFILE_RELEASE_OPT_LEVEL": "0"},  # compiles in half the time
+        external=True,
     )
     shutil.rmtree(parts.nitrohb, ignore_errors=True)
     session.run("uv", "pip", "install", "--quiet", f"--target={parts.nitrohb}", ".[api]")
@@ -310,15 +312,9 @@ def systemd(session: nox.Session) -> None:
     """Have systemd's programs look at the units and use nitrohb, and boot one that runs them."""
     for program, package in {**SYSTEMD, **machine.PROGRAMS}.items():
         demand(session, program, package)
-    if launcher.find_kernel() is None:
-        session.error(launcher.MISSING)
     install(session, "tests", "nox")
-    session.run("pytest", *SLOW, "tests/systemd/test_units.py", "tests/systemd/test_activate.py")
-    pytest = ["python", "-m", "pytest", *IN_GUESTS, "-m", "vsock"]
-    in_guest = in_uml(launcher.LOOPBACK, {"HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis"})
-    session.run("python", *in_guest, *pytest, "tests/systemd/test_activate.py")
     env = {"NITROHB_MACHINE": str(Path(".nox/systemd-machine").resolve())}  # kept for the next run
-    session.run("pytest", *SLOW, "tests/systemd/test_machine.py", *session.posargs, env=env)
+    session.run("pytest", *SLOW, "tests/systemd", *session.posargs, env=env)
 
 
 @nox.session

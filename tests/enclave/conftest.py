@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts, a parent that several tests share, and the table of how long a boot takes."""
+"""The parts, and a parent that several tests share."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -13,12 +13,9 @@ from . import parts as find
 from .machines import Device, Guest, Parent, hybrid
 from .parts import Parts
 from .reader import Reader
-from .timeline import Timeline
 
 ENCLAVES = (16, 17, 18)
 DOOMED = 19  # whose VMM is killed: what its parent still says to it may harm its next guest
-
-TIMELINES = pytest.StashKey[list[Timeline]]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +65,9 @@ def siblings(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with Device(parts, directory, *vms) as device:
         device.prepare(Parent.CID)
         with Parent(parts, directory) as parent:
-            parent.await_ready()
             yield Siblings(device, parent, directory)
 
 
 @pytest.fixture(scope="session")
 def enclaves(parts: Parts, siblings: Siblings) -> Enclaves:
     return Enclaves(parts, siblings)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TIMELINES] = []
-
-
-@pytest.fixture
-def timelines(pytestconfig: pytest.Config) -> list[Timeline]:
-    """Where a test leaves the time line of a boot, to be shown in the end."""
-    return pytestconfig.stash[TIMELINES]
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    for timeline in config.stash[TIMELINES]:
-        terminalreporter.section(timeline.title)
-        terminalreporter.write_line(timeline.table())

@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -85,6 +86,32 @@ class Words:
         raise AssertionError(f"{self._who} {why}, without {what}. It said:\n{said}")
 
 
+class Events:
+    """What a server says: its events, as JSON, and notes."""
+
+    out: Words
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The events that it has printed so far, of all names or of some."""
+        events = [json.loads(line.text) for line in list(self.out.lines) if is_event(line)]
+        return [event for event in events if not names or event["event"] in names]
+
+    def await_event(self, name: str, nth: int = 1, more: str = "") -> dict[str, Any]:
+        """Wait for the first event of a name, or for the nth; ``more`` is a pattern behind it."""
+        event: dict[str, Any] = json.loads(
+            self.out.await_line(rf'"event": "{name}"{more}', nth).text
+        )
+        return event
+
+    def await_peer(self, name: str, cid: int) -> dict[str, Any]:
+        """Wait for an event of a name that concerns a peer."""
+        return self.await_event(name, more=rf'.*"cid": {cid}\b')
+
+
+def is_event(line: Line) -> bool:
+    return line.text.startswith("{")
+
+
 class Program:
     """A process, and what it says on stdout and stderr together."""
 
@@ -110,7 +137,15 @@ class Program:
         self.words.await_end()
         return self.popen.wait(PATIENCE)
 
+    def await_start(self) -> None:
+        """Wait until it can be used: the ``with`` block begins then."""
+
     def __enter__(self) -> Self:
+        try:
+            self.await_start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +154,23 @@ class Program:
         self._ear.join()
         assert self.popen.stdout is not None
         self.popen.stdout.close()
+
+
+class Server(Program, Events):
+    """A server on this machine, for guests whose device takes them here."""
+
+    def __init__(self, directory: Path, *args: str) -> None:
+        options = ("serve", "--keep", "--format", "json", *args)
+        super().__init__(sys.executable, *NITROHB, *options, cwd=directory)
+        self.out = self.words
+        self._listeners = args.count("-l")
+
+    def await_start(self) -> None:
+        self.await_event("listening", self._listeners)
+
+    def notes(self) -> list[str]:
+        """What it has said beside its events."""
+        return [line.text for line in self.out.lines if not is_event(line)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +252,13 @@ def until(look: Callable[[], T], what: str) -> T:
     """Wait for something that does not tell by itself, and return it."""
     deadline = time.monotonic() + PATIENCE
     while not (seen := look()):
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s: {what}"
         time.sleep(POLL)
     return seen
 
 
 class Guest(Program):
-    """A guest in QEMU, without KVM; its words are those of its console.
-
-    Attributes:
-        started: When QEMU was started, in seconds since 1970.
-    """
+    """A guest in QEMU, without KVM; its words are those of its console."""
 
     def __init__(
         self,
@@ -223,7 +271,6 @@ class Guest(Program):
         more: Sequence[str] = (),
         **arguments: str | int,
     ) -> None:
-        self.started = time.time()
         # On a busy machine a kernel may see no tick while it looks for some, and panics.
         append = ["console=ttyS0", "quiet", "loglevel=3", "panic=-1", "no_timer_check"]
         append += [f"hb_{name}={value}" for name, value in arguments.items()]
@@ -252,7 +299,7 @@ class Guest(Program):
         return [match[1] for match in said if match]
 
 
-class Remote:
+class Remote(Events):
     """A command that runs in a parent guest.
 
     Attributes:
@@ -296,23 +343,6 @@ class Remote:
         assert self.status is not None
         return self.status
 
-    def events(self, name: str = "") -> list[dict[str, Any]]:
-        """The events that it has printed so far, as JSON; those of a name, if one is given."""
-        events = [json.loads(line.text) for line in list(self.out.lines)]
-        return [event for event in events if name in ("", event["event"])]
-
-    def await_event(self, name: str, nth: int = 1) -> dict[str, Any]:
-        """Wait for the first event of a name, or for the nth."""
-        event: dict[str, Any] = json.loads(self.out.await_line(rf'"event": "{name}"', nth).text)
-        return event
-
-    def await_peer(self, name: str, cid: int) -> dict[str, Any]:
-        """Wait for an event of a name that concerns a peer."""
-        event: dict[str, Any] = json.loads(
-            self.out.await_line(rf'"event": "{name}".*"cid": {cid}\b').text
-        )
-        return event
-
 
 class Parent(Guest):
     """A guest with CID 3, in which nitrohb runs: what a Nitro host is to its enclaves."""
@@ -330,17 +360,18 @@ class Parent(Guest):
             more=("-chardev", control, "-serial", "chardev:control"),
             run="/parent",
         )
+        self._control = directory / "control"
         self._commands: dict[int, Remote] = {}
         self._socket = socket.socket(socket.AF_UNIX)
-        until(lambda: (directory / "control").exists(), "QEMU's socket for the parent")
-        with directory_of(directory / "control") as name:
-            self._socket.connect(name)
         self._ready = threading.Event()
         self._listener = threading.Thread(target=self._listen)
-        self._listener.start()
 
-    def await_ready(self) -> None:
+    def await_start(self) -> None:
         """Wait until it takes commands."""
+        until(self._control.exists, "QEMU's socket for the parent")
+        with directory_of(self._control) as name:
+            self._socket.connect(name)
+        self._listener.start()
         self.words.await_line("^init: started")
         assert self._ready.wait(PATIENCE), f"the parent is silent: {self.words.lines}"
 
@@ -377,5 +408,6 @@ class Parent(Guest):
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self._listener.join()
+        if self._listener.ident is not None:
+            self._listener.join()
         self._socket.close()

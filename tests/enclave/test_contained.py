@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import child
+
 from .parts import contained
 
 # What starts a command and waits for it, as nox does.
@@ -28,7 +30,7 @@ def test_a_killed_run_leaves_no_process_and_no_file(
     # the last of them does.
     script = 'touch "$0/file"; sleep 30 & echo started; sleep 30; echo still there'
     command = [*starter, *contained(tmp_path), "sh", "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:
+    with child(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"started\n"
         run.send_signal(number)

@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 from .conftest import DOOMED, Enclaves, Siblings
-from .local import Server
-from .machines import Device, Guest, hybrid
+from .machines import Device, Guest, Server, hybrid
 from .parts import Parts
 
 ONE = hybrid(4)
@@ -71,7 +70,7 @@ def test_the_vmm_of_a_sibling_is_killed_in_mid_handshake(
     siblings: Siblings, enclaves: Enclaves
 ) -> None:
     """Nobody hangs up, so that the deadline ends it; meanwhile another enclave boots."""
-    with siblings.parent.nitrohb("--keep", "--handshake-timeout", "30") as server:
+    with siblings.parent.nitrohb("--keep", "--handshake-timeout", "8") as server:
         with enclaves.booting(DOOMED, manner="silent") as guest:
             server.await_peer("connected", DOOMED)
             guest.send(signal.SIGKILL)
@@ -86,7 +85,7 @@ def test_a_guest_is_paused_for_longer_than_the_deadline(parts: Parts, tmp_path: 
     QEMU is stopped as a whole: its monitor's ``stop`` would stop the device too, and
     vhost-device-vsock 0.3.0 ends the thread of a guest that is told something then.
     """
-    limit = ("--handshake-timeout", "5")
+    limit = ("--handshake-timeout", "2")
     with Server(tmp_path, *LISTEN, *limit) as server, Device(parts, tmp_path, ONE, TWO) as device:
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, cid=2, late=LATE) as guest:

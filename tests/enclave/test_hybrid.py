@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .local import Server
-from .machines import Device, Guest, hybrid
+from .machines import Device, Guest, Server, hybrid
 from .parts import Parts
-from .timeline import Timeline, timeline
 
 NOBODY = 65534
 
@@ -21,9 +19,7 @@ TWO = hybrid(5)
 ADDRESSES = {vm: f"hybrid:vm{vm.cid}.vsock:9000" for vm in (ONE, TWO)}
 
 
-def test_one_server_for_several_guests(
-    parts: Parts, tmp_path: Path, timelines: list[Timeline]
-) -> None:
+def test_one_server_for_several_guests(parts: Parts, tmp_path: Path) -> None:
     listen = ("-l", ADDRESSES[ONE], "-l", ADDRESSES[TWO])
     with Server(tmp_path, *listen) as server, Device(parts, tmp_path, ONE, TWO) as device:
         device.prepare(ONE.cid)
@@ -37,21 +33,6 @@ def test_one_server_for_several_guests(
         assert {(beat["cid"], beat["peer"], beat["echoed"]) for beat in beats} == {
             (None, None, True)
         }
-        told = [event for event in server.events() if event["address"] == ADDRESSES[ONE]]
-        timelines.append(timeline("two guests that boot at once, the first", guests[0], told))
-
-
-def test_the_time_line_of_one_boot(parts: Parts, tmp_path: Path, timelines: list[Timeline]) -> None:
-    with Server(tmp_path, "-l", ADDRESSES[ONE]) as server, Device(parts, tmp_path, ONE) as device:
-        device.prepare(ONE.cid)
-        with Guest(parts, tmp_path, ONE, cid=2) as guest:
-            assert guest.outcome() == "boot: echoed"
-        server.await_event("heartbeat")
-        boot = timeline("one boot", guest, server.events())
-        order = [what for _, what in sorted(boot.rows)]
-        assert order[:3] == ["nitrohb: listening", "the VM is started", "its init runs"]
-        assert order.index("nitrohb: connected") < order.index("its init has the echo")
-        timelines.append(boot)
 
 
 def test_a_deleted_socket_file_is_made_anew(parts: Parts, tmp_path: Path) -> None:

@@ -6,6 +6,5 @@ the honest enclave (:mod:`.clients`) are processes of their own, so that the ser
 apart, and all of them meet at a Unix socket or, inside the User Mode Linux guest, on AF_VSOCK.
 
 What happens is one list, :data:`.scenarios.SCENARIOS`. The tests assert what the server does, never
-how long it takes. ``NITROHB_FLOODS=full`` in the environment makes the floods hundreds of times
-larger; a test then needs more than its usual time (``pytest --timeout 3600``).
+how long it takes.
 """

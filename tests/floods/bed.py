@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,9 +42,6 @@ class Under:
 
     command: tuple[str, ...] = ()
     descriptors: tuple[int, ...] = ()
-
-
-FREE = Under()
 
 
 class Process:
@@ -164,9 +160,9 @@ class Server(Process):
         assert self.popen.poll() is None, f"the server has ended:\n{self.errors()}"
         return sum(self.counts[name] for name in names)
 
-    def reports(self, number: int, name: str) -> None:
-        """Wait until there were so many events of a name."""
-        until(lambda: self.count(name) >= number, f"{number} {name}")
+    def reports(self, number: int, *names: str) -> None:
+        """Wait until there were so many events of some names."""
+        until(lambda: self.count(*names) >= number, f"{number} {names}")
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
@@ -180,22 +176,13 @@ class Server(Process):
 
 
 class Bed:
-    """One run of one scenario.
-
-    Attributes:
-        address: Where the server listens.
-        full: Whether the floods are large; else they only show the behaviour.
-    """
+    """One run of one scenario, with a server that listens on ``address``."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.full = os.environ.get("NITROHB_FLOODS") == "full"
-
-    def size(self, full: int, short: int) -> int:
-        return full if self.full else short
 
     @contextmanager
-    def serving(self, *options: str, under: Under = FREE) -> Generator[tuple[Server, Enclave]]:
+    def serving(self, *options: str, under: Under = Under()) -> Generator[tuple[Server, Enclave]]:
         """A server, and the honest enclave that beats all the while.
 
         In the end, with the clients of the block gone, the server has no more descriptors open
@@ -223,32 +210,26 @@ class Bed:
         """What a client connects to: the loopback's CID, where the server listens on any."""
         return self.address.replace("vsock::", "vsock:1:")
 
-    def flood(self, role: str, *clients: tuple[float, ...]) -> "Flood":
+    @contextmanager
+    def flood(self, role: str, *clients: tuple[float, ...]) -> Generator["Flood"]:
         """Some clients of a role, one for each tuple of numbers; see :mod:`.clients`."""
-        return Flood(role, self.client_address, clients)
+        with ExitStack() as stack:
+            address = self.client_address
+            flood = Flood([stack.enter_context(Client(role, address, *each)) for each in clients])
+            yield flood
+            for client in flood.clients:
+                client.stop()
 
 
+@dataclass(frozen=True)
 class Flood:
     """Clients that run from the start of a ``with`` block to its end."""
 
-    def __init__(self, role: str, address: str, clients: tuple[tuple[float, ...], ...]) -> None:
-        self._make = [partial(Client, role, address, *numbers) for numbers in clients]
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "Flood":
-        with ExitStack() as undo:
-            self.clients = [undo.enter_context(make()) for make in self._make]
-            self._stack = undo.pop_all()
-        return self
+    clients: list[Client]
 
     def reaches_its_goal(self) -> None:
         """Wait until every client has done what it was asked for. It then goes on, or holds on."""
         until(lambda: all(each.has(1, "goal") for each in self.clients), "the flood")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._stack:
-            for client in self.clients if kind is None else ():
-                client.stop()
 
 
 def limit(which: str, value: int) -> Under:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 120.0  # seconds: emulated on a busy machine, a start of Python takes 20
 PAGE = "/proof/systemd.md"
 LOGS = "/proof/logs.md"
 SERVICE = "nitrohb.service"

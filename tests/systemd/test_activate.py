@@ -4,7 +4,6 @@
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,28 +91,3 @@ def test_systemd_notify_says_the_same(tmp_path: Path) -> None:
             script.popen.terminate()
             script.end()
     assert {*ours} == {line for line in theirs if not line.startswith("MAINPID=")}
-
-
-@pytest.mark.vsock
-def test_on_vsock_the_first_heartbeat_starts_it_and_is_answered() -> None:
-    with activated("-l", "vsock::9000", *NITROHB, "--format", "json") as script:
-        with connected_to_loopback() as client:
-            client.sendall(HEARTBEAT)
-            assert client.recv(2) == HEARTBEAT
-        heartbeat = event_of(script, "heartbeat")
-        assert (heartbeat["address"], heartbeat["cid"]) == ("vsock::9000", 1)
-        assert script.end()[0] == 0
-
-
-@contextmanager
-def connected_to_loopback() -> Generator[socket.socket]:
-    """Be a client on CID 1, as soon as somebody listens there."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        with socket.socket(socket.AF_VSOCK) as client:  # one that has failed cannot be used again
-            client.settimeout(PATIENCE)
-            if client.connect_ex((1, 9000)) == 0:
-                yield client
-                return
-        assert time.monotonic() < until, "nobody listens"
-        time.sleep(0.1)

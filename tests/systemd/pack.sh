@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A hook of mmdebstrap: put Debian's kernel into the new tree ($1), and of its modules only vsock's.
+# A hook of mmdebstrap: put Debian's kernel into the new tree ($1), and of its modules only vsock's;
+# then pack the tree as /base.cpio.
 # The package is not installed, because that would make an initramfs, which takes half a minute.
 set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -18,3 +19,6 @@ mv "$from/kernel/net/vmw_vsock" "$to/kernel/net/"
 mv "$from"/modules.order "$from"/modules.builtin* "$to/"
 chroot "$1" depmod "$release"
 rm -r kernel "$kernel"_*.deb
+cd "$1"
+find . -xdev ! -path ./base.cpio ! -path './var/lib/apt/lists/*' ! -path './var/cache/apt/*' |
+    cpio --create --format newc --quiet > base.cpio
