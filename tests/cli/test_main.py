@@ -36,6 +36,14 @@ def test_lack_of_descriptors_anywhere_is_one_message(
     assert f"too many open files ({errno.errorcode[number]})" in err
 
 
+def test_no_temporary_directory_for_trio_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    failing_with(error, monkeypatch)
+    code, out, err = nitrohb_here()
+    assert (code, out, len(err.splitlines())) == (1, "", 2)
+    assert "TMPDIR" in err
+
+
 def test_another_system_error_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     failing_with(OSError(errno.EIO, os.strerror(errno.EIO)), monkeypatch)
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match=os.strerror(errno.EIO))):

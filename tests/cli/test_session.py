@@ -114,6 +114,7 @@ async def test_lost_socket_file_is_created_again(
 async def test_time_limit_in_the_moment_of_the_last_heartbeat(
     keep: bool,
     code: int,
+    tmp_path: Path,
     output: Output,
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: MockClock,
@@ -125,4 +126,5 @@ async def test_time_limit_in_the_moment_of_the_last_heartbeat(
 
     monkeypatch.setattr("nitrohb.cli.session.serve_heartbeat", serve_heartbeat)
     settings = server_settings(keep=keep, timeout=1.0)
-    assert await serve_session(settings, [], None, output) == code
+    with open_listeners([f"unix:{tmp_path}/hb"])[0] as listener:
+        assert await serve_session(settings, [listener], None, output) == code

@@ -74,8 +74,7 @@ def _explain(error: OSError) -> NitrohbError | None:
     if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
         return NitrohbError(
             f"cannot load trio: {error.strerror}\n"
-            "Set TMPDIR to a directory in which you may write, or raise the limit of open files"
-            " (ulimit -n)."
+            "Set TMPDIR to a directory that you may write to, or raise ulimit -n (open files)."
         )
     return descriptor_shortage(error.errno)
 

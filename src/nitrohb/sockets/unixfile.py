@@ -85,12 +85,13 @@ def _locked(directory: str, attempts: int) -> Generator[None]:
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for left in reversed(range(attempts)):
+        while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not left:
+                attempts -= 1
+                if not attempts:
                     raise OSError(errno.EWOULDBLOCK, "the directory stays locked") from None
                 time.sleep(_LOCK_PAUSE)
         yield
