@@ -30,6 +30,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -128,6 +129,7 @@ static void load_modules(void)
 
 static int connected(void)
 {
+    const struct timeval patience = {.tv_sec = 10};
     struct sockaddr_vm parent = {.svm_family = AF_VSOCK};
     int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
 
@@ -135,6 +137,9 @@ static int connected(void)
         die("socket");
     parent.svm_cid = (unsigned int)number("hb_cid", 3);
     parent.svm_port = (unsigned int)number("hb_port", 9000);
+    /* The kernel gives up after 2 s: a busy machine that emulates its guests takes longer. */
+    if (setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof patience) < 0)
+        die("SO_VM_SOCKETS_CONNECT_TIMEOUT");
     if (connect(fd, (struct sockaddr *)&parent, sizeof parent) < 0) {
         printf("init: connect: %s\n", strerror(errno));
         close(fd);

@@ -291,6 +291,8 @@ class Guest(Program):
         """Wait until init is done and QEMU has ended; return what came of the last connection."""
         self.words.await_line("^init: done")
         assert self.ends() == 0
+        for line in self.words.lines:
+            print(line.text)  # pytest shows it if the test fails
         return self.outcomes()[-1]
 
     def outcomes(self) -> list[str]:
