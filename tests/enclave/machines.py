@@ -220,12 +220,14 @@ class Device(Program):
 
     def _listener(self, name: str) -> set[str]:
         """The inode of its socket that listens on a path, as told without a connection to it."""
-        listening = "00010000"  # __SO_ACCEPTCON of linux/net.h
-        lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+        listening = b"00010000"  # __SO_ACCEPTCON of linux/net.h
+        # The names of other processes' sockets can be any bytes.
+        lines = Path("/proc/net/unix").read_bytes().splitlines()
+        wanted = [listening, name.encode()]
         inodes = {
-            fields[6]
+            fields[6].decode()
             for line in lines
-            if (fields := line.split())[3] == listening and fields[7:] == [name]
+            if (fields := line.split())[3:4] + fields[7:] == wanted
         }
         return {inode for inode in inodes if f"socket:[{inode}]" in self._open_files()}
 
