@@ -2,13 +2,16 @@
 """Where the tests of the console script listen, and that it leaves this process as it was."""
 
 import ctypes
+import errno
 import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from nitrohb import Listener
 from nitrohb.cli.output import Output
 
 SIGNALS = (
@@ -38,6 +41,16 @@ def _this_process_as_it_was() -> Iterator[None]:
 def sock(tmp_path: Path) -> Path:
     """A path for a socket file; ``f"unix:{sock}"`` is its address."""
     return tmp_path / "s"
+
+
+@pytest.fixture
+def _broken_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every listening socket is broken."""
+
+    def fail(_: Listener) -> NoReturn:
+        raise OSError(errno.ENOTSOCK, "broken")
+
+    monkeypatch.setattr(Listener, "accept", fail)
 
 
 @pytest.fixture

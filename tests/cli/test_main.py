@@ -8,8 +8,6 @@ from typing import NoReturn
 
 import pytest
 
-from nitrohb import Listener
-
 from .process import HEARTBEAT, beat, connected, listening, nitrohb_here, redirected, started
 
 
@@ -50,13 +48,8 @@ def test_another_system_error_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
         nitrohb_here()
 
 
-def test_listening_socket_that_breaks_is_one_message(
-    sock: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Listener) -> NoReturn:
-        raise OSError(errno.ENOTSOCK, "broken")
-
-    monkeypatch.setattr(Listener, "accept", fail)
+@pytest.mark.usefixtures("_broken_accept")
+def test_listening_socket_that_breaks_is_one_message(sock: Path) -> None:
     with listening(sock) as server, connected(sock):
         fd = server.detach()  # nitrohb closes it
         code, out, err = nitrohb_here("-l", f"fd:{fd}", "--quiet", "--timeout", "10")

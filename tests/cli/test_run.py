@@ -16,11 +16,8 @@ import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
-
-from nitrohb import Listener
 
 from .process import (
     HEARTBEAT,
@@ -119,13 +116,8 @@ def test_timeout_ends_the_command(sock: Path) -> None:
     assert f"no heartbeat on unix:{sock} within 0.1 s: nobody connected" in err
 
 
-def test_listening_socket_that_breaks_ends_the_command(
-    sock: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Listener) -> NoReturn:
-        raise OSError(errno.ENOTSOCK, "broken")
-
-    monkeypatch.setattr(Listener, "accept", fail)
+@pytest.mark.usefixtures("_broken_accept")
+def test_listening_socket_that_breaks_ends_the_command(sock: Path) -> None:
     with_child = f"import os, signal\nos.fork() or signal.pause()\n{BEAT}signal.pause()"
     code, out, err = run_here(sock, *PYTHON, with_child)
     assert (code, out) == (1, "")

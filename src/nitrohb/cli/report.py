@@ -185,6 +185,10 @@ class Reporter:
         """How many addresses have begun to listen."""
         return len(self._seen)
 
+    def have_all_booted(self, addresses: int) -> bool:
+        """Whether at least so many addresses listen, and each of them has had a heartbeat."""
+        return self.listening() >= addresses and not list(self.without_heartbeat())
+
     def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
         for address, seen in self._seen.items():

@@ -31,10 +31,6 @@ async def serve_session(
     warn = partial(output.print_err, level=WARNING)
     notifier, reporter = find_notifier(warn), Reporter()
     warner = Warner(warn, settings.allow_cids)
-
-    def is_ready() -> bool:
-        return reporter.listening() == len(listeners)
-
     async with (
         draining(output),
         printing(output.print_out_raw, output.stdout, settings.format) as printer,
@@ -50,7 +46,9 @@ async def serve_session(
         with trio.move_on_after(settings.timeout) as deadline:
             async with (
                 status_line(output, reporter.awaited),
-                notify_manager(notifier, reporter, is_ready, observers),
+                notify_manager(
+                    notifier, reporter, lambda: reporter.listening() == len(listeners), observers
+                ),
             ):
                 if api is None:
                     await serve_listeners(listeners, settings, observers)
@@ -61,7 +59,7 @@ async def serve_session(
                             listeners, settings, [backend.on_event, *observers], task_status=backend
                         )
     # The time can be up in the very moment of the last heartbeat.
-    is_done = not settings.keep and is_ready() and not list(reporter.without_heartbeat())
+    is_done = not settings.keep and reporter.have_all_booted(len(listeners))
     if is_done or not deadline.cancelled_caught:
         return exit_codes.DONE
     explain_timeout(reporter, settings.timeout, output)

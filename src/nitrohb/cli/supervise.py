@@ -130,8 +130,7 @@ class Supervisor:
                 self._all_closed.set()
 
     def _have_all_booted(self) -> bool:
-        is_listening = self._reporter.listening() >= len(self._listeners)
-        return is_listening and not list(self._reporter.without_heartbeat())
+        return self._reporter.have_all_booted(len(self._listeners))
 
     def _conclude(self, number: int | None) -> int:
         """The exit code, after a message if there is something to explain."""
@@ -150,9 +149,8 @@ class Supervisor:
 
     def _is_early(self) -> bool:
         """Whether the command ended by itself before a heartbeat."""
-        if self._settings.server.keep or self._process.is_ending:
-            return False
-        return not self._have_all_booted()
+        may_end = self._settings.server.keep or self._process.is_ending
+        return not (may_end or self._have_all_booted())
 
     def _explain_start_error(self, start_error: OSError) -> int:
         command = self._settings.argv[0]
