@@ -25,7 +25,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
     with listening(server) as listeners, ExitStack() as closing:
         api = None
         if settings.api is not None:
-            from .api import open_api  # only if it is asked for
+            from .serve_api import open_api  # only if it is asked for
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
         from .session import serve_session  # loads trio

@@ -15,7 +15,7 @@ from .requests import Claim
 from .streaming import EventLog
 
 
-class Backend(trio.TaskStatus[HeartbeatServer]):
+class ServerState(trio.TaskStatus[HeartbeatServer]):
     """Connects a heartbeat server to its HTTP interface.
 
     Pass it to :func:`serve_heartbeat` as ``task_status``, and its :meth:`on_event` as ``on_event``.
