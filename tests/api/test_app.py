@@ -245,7 +245,10 @@ async def test_an_address_whose_socket_file_is_lost_is_not_ready(
         assert (await api.client.get("/readyz")).status == 200
         answer = await api.client.get("/metrics")
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert f'nitrohb_losses_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
+        assert (
+            f'nitrohb_socket_file_losses_total{{address="unix:{path}"}} 1.0\n'.encode()
+            in answer.body
+        )
         assert f'nitrohb_heartbeats_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
 
 

@@ -58,7 +58,7 @@ def summary_of(*events: Event) -> Summary:
             [*2 * rejected(RejectReason.TIMEOUT), *rejected(RejectReason.WRONG_BYTE)],
             "2 sent nothing; 1 sent 0x00 instead of 0xB7",
         ),
-        ([CONNECTED, made(Heartbeat), *rejected(RejectReason.ANSWERED)], None),
+        ([CONNECTED, made(Heartbeat), *rejected(RejectReason.ALREADY_ANSWERED)], None),
     ],
 )
 def test_what_arrived_instead_of_a_heartbeat(events: Sequence[Event], seen: str | None) -> None:

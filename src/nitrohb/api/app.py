@@ -122,7 +122,9 @@ class _Endpoints:
         claim = parse_claim(await request.body())
         server = self._server()
         response = Response()  # a client that disconnects cannot see it
-        with limited(self._state.claims, claim, max_connections() // 2, "wait for heartbeats"):
+        with limited(
+            self._state.waiting_claims, claim, max_connections() // 2, "wait for heartbeats"
+        ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_disconnect, request.receive, nursery.cancel_scope)
                 response = await _claim(server, claim, self._state)
@@ -180,7 +182,7 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
         except NoHeartbeatError as error:
             return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).to_response()
         if beat.time >= asked:
-            state.metrics.boot.observe(trio.current_time() - began)
+            state.metrics.wait.observe(trio.current_time() - began)
         return _json(beat.to_json())
     state.metrics.timeouts.inc()
     detail = _explain_timeout(server, claim, state.failures - before)

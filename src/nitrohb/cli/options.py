@@ -205,6 +205,7 @@ def _run_options() -> Groups:
         "stderr",
     )
     kill_after = "send SIGKILL after SEC seconds (default: 10)"
+    # What is before "--" without an option: settings.py refuses it with a better message.
     groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
     groups["time"].append(_option("--kill-after", "SEC", kill_after, default=10.0))
     return groups

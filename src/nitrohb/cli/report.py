@@ -123,7 +123,7 @@ _REJECTIONS: Final[dict[RejectReason, Callable[[Rejected], str]]] = {
         lambda event: f"sent 0x{event.byte or 0:02X} instead of 0x{HEARTBEAT[0]:02X}"
     ),
     RejectReason.TIMEOUT: lambda _: "sent nothing",
-    RejectReason.ANSWERED: lambda _: "came after another was answered",
+    RejectReason.ALREADY_ANSWERED: lambda _: "came after another was answered",
     RejectReason.REARMED: lambda _: "came before the address was rearmed",
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..sockets.listener import Listener
     from .output import Output
-    from .settings import ServerSettings, ServeSettings
+    from .settings import AnswerSettings, ServeSettings
     from .signals import Signals
 
 
@@ -34,7 +34,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
 
 
 @contextmanager
-def listening(settings: ServerSettings) -> Generator[list[Listener]]:
+def listening(settings: AnswerSettings) -> Generator[list[Listener]]:
     """Listen on all addresses while the block runs. No socket file is left, whatever ends it.
 
     Raises:

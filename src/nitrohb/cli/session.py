@@ -18,14 +18,14 @@ from .notify import Notifier, find_notifier
 from .output import ERROR, WARNING, Output
 from .printer import draining, printing, status_line
 from .report import Summary, explain_timeout, level_of
-from .settings import ServerSettings
+from .settings import AnswerSettings
 
 if TYPE_CHECKING:
     from .serve_api import Api
 
 
 async def serve_session(
-    settings: ServerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
+    settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
 ) -> int:
     """Answer and report; return the exit code."""
     warn = partial(output.print_err, level=WARNING)
@@ -55,6 +55,7 @@ async def serve_session(
                 else:
                     async with api() as state:
                         warner.awaits_cid = state.awaits_cid
+                        # task_status: the state gets the server when that has started.
                         await serve_listeners(
                             listeners, settings, [state.on_event, *observers], task_status=state
                         )
@@ -68,7 +69,7 @@ async def serve_session(
 
 async def serve_listeners(
     listeners: Sequence[Listener],
-    settings: ServerSettings,
+    settings: AnswerSettings,
     observers: Sequence[OnEvent],
     *,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,

@@ -22,8 +22,8 @@ from nitrohb import (
     ConnectError,
     Event,
     Heartbeat,
-    Listen,
     ListenError,
+    ListenTarget,
     Rejected,
     RejectReason,
     UsageError,
@@ -65,7 +65,7 @@ def converse(talk: Callable[[socket.socket], None]) -> bytes:
 
 
 @asynccontextmanager
-async def serving(*listen: Listen, **options: object) -> AsyncGenerator[list[Event]]:
+async def serving(*listen: ListenTarget, **options: object) -> AsyncGenerator[list[Event]]:
     """A server that has to end by itself before long, answered or cancelled by the test."""
     events: list[Event] = []
     serve = partial(serve_heartbeat, *listen, on_event=events.append, **options)  # type: ignore[arg-type]
