@@ -46,9 +46,7 @@ def listening(settings: AnswerSettings) -> Generator[list[Listener]]:
         require_cids(settings.listen)
     with ExitStack() as closing:
         listeners = open_listeners(
-            settings.listen,
-            socket_mode=settings.socket_mode,
-            socket_group=settings.socket_group,
+            settings.listen, socket_mode=settings.socket_mode, socket_group=settings.socket_group
         )
         for listener in listeners:
             closing.callback(listener.close)
