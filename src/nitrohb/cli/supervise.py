@@ -110,8 +110,11 @@ class Supervisor:
                 self._listeners, self._settings.server, observers, task_status=task_status
             )
         if self._time_limit.cancelled_caught:
-            self._has_timed_out = True
             self._all_closed.set()  # addresses that are cancelled are never Done
+            # The time can be up in the very moment of the last heartbeat.
+            if self._have_all_booted() and not self._settings.server.keep:
+                return
+            self._has_timed_out = True
             printer.flush()
             explain_timeout(self._summary, timeout, self._output)
             self._process.end()
