@@ -188,12 +188,8 @@ def _explain_conflict(address: Address) -> str:
 
 
 def _can_coexist(one: Address, other: Address) -> bool:
-    """Whether two addresses with the same key can be listened on at the same time."""
-    match one, other:
-        case VsockAddress(cid), VsockAddress(other_cid):
-            return CID_ANY not in (cid, other_cid) and cid != other_cid
-        case _:
-            return False
+    """Whether two different addresses with the same key can be listened on at the same time."""
+    return all(isinstance(each, VsockAddress) and each.cid != CID_ANY for each in (one, other))
 
 
 def _address(target: Target) -> Address:
