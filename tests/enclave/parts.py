@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the guests are made of, and where it is: made once, by ``nox -s enclave``, and kept.
 
-The parts lie in one directory. ``kernel/``, ``initramfs/``, ``enclave.cpio`` and ``vmlinuz`` are
-made there by the commands of docs/how-to/qemu.md themselves.
+The parts lie in one directory. ``initramfs/``, ``enclave.cpio`` and ``vmlinuz`` are made there by
+the commands of docs/how-to/qemu.md themselves; those with newer kernels in directories below it.
 """
 
 import os
@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import debian
+
 PROJECT = Path(__file__).resolve().parents[2]
 HOW_TO = PROJECT / "docs/how-to/qemu.md"
 
@@ -27,6 +29,7 @@ PROGRAMS = {
     "cargo": "cargo-web",
     "cc": "gcc libc6-dev",
     "cpio": "cpio",
+    "xzcat": "xz-utils",
     "unshare": "util-linux",
     "setpriv": "util-linux",
     "linux.uml": "user-mode-linux",
@@ -35,6 +38,9 @@ PROGRAMS = {
 
 KERNEL = "linux-image-cloud-amd64"
 """The Debian package that names the kernel of the guests."""
+
+NEWER = ("trixie", "trixie-backports")
+"""The suites of Debian that have newer kernels than Debian 12: 6.12, and 7.3 or later."""
 
 # Of Python's standard library, what a server never uses and what is large.
 _LEFT_OUT = shutil.ignore_patterns(
@@ -45,23 +51,33 @@ _LEFT_OUT = shutil.ignore_patterns(
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where the parts are."""
+    """Where the parts are.
+
+    Attributes:
+        suite: That of Debian whose kernel the guests boot; "" for that of this machine.
+    """
 
     directory: Path
+    suite: str = ""
+
+    @property
+    def guest(self) -> Path:
+        """The directory of what depends on the kernel."""
+        return self.directory / self.suite
 
     @property
     def kernel(self) -> Path:
-        return self.directory / "vmlinuz"
+        return self.guest / "vmlinuz"
 
     @property
     def enclave(self) -> Path:
         """The initramfs of an enclave."""
-        return self.directory / "enclave.cpio"
+        return self.guest / "enclave.cpio"
 
     @property
     def parent(self) -> Path:
         """The initramfs of a parent: an enclave's, and nitrohb with its Python."""
-        return self.directory / "parent.cpio"
+        return self.guest / "parent.cpio"
 
     @property
     def device(self) -> Path:
@@ -74,10 +90,12 @@ class Parts:
 
 
 def parts() -> Parts:
-    """The parts, as the session has made them."""
+    """The parts, as the session has made them, with the kernel that ``NITROHB_KERNEL`` names."""
     directory = os.environ.get("NITROHB_PARTS")
     assert directory, "these tests need the parts that `nox -s enclave` makes: run that"
-    return Parts(Path(directory))
+    suite = os.environ.get("NITROHB_KERNEL", "")
+    assert suite in ("", *NEWER), f"NITROHB_KERNEL is one of {NEWER}"
+    return Parts(Path(directory), suite)
 
 
 def commands(name: str) -> str:
@@ -91,37 +109,38 @@ def commands(name: str) -> str:
 def make_guest(parts: Parts) -> None:
     """Make the kernel and the initramfs of an enclave, if the recipe is not that of last time."""
     recipe = commands("guest") + Path(__file__).with_name("init.c").read_text("utf-8")
-    stamp = parts.directory / "recipe"
+    stamp = parts.guest / "recipe"
     if stamp.exists() and stamp.read_text("utf-8") == recipe:
         return
     stamp.unlink(missing_ok=True)
+    parts.guest.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parts.directory, prefix="new-") as name:
-        new = Path(name)
+        new = Path(name, "guest")
+        new.mkdir()
         env = os.environ | {"NITROHB": str(PROJECT)}
+        if parts.suite:
+            env |= debian.apt_of(parts.suite, Path(name, "apt"))
         subprocess.run(["sh", "-eu", "-c", commands("guest")], cwd=new, env=env, check=True)
-        for made in ("kernel", "initramfs", "enclave.cpio", "vmlinuz"):
-            replace(new / made, parts.directory / made)
+        for made in (parts.enclave, parts.kernel):
+            (new / made.name).rename(made)
     stamp.write_text(recipe, "utf-8")
 
 
-def replace(new: Path, old: Path) -> None:
-    if old.is_dir():
-        shutil.rmtree(old)
-    new.rename(old)
-
-
-def make_parent(parts: Parts) -> None:
-    """Make the initramfs of a parent, with this Python and what is installed for it."""
-    with tempfile.TemporaryDirectory(dir=parts.directory, prefix="new-") as name:
-        root = Path(name)
-        shutil.copytree(parts.directory / "initramfs", root, dirs_exist_ok=True)
-        shutil.copytree(parts.nitrohb, root / "nitrohb")
+def make_parents(every: Iterable[Parts]) -> None:
+    """Make the initramfs of parents, with this Python and what is installed for it."""
+    first, *_ = every
+    with tempfile.TemporaryDirectory(dir=first.directory, prefix="new-") as name:
+        root = Path(name, "root")
+        shutil.copytree(first.nitrohb, root / "nitrohb")
         copy_python(root)
         program = root / "parent"
         source = Path(__file__).with_name("parent.py").read_text("utf-8")
         program.write_text(f"#!{python()} -IS\n{source}", "utf-8")
         program.chmod(0o755)
-        archive(root, parts.parent)
+        added = Path(name, "added.cpio")
+        archive(root, added)
+        for parts in every:  # the kernel unpacks one archive after the other
+            parts.parent.write_bytes(parts.enclave.read_bytes() + added.read_bytes())
 
 
 def python() -> Path:
@@ -182,9 +201,10 @@ def with_parent(signal: str) -> list[str]:
 
 def main(directory: str) -> None:
     """Make the guests in a directory."""
-    parts = Parts(Path(directory))
-    make_guest(parts)
-    make_parent(parts)
+    every = [Parts(Path(directory), suite) for suite in ("", *NEWER)]
+    for parts in every:
+        make_guest(parts)
+    make_parents(every)
 
 
 if __name__ == "__main__":

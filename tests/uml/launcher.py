@@ -67,7 +67,6 @@ LOOPBACK = ("vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback")
 
 _TIMEOUT = 300.0
 _MEM = "512M"
-_MODULE_DIRS = Path("/usr/lib/uml/modules")
 _INIT = Path(__file__).resolve().with_name("guest_init.py")
 _XSTATE = Path(__file__).resolve().with_name("xstate.c")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -108,7 +107,7 @@ def inside() -> bool:
 
 
 def find_kernel() -> Kernel | None:
-    """Find the installed UML kernel and the vsock modules of the same release.
+    """Find the first UML kernel in PATH, and the vsock modules of the same release beside it.
 
     Returns:
         The kernel, or None if it, its modules or the programs that it needs are missing.
@@ -118,7 +117,8 @@ def find_kernel() -> Kernel | None:
     if executable is None or not all(map(shutil.which, programs)):
         return None
     answer = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False)
-    modules = _MODULE_DIRS / answer.stdout.strip() / "kernel/net/vmw_vsock"
+    release = Path(executable).parents[1] / "lib/uml/modules" / answer.stdout.strip()
+    modules = release / "kernel/net/vmw_vsock"
     return Kernel(Path(executable), modules) if (modules / "vsock.ko").exists() else None
 
 
