@@ -38,6 +38,13 @@ SAME_CIDS: Final = (
 )
 """Why a requested CID might never appear, and what to do about it (in the second line)."""
 
+LOCAL_VSOCK: Final = (
+    "only clients in the same network namespace can connect (its vsock namespace is local)",
+    "Run nitrohb in the network namespace of the VMM. For real enclaves, run it in that of the host"
+    " (for a container: --network host).",
+)
+"""What a local vsock namespace of Linux 7.0 means for a listener, and what helps."""
+
 _CHECK: Final = "To check this machine: nitrohb doctor"
 _CHECK_OR_DEMO: Final = f"{_CHECK}. To see a heartbeat on any machine: nitrohb demo"
 _FIND_PROCESS: Final = "To see which process it is: nitrohb doctor -l {shell_address}"

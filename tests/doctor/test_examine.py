@@ -40,7 +40,6 @@ NAMES = [
     "device-vsock",
     "device-vhost-vsock",
     "device-nitro-enclaves",
-    "namespace",
     "descriptors",
     "self-test-unix",
     "self-test-loopback",
@@ -106,10 +105,10 @@ async def test_a_lack_of_descriptors_ends_one_check_alone(
     """It can occur while the module with the remedies is imported."""
     lack = failing(OSError(errno.EMFILE, "too many"))
     monkeypatch.setattr(examining, "open_listeners", lack)
-    monkeypatch.setattr(probes, "namespace", lack)
+    monkeypatch.setattr(probes, "transports", lack)
     checks = await examine(free, 1)
     assert [check.name for check in checks] == NAMES
-    for name, verdict in (("listen", Verdict.FAILED), ("namespace", Verdict.SKIPPED)):
+    for name, verdict in (("listen", Verdict.FAILED), ("transport-host", Verdict.SKIPPED)):
         assert finding(name, checks).verdict is verdict
         assert "(EMFILE)" in finding(name, checks).evidence
         assert "ulimit -n" in (finding(name, checks).remedy or "")
@@ -204,14 +203,14 @@ async def test_a_stuck_check_delays_no_other(
         end.wait()
 
     monkeypatch.setattr(examining, "_DEADLINE", 0.5)
-    monkeypatch.setattr(probes, "namespace", hang)
+    monkeypatch.setattr(probes, "transports", hang)
     monkeypatch.setattr(selftest, "beat_over_unix", hang)
     try:
         checks = await examine(free, 1)
     finally:
         end.set()
     overdue = "it did not finish within 0.5 s"
-    assert finding("namespace", checks) == Finding(Verdict.SKIPPED, overdue)
+    assert finding("transport-host", checks) == Finding(Verdict.SKIPPED, overdue)
     assert finding("self-test-unix", checks) == Finding(Verdict.FAILED, overdue)
     assert finding("kernel", checks).evidence != overdue
     assert finding("listen", checks).verdict is Verdict.OK

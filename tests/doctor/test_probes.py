@@ -69,16 +69,11 @@ def test_another_device_has_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(probes, "read_local_cid", refuse)
     assert isinstance(probes.local_cid(), OSError)
-    monkeypatch.setattr(device_of_vsock, "read_local_cid", refuse)
-    assert device_of_vsock.local_cid() is None
 
 
 def test_the_local_cid(monkeypatch: pytest.MonkeyPatch) -> None:
-    for told, cid in ((3, 3), (CID_ANY, None)):
-        monkeypatch.setattr(probes, "read_local_cid", lambda told=told: told)
-        assert probes.local_cid() == told
-        monkeypatch.setattr(device_of_vsock, "read_local_cid", lambda told=told: told)
-        assert device_of_vsock.local_cid() == cid
+    monkeypatch.setattr(probes, "read_local_cid", lambda: 3)
+    assert probes.local_cid() == 3
 
 
 def test_transports(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,25 +107,6 @@ def test_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probes.device(str(tmp_path)) is Device.OTHER
     monkeypatch.setattr(os, "access", lambda *_: False)  # pyright: ignore
     assert probes.device("/dev/null") is Device.REFUSED
-
-
-def test_a_lack_of_descriptors_is_not_mistaken_for_a_hidden_file() -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            probes.namespace()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def test_the_namespace(tmp_path: Path) -> None:
-    assert probes.namespace(str(tmp_path)) is None
-    (tmp_path / "sys" / "net").mkdir(parents=True)
-    assert probes.namespace(str(tmp_path)) == ""
-    (tmp_path / "sys" / "net" / "vsock").mkdir()
-    (tmp_path / "sys" / "net" / "vsock" / "ns_mode").write_text("local\n")
-    assert probes.namespace(str(tmp_path)) == "local"
 
 
 def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:

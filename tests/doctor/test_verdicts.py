@@ -12,6 +12,8 @@ from nitrohb.addresses import CID_ANY, Address, InheritedSocket, UnixAddress, Vs
 from nitrohb.doctor.probes import Device
 from nitrohb.doctor.verdicts import (
     DEVICES,
+    LISTENS,
+    LISTENS_LOCALLY,
     TRANSPORTS,
     Check,
     Finding,
@@ -22,7 +24,6 @@ from nitrohb.doctor.verdicts import (
     judge_listen,
     judge_local_cid,
     judge_loopback_heartbeat,
-    judge_namespace,
     judge_python,
     judge_transport,
     judge_unix_heartbeat,
@@ -40,7 +41,6 @@ errnos = st.one_of(
 )
 machines = st.fixed_dictionaries(dict.fromkeys(TRANSPORTS, st.one_of(st.none(), errnos)))
 counts = st.integers(0, 1 << 20)
-modes = st.sampled_from([None, "", "global", "local", "?"])
 failures = st.builds(OSError, errnos, st.just("x"))
 beats = st.one_of(st.floats(0, 10), st.text("ab {}\n\x1b"), failures)
 
@@ -52,14 +52,14 @@ FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
         st.sampled_from([*TRANSPORTS]),
         machines,
         st.lists(st.sampled_from([*MODULES, "ext4"])),
+        st.booleans(),
     ),
     "local-cid": st.builds(judge_local_cid, st.one_of(st.integers(0, CID_ANY), failures)),
     "device": st.builds(judge_device, st.sampled_from([*DEVICES]), st.sampled_from(Device)),
-    "namespace": st.builds(judge_namespace, errnos, modes),
     "descriptors": st.builds(judge_descriptors, counts, st.integers(1, 1 << 20)),
     "listen": st.builds(
         judge_listen,
-        st.one_of(st.none(), st.builds(listen_error, st.just(VsockAddress(3, 9000)), errnos)),
+        st.builds(listen_error, st.just(VsockAddress(3, 9000)), errnos),
         st.sampled_from([None, "held by process 1 (init)"]),
     ),
     "self-test-unix": st.builds(judge_unix_heartbeat, beats),
@@ -103,9 +103,11 @@ def test_what_is_not_needed_is_no_problem(finding: Finding) -> None:
     assert (seen.evidence, seen.remedy) == (finding.evidence, finding.remedy)
 
 
-def judge(kind: str, loopback: int, guest: int | None, host: int, *modules: str) -> Finding:
+def judge(
+    kind: str, loopback: int, guest: int | None, host: int, *modules: str, is_local: bool = False
+) -> Finding:
     seen = {"loopback": loopback, "guest": guest, "host": host}
-    return judge_transport(kind, seen, [*modules])
+    return judge_transport(kind, seen, [*modules], is_local)
 
 
 NO_FAMILY = errno.EAFNOSUPPORT
@@ -128,6 +130,9 @@ VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
     (judge("host", ABSENT, ABSENT, ABSENT), WARNING, "like all others", "vhost_vsock"),
     (judge("host", 1, 1, errno.EPERM), SKIPPED, "not permitted", ""),
     (judge("guest", 0, None, 0, MODULES[1]), SKIPPED, "local CID (module vmw_vsock_virtio", ""),
+    (judge("guest", ABSENT, 0, ABSENT), OK, "present", ""),
+    (judge("guest", ABSENT, 0, ABSENT, is_local=True), INFO, "closed to a local vsock", ""),
+    (judge("loopback", 0, 0, ABSENT, is_local=True), OK, "present", ""),
     (judge_local_cid(3), OK, "CID 3", ""),
     (judge_local_cid(2), OK, "CID 2: a host", ""),
     (judge_local_cid(1), OK, "CID 1: only the loopback", ""),
@@ -137,18 +142,12 @@ VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
     (judge_device("/dev/vsock", USABLE), OK, "may open", ""),
     (judge_device("/dev/vsock", REFUSED), INFO, "may not open", "--device /dev/vsock"),
     (judge_device("/dev/vhost-vsock", REFUSED), INFO, "may not open", "ls -l /dev/vhost-vsock"),
-    (judge_namespace(0, "global"), OK, "global", ""),
-    (judge_namespace(0, ""), OK, "Linux 7.0", ""),
-    (judge_namespace(NO_FAMILY, ""), SKIPPED, "no AF_VSOCK", ""),
-    (judge_namespace(errno.EPERM, ""), SKIPPED, "not permitted", ""),
-    (judge_namespace(0, None), SKIPPED, "hidden", ""),
-    (judge_namespace(0, "odd"), SKIPPED, "'odd'", ""),
-    (judge_namespace(0, "local"), WARNING, "local", "--network host"),
     (judge_descriptors(1024, 1024), OK, "1024 may be open", ""),
     (judge_descriptors(float("inf"), 2), OK, "inf may be open", ""),
     (judge_descriptors(1023, 1024), WARNING, "--max-pending is 1024", "LimitNOFILE=1088"),
     (judge_listen(TAKEN, "held by 7"), FAILED, "(EADDRINUSE); held by 7", "ss --vsock -lp"),
-    (judge_listen(None, None), OK, "", ""),
+    (LISTENS, OK, "can listen there", ""),
+    (LISTENS_LOCALLY, WARNING, "can listen there (tried and undone), but only", "--network host"),
     (judge_unix_heartbeat(0.0012), OK, "1.2 ms", ""),
     (judge_unix_heartbeat("no"), FAILED, "not answered: no", "report"),
     (judge_unix_heartbeat(FULL), WARNING, "full", "TMPDIR=DIR nitrohb doctor"),

@@ -715,6 +715,20 @@ def test_vsock_fails(
     explained(fails(address), address, number, remedy)
 
 
+@pytest.mark.parametrize("cid", [CID_ANY, None])
+def test_a_machine_without_a_cid(
+    cid: int | None, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_local_cid() -> int:
+        if cid is None:
+            raise FileNotFoundError(errno.ENOENT, "no /dev/vsock")
+        return cid
+
+    monkeypatch.setattr(vsock, "read_local_cid", read_local_cid)
+    script.fails["bind"] = errno.EADDRNOTAVAIL
+    assert "the local CID, or write vsock::9000" in fails("vsock:5:9000").remedy
+
+
 def test_a_python_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "AF_VSOCK", None)
     error = fails("vsock::9000")

@@ -21,7 +21,7 @@ def run(settings: RunSettings, output: Output, signals: Signals) -> int:
     signals.install_forwarded()
     # If SIGCHLD is ignored, the kernel forgets how the command ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with listening(settings.server) as listeners:
+    with listening(settings.server, output) as listeners:
         from .supervise import Supervisor  # loads trio
 
         supervisor = Supervisor(settings, listeners, output)

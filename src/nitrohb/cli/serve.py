@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 
+from ..remedies import LOCAL_VSOCK
 from ..sockets.opening import check_distinct, open_listeners, require_cids, where_bound
+from .output import WARNING
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -22,7 +24,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
     """Listen, answer and report, until every address has answered or the time is up."""
     server = settings.server
     output.level = server.level
-    with listening(server) as listeners, ExitStack() as closing:
+    with listening(server, output) as listeners, ExitStack() as closing:
         api = None
         if settings.api is not None:
             from .serve_api import open_api  # only if it is asked for
@@ -34,8 +36,10 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
 
 
 @contextmanager
-def listening(settings: AnswerSettings) -> Generator[list[Listener]]:
+def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listener]]:
     """Listen on all addresses while the block runs. No socket file is left, whatever ends it.
+
+    It warns of an address that other network namespaces cannot reach.
 
     Raises:
         UsageError: The settings contradict each other, or the variables of socket activation make
@@ -51,5 +55,8 @@ def listening(settings: AnswerSettings) -> Generator[list[Listener]]:
         for listener in listeners:
             closing.callback(listener.close)
             listener.address = where_bound(listener)
+            if listener.is_local():
+                warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_VSOCK)}"
+                output.print_err(warning, level=WARNING)
         check_distinct(listeners)  # a socket may have been passed in twice
         yield listeners

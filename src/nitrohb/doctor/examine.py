@@ -13,6 +13,7 @@ import trio
 from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
 from ..errors import ListenError
 from ..remedies import is_lack_of_threads
+from ..sockets.listener import in_local_namespace
 from ..sockets.opening import Target, check_distinct, open_listeners, resolve
 from ..sockets.vsock import VSOCK_DEVICE
 from ..sockets.wire import AF_VSOCK
@@ -95,7 +96,6 @@ def _vsock_steps(needed: bool) -> Iterator[Step]:
     yield Step("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
     for path in verdicts.DEVICES:
         yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
-    yield Step("namespace", "vsock namespace", optional(_look_at_namespace))
 
 
 def _look_at_kernel() -> Finding:
@@ -103,16 +103,12 @@ def _look_at_kernel() -> Finding:
 
 
 def _look_at_transport(kind: str) -> Finding:
-    return verdicts.judge_transport(kind, probes.transports(), probes.modules())
+    seen = probes.transports()
+    return verdicts.judge_transport(kind, seen, probes.modules(), in_local_namespace())
 
 
 def _look_at_device(path: str) -> Finding:
     return verdicts.judge_device(path, probes.device(path))
-
-
-def _look_at_namespace() -> Finding:
-    # The socket first: it can make the kernel load the module that has the sysctl.
-    return verdicts.judge_namespace(probes.vsock_socket(), probes.namespace())
 
 
 def _other_steps(max_pending: int) -> Iterator[Step]:
@@ -150,7 +146,7 @@ def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
         is_taken = error.errno == errno.EADDRINUSE
         return verdicts.judge_listen(error, _holder(address) if is_taken else None)
     closing.callback(listener.close)
-    return verdicts.judge_listen(None, None)
+    return verdicts.LISTENS_LOCALLY if listener.is_local() else verdicts.LISTENS
 
 
 def _holder(address: Address) -> str | None:

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
 from glob import iglob
-from pathlib import Path
 from typing import Final
 
 from ..addresses import CID_ANY, PORT_ANY
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage
+from ..remedies import LOOPBACK_CID, NO_AF_VSOCK
 from ..sockets.vsock import read_local_cid
 from ..sockets.wire import AF_VSOCK
 
@@ -92,19 +91,6 @@ def device(path: str) -> Device:
     return Device.USABLE if os.access(path, os.R_OK | os.W_OK) else Device.REFUSED
 
 
-def namespace(proc: str = "/proc") -> str | None:
-    """The sysctl net.vsock.ns_mode of this network namespace: "global" or "local".
-
-    It is "" if there is no such sysctl (before Linux 7.0), and None if /proc/sys/net is hidden.
-    """
-    try:
-        return Path(f"{proc}/sys/net/vsock/ns_mode").read_text("utf-8", "replace").strip()
-    except OSError as error:
-        if descriptor_shortage(error.errno):
-            raise  # the file might exist
-    return "" if os.path.isdir(f"{proc}/sys/net") else None
-
-
 def descriptor_limit() -> float:
     """How many descriptors this process may have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -135,7 +121,7 @@ def holder_of_path(path: str, proc: str = "/proc") -> str | None:
 def suspects_of_port(proc: str = "/proc") -> str | None:
     """Name the processes that have AF_VSOCK sockets open, in words; None if there are none.
 
-    A port is taken in all network namespaces (up to Linux 6.x), and so is this search.
+    A port is taken in all global vsock namespaces, or in a local one. This searches all of them.
     """
     names = _processes(_is_vsock, proc)
     if not names:

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..addresses import CID_ANY
 from ..errors import ListenError
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
+from ..remedies import LOCAL_VSOCK, LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
 from ..sockets.vsock import VSOCK_DEVICE
 from .probes import HOST_CID, Device
 from .selftest import Result
@@ -117,23 +117,16 @@ _FILTERED: Final = Finding(
     " profile.",
 )
 
-_NAMESPACES: Final = {
-    "global": Finding(Verdict.OK, "global: it shares CIDs and ports with the whole machine"),
-    "local": Finding(
-        Verdict.WARNING,
-        "local: only clients in this network namespace can connect",
-        "Run nitrohb in the network namespace of the VMM. For real enclaves, run it in that of the"
-        " host (for a container: --network host).",
-    ),
-    "": Finding(Verdict.OK, "global: only Linux 7.0 and later have others"),
-    None: _unknown("/proc/sys/net is hidden"),
-}
-
 NO_THREAD: Final = Finding(
     Verdict.WARNING,
     "unknown: no thread can be started",
     "Raise the limit of processes of this user (ulimit -u) or of the container (--pids-limit), or"
     " the limit of memory (ulimit -v).",
+)
+
+LISTENS: Final = Finding(Verdict.OK, "nitrohb can listen there (tried and undone)")
+LISTENS_LOCALLY: Final = Finding(
+    Verdict.WARNING, f"{LISTENS.evidence}, but {LOCAL_VSOCK[0]}", LOCAL_VSOCK[1]
 )
 
 
@@ -143,10 +136,8 @@ def unneeded(finding: Finding) -> Finding:
     return replace(finding, verdict=Verdict.INFO) if is_problem else finding
 
 
-def judge_listen(error: ListenError | None, holder: str | None) -> Finding:
-    """Judge an attempt to listen on an address, and which process holds it if any does."""
-    if error is None:
-        return Finding(Verdict.OK, "nitrohb can listen there (tried and undone)")
+def judge_listen(error: ListenError, holder: str | None) -> Finding:
+    """Judge a failure to listen on an address, and which process holds it if any does."""
     held = f"; {holder}" if holder else ""
     return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
 
@@ -167,10 +158,14 @@ def judge_kernel(number: int, device: Device) -> Finding:
     return Finding(Verdict.FAILED, *vsock_advice(number))
 
 
-def judge_transport(kind: str, seen: Mapping[str, int | None], modules: list[str]) -> Finding:
+def judge_transport(
+    kind: str, seen: Mapping[str, int | None], modules: list[str], is_local: bool
+) -> Finding:
     """Judge whether a kind of transport is present, or any other kind instead."""
     number, (what, names, remedy) = seen[kind], TRANSPORTS[kind]
     loaded = "".join(f" (module {name})" for name in names if name in modules)
+    if number == 0 and kind == "guest" and is_local:  # a socket can be bound, and hears nothing
+        return Finding(Verdict.INFO, f"closed to a local vsock namespace{loaded}")
     if number == 0:
         return Finding(Verdict.OK, f"present{loaded}: connections {what}")
     if number is None:
@@ -196,13 +191,6 @@ def judge_device(path: str, seen: Device) -> Finding:
         return Finding(Verdict.OK, seen.value)
     remedy = _ALLOW_USER.format(path=path) if seen is Device.REFUSED else DEVICES[path]
     return Finding(Verdict.INFO, seen.value, remedy)
-
-
-def judge_namespace(number: int, mode: str | None) -> Finding:
-    """Judge the vsock of this network namespace, and the errno of making a socket in it."""
-    if mode == "" and number:  # the kernel module that has the sysctl might not be loaded
-        return _unknown(vsock_advice(number)[0])
-    return _NAMESPACES.get(mode, _unknown(f"the kernel says {mode!a}"))
 
 
 def judge_descriptors(limit: float, max_pending: int) -> Finding:

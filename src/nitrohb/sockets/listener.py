@@ -9,6 +9,7 @@ import select
 import socket
 import sys
 import time
+from contextlib import suppress
 
 from ..addresses import VsockAddress
 from . import unixfile
@@ -48,6 +49,15 @@ EXHAUSTION_ERRNOS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 means that the listening socket itself is broken. (trio.SocketListener has a survey.)"""
 
 _UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h: which network namespace a socket is of
+_NAMESPACE_MODE: Final = "/proc/sys/net/vsock/ns_mode"  # of this process's; from Linux 7.0 on
+
+
+def in_local_namespace() -> bool:
+    """Whether the AF_VSOCK sockets that this process makes are cut off from other namespaces."""
+    with suppress(OSError), open(_NAMESPACE_MODE) as mode:
+        return mode.read() == "local\n"
+    return False
 
 
 class Listener:
@@ -116,6 +126,19 @@ class Listener:
         finally:
             conn.detach()
         return int.from_bytes(credentials[:4], sys.byteorder)
+
+    def is_local(self) -> bool:
+        """Whether it is known that only clients in its own network namespace can connect.
+
+        It is not known of a socket that was passed in from another network namespace.
+        """
+        if self.has_cids and in_local_namespace():
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as own:
+                here = own.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+                # Python takes the options of AF_VSOCK sockets alone for integers of 8 bytes.
+                there = self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE)
+                return there.to_bytes(8, sys.byteorder) == here
+        return False
 
     def has_backlog(self) -> bool:
         """Whether a connection is in the backlog."""

@@ -223,11 +223,13 @@ def _open(target: _Resolved, mode: int, group: int | None) -> Listener:
 
 def _local_cid_hint(number: int) -> int | None:
     """This machine's own CID, to name it instead of another one's."""
-    if number != errno.EADDRNOTAVAIL:
-        return None
-    from .vsock import local_cid  # few need it
+    if number == errno.EADDRNOTAVAIL:
+        from .vsock import read_local_cid  # few need it
 
-    return local_cid()
+        with suppress(OSError):
+            cid = read_local_cid()
+            return None if cid == CID_ANY else cid
+    return None
 
 
 def _open_vsock(address: VsockAddress) -> socket.socket:

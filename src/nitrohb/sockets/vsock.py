@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import sys
 
-from ..addresses import CID_ANY
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -36,12 +34,3 @@ def read_local_cid(device: str = VSOCK_DEVICE) -> int:
         return int.from_bytes(fcntl.ioctl(fd, _GET_LOCAL_CID, bytes(4)), sys.byteorder)
     finally:
         os.close(fd)
-
-
-def local_cid() -> int | None:
-    """The CID of this machine, or None if there is none or it is unknown."""
-    try:
-        cid = read_local_cid()
-    except OSError:
-        return None
-    return None if cid == CID_ANY else cid

@@ -306,7 +306,7 @@ def test_an_allow_list_is_of_no_use_over_the_loopback() -> None:
 
 
 def test_our_client_is_not_ended_by_sigpipe() -> None:
-    """Newer kernels raise it when a client writes to a peer that has closed; this one does not."""
+    """Kernels from 6.12 on raise it when a client writes to a peer that has closed."""
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
         listener.settimeout(PATIENCE)
         listener.bind((LOCAL, 9000))

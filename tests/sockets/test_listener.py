@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a listener knows of its vsock namespace; tests/vsock/namespaces has real ones."""
+
+import errno
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from nitrohb.addresses import UnixAddress, VsockAddress
+from nitrohb.remedies import LOCAL_VSOCK
+from nitrohb.sockets import listener
+from nitrohb.sockets.listener import Listener, in_local_namespace
+from tests.cli.process import nitrohb_here
+
+AF_VSOCK = 40
+
+
+class VsockSocket(socket.socket):
+    """Looks like a socket of AF_VSOCK, in this network namespace or another."""
+
+    family = property(lambda _: AF_VSOCK)  # type: ignore[assignment]
+    other_network = 0
+
+    def getsockopt(self, level: int, option: int, size: int = 8) -> int:  # type: ignore[override]
+        cookie = super().getsockopt(level, option, size)
+        return int.from_bytes(cookie, sys.byteorder) + self.other_network
+
+
+class OldKernel(VsockSocket):
+    def getsockopt(self, level: int, option: int, size: int = 8) -> int:  # type: ignore[override]
+        raise OSError(errno.ENOPROTOOPT, "no")
+
+
+@pytest.fixture
+def mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file with the mode of this vsock namespace, which is local."""
+    file = tmp_path / "ns_mode"
+    file.write_text("local\n")
+    monkeypatch.setattr(listener, "_NAMESPACE_MODE", str(file))
+    monkeypatch.setattr(listener, "AF_VSOCK", AF_VSOCK)
+    return file
+
+
+def vsock(kind: type[VsockSocket] = VsockSocket) -> Listener:
+    return Listener(VsockAddress(3, 9000), kind(socket.AF_UNIX))
+
+
+def test_a_socket_in_a_local_vsock_namespace(mode: Path) -> None:
+    with vsock() as own:
+        assert own.is_local()
+        mode.write_text("global\n")
+        assert not own.is_local()
+        mode.unlink()
+        assert not own.is_local()
+
+
+def test_a_socket_of_which_it_is_not_known(mode: Path) -> None:
+    assert in_local_namespace()
+    with vsock() as passed_in, vsock(OldKernel) as strange:
+        passed_in.sock.other_network = 1  # type: ignore[attr-defined]
+        assert not passed_in.is_local()
+        assert not strange.is_local()
+    with Listener(UnixAddress("x"), socket.socket(socket.AF_UNIX)) as unix:
+        assert not unix.is_local()
+
+
+def test_it_is_told_at_the_start_and_by_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Listener, "is_local", lambda _: True)
+    address = f"unix:{tmp_path}/s"
+    warning = f"nitrohb: {address}: {LOCAL_VSOCK[0]}. {LOCAL_VSOCK[1]}"
+    for command, argv in (("serve", ()), ("run", ("--", "true"))):
+        _, _, err = nitrohb_here(command, "-l", address, "--timeout=0.01", *argv)
+        assert err.splitlines()[0] == warning
+    code, out, _ = nitrohb_here("doctor", "-l", address)
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        f"warning  listen {address}: nitrohb can listen there (tried and undone), but"
+        f" {LOCAL_VSOCK[0]}",
+        f"         -> {LOCAL_VSOCK[1]}",
+    ]
