@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tests.enclave import parts as enclave_parts
 from tests.systemd import machine
-from tests.uml import launcher
+from tests.uml import launcher, newer
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
@@ -48,6 +48,11 @@ KERNELS = {
     launcher.LOOPBACK[:-1]: ("tests/vsock/without_loopback",),
     (): ("tests/vsock/without_vsock",),
 }
+NEWER_KERNEL = (
+    "tests/vsock/namespaces",
+    "tests/vsock/loopback/test_server.py::test_init_is_answered_on_the_default_address",
+    "tests/vsock/loopback/test_server.py::test_a_wrong_byte_is_refused_and_the_next_one_answered",
+)
 # What guests, containers and servers of others need: time, and the order in which they are shared.
 SLOW = ("-p", "no:randomly", "--timeout=800", "-o", "faulthandler_timeout=900")
 IN_GUESTS = ("-p", "no:cacheprovider", *SLOW)
@@ -173,17 +178,33 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def vsock(session: nox.Session) -> None:
-    """Run the tests that need a real AF_VSOCK, in kernels that they boot."""
+    """Run the tests that need a real AF_VSOCK, in kernels that they boot.
+
+    Some need Linux 7, that of Debian sid. ``NITROHB_KERNEL=sid`` runs all of them in it.
+    """
     if launcher.find_kernel() is None:
         session.error(launcher.MISSING)
     install(session, "tests")
+    sid = bring_sid(session)
+    usual = sid if os.environ.get("NITROHB_KERNEL") == newer.SUITE else {}
     env = {
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
         "NITROHB_ENCLAVE": compile_enclave(session),
     }
     pytest = ["python", "-m", "pytest", *IN_GUESTS]
     for modules, tests in KERNELS.items():
-        session.run("python", *in_uml(modules, env), *pytest, *tests, *session.posargs)
+        command = [*in_uml(modules, env), *pytest, *tests, *session.posargs]
+        session.run("python", *command, env=usual)
+    command = [*in_uml(launcher.LOOPBACK, env), *pytest, *NEWER_KERNEL, *session.posargs]
+    session.run("python", *command, env=sid)
+
+
+def bring_sid(session: nox.Session) -> dict[str, str]:
+    """Bring the kernel of Debian sid, and return the environment in which it is the first."""
+    demand(session, "patchelf", "patchelf")
+    directory = Path(".nox/uml-sid").resolve()
+    session.run("python", "-m", "tests.uml.newer", str(directory))
+    return {"PATH": os.pathsep.join([str(directory / "usr/bin"), os.environ["PATH"]])}
 
 
 @nox.session
@@ -256,11 +277,15 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def enclave(session: nox.Session) -> None:
-    """Boot whole guests, whose init sends its heartbeat over a real virtio-vsock device."""
+    """Boot whole guests, whose init sends its heartbeat over a real virtio-vsock device.
+
+    ``NITROHB_KERNEL=trixie`` and ``NITROHB_KERNEL=trixie-backports`` run all with a newer kernel.
+    """
     install_programs(session, enclave_parts.PROGRAMS, enclave_parts.KERNEL)
     install(session, "tests")
     env = {
         "NITROHB_PARTS": str(make_enclave_parts(session).directory),
+        "NITROHB_KERNEL": os.environ.get("NITROHB_KERNEL", ""),
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
     }
     scratch = Path(".nox/enclave-scratch").resolve()

@@ -38,5 +38,5 @@ def _mirror() -> str:
     which = ("Origin: Debian", "Label: Debian")
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", *which]
     known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert known, "apt knows no mirror of Debian: these tests take newer kernels from there"
+    assert known, "apt knows no mirror of Debian, which has the newer kernels: apt-get update"
     return known[0]

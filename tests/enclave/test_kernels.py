@@ -1,33 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A parent, its enclave and a guest on a Unix socket, with each newer kernel: one boot of each.
+"""Newer kernels: a parent with one, its enclave with another. All other tests: NITROHB_KERNEL."""
 
-``NITROHB_KERNEL`` runs all other tests with one of them, too.
-"""
-
+import json
 from pathlib import Path
 
-import pytest
+from nitrohb.remedies import LOCAL_VSOCK
 
-from . import parts as find
-from .machines import Device, Guest, Parent, Server, hybrid
-from .parts import NEWER, Parts
+from .machines import NITROHB, Device, Guest, Parent, hybrid
+from .parts import NEWER, Parts, parts
+
+# Enters a vsock namespace that is local, and becomes a Python with the arguments.
+LOCALLY = """
+import ctypes, os, sys
+CLONE_NEWNET = 0x40000000
+unshare = ctypes.CDLL(None).unshare
+unshare(CLONE_NEWNET)
+with open("/proc/sys/net/vsock/child_ns_mode", "w") as mode:
+    mode.write("local")
+unshare(CLONE_NEWNET)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
-@pytest.mark.parametrize("suite", NEWER)
-def test_guests_with_a_newer_kernel(suite: str, tmp_path: Path) -> None:
-    parts = Parts(find.parts().directory, suite)
-    enclave, other = hybrid(16), hybrid(4)
-    with (
-        Device(parts, tmp_path, hybrid(Parent.CID), enclave, other) as device,
-        Server(tmp_path, "-l", "hybrid:vm4.vsock:9000") as server,
-    ):
-        for cid in (Parent.CID, enclave.cid, other.cid):
-            device.prepare(cid)
-        with Guest(parts, tmp_path, other, cid=2) as guest, Parent(parts, tmp_path) as parent:
-            with parent.nitrohb() as sibling, Guest(parts, tmp_path, enclave) as booted:
-                assert booted.outcome() == "boot: echoed"
-                assert sibling.await_event("heartbeat")["cid"] == enclave.cid
-                assert sibling.ends() == 0
-                assert sibling.err.lines == []
-            assert guest.outcome() == "boot: echoed"
-        server.await_event("heartbeat")
+def test_an_enclave_reaches_the_global_vsock_namespace_of_its_parent(tmp_path: Path) -> None:
+    older, newer = (Parts(parts().directory, suite) for suite in NEWER)
+    enclave = hybrid(16)
+    with Device(newer, tmp_path, hybrid(Parent.CID), enclave) as device:
+        device.prepare(Parent.CID)
+        with Parent(newer, tmp_path) as parent:
+            local = parent.start("-c", LOCALLY, *NITROHB, "serve", "--keep", "--format", "json")
+            local.await_event("listening")
+            reason, remedy = LOCAL_VSOCK
+            assert local.err.await_line("").text == f"nitrohb: vsock::9000: {reason}. {remedy}"
+            device.prepare(enclave.cid)
+            with parent.nitrohb() as server, Guest(older, tmp_path, enclave) as guest:
+                assert guest.outcome() == "boot: echoed"
+                assert server.ends() == 0
+                (beat,) = server.events("heartbeat")
+                assert (beat["cid"], beat["echoed"]) == (enclave.cid, True)
+                assert server.err.lines == []
+            assert local.events("connected") == []
+            doctor = parent.start("-c", LOCALLY, *NITROHB, "doctor", "--format", "json")
+            doctor.ends()
+            found = json.loads("".join(line.text for line in doctor.out.lines))["checks"]
+            (guests,) = (check for check in found if check["name"] == "transport-guest")
+            assert guests["verdict"] == "info"
+            assert "closed to a local vsock namespace" in guests["evidence"]

@@ -14,13 +14,10 @@ from nitrohb.sockets import listener
 from nitrohb.sockets.listener import Listener, in_local_namespace
 from tests.cli.process import nitrohb_here
 
-AF_VSOCK = 40
-
 
 class VsockSocket(socket.socket):
-    """Looks like a socket of AF_VSOCK, in this network namespace or another."""
+    """Has the options of a socket of AF_VSOCK, in this network namespace or another."""
 
-    family = property(lambda _: AF_VSOCK)  # type: ignore[assignment]
     other_network = 0
 
     def getsockopt(self, level: int, option: int, size: int = 8) -> int:  # type: ignore[override]
@@ -39,12 +36,13 @@ def mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "ns_mode"
     file.write_text("local\n")
     monkeypatch.setattr(listener, "_NAMESPACE_MODE", str(file))
-    monkeypatch.setattr(listener, "AF_VSOCK", AF_VSOCK)
     return file
 
 
 def vsock(kind: type[VsockSocket] = VsockSocket) -> Listener:
-    return Listener(VsockAddress(3, 9000), kind(socket.AF_UNIX))
+    made = Listener(VsockAddress(3, 9000), kind(socket.AF_UNIX))
+    made.has_cids = True
+    return made
 
 
 def test_a_socket_in_a_local_vsock_namespace(mode: Path) -> None:
@@ -69,7 +67,10 @@ def test_a_socket_of_which_it_is_not_known(mode: Path) -> None:
 def test_it_is_told_at_the_start_and_by_the_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Listener, "is_local", lambda _: True)
+    def is_local(_: Listener) -> bool:
+        return True
+
+    monkeypatch.setattr(Listener, "is_local", is_local)
     address = f"unix:{tmp_path}/s"
     warning = f"nitrohb: {address}: {LOCAL_VSOCK[0]}. {LOCAL_VSOCK[1]}"
     for command, argv in (("serve", ()), ("run", ("--", "true"))):

@@ -76,7 +76,9 @@ def end(server: Script) -> tuple[int, list[str]]:
     return events.count("heartbeat"), err.splitlines()
 
 
-def listens(*command: str, pass_fds: tuple[int, ...] = (), fd: int = 9) -> tuple[str, str, str]:
+def listens(
+    *command: str, pass_fds: tuple[int, ...] = (), fd: int = 9
+) -> tuple[str, str, str | None]:
     """What the doctor says of a socket that is passed in: verdict, evidence and remedy."""
     options = ("doctor", "--format", "json", "-l", f"fd:{fd}")
     with started(*options, command=(*command, *NITROHB), pass_fds=pass_fds) as doctor:
