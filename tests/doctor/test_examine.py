@@ -203,14 +203,14 @@ async def test_a_stuck_check_delays_no_other(
         end.wait()
 
     monkeypatch.setattr(examining, "_DEADLINE", 0.5)
-    monkeypatch.setattr(probes, "transports", hang)
+    monkeypatch.setattr(probes, "descriptor_limit", hang)
     monkeypatch.setattr(selftest, "beat_over_unix", hang)
     try:
         checks = await examine(free, 1)
     finally:
         end.set()
     overdue = "it did not finish within 0.5 s"
-    assert finding("transport-host", checks) == Finding(Verdict.SKIPPED, overdue)
+    assert finding("descriptors", checks) == Finding(Verdict.SKIPPED, overdue)
     assert finding("self-test-unix", checks) == Finding(Verdict.FAILED, overdue)
     assert finding("kernel", checks).evidence != overdue
     assert finding("listen", checks).verdict is Verdict.OK
