@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the guests are made of, and where it is: made once, by ``nox -s enclave``, and kept.
 
-The parts lie in one directory. ``initramfs/``, ``enclave.cpio`` and ``vmlinuz`` are made there by
-the commands of docs/how-to/qemu.md themselves; those with newer kernels in directories below it.
+The parts lie in one directory. ``enclave.cpio`` and ``vmlinuz`` are made by the commands of
+docs/how-to/qemu.md themselves, and those of newer kernels lie in directories below it.
 """
 
 import os
