@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of other releases of Debian than this machine's, from the mirror that it uses."""
+"""Packages of other Debians than this machine's, from the mirror that it uses."""
 
 import os
 import subprocess
 from pathlib import Path
 
 _CONFIG = """\
+APT::Architecture "{arch}";
+APT::Architectures "{arch}";
 Dir::State "{directory}";
 Dir::State::status "{directory}/status";
 Dir::Cache "{directory}";
@@ -17,18 +19,18 @@ APT::Sandbox::User "root";
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def apt_of(suite: str, directory: Path) -> dict[str, str]:
-    """Let apt know the packages of one suite, in an empty directory, as an ordinary user can.
+def apt_of(suite: str, arch: str, directory: Path) -> dict[str, str]:
+    """Let apt know one suite for one architecture, in an empty directory, as any user can.
 
     Returns:
-        The environment in which apt-get and apt-cache know that suite, and no other.
+        The environment in which apt-get and apt-cache know its packages, and no others.
     """
     (directory / "lists/partial").mkdir(parents=True)
     (directory / "status").touch()
     source = f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n"
     (directory / "sources.list").write_text(source, "utf-8")
     config = directory / "apt.conf"
-    config.write_text(_CONFIG.format(directory=directory), "utf-8")
+    config.write_text(_CONFIG.format(arch=arch, directory=directory), "utf-8")
     env = {"APT_CONFIG": str(config)}
     subprocess.run(["apt-get", "update", "-q"], env=os.environ | env, check=True)
     return env

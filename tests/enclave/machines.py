@@ -274,11 +274,11 @@ class Guest(Program):
         **arguments: str | int,
     ) -> None:
         # On a busy machine a kernel may see no tick while it looks for some, and panics.
-        append = ["console=ttyS0", "quiet", "loglevel=3", "panic=-1", "no_timer_check"]
+        machine = parts.machine
+        append = [f"console={machine.console}", "quiet", "loglevel=3", "panic=-1", "no_timer_check"]
         append += [f"hb_{name}={value}" for name, value in arguments.items()]
         super().__init__(
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot"),
-            *("-M", "q35,memory-backend=mem", "-accel", "tcg", "-cpu", "max"),
+            *(*machine.qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-accel", "tcg"),
             *("-m", f"{megabytes}M", "-display", "none", "-serial", "stdio"),
             *("-object", f"memory-backend-memfd,id=mem,size={megabytes}M,share=on"),
             *("-chardev", f"socket,id=vsock,path={vm.socket}"),
@@ -361,7 +361,7 @@ class Parent(Guest):
             hybrid(self.CID),
             initramfs=parts.parent,
             megabytes=768,
-            more=("-chardev", control, "-serial", "chardev:control"),
+            more=("-chardev", control, "-device", "pci-serial,chardev=control"),
             run="/parent",
         )
         self._control = directory / "control"

@@ -20,13 +20,12 @@ import tty
 from pathlib import Path
 from typing import IO, Any
 
-LINE = "/dev/ttyS1"
+LINE = "/dev/ttyS1" if os.uname().machine == "x86_64" else "/dev/ttyS0"
 ENVIRONMENT = {
     "PATH": "/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "PYTHONPATH": "/nitrohb",
-    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
 SIOCSIFFLAGS = 0x8914

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the guests are made of, and where it is: made once, by ``nox -s enclave``, and kept.
 
-The parts lie in one directory. ``enclave.cpio`` and ``vmlinuz`` are made by the commands of
-docs/how-to/qemu.md themselves, and those of newer kernels lie in directories below it.
+The parts lie in one directory. What guests boot is below it, in a directory for each machine and
+kernel: ``enclave.cpio`` and ``vmlinuz`` are made there by the commands of docs/how-to/qemu.md.
 """
 
 import os
@@ -10,9 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,10 @@ DEVICE_VERSION = "0.3.0"
 
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
     "cargo": "cargo-web",
     "cc": "gcc libc6-dev",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "cpio": "cpio",
     "xzcat": "xz-utils",
     "unshare": "util-linux",
@@ -39,13 +40,47 @@ PROGRAMS = {
 KERNEL = "linux-image-cloud-amd64"
 """The Debian package that names the kernel of the guests."""
 
+DEBIAN_12 = "bookworm"
 NEWER = ("trixie", "trixie-backports")
 """The suites of Debian that have newer kernels than Debian 12: 6.12, and 7.3 or later."""
 
-# Of Python's standard library, what a server never uses and what is large.
-_LEFT_OUT = shutil.ignore_patterns(
-    *("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data"),
-    *("config-*", "site-packages", "dist-packages", "*.opt-?.pyc", "*.a"),
+# Debian 12's Python, with all that it needs. Another Python than 3.11 compiles it in vain.
+_PYTHON = """\
+apt-get install --download-only -q -y --no-install-recommends python3.11
+for package in ../apt/archives/*.deb; do dpkg-deb -x "$package" python; done
+rm -r python/usr/share
+python -m compileall -q python/usr/lib/python3.11
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that QEMU emulates.
+
+    Attributes:
+        arch: What Debian calls its architecture.
+        cc: The compiler for it.
+        qemu: QEMU's program, and what makes it that machine.
+        console: What its kernel calls the first serial line.
+    """
+
+    arch: str
+    cc: str
+    qemu: tuple[str, ...]
+    console: str
+
+
+X86_64 = Machine(
+    arch="amd64",
+    cc="cc",
+    qemu=("qemu-system-x86_64", "-M", "q35,memory-backend=mem", "-cpu", "max"),
+    console="ttyS0",
+)
+AARCH64 = Machine(  # with the processor of AWS's Graviton 2
+    arch="arm64",
+    cc="aarch64-linux-gnu-gcc",
+    qemu=("qemu-system-aarch64", "-M", "virt,memory-backend=mem", "-cpu", "neoverse-n1"),
+    console="ttyAMA0",
 )
 
 
@@ -55,15 +90,17 @@ class Parts:
 
     Attributes:
         suite: That of Debian whose kernel the guests boot; "" for that of this machine.
+        machine: What they run on.
     """
 
     directory: Path
     suite: str = ""
+    machine: Machine = X86_64
 
     @property
     def guest(self) -> Path:
         """The directory of what depends on the kernel."""
-        return self.directory / self.suite
+        return self.directory / self.machine.arch / self.suite
 
     @property
     def kernel(self) -> Path:
@@ -76,7 +113,7 @@ class Parts:
 
     @property
     def parent(self) -> Path:
-        """The initramfs of a parent: an enclave's, and nitrohb with its Python."""
+        """The initramfs of a parent: an enclave's, and nitrohb with a Python."""
         return self.guest / "parent.cpio"
 
     @property
@@ -107,69 +144,51 @@ def commands(name: str) -> str:
 
 
 def make_guest(parts: Parts) -> None:
-    """Make the kernel and the initramfs of an enclave, if the recipe is not that of last time."""
-    recipe = commands("guest") + Path(__file__).with_name("init.c").read_text("utf-8")
-    stamp = parts.guest / "recipe"
-    if stamp.exists() and stamp.read_text("utf-8") == recipe:
+    """Make the kernel and the initramfs of an enclave."""
+    recipe = commands("guest").replace("amd64", parts.machine.arch)
+    make(parts, recipe.replace("\ncc ", f"\n{parts.machine.cc} "), parts.enclave, parts.kernel)
+
+
+def make(parts: Parts, recipe: str, *wanted: Path) -> None:
+    """Make some parts, if the recipe is not that of last time."""
+    stamp = wanted[0].with_name(f"{wanted[0].name}.recipe")
+    text = recipe + Path(__file__).with_name("init.c").read_text("utf-8")
+    if stamp.exists() and stamp.read_text("utf-8") == text:
         return
     stamp.unlink(missing_ok=True)
-    parts.guest.mkdir(exist_ok=True)
+    stamp.parent.mkdir(exist_ok=True, parents=True)
     with tempfile.TemporaryDirectory(dir=parts.directory, prefix="new-") as name:
         new = Path(name, "guest")
         new.mkdir()
         env = os.environ | {"NITROHB": str(PROJECT)}
         if parts.suite:
-            env |= debian.apt_of(parts.suite, Path(name, "apt"))
-        subprocess.run(["sh", "-eu", "-c", commands("guest")], cwd=new, env=env, check=True)
-        for made in (parts.enclave, parts.kernel):
+            env |= debian.apt_of(parts.suite, parts.machine.arch, Path(name, "apt"))
+        subprocess.run(["sh", "-eu", "-c", recipe], cwd=new, env=env, check=True)
+        for made in wanted:
+            if made.is_dir():
+                shutil.rmtree(made)
             (new / made.name).rename(made)
-    stamp.write_text(recipe, "utf-8")
+    stamp.write_text(text, "utf-8")
 
 
 def make_parents(every: Iterable[Parts]) -> None:
-    """Make the initramfs of parents, with this Python and what is installed for it."""
+    """Make the initramfs of parents on a machine, with a Python and what is installed for it."""
     first, *_ = every
+    python = Parts(first.directory, DEBIAN_12, first.machine)
+    unpacked = first.directory / first.machine.arch / "python"
+    make(python, _PYTHON, unpacked)
     with tempfile.TemporaryDirectory(dir=first.directory, prefix="new-") as name:
         root = Path(name, "root")
+        shutil.copytree(unpacked, root, symlinks=True)
         shutil.copytree(first.nitrohb, root / "nitrohb")
-        copy_python(root)
         program = root / "parent"
         source = Path(__file__).with_name("parent.py").read_text("utf-8")
-        program.write_text(f"#!{python()} -IS\n{source}", "utf-8")
+        program.write_text(f"#!/usr/bin/python3.11 -IS\n{source}", "utf-8")
         program.chmod(0o755)
         added = Path(name, "added.cpio")
         archive(root, added)
         for parts in every:  # the kernel unpacks one archive after the other
             parts.parent.write_bytes(parts.enclave.read_bytes() + added.read_bytes())
-
-
-def python() -> Path:
-    """The Python that runs in a parent: that of the session's environment, without it."""
-    return Path(os.path.realpath(sys.executable))
-
-
-def copy_python(root: Path) -> None:
-    """Copy a Python and the libraries that it needs to where they are on this machine."""
-    paths = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
-    for directory in {Path(paths["stdlib"]), Path(paths["platstdlib"])}:
-        target = within(root, directory)
-        shutil.copytree(directory, target, ignore=_LEFT_OUT, dirs_exist_ok=True)
-    programs = [python(), *Path(paths["platstdlib"], "lib-dynload").glob("*.so")]
-    for path in {python(), *libraries(programs)}:
-        target = within(root, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-
-
-def within(root: Path, path: Path) -> Path:
-    return root / path.relative_to("/")
-
-
-def libraries(programs: Iterable[Path]) -> Iterator[Path]:
-    """The shared libraries of some programs, as the dynamic linker finds them."""
-    found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)
-    for match in re.finditer(r"^\s+(?:\S+ => )?(/\S+) \(0x", found.stdout, re.MULTILINE):
-        yield Path(match[1])
 
 
 def archive(root: Path, target: Path) -> None:
@@ -201,10 +220,12 @@ def with_parent(signal: str) -> list[str]:
 
 def main(directory: str) -> None:
     """Make the guests in a directory."""
-    every = [Parts(Path(directory), suite) for suite in ("", *NEWER)]
-    for parts in every:
-        make_guest(parts)
-    make_parents(every)
+    x86_64 = [Parts(Path(directory), suite) for suite in ("", *NEWER)]
+    aarch64 = [Parts(Path(directory), DEBIAN_12, AARCH64)]
+    for every in (x86_64, aarch64):
+        for parts in every:
+            make_guest(parts)
+        make_parents(every)
 
 
 if __name__ == "__main__":
