@@ -305,14 +305,15 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
     """Bring what the guests are made of; what takes long is kept for the next run."""
     parts = enclave_parts.Parts(Path(".nox/enclave-parts").resolve())
     parts.directory.mkdir(parents=True, exist_ok=True)
-    device = f"{enclave_parts.DEVICE}@{enclave_parts.DEVICE_VERSION}"
+    crates = [f"{name}@{version}" for name, version in enclave_parts.CRATES.items()]
     session.run(
-        *("cargo", "install", "--locked", "--root", str(parts.directory), device),
+        *("cargo", "install", "--locked", "--root", str(parts.directory), *crates),
         env={"CARGO_PROFILE_RELEASE_OPT_LEVEL": "0"},  # compiles in half the time
         external=True,
     )
     shutil.rmtree(parts.nitrohb, ignore_errors=True)
-    session.run("uv", "pip", "install", "--quiet", f"--target={parts.nitrohb}", ".[api]")
+    python = f"--python-version={enclave_parts.PYTHON}"
+    session.run("uv", "pip", "install", "--quiet", python, f"--target={parts.nitrohb}", ".[api]")
     session.run("python", "-m", "tests.enclave.parts", str(parts.directory))
     return parts
 

@@ -21,7 +21,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 HOW_TO = PROJECT / "docs/how-to/qemu.md"
 
 DEVICE = "vhost-device-vsock"
-DEVICE_VERSION = "0.3.0"
+CRATES = {DEVICE: "0.3.0", "eif_build": "0.2.1"}
+"""What comes from Rust's registry, and the versions."""
 
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -30,6 +31,7 @@ PROGRAMS = {
     "cc": "gcc libc6-dev",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "cpio": "cpio",
+    "pkg-config": "pkg-config libssl-dev",
     "xzcat": "xz-utils",
     "unshare": "util-linux",
     "setpriv": "util-linux",
@@ -44,12 +46,15 @@ DEBIAN_12 = "bookworm"
 NEWER = ("trixie", "trixie-backports")
 """The suites of Debian that have newer kernels than Debian 12: 6.12, and 7.3 or later."""
 
-# Debian 12's Python, with all that it needs. Another Python than 3.11 compiles it in vain.
-_PYTHON = """\
-apt-get install --download-only -q -y --no-install-recommends python3.11
+PYTHON = "3.11"
+"""The Python of parents: Debian 12's."""
+
+# Another Python compiles it in vain: nitrohb starts more slowly then.
+_UNPACK_PYTHON = f"""\
+apt-get install --download-only -q -y --no-install-recommends python{PYTHON}
 for package in ../apt/archives/*.deb; do dpkg-deb -x "$package" python; done
 rm -r python/usr/share
-python -m compileall -q python/usr/lib/python3.11
+python -m compileall -q python/usr/lib/python{PYTHON}
 """
 
 
@@ -176,14 +181,14 @@ def make_parents(every: Iterable[Parts]) -> None:
     first, *_ = every
     python = Parts(first.directory, DEBIAN_12, first.machine)
     unpacked = first.directory / first.machine.arch / "python"
-    make(python, _PYTHON, unpacked)
+    make(python, _UNPACK_PYTHON, unpacked)
     with tempfile.TemporaryDirectory(dir=first.directory, prefix="new-") as name:
         root = Path(name, "root")
         shutil.copytree(unpacked, root, symlinks=True)
         shutil.copytree(first.nitrohb, root / "nitrohb")
         program = root / "parent"
         source = Path(__file__).with_name("parent.py").read_text("utf-8")
-        program.write_text(f"#!/usr/bin/python3.11 -IS\n{source}", "utf-8")
+        program.write_text(f"#!/usr/bin/python{PYTHON} -IS\n{source}", "utf-8")
         program.chmod(0o755)
         added = Path(name, "added.cpio")
         archive(root, added)

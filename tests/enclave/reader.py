@@ -32,13 +32,9 @@ class Reader:
             yield server
 
     @contextmanager
-    def runs(self, name: str, *changes: tuple[str, str]) -> Generator[Program]:
-        """Run a block while this lasts, with changes of the text if there must be any."""
-        text = commands(name)
-        for old, new in changes:
-            assert old in text
-            text = text.replace(old, new)
-        command = ("sh", "-eu", "-c", f"exec {text}")
+    def runs(self, name: str) -> Generator[Program]:
+        """Run a block while this lasts."""
+        command = ("sh", "-eu", "-c", f"exec {commands(name)}")
         with Program(*command, cwd=self._directory, env={"PATH": self._path}) as program:
             yield program
 

@@ -3,26 +3,33 @@
 
 import re
 
-from .parts import DEVICE, DEVICE_VERSION, HOW_TO, PROGRAMS, commands
+from .parts import CRATES, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
 RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
-RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")}
-RUN_BY_THE_SESSION = {"install", "guest"}
+RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest")}
+RUN_WITH_AN_EIF = {"eif: make", "eif: guest"}
+RUN_BY_THE_SESSION = {"install", "guest", "eif: install"}
+NOT_FOR_THE_READER = {
+    *("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-system-arm"),
+    *("user-mode-linux", "util-linux"),
+}
 
 
 def test_every_command_is_run_somewhere() -> None:
     text = HOW_TO.read_text("utf-8")
     named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.MULTILINE))
-    assert named == RUN_HERE | RUN_FORWARDED | RUN_BY_THE_SESSION
+    assert named == RUN_HERE | RUN_FORWARDED | RUN_WITH_AN_EIF | RUN_BY_THE_SESSION
     assert len(named) == text.count("```sh\n")
 
 
 def test_what_it_takes_is_what_the_session_installs() -> None:
-    debian, cargo = commands("install").splitlines()
+    lines = (commands("install") + commands("eif: install")).splitlines()
     packages = {name for names in PROGRAMS.values() for name in names.split()}
-    assert packages - {"user-mode-linux", "util-linux"} == set(debian.split()) & packages
-    assert cargo == f"cargo install {DEVICE} --version {DEVICE_VERSION} --locked"
+    named = {word for line in lines[::2] for word in line.split()}
+    assert packages - NOT_FOR_THE_READER == named & packages
+    for line, (name, version) in zip(lines[1::2], CRATES.items(), strict=True):
+        assert line == f"cargo install {name} --version {version} --locked"
 
 
 def test_the_commands(reader: Reader) -> None:
