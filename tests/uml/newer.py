@@ -27,7 +27,7 @@ def bring(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # its loader's path is that of another directory
     directory.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=directory) as name:
-        env = os.environ | debian.apt_of(SUITE, Path(name, "apt"))
+        env = os.environ | debian.apt_of(SUITE, "amd64", Path(name, "apt"))
         download = ["apt-get", "download", "-q", "user-mode-linux", "libc6"]
         subprocess.run(download, cwd=name, env=env, check=True)
         for package in Path(name).glob("*.deb"):
