@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the guests are made of, and where it is: made once, by ``nox -s enclave``, and kept.
 
-The parts lie in one directory. ``kernel/``, ``initramfs/``, ``enclave.cpio`` and ``vmlinuz`` are
-made there by the commands of docs/how-to/qemu.md themselves.
+The parts lie in one directory. ``kernel/``, ``initramfs/``, ``enclave.cpio``, ``vmlinuz`` and
+``hello.eif`` are made there by the commands of docs/how-to/qemu.md themselves.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -22,8 +23,11 @@ HOW_TO = PROJECT / "docs/how-to/qemu.md"
 DEVICE = "vhost-device-vsock"
 DEVICE_VERSION = "0.3.0"
 
+HELLO_SHA256 = "d1b021b464f21586138eae5fc21d2f9a1adb08abd2a07f6e05ac31a58c2da141"
+
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
     "cargo": "cargo-web",
     "cc": "gcc libc6-dev",
     "cpio": "cpio",
@@ -64,6 +68,11 @@ class Parts:
         return self.directory / "parent.cpio"
 
     @property
+    def hello(self) -> Path:
+        """AWS's enclave image, for aarch64."""
+        return self.directory / "hello.eif"
+
+    @property
     def device(self) -> Path:
         return self.directory / "bin" / DEVICE
 
@@ -97,11 +106,25 @@ def make_guest(parts: Parts) -> None:
     stamp.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=parts.directory, prefix="new-") as name:
         new = Path(name)
-        env = os.environ | {"NITROHB": str(PROJECT)}
-        subprocess.run(["sh", "-eu", "-c", commands("guest")], cwd=new, env=env, check=True)
+        run(commands("guest"), new)
         for made in ("kernel", "initramfs", "enclave.cpio", "vmlinuz"):
             replace(new / made, parts.directory / made)
     stamp.write_text(recipe, "utf-8")
+
+
+def fetch_hello(parts: Parts) -> None:
+    """Fetch AWS's image, unless it is there."""
+    if not parts.hello.exists():
+        with tempfile.TemporaryDirectory(dir=parts.directory, prefix="new-") as new:
+            run(commands("image"), Path(new))
+            replace(Path(new, "hello.eif"), parts.hello)
+    assert hashlib.sha256(parts.hello.read_bytes()).hexdigest() == HELLO_SHA256
+
+
+def run(block: str, directory: Path) -> None:
+    """Run a block of the how-to."""
+    env = os.environ | {"NITROHB": str(PROJECT)}
+    subprocess.run(["sh", "-eu", "-c", block], cwd=directory, env=env, check=True)
 
 
 def replace(new: Path, old: Path) -> None:
@@ -185,6 +208,7 @@ def main(directory: str) -> None:
     parts = Parts(Path(directory))
     make_guest(parts)
     make_parent(parts)
+    fetch_hello(parts)
 
 
 if __name__ == "__main__":
