@@ -3,9 +3,9 @@
 """Boot an enclave image file (EIF) on this machine, and answer its heartbeat.
 
 It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback, but no KVM and no root. The
-image connects to CID 3. The device forwards that to CID 1 of this machine, where this program
-listens. Without the module, run a parent guest that answers: see --vhost-user. The console goes to
-stdout, the rest to stderr. The exit codes are those of "nitrohb run".
+image connects to CID 3, the device forwards that to CID 1 of this machine, and this program listens
+there. Without the module, a parent guest can answer: see --vhost-user. The console goes to stdout,
+the rest to stderr. The exit codes are those of "nitrohb run".
 """
 
 import argparse
@@ -24,16 +24,17 @@ import trio
 import nitrohb
 
 # All numbers in an EIF are big-endian. Header: magic, version, flags, memory, CPUs, reserved,
-# number of sections, 32 offsets, 32 sizes, reserved, CRC-32 of all but itself.
-HEADER = struct.Struct(">4sHHQQHH32Q32QII")
-SECTION = struct.Struct(">HHQ")  # type, flags, size
+# number of sections, 32 offsets, 32 sizes, reserved, CRC-32. A section: type, flags, size, data.
+HEADER, SECTION = struct.Struct(">4sHHQQHH32Q32QII"), struct.Struct(">HHQ")
 KERNEL, COMMAND_LINE, RAMDISK = 1, 2, 3
 QEMU = """-nodefaults -no-user-config -no-reboot -display none -accel tcg -m {0}M
 -object memory-backend-memfd,id=mem,size={0}M,share=on -chardev stdio,id=console
 -global virtio-mmio.force-legacy=false -chardev socket,id=vsock,path=vhost.socket
--device vhost-user-vsock-device,chardev=vsock -kernel kernel -initrd ramdisk"""
-X86_64 = "qemu-system-x86_64 -M microvm,memory-backend=mem -cpu max -serial chardev:console"
-AARCH64 = """qemu-system-aarch64 -M virt,memory-backend=mem -cpu neoverse-n1
+-kernel kernel -initrd ramdisk -device vhost-user-vsock-"""
+X86_64 = "qemu-system-x86_64 -cpu max -serial chardev:console -M "
+Q35 = f"{X86_64} q35,memory-backend=mem {QEMU}pci,chardev=vsock"
+MICROVM = f"{X86_64} microvm,acpi=off,memory-backend=mem {QEMU}device,chardev=vsock"
+AARCH64 = f"""qemu-system-aarch64 -M virt,memory-backend=mem -cpu neoverse-n1 {QEMU}device,chardev=vsock
 -device virtio-serial-device -device virtconsole,chardev=console"""
 DEVICE = "vhost-device-vsock --vm guest-cid=16,socket=vhost.socket,forward-cid=1"
 APT = "apt-get install --no-install-recommends qemu-system-arm qemu-system-x86"
@@ -57,18 +58,19 @@ def read_eif(path: str) -> tuple[bool, int, dict[int, bytes]]:
 
 def vmm(is_arm: bool, memory: int, command_line: str) -> list[str]:
     """Return the command that boots a kernel, and ends when that panics."""
-    machine = f"{AARCH64 if is_arm else X86_64} {QEMU.format(memory)}"
     words = [word for word in command_line.split() if not word.startswith("console=")]
+    # AWS's kernel for x86_64 has no driver for virtio devices on PCI, and is told so.
+    machine = AARCH64 if is_arm else MICROVM if "pci=off" in words else Q35
     # no_timer_check: on a busy machine an x86 kernel can see no tick in time, and panics.
     words += ["console=hvc0" if is_arm else "console=ttyS0", "panic=-1", "no_timer_check"]
-    return [*machine.split(), "-append", " ".join(words)]
+    return [*machine.format(memory).split(), "-append", " ".join(words)]
 
 
 class Boot:
     """One boot. The first task that calls end() decides how it ends."""
 
     def __init__(self, listeners: list[nitrohb.Listener], timeout: float) -> None:
-        self.listeners = listeners  # none if a parent guest answers
+        self.listen = listeners  # none if a parent guest answers
         self.timeout = timeout
         self.seen: list[str] = []
         self.code = 0
@@ -79,7 +81,7 @@ class Boot:
             print(f"boot_eif: {why}", file=sys.stderr)
         self.nursery.cancel_scope.cancel()
 
-    def on_event(self, event: nitrohb.Event) -> None:
+    def show(self, event: nitrohb.Event) -> None:
         print(json.dumps(event.to_json()), file=sys.stderr)
         self.seen.append(event.name)
 
@@ -90,14 +92,13 @@ class Boot:
     async def start(self, command: list[str], directory: str) -> None:
         # In a session of its own, it does not get a terminal's Ctrl-C.
         done = await trio.run_process(command, cwd=directory, check=False, start_new_session=True)
-        is_early = self.listeners and "heartbeat" not in self.seen
+        is_early = self.listen and "heartbeat" not in self.seen
         why = f"{command[0]} ended with status {done.returncode}"
         self.end(125 if is_early else done.returncode, why)
 
     async def answer(self, task_status: trio.TaskStatus[nitrohb.HeartbeatServer]) -> None:
         with trio.move_on_after(self.timeout) as limit:
-            serve = nitrohb.serve_heartbeat
-            await serve(*self.listeners, on_event=self.on_event, task_status=task_status)
+            await nitrohb.serve_heartbeat(*self.listen, on_event=self.show, task_status=task_status)
         if limit.cancelled_caught:
             self.end(124, f"no heartbeat within {self.timeout:g} s")
 
@@ -117,7 +118,7 @@ class Boot:
                 else:
                     await socket.symlink_to(await trio.Path(device).absolute())
                 self.nursery.start_soon(self.start, qemu, here)
-        if self.listeners and "heartbeat" not in self.seen:
+        if self.listen and "heartbeat" not in self.seen:
             print("boot_eif: what came instead:", *self.seen[1:] or ["nothing"], file=sys.stderr)
         return self.code
 

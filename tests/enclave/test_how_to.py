@@ -7,7 +7,9 @@ from .parts import DEVICE, DEVICE_VERSION, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
 RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
-RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")} | {"image: boot"}
+RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")} | {
+    "image: boot"
+}
 RUN_BY_THE_SESSION = {"install", "guest", "image"}
 
 
@@ -19,7 +21,7 @@ def test_every_command_is_run_somewhere() -> None:
 
 
 def test_what_it_takes_is_what_the_session_installs() -> None:
-    debian, cargo = commands("install").replace("\\\n", "").splitlines()
+    debian, cargo = commands("install").splitlines()
     packages = {name for names in PROGRAMS.values() for name in names.split()}
     assert packages - {"user-mode-linux", "util-linux"} == set(debian.split()) & packages
     assert cargo == f"cargo install {DEVICE} --version {DEVICE_VERSION} --locked"
