@@ -34,8 +34,8 @@ QEMU = """-nodefaults -no-user-config -no-reboot -display none -accel tcg -m {0}
 X86_64 = "qemu-system-x86_64 -cpu max -serial chardev:console -M "
 Q35 = f"{X86_64} q35,memory-backend=mem {QEMU}pci,chardev=vsock"
 MICROVM = f"{X86_64} microvm,acpi=off,memory-backend=mem {QEMU}device,chardev=vsock"
-AARCH64 = f"""qemu-system-aarch64 -M virt,memory-backend=mem -cpu neoverse-n1 {QEMU}device,chardev=vsock
--device virtio-serial-device -device virtconsole,chardev=console"""
+AARCH64 = f"""qemu-system-aarch64 -cpu neoverse-n1 -M virt,memory-backend=mem
+{QEMU}device,chardev=vsock -device virtio-serial-device -device virtconsole,chardev=console"""
 DEVICE = "vhost-device-vsock --vm guest-cid=16,socket=vhost.socket,forward-cid=1"
 APT = "apt-get install --no-install-recommends qemu-system-arm qemu-system-x86"
 CARGO = "cargo install vhost-device-vsock --version 0.3.0 --locked"
@@ -92,9 +92,8 @@ class Boot:
     async def start(self, command: list[str], directory: str) -> None:
         # In a session of its own, it does not get a terminal's Ctrl-C.
         done = await trio.run_process(command, cwd=directory, check=False, start_new_session=True)
-        is_early = self.listen and "heartbeat" not in self.seen
-        why = f"{command[0]} ended with status {done.returncode}"
-        self.end(125 if is_early else done.returncode, why)
+        code = done.returncode if "heartbeat" in self.seen or not self.listen else 125
+        self.end(code, f"{command[0]} ended with status {done.returncode}")
 
     async def answer(self, task_status: trio.TaskStatus[nitrohb.HeartbeatServer]) -> None:
         with trio.move_on_after(self.timeout) as limit:

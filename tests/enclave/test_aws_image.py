@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image that AWS's tools have made boots, with AWS's kernel and AWS's init, and the way of a user.
+"""AWS's own enclave image boots: its kernel and its init, as AWS's tools have made them.
 
-Beside a parent guest it has a CID of its own. In a kernel with the AF_VSOCK loopback, QEMU and the
-device are processes, and examples/boot_eif.py does it all by itself.
+examples/boot_eif.py boots it. Beside a parent guest it has a CID of its own. In a kernel that
+has the AF_VSOCK loopback, the program answers by itself.
 """
 
 import os
@@ -36,8 +36,8 @@ class Boot(Program, Events):
         self._directory = directory
 
     def __exit__(self, *_: object) -> None:
-        self.popen.terminate()  # unlike SIGKILL, it ends QEMU, too
-        self.ends()
+        self.popen.terminate()  # after SIGKILL, QEMU would go on
+        self.popen.wait()
         super().__exit__()
 
     def ends(self) -> int:

@@ -7,9 +7,8 @@ from .parts import DEVICE, DEVICE_VERSION, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
 RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
-RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")} | {
-    "image: boot"
-}
+RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest", "eif")}
+RUN_FORWARDED.add("image: boot")
 RUN_BY_THE_SESSION = {"install", "guest", "image"}
 
 
