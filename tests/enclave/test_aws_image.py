@@ -5,7 +5,9 @@ examples/boot_eif.py boots it. Beside a parent guest it has a CID of its own. In
 has the AF_VSOCK loopback, the program answers by itself.
 """
 
+import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ import pytest
 from .conftest import Siblings
 from .eif import write_eif
 from .machines import NITROHB, Device, Events, Program, Vm, hybrid
-from .parts import PROJECT, Parts
+from .parts import HOW_TO, PROJECT, Parts
 from .reader import Reader
 
 BOOT_EIF = (sys.executable, PROJECT / "examples/boot_eif.py")
@@ -106,8 +108,13 @@ def test_a_signal_ends_it(parts: Parts, tmp_path: Path, number: signal.Signals) 
 
 @pytest.mark.vsock
 def test_the_way_of_a_user(reader: Reader) -> None:
+    shown = re.search(r"^```text\n(.*)\n(Hello.*)\n```$", HOW_TO.read_text("utf-8"), re.MULTILINE)
+    assert shown is not None
+    assert re.match(HELLO, shown[2])
     with reader.runs("image: boot") as boot:
-        boot.words.await_line('"event": "heartbeat".* "cid": 1,.* "echoed": true')
+        beat, printed = json.loads(shown[1]), json.loads(boot.words.await_line('"heartbeat"').text)
+        assert beat.keys() == printed.keys()
+        assert all(beat[name] == printed[name] for name in ("address", "cid", "byte", "echoed"))
         boot.words.await_line(HELLO)
         assert boot.ends() == 0
 
