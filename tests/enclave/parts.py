@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the guests are made of, and where it is: made once, by ``nox -s enclave``, and kept.
 
-The parts lie in one directory. What guests boot is below it, in a directory for each machine and
-kernel: ``enclave.cpio`` and ``vmlinuz`` are made there by the commands of docs/how-to/qemu.md.
+The parts lie in one directory: AWS's ``hello.eif``, and what guests boot, ``enclave.cpio`` and
+``vmlinuz``, in a directory for each machine and kernel. The commands are docs/how-to/qemu.md's own.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ HOW_TO = PROJECT / "docs/how-to/qemu.md"
 DEVICE = "vhost-device-vsock"
 CRATES = {DEVICE: "0.3.0", "eif_build": "0.2.1"}
 """What comes from Rust's registry, and the versions."""
+
+HELLO_SHA256 = "d1b021b464f21586138eae5fc21d2f9a1adb08abd2a07f6e05ac31a58c2da141"
 
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -122,6 +125,11 @@ class Parts:
         return self.guest / "parent.cpio"
 
     @property
+    def hello(self) -> Path:
+        """AWS's enclave image, for aarch64."""
+        return self.directory / "hello.eif"
+
+    @property
     def device(self) -> Path:
         return self.directory / "bin" / DEVICE
 
@@ -174,6 +182,12 @@ def make(parts: Parts, recipe: str, *wanted: Path) -> None:
                 shutil.rmtree(made)
             (new / made.name).rename(made)
     stamp.write_text(text, "utf-8")
+
+
+def fetch_hello(parts: Parts) -> None:
+    """Fetch AWS's image."""
+    make(parts, commands("image"), parts.hello)
+    assert hashlib.sha256(parts.hello.read_bytes()).hexdigest() == HELLO_SHA256
 
 
 def make_parents(every: Iterable[Parts]) -> None:
@@ -231,6 +245,7 @@ def main(directory: str) -> None:
         for parts in every:
             make_guest(parts)
         make_parents(every)
+    fetch_hello(x86_64[0])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .machines import Program, until
-from .parts import Parts, commands
+from .parts import PROJECT, Parts, commands
 
 
 class Reader:
@@ -17,10 +17,11 @@ class Reader:
 
     def __init__(self, parts: Parts, directory: Path) -> None:
         self._directory = directory
-        for part in (parts.kernel, parts.enclave):
+        for part in (parts.kernel, parts.enclave, parts.hello):
             (directory / part.name).symlink_to(part)
         programs = (Path(sys.executable).parent, parts.device.parent)
-        self._path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
+        path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
+        self._env = {"PATH": path, "NITROHB": str(PROJECT)}
 
     @contextmanager
     def serves(self, arrangement: str) -> Generator[Program]:
@@ -35,7 +36,7 @@ class Reader:
     def runs(self, name: str) -> Generator[Program]:
         """Run a block while this lasts."""
         command = ("sh", "-eu", "-c", f"exec {commands(name)}")
-        with Program(*command, cwd=self._directory, env={"PATH": self._path}) as program:
+        with Program(*command, cwd=self._directory, env=self._env) as program:
             yield program
 
 

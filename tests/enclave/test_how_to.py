@@ -8,10 +8,10 @@ from .reader import Reader
 
 RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
 RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest")}
-RUN_WITH_AN_EIF = {"eif: make", "eif: guest"}
-RUN_BY_THE_SESSION = {"install", "guest", "eif: install"}
+RUN_WITH_AN_IMAGE = {"image: boot", "eif: make", "eif: guest"}
+RUN_BY_THE_SESSION = {"install", "guest", "image", "eif: install"}
 NOT_FOR_THE_READER = {
-    *("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-system-arm"),
+    *("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
     *("user-mode-linux", "util-linux"),
 }
 
@@ -19,7 +19,7 @@ NOT_FOR_THE_READER = {
 def test_every_command_is_run_somewhere() -> None:
     text = HOW_TO.read_text("utf-8")
     named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.MULTILINE))
-    assert named == RUN_HERE | RUN_FORWARDED | RUN_WITH_AN_EIF | RUN_BY_THE_SESSION
+    assert named == RUN_HERE | RUN_FORWARDED | RUN_WITH_AN_IMAGE | RUN_BY_THE_SESSION
     assert len(named) == text.count("```sh\n")
 
 

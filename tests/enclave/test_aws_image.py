@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AWS's own enclave image boots: its kernel and its init, as AWS's tools have made them.
+
+examples/boot_eif.py boots it. Beside a parent guest it has a CID of its own. In a kernel that
+has the AF_VSOCK loopback, the program answers by itself.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from .conftest import Siblings
+from .machines import NITROHB, Device, Events, Parent, Program, Vm, hybrid
+from .parts import AARCH64, DEBIAN_12, HOW_TO, PROJECT, Parts
+from .reader import Reader
+
+BOOT_EIF = (sys.executable, PROJECT / "examples/boot_eif.py")
+HELLO = r"^Hello \(from a nitro enclave!\)$"
+PANIC = r"Kernel panic - not syncing: Attempted to kill init!"
+CID = 16
+
+
+class Boot(Program, Events):
+    """examples/boot_eif.py, perhaps behind another command."""
+
+    def __init__(self, directory: Path, *args: str | Path, before: Sequence[str] = ()) -> None:
+        (directory / "tmp").mkdir(exist_ok=True)
+        env = {"TMPDIR": str(directory / "tmp")}
+        super().__init__(*before, *BOOT_EIF, *args, cwd=directory, env=env)
+        self.out = self.words
+        self._directory = directory
+
+    def __exit__(self, *_: object) -> None:
+        self.popen.terminate()  # after SIGKILL, QEMU would go on
+        self.popen.wait()
+        super().__exit__()
+
+    def ends(self) -> int:
+        """Wait for its end and that of all that it has started, and look for what is left."""
+        code = super().ends()
+        assert list(self._directory.glob("tmp/*")) == []
+        return code
+
+
+def beside_parent(siblings: Siblings, image: Path) -> Boot:
+    """Boot an image beside the parent of some siblings."""
+    siblings.device.prepare(CID)
+    return Boot(siblings.directory, "--vhost-user", hybrid(CID).socket, image)
+
+
+def test_it_boots_beside_a_parent(parts: Parts, siblings: Siblings) -> None:
+    with siblings.parent.nitrohb() as server, beside_parent(siblings, parts.hello) as boot:
+        boot.words.await_line(HELLO)
+        assert boot.ends() == 0
+        assert server.ends() == 0
+        (beat,) = server.events("heartbeat")
+        assert (beat["cid"], beat["echoed"]) == (CID, True)
+
+
+def test_it_boots_beside_a_parent_on_aarch64(parts: Parts, tmp_path: Path) -> None:
+    """Both are of the architecture for which AWS has built it, and nitrohb runs on that, too."""
+    arm = Parts(parts.directory, DEBIAN_12, AARCH64)
+    with Device(arm, tmp_path, hybrid(Parent.CID), hybrid(CID)) as device:
+        device.prepare(Parent.CID)
+        with Parent(arm, tmp_path) as parent:
+            doctor = parent.start(*NITROHB, "doctor")
+            doctor.out.await_line("local CID: CID 3$")
+            assert doctor.ends() == 0
+            with parent.nitrohb("--allow-cid", str(CID)) as server:
+                with beside_parent(Siblings(device, parent, tmp_path), parts.hello) as boot:
+                    boot.words.await_line(HELLO)
+                    assert boot.ends() == 0
+                assert server.ends() == 0
+                (beat,) = server.events("heartbeat")
+                assert (beat["cid"], beat["echoed"]) == (CID, True)
+                assert server.err.lines == []
+
+
+def test_its_init_dies_if_its_cid_is_not_allowed(parts: Parts, siblings: Siblings) -> None:
+    with siblings.parent.nitrohb("--keep", "--allow-cid", "17") as server:
+        with beside_parent(siblings, parts.hello) as boot:
+            boot.words.await_line(PANIC)
+            assert boot.ends() == 0
+        assert server.await_peer("rejected", CID)["reason"] == "cid"
+        assert server.events("heartbeat") == []
+
+
+def test_its_init_dies_if_nobody_listens(parts: Parts, tmp_path: Path) -> None:
+    """It connects to CID 3, and the device takes only CID 2 to the Unix socket."""
+    vm = hybrid(CID)
+    run = (sys.executable, *NITROHB, "run", "-l", f"hybrid:vm{CID}.vsock:9000", "--")
+    with Device(parts, tmp_path, vm) as device:
+        device.prepare(CID)
+        with Boot(tmp_path, "--vhost-user", vm.socket, parts.hello, before=run) as boot:
+            boot.words.await_line("^connect: Connection timed out")
+            boot.words.await_line(PANIC)
+            boot.words.await_line(r"no heartbeat on \S+ until then: nobody connected")
+            assert boot.ends() == 125
+
+
+def test_an_image_for_x86_64_boots_too(siblings: Siblings, reader: Reader, tmp_path: Path) -> None:
+    """AWS's eif_build has made it, of our kernel and our init."""
+    with reader.runs("eif: make") as make:
+        assert make.ends() == 0
+    image = tmp_path / "guest.eif"
+    with siblings.parent.nitrohb() as server, beside_parent(siblings, image) as boot:
+        boot.words.await_line("^init: boot: echoed")
+        assert boot.ends() == 0
+        assert server.ends() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(parts: Parts, tmp_path: Path, number: signal.Signals) -> None:
+    with Device(parts, tmp_path, hybrid(CID)) as device:
+        device.prepare(CID)
+        with Boot(tmp_path, "--vhost-user", hybrid(CID).socket, parts.hello) as boot:
+            boot.words.await_line("nsm: loading")
+            boot.send(number)
+            boot.words.await_line(f"^boot_eif: {number.name}$")
+            assert boot.ends() == 128 + number
+
+
+@pytest.mark.vsock
+def test_the_way_of_a_user(reader: Reader) -> None:
+    shown = re.search(r"^```text\n(.*)\n(Hello.*)\n```$", HOW_TO.read_text("utf-8"), re.MULTILINE)
+    assert shown is not None
+    assert re.match(HELLO, shown[2])
+    with reader.runs("image: boot") as boot:
+        beat, printed = json.loads(shown[1]), json.loads(boot.words.await_line('"heartbeat"').text)
+        assert beat.keys() == printed.keys()
+        assert all(beat[name] == printed[name] for name in ("address", "cid", "byte", "echoed"))
+        boot.words.await_line(HELLO)
+        assert boot.ends() == 0
+
+
+@pytest.mark.vsock
+def test_its_launcher_fails_if_its_cid_is_not_allowed(parts: Parts, tmp_path: Path) -> None:
+    vm = Vm(CID, "forward-cid=1")
+    run = (sys.executable, *NITROHB, "run", "-l", "vsock::9000", "--allow-cid", "17", "--")
+    with Device(parts, tmp_path, vm) as device:
+        device.prepare(CID)
+        with Boot(tmp_path, "--vhost-user", vm.socket, parts.hello, before=run) as boot:
+            boot.words.await_line("1 came from CID 1, which is not allowed")
+            assert boot.ends() == 125
+
+
+@pytest.mark.vsock
+def test_its_time_is_up(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(parts.device.parent), prepend=os.pathsep)
+    with Boot(tmp_path, "--timeout", "2", parts.hello) as boot:
+        boot.words.await_line("^boot_eif: no heartbeat within 2 s$")
+        assert boot.ends() == 124
