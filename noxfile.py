@@ -33,6 +33,9 @@ LOWEST = LOCK.with_name("lowest.txt")
 LOCK_NOX = LOCK.with_name("nox.txt")
 os.environ |= {"UV_CONSTRAINT": str(LOCK), "UV_BUILD_CONSTRAINT": str(LOCK)}
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# A user's nitrohb is compiled, since pip does that. uv has to be told, and some machines have
+# PYTHONDONTWRITEBYTECODE set, so that nothing else would compile it.
+os.environ["UV_COMPILE_BYTECODE"] = "1"
 # Tests that install nitrohb as a user does use pip. It cannot check the hashes of part of a lock.
 PINS = Path(".nox/constraints.txt").resolve()
 PINS.parent.mkdir(exist_ok=True)

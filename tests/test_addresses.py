@@ -15,7 +15,7 @@ from nitrohb.addresses import (
     Address,
     HybridAddress,
     InheritedSocket,
-    NamedSocket,
+    NamedDescriptor,
     UnixAddress,
     VsockAddress,
     parse_address,
@@ -55,7 +55,7 @@ unix_addresses = st.builds(UnixAddress, paths())
 hybrid_addresses = st.builds(HybridAddress, paths(PATH_MAX - 11), ports)
 inherited_sockets = st.builds(InheritedSocket, st.integers(0, FD_MAX))
 names = st.from_regex(r"[A-Za-z][ -9;-~]{0,254}", fullmatch=True)
-named_sockets = st.builds(NamedSocket, names)
+named_sockets = st.builds(NamedDescriptor, names)
 addresses = st.one_of(
     vsock_addresses, unix_addresses, hybrid_addresses, inherited_sockets, named_sockets
 )
@@ -144,8 +144,8 @@ def test_forms() -> None:
         "hybrid:/vm:4:4294967295": HybridAddress("/vm:4", U32),
         "fd:0": InheritedSocket(0),
         "fd:2147483647": InheritedSocket(FD_MAX),
-        "fd:heartbeat": NamedSocket("heartbeat"),
-        "fd:nitrohb@1 (x).socket": NamedSocket("nitrohb@1 (x).socket"),
+        "fd:heartbeat": NamedDescriptor("heartbeat"),
+        "fd:nitrohb@1 (x).socket": NamedDescriptor("nitrohb@1 (x).socket"),
     }.items():
         assert parse_address(text) == address
         assert str(address) == text
@@ -293,7 +293,7 @@ def test_an_address_object_keeps_the_same_rules() -> None:
             HybridAddress(path, 9000)
     for name in ("", "3x", "a:b"):
         with pytest.raises(AddressError, match=r"^expected "):
-            NamedSocket(name)
+            NamedDescriptor(name)
 
 
 def test_numbers_out_of_range() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nitrohb import CID_ANY, Address, Heartbeat, UnixAddress, VsockAddress
-from nitrohb.claims import ClaimFilter, Claims
+from nitrohb.claims import ClaimFilter, HeartbeatStore
 
 VSOCK = VsockAddress(CID_ANY, 9000)
 OTHER = VsockAddress(CID_ANY, 9001)
@@ -51,7 +51,7 @@ class Rules(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.claims = Claims[int](max_enclaves=3, max_heartbeats=2)
+        self.claims = HeartbeatStore[int](max_enclaves=3, max_heartbeats=2)
         self.model: list[Entry] = []
         self.waiters: dict[int, ClaimFilter] = {}
         self.numbers = itertools.count()
@@ -105,7 +105,7 @@ class Rules(RuleBasedStateMachine):
             assert got is None
             number = next(self.numbers)
             self.waiters[number] = what
-            self.claims.wait(number, what)
+            self.claims.add_waiter(number, what)
             return
         newest = max(entry.when for entry in found)
         (entry,) = [e for e in found if e.beat is got]
@@ -116,7 +116,7 @@ class Rules(RuleBasedStateMachine):
     @rule(data=st.data())
     def somebody_gives_up(self, data: st.DataObject) -> None:
         number = data.draw(st.sampled_from(list(self.waiters)))
-        self.claims.give_up(number)
+        self.claims.remove_waiter(number)
         del self.waiters[number]
 
     @rule(address=st.sampled_from([VSOCK, OTHER, UNIX]))
@@ -143,7 +143,7 @@ TestRules = Rules.TestCase
 
 @pytest.mark.parametrize("age", [60.0, 60.5])
 def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
-    claims = Claims[int]()
+    claims = HeartbeatStore[int]()
     came = beat()
     assert claims.deliver(came, 0.0) is None
     assert claims.claim(ClaimFilter(), age) is (came if age == 60.0 else None)
@@ -151,7 +151,7 @@ def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
 
 
 def test_a_flood_of_one_enclave_costs_no_other_enclave_anything() -> None:
-    claims = Claims[int]()
+    claims = HeartbeatStore[int]()
     claims.deliver(honest := beat(cid=17), 0.0)
     for _ in range(10_000):
         claims.deliver(beat(), 1.0)

@@ -99,7 +99,7 @@ def test_every_event_has_an_example() -> None:
 
 
 def test_reasons_are_spelled_as_documented() -> None:
-    assert [*RejectReason] == ["cid", "wrong-byte", "timeout", "answered", "rearmed"]
+    assert [*RejectReason] == ["cid", "wrong-byte", "timeout", "already-answered", "rearmed"]
 
 
 def test_events_are_immutable_values() -> None:

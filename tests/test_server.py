@@ -241,7 +241,7 @@ async def test_when_one_is_answered_the_others_are_closed(path: Path) -> None:
             await beat(enclave)
             assert silent.look() == (b"", True)
     assert names(events)[3:] == ["heartbeat", "rejected", "done"]
-    assert rejections(events) == [(RejectReason.ANSWERED, None)]
+    assert rejections(events) == [(RejectReason.ALREADY_ANSWERED, None)]
 
 
 async def test_of_two_bytes_that_come_together_one_is_answered(path: Path) -> None:

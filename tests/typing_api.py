@@ -29,12 +29,12 @@ from nitrohb import (
     HeartbeatTimeoutError,
     HybridAddress,
     InheritedSocket,
-    Listen,
     Listener,
     ListenError,
     Listening,
+    ListenTarget,
     Lost,
-    NamedSocket,
+    NamedDescriptor,
     NitrohbError,
     PeerClosedError,
     PeerError,
@@ -110,7 +110,7 @@ def timeouts() -> None:
 
 def listening(sock: socket.socket) -> None:
     assert_type(open_listeners(["vsock::9000", sock]), list[Listener])
-    targets: list[Listen] = ["vsock::9000", InheritedSocket(3), sock]
+    targets: list[ListenTarget] = ["vsock::9000", InheritedSocket(3), sock]
     with open_listeners(targets, socket_mode=0o660, socket_group=12)[0] as listener:
         assert_type(listener, Listener)
         assert_type(listener.address, Address)
@@ -124,7 +124,9 @@ def listening(sock: socket.socket) -> None:
 
 def addresses(text: str) -> None:
     address = parse_address(text)
-    assert_type(address, VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedSocket)
+    assert_type(
+        address, VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedDescriptor
+    )
     match address:
         case VsockAddress(cid, port):
             assert_type((cid, port), tuple[int, int])
@@ -134,7 +136,7 @@ def addresses(text: str) -> None:
             assert_type((vm_path, address.path, port), tuple[str, str, int])
         case InheritedSocket(fd):
             assert_type(fd, int)
-        case NamedSocket(name):
+        case NamedDescriptor(name):
             assert_type(name, str)
         case _:
             assert_never(address)
@@ -178,7 +180,7 @@ def why(
         RejectReason.CID,
         RejectReason.WRONG_BYTE,
         RejectReason.TIMEOUT,
-        RejectReason.ANSWERED,
+        RejectReason.ALREADY_ANSWERED,
         RejectReason.REARMED,
     ],
 ) -> str:

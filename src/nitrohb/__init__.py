@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         Address,
         HybridAddress,
         InheritedSocket,
-        NamedSocket,
+        NamedDescriptor,
         UnixAddress,
         VsockAddress,
         parse_address,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .server import HeartbeatServer, serve_heartbeat
     from .sockets.activation import inherited_sockets
     from .sockets.listener import Listener
-    from .sockets.opening import Listen, open_listeners
+    from .sockets.opening import ListenTarget, open_listeners
     from .thread import ThreadServer, serve_in_thread
     from .timeouts import boot_timeout
 
@@ -57,9 +57,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "serve_heartbeat", "HeartbeatServer", "serve_in_thread", "ThreadServer",
-    "Listen", "Listener", "open_listeners", "inherited_sockets",
+    "ListenTarget", "Listener", "open_listeners", "inherited_sockets",
     "send_heartbeat", "answer_heartbeat", "boot_timeout",
-    "Address", "VsockAddress", "UnixAddress", "HybridAddress", "InheritedSocket", "NamedSocket",
+    "Address", "VsockAddress", "UnixAddress", "HybridAddress", "InheritedSocket", "NamedDescriptor",
     "parse_address", "CID_ANY", "HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID",
     "Event", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason", "Disconnected",
     "Evicted", "Done", "Lost",
@@ -71,12 +71,12 @@ __all__ = [
 _MODULES = {
     "server": "serve_heartbeat HeartbeatServer",
     "sockets.listener": "Listener",
-    "sockets.opening": "Listen open_listeners",
+    "sockets.opening": "ListenTarget open_listeners",
     "sockets.activation": "inherited_sockets",
     "thread": "serve_in_thread ThreadServer",
     "client": "send_heartbeat answer_heartbeat",
     "timeouts": "boot_timeout",
-    "addresses": "Address VsockAddress UnixAddress HybridAddress InheritedSocket NamedSocket"
+    "addresses": "Address VsockAddress UnixAddress HybridAddress InheritedSocket NamedDescriptor"
     " parse_address CID_ANY",
     "protocol": "HEARTBEAT HEARTBEAT_PORT PARENT_CID",
     "errors": " ".join(name for name in __all__ if name.endswith("Error")),

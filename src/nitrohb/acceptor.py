@@ -13,7 +13,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -35,10 +35,10 @@ _EXHAUSTION_PAUSE: Final = 0.1  # seconds
 _FILE_CHECK: Final = 0.5  # seconds between two looks at the socket file
 
 # Busy polling, in nanoseconds. With it a heartbeat takes 0.95 times as long as a C epoll server's,
-# without it 1.9 times. If the byte comes 200 us after the connection, as from a guest's init, it is
-# 1.25 and 1.9 times (p50 in bench/). With one CPU no peer can run while we poll.
+# or 1.25 times if its byte comes 200 us after the connection, as from a guest's init. Without it,
+# both take 1.9 times (p50 in bench/). With one CPU no peer can run while we poll.
 _ONE_CPU: Final = os.cpu_count() == 1
-_POLL_FOR_PEERS: Final = 0 if _ONE_CPU else 30_000
+_POLL_FOR_NEXT: Final = 0 if _ONE_CPU else 30_000
 _POLL_FOR_BYTES: Final = 0 if _ONE_CPU else 300_000
 _POLL_SLICE: Final = 300_000  # between two checkpoints: a shorter one costs a late byte 1 us
 _POLLED_MAX: Final = 4  # pending connections: to poll more of them takes longer than it saves
@@ -47,13 +47,13 @@ _WAITING: Final = State.WAITING  # see protocol.py
 
 
 @dataclass(frozen=True, slots=True)
-class ServerConfig:
+class ServerContext:
     """The validated arguments of ``serve_heartbeat()``, and what its addresses share.
 
     Attributes:
         wants_events: Whether anything uses the events. If nothing does, the two frequent ones,
             Connected and Heartbeat, are not created.
-        claims: Takes the heartbeats, and hands them out; None if nobody can claim one.
+        claim_queue: Takes the heartbeats, and hands them out; None if nobody can claim one.
         pending: The pending connections, each with its owner.
     """
 
@@ -64,7 +64,7 @@ class ServerConfig:
     max_pending: int
     emit: Callable[[events.Event], object]
     wants_events: bool
-    claims: ClaimQueue | None
+    claim_queue: ClaimQueue | None
     pending: Pending[tuple["Acceptor", "Connection"]]
 
     def allows(self, peer: VsockAddress | None) -> bool:
@@ -82,7 +82,7 @@ class Connection:
     echoed: bool = False
     accepted: float = 0.0  # in seconds of trio's clock
     received: float = 0.0  # when its byte arrived, in seconds since the epoch
-    pending_key: int | None = None  # the CID or the process of the peer while it is pending
+    pending_key: Hashable = None  # stands for its peer, while it is pending
     deadline: float = 0.0  # in seconds of trio's clock
     polled_since: int = 0  # in nanoseconds of the monotonic clock
 
@@ -114,17 +114,17 @@ class Acceptor:
     Attributes:
         address: The listen address.
         listener: The listener; another one after the socket file was created again.
-        is_closing: Whether the address is one-shot and has answered: it is closed, or about to.
+        is_closing: Whether the address is one-shot and has answered. It is closed soon (Done).
         heartbeat: The last heartbeat; None if there was none, or if nothing uses it.
     """
 
-    def __init__(self, listener: Listener, age: float, config: ServerConfig) -> None:
+    def __init__(self, listener: Listener, age: float, context: ServerContext) -> None:
         self.address = listener.address
         self.listener = listener
         self.is_closing = False
         self.heartbeat: events.Heartbeat | None = None
-        self._config = config
-        self._latch = Latch(once=config.once, any_byte=config.any_byte)
+        self._context = context
+        self._latch = Latch(once=context.once, any_byte=context.any_byte)
         self._listening_since = trio.current_time() - age
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
@@ -139,9 +139,9 @@ class Acceptor:
             await self._accept()
         # Only a one-shot answer ends this nursery without an exception.
         self.close()
-        self._config.emit(events.Done(address=self.address, time=events.utc_now()))
-        if self._config.claims is not None:
-            self._config.claims.close(self.address)
+        self._context.emit(events.Done(address=self.address, time=events.utc_now()))
+        if self._context.claim_queue is not None:
+            self._context.claim_queue.close(self.address)
 
     def close(self) -> None:
         """Stop listening. Can be repeated."""
@@ -150,11 +150,9 @@ class Acceptor:
     def rearm(self) -> None:
         """Forget the answer, and close the pending connections of this address."""
         self._latch.reset()
-        for owner, connection in [*self._config.pending]:
+        for owner, connection in [*self._context.pending]:
             if owner is self:
                 self._reject(connection, events.RejectReason.REARMED)
-
-    # Accepting.
 
     async def _accept(self) -> None:
         while True:
@@ -165,10 +163,10 @@ class Acceptor:
             try:
                 await self._busy_poll()
             finally:
-                self._hand_over(math.inf)
+                self._start_handlers(math.inf)
 
     def _accept_batch(self, listener: Listener) -> bool:
-        """Accept and answer up to a batch of connections; return whether there is room for more."""
+        """Accept and answer a batch; return whether descriptors or memory are exhausted."""
         for number in range(_BATCH):
             try:
                 fd, peer = listener.accept()
@@ -176,27 +174,27 @@ class Acceptor:
                 # The socket was readable: either the peer has gone, or the socket is shut down.
                 if number == 0 and listener.is_shut_down():
                     raise listen_error(self.address, errno.ESHUTDOWN) from None
-                return True
+                return False
             except OSError as error:
                 if error.errno in EXHAUSTION_ERRNOS:
                     if not self._evict():
-                        return False
+                        return True
                 elif error.errno not in CONNECTION_ERRNOS:
                     raise listen_error(self.address, error.errno or 0) from error
             else:
                 self._handle_new(Connection(fd, peer, ParentHandshake(self._latch)))
             if self._latch.answered:
-                return True
-        return True
+                return False
+        return False
 
     def _handle_new(self, connection: Connection) -> None:
         """Answer a new connection if its byte is there, else make it a pending one."""
-        config = self._config
+        context = self._context
         try:
-            if config.wants_events:
+            if context.wants_events:
                 connection.accepted = trio.current_time()
                 self._emit(events.Connected, connection)
-            if not config.allows(connection.peer):
+            if not context.allows(connection.peer):
                 self._reject(connection, events.RejectReason.CID)
             elif connection.advance():
                 self._conclude(connection)
@@ -210,16 +208,17 @@ class Acceptor:
 
     def _add_pending(self, connection: Connection) -> None:
         peer = connection.peer
-        key = self.listener.peer_pid(connection.fd) if peer is None else peer.cid
-        if len(self._config.pending) >= self._config.max_pending:
+        # A process of another PID namespace has no ID here: then the address stands for it.
+        key = (-self.listener.peer_pid(connection.fd) or self) if peer is None else peer.cid
+        if len(self._context.pending) >= self._context.max_pending:
             self._evict()
-        self._config.pending.add(key, (self, connection))
+        self._context.pending.add(key, (self, connection))
         connection.pending_key = key
-        connection.deadline = trio.current_time() + self._config.handshake_timeout
+        connection.deadline = trio.current_time() + self._context.handshake_timeout
         connection.polled_since = time.monotonic_ns()
         self._polled[connection.fd] = connection
         self._poll.register(connection.fd, select.POLLIN)
-        if len(self._config.pending) > _POLLED_MAX:
+        if len(self._context.pending) > _POLLED_MAX:
             self._start_handler(connection)
 
     def _start_handler(self, connection: Connection) -> None:
@@ -228,7 +227,7 @@ class Acceptor:
         self._nursery.start_soon(self._handle, connection, name=f"handler {self.address}")
 
     async def _handle(self, connection: Connection) -> None:
-        """Answer one silent connection: the one-shot handler task."""
+        """Answer one pending connection: its handler task."""
         try:
             with trio.move_on_at(connection.deadline) as deadline:
                 # It may have been evicted before this task ran for the first time.
@@ -242,14 +241,14 @@ class Acceptor:
             assert connection.fd < 0  # evicted, or rearmed
         except trio.Cancelled:
             if connection.fd >= 0 and self._latch.answered and not connection.received:
-                self._reject(connection, events.RejectReason.ANSWERED)
+                self._reject(connection, events.RejectReason.ALREADY_ANSWERED)
             raise
         finally:
             self._close(connection)
 
     def _evict(self) -> bool:
         """Close one pending connection of any address; return whether there was one."""
-        if (victim := self._config.pending.victim()) is None:
+        if (victim := self._context.pending.victim()) is None:
             return False
         owner, connection = victim
         connection.advance()  # its byte may have come just now
@@ -263,11 +262,11 @@ class Acceptor:
         self._close(connection)
         match connection.handshake.state:
             case State.HEARTBEAT:
-                self._record_heartbeat(connection)
+                self._conclude_heartbeat(connection)
             case State.WRONG_BYTE:
                 self._reject(connection, events.RejectReason.WRONG_BYTE)
             case State.ALREADY_ANSWERED:
-                self._reject(connection, events.RejectReason.ANSWERED)
+                self._reject(connection, events.RejectReason.ALREADY_ANSWERED)
             case State.CLOSED:
                 self._emit(events.Disconnected, connection)
             case State.WAITING if is_evicted:
@@ -275,10 +274,10 @@ class Acceptor:
             case State.WAITING:
                 self._reject(connection, events.RejectReason.TIMEOUT)
 
-    def _record_heartbeat(self, connection: Connection) -> None:
-        config = self._config
-        self.is_closing = config.once
-        if config.wants_events:
+    def _conclude_heartbeat(self, connection: Connection) -> None:
+        context = self._context
+        self.is_closing = context.once
+        if context.wants_events:
             now = trio.current_time()
             assert connection.handshake.byte is not None
             self.heartbeat = events.Heartbeat(
@@ -290,10 +289,10 @@ class Acceptor:
                 echo_seconds=now - connection.accepted,
                 echoed=connection.echoed,
             )
-            config.emit(self.heartbeat)
-            if config.claims is not None:
-                config.claims.deliver(self.heartbeat)
-        if config.once:
+            context.emit(self.heartbeat)
+            if context.claim_queue is not None:
+                context.claim_queue.deliver(self.heartbeat)
+        if context.once:
             self._nursery.cancel_scope.cancel()
 
     def _reject(self, connection: Connection, reason: events.RejectReason) -> None:
@@ -302,10 +301,10 @@ class Acceptor:
         self._emit(events.Rejected, connection, reason=reason, byte=byte)
 
     def _emit(
-        self, event: Callable[..., events.Event], connection: Connection, **more: object
+        self, event_type: Callable[..., events.Event], connection: Connection, **more: object
     ) -> None:
         now, peer = events.utc_now(), connection.peer
-        self._config.emit(event(address=self.address, time=now, peer=peer, **more))
+        self._context.emit(event_type(address=self.address, time=now, peer=peer, **more))
 
     def _close(self, connection: Connection) -> None:
         """Close a connection, and remove it from wherever it is. You can call it again."""
@@ -313,7 +312,7 @@ class Acceptor:
         if fd < 0:
             return
         if connection.pending_key is not None:
-            self._config.pending.remove(connection.pending_key, (self, connection))
+            self._context.pending.remove(connection.pending_key, (self, connection))
             if self._polled.pop(fd, None) is not None:
                 self._poll.unregister(fd)
             trio.lowlevel.notify_closing(fd)  # wakes its handler task
@@ -325,43 +324,44 @@ class Acceptor:
 
     async def _busy_poll(self) -> None:
         now = time.monotonic_ns()
-        until, checkpoint = now, now + _POLL_SLICE
+        until, next_checkpoint = now, now + _POLL_SLICE
         while now <= until:
             if ready := self._poll.poll(0):
-                if not self._serve_ready(ready):
+                if self._serve_ready(ready):
                     await trio.sleep(_EXHAUSTION_PAUSE)
                     return
-                until = time.monotonic_ns() + (_POLL_FOR_BYTES if self._polled else _POLL_FOR_PEERS)
+                until = time.monotonic_ns() + (_POLL_FOR_BYTES if self._polled else _POLL_FOR_NEXT)
             now = time.monotonic_ns()
-            if now >= checkpoint:  # let the other tasks run, and a cancellation in
-                self._hand_over(now - _POLL_FOR_BYTES)
+            if now >= next_checkpoint:  # let the other tasks run, and a cancellation in
+                self._start_handlers(now - _POLL_FOR_BYTES)
                 await trio.lowlevel.checkpoint()
                 now = time.monotonic_ns()
-                checkpoint = now + _POLL_SLICE
+                next_checkpoint = now + _POLL_SLICE
 
     def _serve_ready(self, ready: list[tuple[int, int]]) -> bool:
-        """Serve what is readable; return whether there is room for more connections."""
+        """Serve what is readable; return whether descriptors or memory are exhausted."""
         for fd, _ in ready:
             if connection := self._polled.get(fd):
                 if connection.advance():
                     self._conclude(connection)
                 else:  # its echo finds no room
                     self._start_handler(connection)
-            elif not self._accept_batch(self.listener):
-                return False
-        return True
+            # It is the listener, or was a connection that has just been evicted.
+            elif self._accept_batch(self.listener):
+                return True
+        return False
 
-    def _hand_over(self, silent_since: float) -> None:
-        """Start the handlers of the connections that are silent since some moment."""
+    def _start_handlers(self, polled_before: float) -> None:
+        """Start the handlers of the pending connections that have been polled long enough."""
         for connection in list(self._polled.values()):
-            if connection.polled_since <= silent_since:
+            if connection.polled_since <= polled_before:
                 self._start_handler(connection)
 
     # The socket file. A script that starts a VM may delete the file of an earlier one, and another
     # process may replace it. The socket still listens then, but no peer can find it.
 
     async def _watch_socket_file(self) -> None:
-        emit, address = self._config.emit, self.address
+        emit, address = self._context.emit, self.address
         is_lost = False
         while True:
             loss = self.listener.check_file()
@@ -394,7 +394,7 @@ class Acceptor:
         """Accept the connections that are still in the backlog of a listener, and close it."""
         with listener:
             while listener.has_backlog():
-                if not self._accept_batch(listener):
+                if self._accept_batch(listener):
                     await trio.sleep(_EXHAUSTION_PAUSE)
-                self._hand_over(math.inf)  # the listener task may sleep
+                self._start_handlers(math.inf)  # the listener task may sleep
                 await trio.lowlevel.checkpoint()

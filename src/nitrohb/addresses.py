@@ -198,7 +198,7 @@ class InheritedSocket(_FrozenAddress):
         return f"fd:{self.fd}"
 
 
-class NamedSocket(_FrozenAddress):
+class NamedDescriptor(_FrozenAddress):
     """A listening socket that a service manager passed to this process under a name.
 
     systemd names a socket by ``FileDescriptorName=`` of its socket unit, or else by the name of the
@@ -228,7 +228,7 @@ class NamedSocket(_FrozenAddress):
         return f"fd:{self.name}"
 
 
-Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedSocket
+Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedDescriptor
 
 
 def parse_address(text: str) -> Address:
@@ -302,9 +302,9 @@ def _parse_hybrid(rest: str) -> HybridAddress:
     return HybridAddress(path, parse_number("port", port, _PORT_MAX))
 
 
-def _parse_fd(rest: str) -> InheritedSocket | NamedSocket:
+def _parse_fd(rest: str) -> InheritedSocket | NamedDescriptor:
     if rest[:1].isascii() and rest[:1].isalpha():
-        return NamedSocket(rest)
+        return NamedDescriptor(rest)
     return InheritedSocket(parse_number("file descriptor", rest, _FD_MAX))
 
 

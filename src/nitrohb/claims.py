@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which heartbeat goes to which waiter. Each heartbeat is claimed once, before or after it arrives.
 
-:class:`Claims` has the rules, without an event loop or a clock. :class:`ClaimQueue` applies them to
-trio tasks. An enclave is known by its listen address and, on AF_VSOCK, by its CID.
+:class:`HeartbeatStore` has the rules, without an event loop or a clock. :class:`ClaimQueue` applies
+them to trio tasks. An enclave is known by its listen address and, on AF_VSOCK, by its CID.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from .addresses import Address
 from .errors import NoHeartbeatError
 from .events import Heartbeat
 
-Waiter = TypeVar("Waiter", bound=Hashable)
+WaiterT = TypeVar("WaiterT", bound=Hashable)
 
 _Key = tuple[Address, int | None]
 
@@ -48,7 +48,7 @@ class _Enclave:
     unclaimed: deque[tuple[float, Heartbeat]]
 
 
-class Claims(Generic[Waiter]):
+class HeartbeatStore(Generic[WaiterT]):
     """The heartbeats that have arrived, and the waiters for those that have not.
 
     Args:
@@ -61,17 +61,17 @@ class Claims(Generic[Waiter]):
         self._max_heartbeats = max_heartbeats
         # The enclave that sent a heartbeat last comes last; the longest waiter comes first.
         self._enclaves: dict[_Key, _Enclave] = {}
-        self._waiting: dict[Waiter, ClaimFilter] = {}
+        self._waiting: dict[WaiterT, ClaimFilter] = {}
 
     def last_heartbeats(self) -> Iterator[Heartbeat]:
         """The last heartbeat of each enclave, claimed or not, oldest first."""
         return (enclave.last for enclave in self._enclaves.values())
 
-    def waiting(self) -> Iterator[tuple[Waiter, ClaimFilter]]:
+    def waiting(self) -> Iterator[tuple[WaiterT, ClaimFilter]]:
         """Every waiter with what it wants, the longest waiter first."""
         return iter(self._waiting.items())
 
-    def deliver(self, beat: Heartbeat, now: float) -> Waiter | None:
+    def deliver(self, beat: Heartbeat, now: float) -> WaiterT | None:
         """Give a heartbeat to the longest waiter that accepts it, or keep it.
 
         Args:
@@ -103,11 +103,11 @@ class Claims(Generic[Waiter]):
         _, beat = max(found, key=lambda enclave: enclave.unclaimed[-1][0]).unclaimed.pop()
         return beat
 
-    def wait(self, waiter: Waiter, wanted: ClaimFilter) -> None:
+    def add_waiter(self, waiter: WaiterT, wanted: ClaimFilter) -> None:
         """Add a waiter."""
         self._waiting[waiter] = wanted
 
-    def give_up(self, waiter: Waiter) -> None:
+    def remove_waiter(self, waiter: WaiterT) -> None:
         """Remove a waiter."""
         del self._waiting[waiter]
 
@@ -140,11 +140,11 @@ class _Waiter:
         self._got = got
         trio.lowlevel.reschedule(self._task)
 
-    async def sleep(self, give_up: Callable[["_Waiter"], None]) -> Heartbeat:
-        """Return the heartbeat or raise the error; if it is cancelled, call ``give_up`` first."""
+    async def sleep(self, on_cancel: Callable[["_Waiter"], None]) -> Heartbeat:
+        """Return the heartbeat or raise the error; if it is cancelled, call ``on_cancel`` first."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            give_up(self)
+            on_cancel(self)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -159,23 +159,23 @@ class ClaimQueue:
 
     def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
         self._open = dict(addresses)
-        self._claims = Claims[_Waiter]()
+        self._store = HeartbeatStore[_Waiter]()
         self._ended = False
         self._failure: Exception | None = None
 
     def last_heartbeats(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave, oldest first."""
-        return list(self._claims.last_heartbeats())
+        return list(self._store.last_heartbeats())
 
     def deliver(self, beat: Heartbeat) -> None:
         """Give a heartbeat to the longest waiter that accepts it, or keep it."""
-        waiter = self._claims.deliver(beat, trio.current_time())
+        waiter = self._store.deliver(beat, trio.current_time())
         if waiter is not None:
             waiter.wake(beat)
 
     def forget(self, address: Address) -> None:
         """Drop the unclaimed heartbeats of a listen address."""
-        self._claims.forget(address)
+        self._store.forget(address)
 
     async def claim(self, wanted: ClaimFilter) -> Heartbeat:
         """Claim a heartbeat that has arrived, or wait for one. A cancellation claims nothing.
@@ -184,11 +184,11 @@ class ClaimQueue:
             NoHeartbeatError: None can arrive any more.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        beat = self._claims.claim(wanted, trio.current_time())
+        beat = self._store.claim(wanted, trio.current_time())
         if beat is None and self._can_match(wanted):
             waiter = _Waiter()
-            self._claims.wait(waiter, wanted)
-            return await waiter.sleep(self._claims.give_up)
+            self._store.add_waiter(waiter, wanted)
+            return await waiter.sleep(self._store.remove_waiter)
         await trio.lowlevel.cancel_shielded_checkpoint()
         if beat is None:
             raise self._why_none(wanted)
@@ -210,9 +210,9 @@ class ClaimQueue:
         self._fail_waiters()
 
     def _fail_waiters(self) -> None:
-        for waiter, wanted in list(self._claims.waiting()):
+        for waiter, wanted in list(self._store.waiting()):
             if not self._can_match(wanted):
-                self._claims.give_up(waiter)
+                self._store.remove_waiter(waiter)
                 waiter.wake(self._why_none(wanted))
 
     def _why_none(self, wanted: ClaimFilter) -> NoHeartbeatError:

@@ -14,7 +14,14 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from .addresses import CID_ANY, Address, InheritedSocket, NamedSocket, VsockAddress, parse_address
+from .addresses import (
+    CID_ANY,
+    Address,
+    InheritedSocket,
+    NamedDescriptor,
+    VsockAddress,
+    parse_address,
+)
 from .errors import HeartbeatTimeoutError, PeerClosedError, UsageError, WrongByteError
 from .protocol import (
     HEARTBEAT,
@@ -117,7 +124,7 @@ async def answer_heartbeat(
 
 def _connectable(address: str | Address) -> wire.SocketAddress:
     target = parse_address(address) if isinstance(address, str) else address
-    if isinstance(target, InheritedSocket | NamedSocket):
+    if isinstance(target, InheritedSocket | NamedDescriptor):
         raise UsageError(f"{target} is a listening socket: name an address to connect to")
     if isinstance(target, VsockAddress) and target.cid == CID_ANY:
         raise UsageError(

@@ -28,7 +28,7 @@ class RejectReason(StrEnum):
     CID = "cid"  # its CID is not in the allow-list; nothing was read from it
     WRONG_BYTE = "wrong-byte"  # its first byte is not the heartbeat
     TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
-    ANSWERED = "answered"  # the one-shot address has answered another connection
+    ALREADY_ANSWERED = "already-answered"  # the one-shot address has answered another connection
     REARMED = "rearmed"  # the address was rearmed while the connection was pending
 
 

@@ -88,7 +88,7 @@ class Latch:
 
     def __init__(self, *, once: bool = True, any_byte: bool = False) -> None:
         self.once = once
-        self.accepted_bytes: Container[int] = range(256) if any_byte else HEARTBEAT
+        self.accepted_bytes: Container[int] = range(256) if any_byte else frozenset(HEARTBEAT)
         self.answered = False
 
     def try_answer(self) -> bool:
@@ -121,7 +121,7 @@ class _Handshake:
     def receive(self, data: bytes | bytearray) -> State:
         """Take the bytes read from the connection, ``b""`` for its end, and return the new state.
 
-        ``HEARTBEAT`` has tripped the latch. Never raises. Input in a final state changes nothing.
+        The latch is set when it becomes ``HEARTBEAT``. Never raises. A final state never changes.
         """
         if self.state is not _WAITING:
             return self.state

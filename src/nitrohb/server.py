@@ -25,7 +25,7 @@ from typing import Final
 
 import trio
 
-from .acceptor import Acceptor, ServerConfig
+from .acceptor import Acceptor, ServerContext
 from .addresses import CID_ANY, Address, VsockAddress, parse_address
 from .claims import ClaimFilter, ClaimQueue
 from .errors import UsageError
@@ -33,7 +33,7 @@ from .events import Event, Heartbeat, Listening, Lost
 from .pending import Pending
 from .protocol import HEARTBEAT_PORT
 from .sockets.listener import Listener
-from .sockets.opening import Listen, close_at_end, open_listeners, require_cids, resolve
+from .sockets.opening import ListenTarget, closing_stack, open_listeners, require_cids, resolve
 
 OnEvent = Callable[[Event], object]
 
@@ -50,11 +50,11 @@ class HeartbeatServer:
     """
 
     def __init__(
-        self, acceptors: list[Acceptor], claims: ClaimQueue, allowed: frozenset[int] | None
+        self, acceptors: list[Acceptor], claim_queue: ClaimQueue, allowed: frozenset[int] | None
     ) -> None:
         self.addresses = tuple(acceptor.address for acceptor in acceptors)
         self._acceptors = acceptors
-        self._claims = claims
+        self._claims = claim_queue
         self._allowed = allowed
 
     def last_heartbeats(self) -> list[Heartbeat]:
@@ -82,8 +82,8 @@ class HeartbeatServer:
             cid: Accept only heartbeats of the enclave with this CID. Default: any.
             address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The
                 peers of a Unix socket have no CID: tell enclaves apart by address.
-            max_age: Accept a heartbeat that arrived at most so many seconds ago. This excludes an
-                earlier boot of the same enclave.
+            max_age: Accept a heartbeat that arrived at most so many seconds ago. An older one is
+                probably that of an earlier boot of the enclave.
 
         Returns:
             The heartbeat.
@@ -94,8 +94,8 @@ class HeartbeatServer:
             NoHeartbeatError: The server has ended, or has closed the address, and there is no such
                 heartbeat left to claim.
 
-        **Checkpoints.** It always executes a checkpoint. There is no time limit but the caller's
-        cancel scope. A cancellation claims nothing.
+        **Checkpoints.** It always executes a checkpoint, unless it raises UsageError. There is no
+        time limit but the caller's cancel scope. A cancellation claims nothing.
         """
         if not max_age >= 0:  # not "< 0", which NaN would pass
             raise UsageError(f"max_age must be at least 0 s, got {max_age}")
@@ -151,7 +151,7 @@ class HeartbeatServer:
 
 
 async def serve_heartbeat(
-    *listen: Listen,
+    *listen: ListenTarget,
     once: bool = True,
     allow_cids: Collection[int] | None = None,
     any_byte: bool = False,
@@ -183,7 +183,8 @@ async def serve_heartbeat(
         max_pending: How many connections may be silent at a time, on all addresses together. One
             more, or a lack of descriptors or memory, evicts the oldest connection of the peer that
             holds the most (:class:`Evicted`). Each takes about 4 KiB. A peer is known by its CID on
-            AF_VSOCK, and by its process on a Unix socket.
+            AF_VSOCK, and by its process on a Unix socket. The processes of other PID namespaces are
+            one peer per address.
         on_event: Called with every event, in order, in this task's thread. It must not block. If it
             is None, a socket file that is lost and cannot be created again is logged
             (:mod:`logging`).
@@ -210,8 +211,8 @@ async def serve_heartbeat(
     or ``on_event`` raises, everything is closed, and the error is raised in an exception group, as
     by any nursery.
     """
-    with close_at_end(listen) as closing:
-        allowed = _validated_cids(allow_cids, handshake_timeout, max_pending)
+    with closing_stack(listen) as closing:
+        allowed = _validate(allow_cids, handshake_timeout, max_pending)
         targets = resolve(listen or (DEFAULT_LISTEN,))
         if allowed is not None:
             require_cids(targets)
@@ -221,34 +222,34 @@ async def serve_heartbeat(
             closing.callback(listener.close)
         if allowed is not None:
             require_cids(listeners)  # the family of an inherited socket is known only now
-        has_handle = task_status is not trio.TASK_STATUS_IGNORED
+        wants_server = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue((listener.address, listener.has_cids) for listener in listeners)
-        config = ServerConfig(
+        context = ServerContext(
             once=once,
             allow_cids=allowed,
             any_byte=any_byte,
             handshake_timeout=handshake_timeout,
             max_pending=max_pending,
             emit=on_event or _log_problem,
-            wants_events=once or has_handle or on_event is not None,
-            claims=claims if has_handle else None,
+            wants_events=once or wants_server or on_event is not None,
+            claim_queue=claims if wants_server else None,
             pending=Pending(),
         )
         acceptors = [
-            Acceptor(listener, age, config) for listener, age in zip(listeners, ages, strict=True)
+            Acceptor(listener, age, context) for listener, age in zip(listeners, ages, strict=True)
         ]
         for acceptor in acceptors:
             closing.callback(acceptor.close)  # it may have replaced its listener
         with claims:
             async with trio.open_nursery() as nursery:
                 for acceptor in acceptors:
-                    config.emit(Listening(address=acceptor.address, time=acceptor.listener.time))
+                    context.emit(Listening(address=acceptor.address, time=acceptor.listener.time))
                     nursery.start_soon(acceptor.serve, name=f"listener {acceptor.address}")
                 task_status.started(HeartbeatServer(acceptors, claims, allowed))
     return [acceptor.heartbeat for acceptor in acceptors if acceptor.heartbeat is not None]
 
 
-def _validated_cids(
+def _validate(
     allow_cids: Collection[int] | None, handshake_timeout: float, max_pending: int
 ) -> frozenset[int] | None:
     if not handshake_timeout > 0:  # not "<= 0", which NaN would pass

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server for programs without trio: it runs in a thread.
 
-Two rules keep every call interruptible. A signal that arrives just before a lock blocks is handled
-when the lock is released: so every wait is a series of short ones. An interrupt must not leave a
-lock held: so answers come through :class:`queue.SimpleQueue`, which no signal handler can split.
+Two rules keep every call interruptible:
+
+* Python handles a signal between two bytecodes. If it arrives just before a wait for a lock, it is
+  handled after the wait. So every wait is short, and is repeated.
+* An interrupt must not leave a lock held. So answers come through :class:`queue.SimpleQueue`, whose
+  methods a signal handler cannot interrupt.
 """
 
 import _thread
@@ -24,7 +27,7 @@ from .addresses import Address
 from .errors import HeartbeatTimeoutError, NoHeartbeatError, UsageError
 from .events import Heartbeat
 from .server import HeartbeatServer, OnEvent, serve_heartbeat
-from .sockets.opening import Listen
+from .sockets.opening import ListenTarget
 
 _SLICE: Final = 0.2  # seconds between two looks for signals
 
@@ -85,7 +88,7 @@ class ThreadServer:
             where = "" if address is None else f" on {address}"
             raise HeartbeatTimeoutError(f"no heartbeat{sender} came{where} within {timeout:g} s")
 
-        return self._thread.call(wait, waits=True)
+        return self._thread.call(wait, blocking=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
         """Return the last heartbeat of each enclave: see :meth:`HeartbeatServer.last_heartbeats`.
@@ -115,7 +118,7 @@ class ThreadServer:
 
 @contextmanager
 def serve_in_thread(
-    *listen: Listen,
+    *listen: ListenTarget,
     once: bool = True,
     allow_cids: Collection[int] | None = None,
     any_byte: bool = False,
@@ -227,13 +230,13 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
         if self._failure is not None:
             raise self._failure
 
-    def call(self, function: Callable[[], Awaitable[T]], *, waits: bool = False) -> T:
+    def call(self, function: Callable[[], Awaitable[T]], *, blocking: bool = False) -> T:
         """Run a function as a task of the loop. An interrupt cancels the task."""
         if os.getpid() != self._process:
             raise UsageError("called in a forked process: the server runs in its parent")
         if threading.current_thread() is self._thread:
             raise UsageError("called in the server's own thread, from on_event: it would be stuck")
-        if waits:
+        if blocking:
             _refuse_trio_tasks(
                 "wait_heartbeat()", "await trio.to_thread.run_sync(server.wait_heartbeat)"
             )

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message
 
 from nitrohb import Listener, open_listeners, serve_heartbeat
 from nitrohb.api.app import create_app
-from nitrohb.api.backend import Backend
+from nitrohb.api.state import ServerState
 from tests import support
 from tests.support import B7, settled
 
@@ -142,7 +142,7 @@ class Running:
     """A server, a client of its application, and what ends the server."""
 
     client: Client
-    backend: Backend
+    state: ServerState
     end: Callable[[], None]
 
 
@@ -151,18 +151,18 @@ async def running(*listen: Path | Listener, once: bool = False) -> AsyncGenerato
     """A server that has started, on paths or listeners, and a client of its application."""
     addresses: list[Any] = [f"unix:{it}" if isinstance(it, Path) else it for it in listen]
     listeners: list[Listener] = open_listeners(addresses)
-    backend = Backend(listener.address for listener in listeners)
-    serve = partial(serve_heartbeat, *listeners, once=once, on_event=backend.on_event)
+    state = ServerState(listener.address for listener in listeners)
+    serve = partial(serve_heartbeat, *listeners, once=once, on_event=state.on_event)
 
     async def run() -> None:
         with scope:
-            await serve(task_status=backend)
+            await serve(task_status=state)
 
     scope = trio.CancelScope()
-    async with client_of(create_app(backend)) as client, trio.open_nursery() as nursery:
+    async with client_of(create_app(state)) as client, trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await settled()
-        yield Running(client, backend, scope.cancel)
+        yield Running(client, state, scope.cancel)
         scope.cancel()
 
 

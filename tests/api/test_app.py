@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from nitrohb import Heartbeat
 from nitrohb.api.app import create_app
-from nitrohb.api.backend import Backend
+from nitrohb.api.state import ServerState
 from tests.support import Client, PeersWithCids, settled
 
 from .support import Exchange, Passes, beat, client_of, running
@@ -27,8 +27,8 @@ async def test_last_heartbeats_can_be_read_again_and_again(vsock: PeersWithCids)
         assert (await api.client.get("/heartbeats")).json() == []
         for cid in (16, 17, 16):
             await beat(vsock.connect(cid))
-        assert api.backend.server is not None
-        last = [each.to_json() for each in api.backend.server.last_heartbeats()]
+        assert api.state.server is not None
+        last = [each.to_json() for each in api.state.server.last_heartbeats()]
         assert [each["cid"] for each in last] == [17, 16]
         for _ in range(2):
             answer = await api.client.get("/heartbeats")
@@ -245,7 +245,10 @@ async def test_an_address_whose_socket_file_is_lost_is_not_ready(
         assert (await api.client.get("/readyz")).status == 200
         answer = await api.client.get("/metrics")
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert f'nitrohb_losses_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
+        assert (
+            f'nitrohb_socket_file_losses_total{{address="unix:{path}"}} 1.0\n'.encode()
+            in answer.body
+        )
         assert f'nitrohb_heartbeats_total{{address="unix:{path}"}} 1.0\n'.encode() in answer.body
 
 
@@ -275,14 +278,14 @@ async def test_a_claim_by_cid_is_known_while_it_waits(vsock: PeersWithCids) -> N
         for claim, is_known in (({}, False), ({"cid": 1}, False), ({"cid": 16}, True)):
             exchange = api.client.begin("POST", "/claims", claim)
             await settled()
-            assert api.backend.awaits_cid() == is_known
+            assert api.state.awaits_cid() == is_known
             exchange.disconnect()
             await settled()
-            assert not api.backend.awaits_cid()
+            assert not api.state.awaits_cid()
 
 
 async def test_before_the_server_has_started() -> None:
-    async with client_of(create_app(Backend([]))) as client:
+    async with client_of(create_app(ServerState([]))) as client:
         assert (await client.get("/readyz")).is_problem(503)
         assert (await client.post("/claims", {})).is_problem(503)
         assert (await client.post("/rearm", {})).is_problem(503)
@@ -292,7 +295,7 @@ async def test_before_the_server_has_started() -> None:
 
 
 async def test_what_does_not_exist_and_headers_that_restrict_browsers() -> None:
-    async with client_of(create_app(Backend([]))) as client:
+    async with client_of(create_app(ServerState([]))) as client:
         for method, path, status in (
             ("GET", "/healthz", 200),
             ("GET", "/nothing", 404),
@@ -311,13 +314,13 @@ async def test_what_does_not_exist_and_headers_that_restrict_browsers() -> None:
 async def test_a_bug_is_reported_to_the_client_and_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: Backend) -> list[Heartbeat]:
+    def fail(_: ServerState) -> list[Heartbeat]:
         raise ZeroDivisionError
 
     exchanges: list[Exchange] = []
-    monkeypatch.setattr(Backend, "last_heartbeats", fail)
+    monkeypatch.setattr(ServerState, "last_heartbeats", fail)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        async with client_of(create_app(Backend([]))) as client:
+        async with client_of(create_app(ServerState([]))) as client:
             exchanges.append(client.begin("GET", "/heartbeats"))
             await settled()
     assert exchanges[0].is_problem(500, "bug", "log")
@@ -360,7 +363,7 @@ async def test_readers_of_events_have_a_limit_in_number(
 
 
 async def test_nothing_but_the_page_itself_may_run_in_it() -> None:
-    async with client_of(create_app(Backend([]))) as client:
+    async with client_of(create_app(ServerState([]))) as client:
         page = await client.get("/")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     text = page.body.decode()

@@ -68,7 +68,7 @@ def test_everything_is_counted() -> None:
     ]
     for event in events:
         metrics.count(event)
-    metrics.boot.observe(0.5)
+    metrics.wait.observe(0.5)
     metrics.timeouts.inc()
     got = samples(metrics)
     for name in ("evictions", "disconnections"):
@@ -81,9 +81,9 @@ def test_everything_is_counted() -> None:
     assert got["nitrohb_echo_seconds_bucket 5.0"] == 0
     assert got["nitrohb_echo_seconds_bucket +Inf"] == got["nitrohb_echo_seconds_count"] == 1
     assert got["nitrohb_echo_seconds_sum"] == 6
-    assert got["nitrohb_boot_seconds_bucket 0.25"] == 0
-    assert got["nitrohb_boot_seconds_bucket 0.5"] == 1
-    assert got["nitrohb_boot_seconds_bucket 600.0"] == 1
+    assert got["nitrohb_claim_wait_seconds_bucket 0.25"] == 0
+    assert got["nitrohb_claim_wait_seconds_bucket 0.5"] == 1
+    assert got["nitrohb_claim_wait_seconds_bucket 600.0"] == 1
 
 
 def test_the_process_is_measured() -> None:

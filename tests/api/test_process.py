@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nitrohb import UnixAddress
-from nitrohb.cli.api import open_api
+from nitrohb.cli.serve_api import open_api
 from nitrohb.cli.settings import UnixApi
 from tests.api.over_http import OverUnix, ask, port_that_is_free
 from tests.cli.process import (

@@ -7,15 +7,15 @@ from trio import sleep
 from trio.testing import MockClock
 
 from nitrohb.api.app import create_app
-from nitrohb.api.backend import Backend
 from nitrohb.api.requests import Claim, ProblemError, parse_claim, parse_rearm
+from nitrohb.api.state import ServerState
 from tests.support import settled
 
 from .support import client_of
 
 
 def app(*hosts: str) -> ASGIApp:
-    return create_app(Backend([]), is_host=hosts.__contains__ if hosts else None)
+    return create_app(ServerState([]), is_host=hosts.__contains__ if hosts else None)
 
 
 async def test_a_foreign_host_header_is_refused() -> None:

@@ -13,9 +13,9 @@ import nitrohb
 from nitrohb import Event, InheritedSocket, UnixAddress, VsockAddress
 from nitrohb.addresses import CID_ANY
 from nitrohb.api.app import create_app
-from nitrohb.api.backend import Backend
 from nitrohb.api.requests import BODY_LIMIT, BODY_TIMEOUT, MAX_TIMEOUT, MEDIA_TYPE, Claim
 from nitrohb.api.schema import create_document
+from nitrohb.api.state import ServerState
 from tests.support import PeersWithCids
 
 from .support import beat, client_of, running
@@ -66,7 +66,7 @@ def test_its_constants_are_those_of_the_code() -> None:
 
 
 async def test_what_it_names_is_there() -> None:
-    async with client_of(create_app(Backend([]))) as client:
+    async with client_of(create_app(ServerState([]))) as client:
         for path, item in DOCUMENT["paths"].items():
             answer = await client.whole(client.begin("HEAD", path.format(cid=16)))
             is_get = "get" in item and path != "/heartbeats/{cid}"
@@ -94,7 +94,7 @@ async def test_the_server_describes_itself_and_its_answers(
 
 
 async def test_a_server_that_has_not_started_answers_as_described() -> None:
-    async with client_of(create_app(Backend(HERE))) as client:
+    async with client_of(create_app(ServerState(HERE))) as client:
         answer = await client.get("/readyz")
     assert answer.status == 503
     check(answer.json(), "Readiness")

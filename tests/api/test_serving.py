@@ -21,9 +21,9 @@ from trio.testing import MockClock
 
 from nitrohb import UnixAddress
 from nitrohb.api.app import create_app
-from nitrohb.api.backend import Backend
 from nitrohb.api.serving import PASSES, REST, FairQueue, serving
-from nitrohb.cli.api import open_api
+from nitrohb.api.state import ServerState
+from nitrohb.cli.serve_api import open_api
 from nitrohb.cli.settings import UnixApi
 from tests.cli.process import listening
 from tests.support import Client, settled
@@ -206,7 +206,7 @@ async def test_a_body_is_taken_in_pieces(listener: socket.socket, clock: MockClo
 async def test_a_refused_client_that_sends_on_is_disconnected(
     listener: socket.socket, clock: MockClock
 ) -> None:
-    async with serving_one(listener, create_app(Backend([]))) as client:
+    async with serving_one(listener, create_app(ServerState([]))) as client:
         client.send(b"POST /claims HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
         client.send(bytes(100_000))
         await trio.sleep(1)

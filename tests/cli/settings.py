@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 from nitrohb.cli.output import DEBUG
-from nitrohb.cli.settings import RunSettings, ServerSettings
+from nitrohb.cli.settings import AnswerSettings, RunSettings
 
 
-def server_settings(**fields: Any) -> ServerSettings:
+def server_settings(**fields: Any) -> AnswerSettings:
     defaults: dict[str, Any] = {
         "listen": [],
         "keep": False,
@@ -23,7 +23,7 @@ def server_settings(**fields: Any) -> ServerSettings:
         "event_level": DEBUG,
         "level": DEBUG,
     }
-    return ServerSettings(**defaults | fields)
+    return AnswerSettings(**defaults | fields)
 
 
 def run_settings(*argv: str, kill_after: float = 10.0, **fields: Any) -> RunSettings:

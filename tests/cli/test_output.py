@@ -82,11 +82,11 @@ def test_each_line_is_written_whole_or_counted(reopened: bool, steps: list[int |
                 stream.flush()
             else:
                 text = f"{number}:{step * 'x'}."
-                counted += stream.take_left_out()
+                counted += stream.take_dropped()
                 assert stream.write(f"{text}\n") == ""
                 written.append(text.encode())
         stream.close()
-        counted += stream.take_left_out()
+        counted += stream.take_dropped()
         seen += read(reader)
         whole = [line for line in seen.split(b"\n") if line.endswith(b".")]
         assert whole == [line for line in written if line in whole], "in order, none twice"
@@ -123,7 +123,7 @@ def test_the_end_waits_for_a_reader_that_goes_on(monkeypatch: pytest.MonkeyPatch
         seen = read(reader)  # there is room again, but nobody has told the stream
         stream.close()
         assert seen + read(reader) == (2 * PAGE - 1) * b"x" + b"\n"
-        assert stream.take_left_out() == 0
+        assert stream.take_dropped() == 0
 
 
 def test_a_batch_that_is_larger_than_the_queue_is_written_as_far_as_possible() -> None:
@@ -213,7 +213,7 @@ def test_a_socket_whose_reader_pauses() -> None:
         while not stream.has_queued:
             stream.write(PAGE * "x" + "\n")
         stream.close()
-        assert stream.take_left_out() >= 1
+        assert stream.take_dropped() >= 1
 
 
 def test_what_does_not_matter_enough_is_not_said() -> None:

@@ -25,7 +25,7 @@ from nitrohb import (
 )
 from nitrohb.addresses import InheritedSocket
 from nitrohb.cli.output import Output
-from nitrohb.cli.report import Reporter, explain_timeout
+from nitrohb.cli.report import Summary, explain_timeout
 
 from .events import ANY, made
 
@@ -38,11 +38,11 @@ def rejected(reason: RejectReason) -> list[Event]:
     return [CONNECTED, made(Rejected, reason=reason, byte=byte)]
 
 
-def reporter_of(*events: Event) -> Reporter:
-    reporter = Reporter()
+def summary_of(*events: Event) -> Summary:
+    summary = Summary()
     for event in events:
-        reporter.on_event(event)
-    return reporter
+        summary.on_event(event)
+    return summary
 
 
 @pytest.mark.parametrize(
@@ -58,29 +58,29 @@ def reporter_of(*events: Event) -> Reporter:
             [*2 * rejected(RejectReason.TIMEOUT), *rejected(RejectReason.WRONG_BYTE)],
             "2 sent nothing; 1 sent 0x00 instead of 0xB7",
         ),
-        ([CONNECTED, made(Heartbeat), *rejected(RejectReason.ANSWERED)], None),
+        ([CONNECTED, made(Heartbeat), *rejected(RejectReason.ALREADY_ANSWERED)], None),
     ],
 )
 def test_what_arrived_instead_of_a_heartbeat(events: Sequence[Event], seen: str | None) -> None:
-    reporter = reporter_of(made(Listening), *events)
-    assert list(reporter.without_heartbeat()) == ([] if seen is None else [(ANY, seen)])
+    summary = summary_of(made(Listening), *events)
+    assert list(summary.without_heartbeat()) == ([] if seen is None else [(ANY, seen)])
 
 
 def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> None:
-    reporter = reporter_of(made(Listening), made(Listening, address=UNIX))
-    assert reporter.listening() == 2
+    summary = summary_of(made(Listening), made(Listening, address=UNIX))
+    assert summary.started() == 2
     waiting = f"waiting for a heartbeat on vsock::9000, {UNIX}"
-    assert reporter.status() == waiting
+    assert summary.status() == waiting
     for count, event in enumerate((made(Heartbeat), made(Heartbeat, address=UNIX, peer=None)), 1):
-        reporter.on_event(made(Connected, address=event.address))
-        reporter.on_event(event)
+        summary.on_event(made(Connected, address=event.address))
+        summary.on_event(event)
         cid = "" if event.peer is None else " from CID 16"
         last = f"last heartbeat 2026-01-02 03:04:05Z{cid} on {event.address}, {count} in all"
-        assert reporter.status() == f"{last}; {waiting}"
-    reporter.on_event(made(Done))
-    assert reporter.awaited() == f"a heartbeat on {UNIX}"
-    reporter.on_event(made(Done, address=UNIX))
-    assert reporter.status().endswith(", 2 in all; waiting for nothing more")
+        assert summary.status() == f"{last}; {waiting}"
+    summary.on_event(made(Done))
+    assert summary.awaited() == f"a heartbeat on {UNIX}"
+    summary.on_event(made(Done, address=UNIX))
+    assert summary.status().endswith(", 2 in all; waiting for nothing more")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
 def test_timeout_without_a_connection_says_what_to_try(
     address: Address, where: str | None, output: Output, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    explain_timeout(reporter_of(made(Listening, address=address)), 5, output)
+    explain_timeout(summary_of(made(Listening, address=address)), 5, output)
     first, _, *advice = capfd.readouterr().err.splitlines()
     assert first == f"nitrohb: no heartbeat on {address} within 5 s: nobody connected"
     if where is None:

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nitrohb import Connected, Heartbeat, Listening, Rejected, RejectReason, open_listeners
-from nitrohb.api.backend import Backend
+from nitrohb.api.state import ServerState
 from nitrohb.cli.output import DEBUG, NOTHING, Output
 from nitrohb.cli.session import Warner, serve_session
 from nitrohb.server import OnEvent
@@ -21,14 +21,14 @@ from .events import made
 from .settings import server_settings
 
 
-class AwaitsCid(Backend):
+class AwaitsCid(ServerState):
     """The HTTP interface's view of the server while somebody waits for one CID."""
 
     def awaits_cid(self) -> bool:
         return True
 
 
-def api() -> nullcontext[Backend]:
+def api() -> nullcontext[ServerState]:
     return nullcontext(AwaitsCid([]))
 
 
@@ -42,7 +42,7 @@ def api() -> nullcontext[Backend]:
 )
 async def test_cid_that_all_vms_share_is_warned_of_once(
     allow_cids: Collection[int] | None,
-    serve_api: Callable[[], nullcontext[Backend]] | None,
+    serve_api: Callable[[], nullcontext[ServerState]] | None,
     event_level: int,
     what: str,
     sock: Path,

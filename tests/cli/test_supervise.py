@@ -252,10 +252,11 @@ async def test_run_is_not_ready_before_it_listens(
     assert ready == [False]
 
 
-async def test_time_limit_while_an_answered_address_closes(
-    sock: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+@pytest.mark.parametrize(("late", "code"), [("one", 124), ("one two", 3)])
+async def test_heartbeat_in_the_moment_of_the_time_limit(
+    late: str, code: int, sock: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """Its Done is never emitted then. nitrohb must not wait for it."""
+    """It counts. No address is Done then: nitrohb must not wait for that."""
 
     async def serve_listeners(
         _: object, settings: object, observers: Sequence[OnEvent], *, task_status: Any
@@ -267,11 +268,20 @@ async def test_time_limit_while_an_answered_address_closes(
         emit(Listening, "one")
         emit(Listening, "two")
         task_status.started()
-        emit(Heartbeat, "one")
-        await trio.sleep_forever()
+        try:
+            await trio.sleep_forever()
+        finally:
+            for path in late.split():
+                emit(Heartbeat, path)
+
+    async def exit_later() -> None:
+        await trio.sleep(70)
+        command.exit.set()
 
     monkeypatch.setattr("nitrohb.cli.supervise.serve_listeners", serve_listeners)
     command = Command()
-    monkeypatch.setattr(command, "end", command.exit.set)
-    with supervisor_of(command, sock) as supervisor, trio.fail_after(100):
-        assert await supervisor.run(Signals()) == 124
+    with supervisor_of(command, sock) as supervisor:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(exit_later)
+            with trio.fail_after(100):
+                assert await supervisor.run(Signals()) == code

@@ -21,7 +21,7 @@ from nitrohb import (
     VsockAddress,
     parse_address,
 )
-from nitrohb.addresses import CID_ANY, PORT_ANY, NamedSocket
+from nitrohb.addresses import CID_ANY, PORT_ANY, NamedDescriptor
 from nitrohb.doctor import examine as examining
 from nitrohb.doctor import probes, selftest
 from nitrohb.doctor.examine import examine
@@ -153,7 +153,7 @@ async def test_a_name_that_was_not_passed_in_is_a_failure_beside_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LISTEN_PID", raising=False)
-    address = NamedSocket("heart")
+    address = NamedDescriptor("heart")
     with pytest.raises(ListenError) as no:
         open_listeners([address])
     checks = await examine([address, UnixAddress(str(tmp_path / "s"))], 1)
@@ -170,13 +170,13 @@ async def test_a_socket_that_is_named_by_its_number_and_its_name(
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_FDNAMES", "heart")
     with pytest.raises(UsageError, match="fd:3 is named twice"):
-        await examine([InheritedSocket(3), NamedSocket("heart")], 1)
+        await examine([InheritedSocket(3), NamedDescriptor("heart")], 1)
 
 
 async def test_contradictions_are_rejected() -> None:
     cases: list[tuple[list[Address], str]] = [
         ([UnixAddress("x")] * 2, "named twice"),
-        ([NamedSocket("not passed")] * 2, "named twice"),
+        ([NamedDescriptor("not passed")] * 2, "named twice"),
         ([VsockAddress(1, 9000), VsockAddress(CID_ANY, 9000)], "exclude each other"),
         ([VsockAddress(1, PORT_ANY)], "lets the kernel choose the port"),
     ]

@@ -188,7 +188,7 @@ def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path)
             prometheus.alerts,
             {
                 "NitrohbWrongByte": "firing",
-                "NitrohbClaimsInVain": "firing",
+                "NitrohbClaimTimeouts": "firing",
                 "NitrohbConnectionsWithoutByte": "firing",
                 "NitrohbSilentConnections": "firing",
                 "NitrohbFlood": "pending",

@@ -162,8 +162,8 @@ def _a_boot_is_timed(prometheus: Prometheus, server: Server, path: Path) -> None
         assert beat(path) == HEARTBEAT
         assert launcher.getresponse().status == HTTPStatus.OK
     took = time.monotonic() - began
-    prometheus.until("sum(nitrohb_boot_seconds_count)", 1)
-    assert 0 < prometheus.value("sum(nitrohb_boot_seconds_sum)") < took
+    prometheus.until("sum(nitrohb_claim_wait_seconds_count)", 1)
+    assert 0 < prometheus.value("sum(nitrohb_claim_wait_seconds_sum)") < took
 
 
 def _heartbeats_are_counted(prometheus: Prometheus, paths: list[Path]) -> None:

@@ -34,7 +34,7 @@ from nitrohb.remedies import NO_AF_VSOCK
 from nitrohb.sockets import listener, vsock, wire
 from nitrohb.sockets.listener import Listener
 from nitrohb.sockets.opening import (
-    Listen,
+    ListenTarget,
     check_distinct,
     open_listeners,
     require_cids,
@@ -52,7 +52,9 @@ def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def listening(*listen: Listen, mode: int = 0o600, group: int | None = None) -> Generator[Listener]:
+def listening(
+    *listen: ListenTarget, mode: int = 0o600, group: int | None = None
+) -> Generator[Listener]:
     """Listen. Yields the first listener, and closes all of them."""
     with ExitStack() as stack:
         opened = open_listeners(listen, socket_mode=mode, socket_group=group)
@@ -61,7 +63,7 @@ def listening(*listen: Listen, mode: int = 0o600, group: int | None = None) -> G
         yield opened[0]
 
 
-def fails(*listen: Listen, mode: int = 0o600, group: int | None = None) -> ListenError:
+def fails(*listen: ListenTarget, mode: int = 0o600, group: int | None = None) -> ListenError:
     """The error with which listening fails."""
     with pytest.raises(ListenError) as caught:
         open_listeners(listen, socket_mode=mode, socket_group=group)
@@ -214,7 +216,7 @@ def test_a_malformed_address_stops_all_before_any_is_opened() -> None:
         ("vsock:3:9000", "vsock::9000", "vsock:3:9000 and vsock::9000 exclude .* any CID"),
     ],
 )
-def test_an_address_named_twice(one: Listen, other: Listen, complaint: str) -> None:
+def test_an_address_named_twice(one: ListenTarget, other: ListenTarget, complaint: str) -> None:
     os.mkdir("deep")
     os.symlink("deep", "link")
     for between in ([], ["unix:b", "hybrid:b:1", "vsock:3:9001"]):

@@ -29,7 +29,6 @@ from ..errors import NoHeartbeatError, UsageError
 from ..events import format_time, utc_now
 from ..remedies import SAME_CIDS
 from ..server import HeartbeatServer
-from .backend import Backend
 from .requests import (
     Claim,
     ProblemError,
@@ -40,6 +39,7 @@ from .requests import (
     parse_rearm,
 )
 from .schema import create_document
+from .state import ServerState
 from .streaming import EventStream
 
 BATCH: Final = 16  # heartbeats that are serialized in one pass of the event loop: 0.1 ms
@@ -67,14 +67,14 @@ _PAGE_HEADERS: Final = {
 }
 
 
-def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None) -> ASGIApp:
+def create_app(state: ServerState, *, is_host: Callable[[str], bool] | None = None) -> ASGIApp:
     """Return the application.
 
     Args:
-        backend: The heartbeat server.
+        state: What is known about the heartbeat server.
         is_host: Whether a Host header names this server; see :class:`RequestGuard`.
     """
-    endpoints = _Endpoints(backend)
+    endpoints = _Endpoints(state)
     handlers = {ProblemError: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
     app = Starlette(
         routes=[
@@ -98,13 +98,13 @@ def create_app(backend: Backend, *, is_host: Callable[[str], bool] | None = None
 class _Endpoints:
     """The endpoints that need the server."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._readers: list[object] = []
 
     async def heartbeats(self, _: Request) -> Response:
         texts: list[str] = []
-        for beat in self._backend.last_heartbeats():
+        for beat in self._state.last_heartbeats():
             texts.append(json.dumps(beat.to_json()))
             if len(texts) % BATCH == 0:
                 await trio.lowlevel.checkpoint()
@@ -112,7 +112,7 @@ class _Endpoints:
 
     async def heartbeats_of(self, request: Request) -> Response:
         cid = request.path_params["cid"]
-        last = self._backend.last_heartbeats()
+        last = self._state.last_heartbeats()
         beats = [it.to_json() for it in last if it.cid is not None and str(it.cid) == cid]
         if not beats:
             raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat of CID {cid} has been seen")
@@ -122,10 +122,12 @@ class _Endpoints:
         claim = parse_claim(await request.body())
         server = self._server()
         response = Response()  # a client that disconnects cannot see it
-        with limited(self._backend.claims, claim, max_connections() // 2, "wait for heartbeats"):
+        with limited(
+            self._state.waiting_claims, claim, max_connections() // 2, "wait for heartbeats"
+        ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on_disconnect, request.receive, nursery.cancel_scope)
-                response = await _claim(server, claim, self._backend)
+                response = await _claim(server, claim, self._state)
                 nursery.cancel_scope.cancel()
         return response
 
@@ -138,9 +140,9 @@ class _Endpoints:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def readyz(self, _: Request) -> Response:
-        listening = self._backend.listening
+        listening = self._state.listening
         listeners = [{"address": str(it), "listening": listening[it]} for it in listening]
-        if self._backend.server is None or not all(listening.values()):
+        if self._state.server is None or not all(listening.values()):
             detail = "not every address listens"
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, listeners=listeners)
         return _json({"listeners": listeners})
@@ -148,27 +150,27 @@ class _Endpoints:
     async def events(self, request: Request) -> Response:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
-        texts = self._backend.log.follow(request.headers.get("last-event-id", ""))
+        texts = self._state.log.follow(request.headers.get("last-event-id", ""))
         # Claims and readers leave a quarter of the connections to short requests.
         limit = max_connections() // 4
         return EventStream(texts, limited(self._readers, request, limit, "read events"))
 
     async def metrics(self, _: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(self._backend.metrics.write(), media_type=media_type)
+        return Response(self._state.metrics.write(), media_type=media_type)
 
     async def describe(self, _: Request) -> Response:
-        return _json(create_document(self._backend.listening))
+        return _json(create_document(self._state.listening))
 
     def _server(self) -> HeartbeatServer:
-        if self._backend.server is None:
+        if self._state.server is None:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
-        return self._backend.server
+        return self._state.server
 
 
-async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Response:
+async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> Response:
     """Wait for a heartbeat, and return the response with it, or with the reason why not."""
-    before = backend.failures.copy()
+    before = state.failures.copy()
     asked, began = utc_now(), trio.current_time()
     with trio.move_on_after(claim.timeout + random.uniform(0, JITTER)):
         try:
@@ -180,11 +182,11 @@ async def _claim(server: HeartbeatServer, claim: Claim, backend: Backend) -> Res
         except NoHeartbeatError as error:
             return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).to_response()
         if beat.time >= asked:
-            backend.metrics.boot.observe(trio.current_time() - began)
+            state.metrics.wait.observe(trio.current_time() - began)
         return _json(beat.to_json())
-    backend.metrics.timeouts.inc()
-    detail = _explain_timeout(server, claim, backend.failures - before)
-    if backend.may_have_come_over_loopback(claim, began - claim.max_age):
+    state.metrics.timeouts.inc()
+    detail = _explain_timeout(server, claim, state.failures - before)
+    if state.may_have_come_over_loopback(claim, began - claim.max_age):
         detail += f"; {SAME_CIDS}"
     return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
 

@@ -17,12 +17,12 @@ from prometheus_client import (
 from .. import __version__, events
 
 ECHO_BUCKETS: Final = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.1, 1.0, 5.0)
-BOOT_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+WAIT_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 _ECHO: Final = "From a connection to its echo."
-_BOOT: Final = "From a claim to its heartbeat, if the claim came first: how long launchers wait."
+_WAIT: Final = "From a claim to its heartbeat, if the claim came first: how long launchers wait."
 _REJECTED: Final = "Connections that were closed without an answer."
-_EVICTED: Final = "Waiting connections that were closed in favour of new ones."
+_EVICTED: Final = "Pending connections that were closed in favour of new ones."
 _LOST: Final = "Socket files that another program deleted or replaced."
 
 # Which counter an event increments, its description, and its labels: attributes of the event.
@@ -32,7 +32,7 @@ _COUNTERS: Final[dict[type[events.Event], tuple[str, str, tuple[str, ...]]]] = {
     events.Rejected: ("rejections", _REJECTED, ("address", "reason")),
     events.Disconnected: ("disconnections", "Peers that left without sending a byte.", ()),
     events.Evicted: ("evictions", _EVICTED, ()),
-    events.Lost: ("losses", _LOST, ("address",)),
+    events.Lost: ("socket_file_losses", _LOST, ("address",)),
 }
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what is scraped
@@ -43,7 +43,7 @@ class Metrics:
 
     Attributes:
         registry: All of them.
-        boot: Observes how many seconds a claim waited for its heartbeat.
+        wait: Observes how many seconds a claim waited for its heartbeat.
         timeouts: Counts claims that timed out.
     """
 
@@ -55,7 +55,8 @@ class Metrics:
         }
         self._pending = Gauge("nitrohb_pending", "Connections that sent no byte yet.", registry=it)
         self._echo = Histogram("nitrohb_echo_seconds", _ECHO, registry=it, buckets=ECHO_BUCKETS)
-        self.boot = Histogram("nitrohb_boot_seconds", _BOOT, registry=it, buckets=BOOT_BUCKETS)
+        name = "nitrohb_claim_wait_seconds"
+        self.wait = Histogram(name, _WAIT, registry=it, buckets=WAIT_BUCKETS)
         self.timeouts = Counter("nitrohb_claim_timeouts", "Claims that timed out.", registry=it)
         build = Info("nitrohb_build", "The version of nitrohb.", registry=it)
         build.info({"version": __version__})

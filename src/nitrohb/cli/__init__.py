@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script: the whole process, whose signal handlers and orphans it keeps.
+    """Run the console script. Its signal handlers and its child subreaper stay set afterwards.
 
     Args:
         argv: Its arguments, without its name. Default: those of this process.
@@ -92,8 +92,9 @@ def _print_errors(group: BaseExceptionGroup[NitrohbError], output: Output) -> in
     status = exit_codes.FAILED
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            status = _print_errors(error, output)
+            status = max(status, _print_errors(error, output))
         else:
             output.print_err(f"nitrohb: {error}")
-            status = exit_codes.USAGE if isinstance(error, UsageError) else exit_codes.FAILED
+            if isinstance(error, UsageError):
+                status = exit_codes.USAGE
     return status

@@ -47,7 +47,7 @@ class Notifier:
         self._socket: socket.socket | None = None
 
     def on_event(self, event: Event) -> None:
-        """Take an event. The reporter, which makes the status, must have taken it before."""
+        """Take an event. The summary, which makes the status, must have taken it before."""
         if isinstance(event, Listening | Heartbeat | Done):
             self._news.set()
 

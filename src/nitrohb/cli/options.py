@@ -106,9 +106,10 @@ def _group(text: str) -> int:
 # The options, in groups. The first group has no title.
 
 
-def _option(names: str, metavar: str, text: str, **kwargs: Any) -> Option:
-    """An option whose metavar says how its value is read."""
-    return names.split(), {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **kwargs}
+def _option(spelling: str, text: str, **kwargs: Any) -> Option:
+    """An option, such as ``-l --listen ADDR``. Its metavar says how its value is read."""
+    *names, metavar = spelling.split()
+    return names, {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **kwargs}
 
 
 def _flag(name: str, text: str) -> Option:
@@ -135,12 +136,12 @@ _PARSERS: Final[dict[str, Callable[[str], object]]] = {
 _FORMATS: Final = ("text", "json")
 
 _LISTEN: Final = _option(
-    "-l --listen", "ADDR", "listen here (default: systemd's, or vsock::9000) *", action="append"
+    "-l --listen ADDR", "listen here (default: systemd's, or vsock::9000) *", action="append"
 )
 
 
 def _max_pending(text: str) -> Option:
-    return _option("--max-pending", "N", f"{text} (default: 1024)", default=1024)
+    return _option("--max-pending N", f"{text} (default: 1024)", default=1024)
 
 
 def _answer_options(timeout: str, output: str) -> Groups:
@@ -149,32 +150,31 @@ def _answer_options(timeout: str, output: str) -> Groups:
         "": [
             _LISTEN,
             _flag("--keep", "go on after a heartbeat (default: one per ADDR)"),
-            _option("--allow-cid", "CID", allow_cid, action="append", dest="allow_cids"),
+            _option("--allow-cid CID", allow_cid, action="append", dest="allow_cids"),
             _flag("--any-byte", "echo any byte, as QEMU does (default: only 0xB7)"),
             _max_pending("how many may be silent at a time"),
         ],
         "time": [
-            _option("--timeout", "SEC|auto", f"{timeout}; auto: as nitro-cli", default=math.inf),
-            _option("--eif", "PATH", "for auto: the enclave's image"),
-            _option("--memory", "MIB", "for auto: the enclave's memory"),
+            _option("--timeout SEC|auto", f"{timeout}; auto: as nitro-cli", default=math.inf),
+            _option("--eif PATH", "for auto: the enclave's image"),
+            _option("--memory MIB", "for auto: the enclave's memory"),
             _option(
-                *("--handshake-timeout", "SEC"),
+                "--handshake-timeout SEC",
                 "how long a connection may be silent (default: 5)",
                 default=5.0,
             ),
         ],
         "socket files": [
             _option(
-                *("--socket-mode", "MODE"),
-                "their permissions, in octal (default: 600)",
-                default=0o600,
+                "--socket-mode MODE", "their permissions, in octal (default: 600)", default=0o600
             ),
-            _option("--socket-group", "GROUP", "their group, a name or number (default: yours)"),
+            _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
         ],
         "output": [
             _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
             _choice(
-                *("--log-level", tuple(reversed(LEVELS))),
+                "--log-level",
+                tuple(reversed(LEVELS)),
                 "at least debug (default), info, warning, or error",
                 metavar="LEVEL",
             ),
@@ -186,12 +186,13 @@ def _answer_options(timeout: str, output: str) -> Groups:
 def _serve_options() -> Groups:
     return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
         "HTTP interface (pip install 'nitrohb[api]')": [
-            _option(*("--api", "ADDR"), "with --keep: offer it on unix:PATH or IP:PORT", type=_api),
-            _option("--api-mode", "MODE", "permissions of its socket file (default: 600)"),
-            _option("--api-group", "GROUP", "group of its socket file (default: yours)"),
+            _option("--api ADDR", "with --keep: offer it on unix:PATH or IP:PORT", type=_api),
+            _option("--api-mode MODE", "permissions of its socket file (default: 600)"),
+            _option("--api-group GROUP", "group of its socket file (default: yours)"),
             _flag("--api-allow-remote", "let other machines in: there are no passwords"),
             _option(
-                *("--api-host", "NAME", "a host name by which clients call it *"),
+                "--api-host NAME",
+                "a host name by which clients call it *",
                 action="append",
                 default=[],
             ),
@@ -205,25 +206,27 @@ def _run_options() -> Groups:
         "stderr",
     )
     kill_after = "send SIGKILL after SEC seconds (default: 10)"
+    # What is before "--" without an option: settings.py refuses it with a better message.
     groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
-    groups["time"].append(_option("--kill-after", "SEC", kill_after, default=10.0))
+    groups["time"].append(_option("--kill-after SEC", kill_after, default=10.0))
     return groups
 
 
 def _timeout_option(seconds: float) -> Option:
     text = f"end with exit code 124 after this time (default: {seconds:g})"
-    return _option("--timeout", "SEC", text, default=seconds)
+    return _option("--timeout SEC", text, default=seconds)
 
 
 _WAIT_OPTIONS: Final = [
     _timeout_option(60.0),
     _option(
-        *("--max-age", "SEC", "how many seconds ago it may have arrived (default: 60)"),
+        "--max-age SEC",
+        "how many seconds ago it may have arrived (default: 60)",
         type=_age,
         default=60.0,
     ),
     _option(
-        *("--api", "ADDR"),
+        "--api ADDR",
         "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
         type=_api,
     ),
@@ -231,8 +234,8 @@ _WAIT_OPTIONS: Final = [
 ]
 
 _WAIT_EXCLUSIVE: Final = [
-    _option("--cid", "CID", "wait for the enclave with this CID"),
-    _option("--address", "ADDR", "wait for a heartbeat on this listen address of the server"),
+    _option("--cid CID", "wait for the enclave with this CID"),
+    _option("--address ADDR", "wait for a heartbeat on this listen address of the server"),
 ]
 
 _ADDRESSES: Final = """\
@@ -295,9 +298,7 @@ OPTIONS: Final = {
         f"{_ADDRESSES}\n{_EXIT_CODES}",
         {
             "": [
-                _option(
-                    "address", "ADDR", "where to connect to (default: vsock:3:9000)", nargs="?"
-                ),
+                _option("address ADDR", "where to connect to (default: vsock:3:9000)", nargs="?"),
                 _timeout_option(5.0),
             ]
         },
@@ -310,9 +311,7 @@ OPTIONS: Final = {
         {"": _WAIT_OPTIONS},
         exclusive=_WAIT_EXCLUSIVE,
     ),
-    "demo": _command(
-        f"example:\n  nitrohb demo\n\n{_EXIT_CODES}",
-    ),
+    "demo": _command(f"example:\n  nitrohb demo\n\n{_EXIT_CODES}"),
     "doctor": _command(
         "examples:\n"
         "  nitrohb doctor                        can it listen on vsock::9000?\n"

@@ -58,7 +58,7 @@ class Stream:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._queue = bytearray()
-        self._left_out = 0
+        self._dropped = 0
         self._is_ours = False
         self.fd = -1
         self.is_journal = _is_journal(stream)
@@ -87,11 +87,11 @@ class Stream:
         """Whether something waits in the queue."""
         return bool(self._queue)
 
-    def take_left_out(self) -> int:
+    def take_dropped(self) -> int:
         """How many lines were left out since the last call; 0 while the reader still pauses."""
         if self._queue:
             return 0
-        count, self._left_out = self._left_out, 0
+        count, self._dropped = self._dropped, 0
         return count
 
     def write(self, text: str) -> str:
@@ -113,7 +113,7 @@ class Stream:
             data = data[len(piece) :]
             if problem := self.flush():
                 return problem
-        self._left_out += data.count(b"\n")
+        self._dropped += data.count(b"\n")
         self.has_dropped_lines |= bool(data)
         return ""
 
@@ -134,7 +134,7 @@ class Stream:
         deadline = time.monotonic() + _FLUSH_TIMEOUT
         while self._queue and self._is_writable(max(deadline - time.monotonic(), 0)):
             self.flush()
-        self._left_out += self._queue.count(b"\n")
+        self._dropped += self._queue.count(b"\n")
         self.has_dropped_lines |= bool(self._queue)
         self._queue.clear()
         if self._is_ours:
@@ -207,7 +207,7 @@ class Output:
 
     def print_out_raw(self, text: str) -> None:
         """Print lines to stdout that are selected and prioritized already."""
-        self.tell_left_out()
+        self.tell_dropped()
         self._clear_status()
         problem = self.stdout.write(f"{text}\n")
         self._show_status()
@@ -221,26 +221,26 @@ class Output:
     def print_err_raw(self, text: str) -> None:
         """Print lines to stderr that are selected and prioritized already."""
         self._clear_status()
-        if count := self.stderr.take_left_out():
-            self.stderr.write(f"{self._left_out('stderr', count)}\n")
+        if count := self.stderr.take_dropped():
+            self.stderr.write(f"{self._dropped('stderr', count)}\n")
         self.stderr.write(f"{text}\n")
         self._show_status()
 
     def flush(self, stream: Stream) -> None:
         """Write what is queued as far as the reader takes it, and say what is missing on stdout."""
         self._tell_problem(stream.flush())  # of stderr nobody can be told
-        self.tell_left_out()
+        self.tell_dropped()
 
     def _tell_problem(self, problem: str) -> None:
         if problem:
             self.print_err(f"nitrohb: stdout: {problem}", WARNING)
 
-    def tell_left_out(self) -> None:
+    def tell_dropped(self) -> None:
         """Say how many lines are missing on stdout, as soon as its reader goes on."""
-        if count := self.stdout.take_left_out():
-            self.print_err_raw(self._left_out("stdout", count))
+        if count := self.stdout.take_dropped():
+            self.print_err_raw(self._dropped("stdout", count))
 
-    def _left_out(self, name: str, count: int) -> str:
+    def _dropped(self, name: str, count: int) -> str:
         lines = "1 line was" if count == 1 else f"{count} lines were"
         text = f"nitrohb: {name}: {lines} left out while nobody read"
         return prioritized(text, WARNING) if self.stderr.is_journal else text
@@ -248,7 +248,7 @@ class Output:
     def status(self, text: str) -> None:
         """Show a status line below everything else, on a terminal only. Empty removes it."""
         if self.is_terminal:
-            self.tell_left_out()
+            self.tell_dropped()
             self._clear_status()
             self._status = text
             self._show_status()
@@ -267,7 +267,7 @@ class Output:
         """Remove the status, wait a moment for paused readers, and say what is missing."""
         self.status("")
         self.stdout.close()
-        self.tell_left_out()
+        self.tell_dropped()
         self.stderr.close()
 
 

@@ -123,7 +123,7 @@ _REJECTIONS: Final[dict[RejectReason, Callable[[Rejected], str]]] = {
         lambda event: f"sent 0x{event.byte or 0:02X} instead of 0x{HEARTBEAT[0]:02X}"
     ),
     RejectReason.TIMEOUT: lambda _: "sent nothing",
-    RejectReason.ANSWERED: lambda _: "came after another was answered",
+    RejectReason.ALREADY_ANSWERED: lambda _: "came after another was answered",
     RejectReason.REARMED: lambda _: "came before the address was rearmed",
 }
 
@@ -140,7 +140,7 @@ def _outcome(event: Heartbeat | Rejected | Disconnected | Evicted) -> str:
             return _REJECTIONS[event.reason](event)
 
 
-class Reporter:
+class Summary:
     """Takes events, and remembers what became of the connections of each address."""
 
     def __init__(self) -> None:
@@ -181,13 +181,13 @@ class Reporter:
             f" {waiting}"
         )
 
-    def listening(self) -> int:
+    def started(self) -> int:
         """How many addresses have begun to listen."""
         return len(self._seen)
 
     def have_all_booted(self, addresses: int) -> bool:
         """Whether at least so many addresses listen, and each of them has had a heartbeat."""
-        return self.listening() >= addresses and not list(self.without_heartbeat())
+        return self.started() >= addresses and not list(self.without_heartbeat())
 
     def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
@@ -196,9 +196,9 @@ class Reporter:
                 yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
 
 
-def explain_timeout(reporter: Reporter, timeout: float, output: Output) -> None:
+def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
     """Say that the time is up, and what arrived on each address instead of a heartbeat."""
-    without_heartbeat = list(reporter.without_heartbeat())
+    without_heartbeat = list(summary.without_heartbeat())
     if not without_heartbeat:  # only with --keep
         output.print_err(f"nitrohb: the time is up, after {timeout:g} s")
     for address, seen in without_heartbeat:
@@ -209,10 +209,10 @@ def explain_timeout(reporter: Reporter, timeout: float, output: Output) -> None:
                 output.print_err(advice)
 
 
-def explain_end(reporter: Reporter, status: int, output: Output) -> None:
+def explain_end(summary: Summary, status: int, output: Output) -> None:
     """Say that the command ended too early, and what arrived on each address until then."""
     output.print_err(f"nitrohb: the command ended with status {_status(status)} before a heartbeat")
-    for address, seen in reporter.without_heartbeat():
+    for address, seen in summary.without_heartbeat():
         output.print_err(_explain(address, seen, "until then"))
 
 

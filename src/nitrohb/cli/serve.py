@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..sockets.listener import Listener
     from .output import Output
-    from .settings import ServerSettings, ServeSettings
+    from .settings import AnswerSettings, ServeSettings
     from .signals import Signals
 
 
@@ -25,7 +25,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
     with listening(server) as listeners, ExitStack() as closing:
         api = None
         if settings.api is not None:
-            from .api import open_api  # only if it is asked for
+            from .serve_api import open_api  # only if it is asked for
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
         from .session import serve_session  # loads trio
@@ -34,7 +34,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
 
 
 @contextmanager
-def listening(settings: ServerSettings) -> Generator[list[Listener]]:
+def listening(settings: AnswerSettings) -> Generator[list[Listener]]:
     """Listen on all addresses while the block runs. No socket file is left, whatever ends it.
 
     Raises:
@@ -46,9 +46,7 @@ def listening(settings: ServerSettings) -> Generator[list[Listener]]:
         require_cids(settings.listen)
     with ExitStack() as closing:
         listeners = open_listeners(
-            settings.listen,
-            socket_mode=settings.socket_mode,
-            socket_group=settings.socket_group,
+            settings.listen, socket_mode=settings.socket_mode, socket_group=settings.socket_group
         )
         for listener in listeners:
             closing.callback(listener.close)

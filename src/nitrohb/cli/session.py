@@ -17,19 +17,19 @@ from . import exit_codes
 from .notify import Notifier, find_notifier
 from .output import ERROR, WARNING, Output
 from .printer import draining, printing, status_line
-from .report import Reporter, explain_timeout, level_of
-from .settings import ServerSettings
+from .report import Summary, explain_timeout, level_of
+from .settings import AnswerSettings
 
 if TYPE_CHECKING:
-    from .api import Api
+    from .serve_api import Api
 
 
 async def serve_session(
-    settings: ServerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
+    settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
 ) -> int:
     """Answer and report; return the exit code."""
     warn = partial(output.print_err, level=WARNING)
-    notifier, reporter = find_notifier(warn), Reporter()
+    notifier, summary = find_notifier(warn), Summary()
     warner = Warner(warn, settings.allow_cids)
     async with (
         draining(output),
@@ -40,35 +40,36 @@ async def serve_session(
         if settings.event_level > ERROR:
             observers.append(up_to_level(settings.event_level, printer.on_event))
         if notifier or output.is_terminal or settings.timeout < math.inf:
-            observers.append(reporter.on_event)
+            observers.append(summary.on_event)
         if settings.allow_cids is not None or api is not None or observers:
             observers.append(warner.on_event)
         with trio.move_on_after(settings.timeout) as deadline:
             async with (
-                status_line(output, reporter.awaited),
+                status_line(output, summary.awaited),
                 notify_manager(
-                    notifier, reporter, lambda: reporter.listening() == len(listeners), observers
+                    notifier, summary, lambda: summary.started() == len(listeners), observers
                 ),
             ):
                 if api is None:
                     await serve_listeners(listeners, settings, observers)
                 else:
-                    async with api() as backend:
-                        warner.awaits_cid = backend.awaits_cid
+                    async with api() as state:
+                        warner.awaits_cid = state.awaits_cid
+                        # task_status: the state gets the server when that has started.
                         await serve_listeners(
-                            listeners, settings, [backend.on_event, *observers], task_status=backend
+                            listeners, settings, [state.on_event, *observers], task_status=state
                         )
     # The time can be up in the very moment of the last heartbeat.
-    is_done = not settings.keep and reporter.have_all_booted(len(listeners))
+    is_done = not settings.keep and summary.have_all_booted(len(listeners))
     if is_done or not deadline.cancelled_caught:
         return exit_codes.DONE
-    explain_timeout(reporter, settings.timeout, output)
+    explain_timeout(summary, settings.timeout, output)
     return exit_codes.TIMED_OUT
 
 
 async def serve_listeners(
     listeners: Sequence[Listener],
-    settings: ServerSettings,
+    settings: AnswerSettings,
     observers: Sequence[OnEvent],
     *,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
@@ -104,18 +105,18 @@ def up_to_level(level: int, observe: OnEvent) -> OnEvent:
 @asynccontextmanager
 async def notify_manager(
     notifier: Notifier | None,
-    reporter: Reporter,
+    summary: Summary,
     is_ready: Callable[[], bool],
     observers: list[OnEvent],
 ) -> AsyncGenerator[None]:
     """Notify the service manager, if there is one, while the block runs.
 
-    The notifier takes the events after the other observers, of which the reporter is one.
+    The notifier takes the events after the other observers, of which the summary is one.
     """
     if notifier is None:
         yield
         return
-    async with notifier.notifying(reporter.status, is_ready):
+    async with notifier.notifying(summary.status, is_ready):
         observers.append(notifier.on_event)
         yield
 

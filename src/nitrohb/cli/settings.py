@@ -35,7 +35,7 @@ else:
 class Settings:
     """The base of all settings: a frozen dataclass to type checkers, and cheap to load.
 
-    ``command`` is the name of the command, of its module here, and of its function there.
+    ``command`` names the command: module ``cli.NAME`` has it, as the function ``NAME``.
     ``needs_output`` says whether the command has failed if its output was lost.
     """
 
@@ -48,7 +48,7 @@ class Settings:
         raise AttributeError(f"{type(self).__name__} is frozen")
 
 
-class ServerSettings(Settings):
+class AnswerSettings(Settings):
     """How heartbeats are answered and reported.
 
     Attributes:
@@ -94,7 +94,7 @@ class ServeSettings(Settings):
 
     command = "serve"
 
-    server: ServerSettings
+    server: AnswerSettings
     api: UnixApi | TcpApi | None
 
 
@@ -108,7 +108,7 @@ class RunSettings(Settings):
 
     command = "run"
 
-    server: ServerSettings
+    server: AnswerSettings
     argv: Sequence[str]
     kill_after: float
 
@@ -183,9 +183,9 @@ CommandSettings = (
 # From the command line.
 
 
-def _server(args: Namespace) -> ServerSettings:
+def _server(args: Namespace) -> AnswerSettings:
     level = LEVELS[args.log_level]
-    return ServerSettings(
+    return AnswerSettings(
         listen=_listen(args),
         keep=args.keep,
         allow_cids=args.allow_cids,

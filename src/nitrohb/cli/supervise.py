@@ -30,7 +30,7 @@ from . import exit_codes, notify
 from .output import WARNING, Output, printable
 from .printer import Printer, draining, printing
 from .process import Process, why_not_started
-from .report import Reporter, explain_end, explain_timeout
+from .report import Summary, explain_end, explain_timeout
 from .session import Warner, notify_manager, serve_listeners, up_to_level
 from .settings import RunSettings
 from .signals import Signals
@@ -48,7 +48,7 @@ class Supervisor:
         self._output = output
         self._warn = partial(output.print_err, level=WARNING)
         self._process = Process(settings.kill_after, self._warn)
-        self._reporter = Reporter()
+        self._summary = Summary()
         self._time_limit = trio.CancelScope()
         self._has_timed_out = False
         self._closing = 0  # one-shot addresses that have answered and are not closed yet
@@ -73,10 +73,10 @@ class Supervisor:
             observers: list[OnEvent] = [
                 up_to_level(settings.event_level, printer.on_event),
                 Warner(self._warn, settings.allow_cids).on_event,
-                self._reporter.on_event,
+                self._summary.on_event,
             ]
             # To a service manager the service has started when the enclaves have.
-            async with notify_manager(notifier, self._reporter, self._have_all_booted, observers):
+            async with notify_manager(notifier, self._summary, self._have_all_booted, observers):
                 observers.append(self._on_event)
                 await self._run(observers, printer)
         return self._conclude(signals.signal)
@@ -110,10 +110,13 @@ class Supervisor:
                 self._listeners, self._settings.server, observers, task_status=task_status
             )
         if self._time_limit.cancelled_caught:
-            self._has_timed_out = True
             self._all_closed.set()  # addresses that are cancelled are never Done
+            # The time can be up in the very moment of the last heartbeat.
+            if self._have_all_booted() and not self._settings.server.keep:
+                return
+            self._has_timed_out = True
             printer.flush()
-            explain_timeout(self._reporter, timeout, self._output)
+            explain_timeout(self._summary, timeout, self._output)
             self._process.end()
 
     def _on_event(self, event: Event) -> None:
@@ -130,7 +133,7 @@ class Supervisor:
                 self._all_closed.set()
 
     def _have_all_booted(self) -> bool:
-        return self._reporter.have_all_booted(len(self._listeners))
+        return self._summary.have_all_booted(len(self._listeners))
 
     def _conclude(self, number: int | None) -> int:
         """The exit code, after a message if there is something to explain."""
@@ -143,7 +146,7 @@ class Supervisor:
             return 128 + (number or 0)
         # Another status than 0 may be the command's answer to the signal.
         if self._is_early() and (number is None or process.status == 0):
-            explain_end(self._reporter, process.status, self._output)
+            explain_end(self._summary, process.status, self._output)
             return exit_codes.TOO_EARLY
         return process.status
 

@@ -18,7 +18,7 @@ from .output import INFO, Output, printable
 from .settings import WaitSettings
 from .signals import Signals
 
-_LONGEST: Final = 3600.0  # seconds that a server lets one request wait
+_LONGEST: Final = 3600.0  # seconds that a server lets one request wait (api/requests.py)
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _ANSWER_MAX: Final = 64 * 1024  # bytes
 

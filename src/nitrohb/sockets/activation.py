@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ..addresses import InheritedSocket, NamedSocket, parse_number
+from ..addresses import InheritedSocket, NamedDescriptor, parse_number
 from ..errors import AddressError, ListenError, UsageError
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def inherited_sockets() -> list[InheritedSocket]:
     return [sock for sock, _ in _with_names()]
 
 
-def find_named(address: NamedSocket) -> InheritedSocket:
+def find_named(address: NamedDescriptor) -> InheritedSocket:
     """The socket that was passed under a name.
 
     Raises:

@@ -84,7 +84,7 @@ class Listener:
 
     @property
     def time(self) -> datetime:
-        """When it began to listen, in UTC; for an inherited socket, when it was passed in."""
+        """When it began to listen, in UTC; for an inherited socket, when nitrohb took it."""
         from datetime import UTC, datetime  # after the listen (1 ms)
 
         return datetime.fromtimestamp(self._began, UTC)

@@ -15,7 +15,7 @@ from ..addresses import (
     Address,
     HybridAddress,
     InheritedSocket,
-    NamedSocket,
+    NamedDescriptor,
     UnixAddress,
     VsockAddress,
     parse_address,
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 _BACKLOG: Final = 4096  # the default of the kernel's own limit, net.core.somaxconn
 
 Target = Address | socket.socket | Listener
-Listen = str | Target
+ListenTarget = str | Target
 """What to listen on: an address, as text or as an object, or a socket that listens already."""
 
 
 def open_listeners(
-    listen: Iterable[Listen], *, socket_mode: int = 0o600, socket_group: int | None = None
+    listen: Iterable[ListenTarget], *, socket_mode: int = 0o600, socket_group: int | None = None
 ) -> list[Listener]:
     """Listen on all of some addresses, or on none.
 
@@ -62,7 +62,7 @@ def open_listeners(
         ListenError: An address cannot be listened on; says why, and what helps.
     """
     targets = list(listen)
-    with close_at_end(targets) as opened:
+    with closing_stack(targets) as opened:
         listeners: list[Listener] = []
         for target in resolve(targets):
             listener = _open(target, socket_mode, socket_group)
@@ -72,7 +72,7 @@ def open_listeners(
     return listeners
 
 
-def close_at_end(targets: Iterable[Listen]) -> ExitStack:
+def closing_stack(targets: Iterable[ListenTarget]) -> ExitStack:
     """Return a stack that closes the sockets and listeners among some targets."""
     stack = ExitStack()
     for target in targets:
@@ -84,7 +84,7 @@ def close_at_end(targets: Iterable[Listen]) -> ExitStack:
 _Resolved = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | socket.socket | Listener
 
 
-def resolve(targets: Iterable[Listen]) -> list[_Resolved]:
+def resolve(targets: Iterable[ListenTarget]) -> list[_Resolved]:
     """Parse texts, look up names of sockets, and refuse a target that is named twice.
 
     Raises:
@@ -109,7 +109,7 @@ def _parse(target: object) -> Target:
 
 
 def _look_up_name(target: Target) -> _Resolved:
-    if not isinstance(target, NamedSocket):
+    if not isinstance(target, NamedDescriptor):
         return target
     from .activation import find_named  # few addresses are names
 
@@ -188,12 +188,8 @@ def _explain_conflict(address: Address) -> str:
 
 
 def _can_coexist(one: Address, other: Address) -> bool:
-    """Whether two addresses with the same key can be listened on at the same time."""
-    match one, other:
-        case VsockAddress(cid), VsockAddress(other_cid):
-            return CID_ANY not in (cid, other_cid) and cid != other_cid
-        case _:
-            return False
+    """Whether two different addresses with the same key can be listened on at the same time."""
+    return all(isinstance(each, VsockAddress) and each.cid != CID_ANY for each in (one, other))
 
 
 def _address(target: Target) -> Address:

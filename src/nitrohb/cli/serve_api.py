@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, ExitStack
 
     from ..addresses import Address
-    from ..api.backend import Backend
+    from ..api.state import ServerState
 
-    Api = Callable[[], AbstractAsyncContextManager[Backend]]
+    Api = Callable[[], AbstractAsyncContextManager[ServerState]]
 
 _NEEDED: Final = ("starlette", "hypercorn", "prometheus_client")
 _BACKLOG: Final = 128
@@ -48,19 +48,19 @@ def open_api(settings: UnixApi | TcpApi, addresses: Sequence[Address], closing: 
     sock = _listen(settings, addresses, closing)
 
     @asynccontextmanager
-    async def api() -> AsyncGenerator[Backend]:
+    async def api() -> AsyncGenerator[ServerState]:
         from ..api.app import create_app  # loads trio
-        from ..api.backend import Backend
         from ..api.serving import serving
+        from ..api.state import ServerState
 
         is_host = None
         if isinstance(settings, TcpApi):
             is_host = partial(settings.address.is_host, names=settings.hosts)
-        backend = Backend(addresses)
-        app = create_app(backend, is_host=is_host)
+        state = ServerState(addresses)
+        app = create_app(state, is_host=is_host)
         gc.freeze()  # to look for garbage in all that is loaded by now takes 10 ms
         async with serving(sock, app):
-            yield backend
+            yield state
 
     return api
 

@@ -15,7 +15,7 @@ from .requests import Claim
 from .streaming import EventLog
 
 
-class Backend(trio.TaskStatus[HeartbeatServer]):
+class ServerState(trio.TaskStatus[HeartbeatServer]):
     """Connects a heartbeat server to its HTTP interface.
 
     Pass it to :func:`serve_heartbeat` as ``task_status``, and its :meth:`on_event` as ``on_event``.
@@ -38,7 +38,7 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
         self.listening = dict.fromkeys(addresses, False)
         self.metrics = Metrics()
         self.log = EventLog()
-        self.claims: list[Claim] = []
+        self.waiting_claims: list[Claim] = []
         self.failures = Counter[tuple[Address, str]]()
         self._over_loopback: dict[Address, float] = {}  # the time of the last connection from there
 
@@ -64,7 +64,7 @@ class Backend(trio.TaskStatus[HeartbeatServer]):
 
     def awaits_cid(self) -> bool:
         """Return whether a claim waits for a CID that no peer over the loopback can have."""
-        return any(_is_hidden_by_loopback(claim.cid) for claim in self.claims)
+        return any(_is_hidden_by_loopback(claim.cid) for claim in self.waiting_claims)
 
     def may_have_come_over_loopback(self, claim: Claim, since: float) -> bool:
         """Return whether the claimed enclave can be one whose CID the loopback hides.
