@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import trio
@@ -49,7 +49,7 @@ def read_eif(path: str) -> tuple[bool, int, dict[int, bytes]]:
     _, _, flags, memory, _, _, count, *table, _, checksum = HEADER.unpack_from(data)
     if zlib.crc32(data[HEADER.size :], zlib.crc32(data[: HEADER.size - 4])) != checksum:
         raise ValueError(f"{path} is damaged: its checksum is wrong")
-    sections = dict.fromkeys((KERNEL, COMMAND_LINE, RAMDISK), b"")
+    sections: dict[int, bytes] = {KERNEL: b"", COMMAND_LINE: b"", RAMDISK: b""}
     for offset in table[:count]:
         kind, _, size = SECTION.unpack_from(data, offset)
         sections[kind] = sections.get(kind, b"") + data[offset + SECTION.size :][:size]
@@ -89,7 +89,7 @@ class Boot:
         async for number in signals:
             self.end(128 + number, signal.Signals(number).name)
 
-    async def start(self, command: list[str], directory: str) -> None:
+    async def start(self, command: Sequence[str], directory: str) -> None:
         # In a session of its own, it does not get a terminal's Ctrl-C.
         done = await trio.run_process(command, cwd=directory, check=False, start_new_session=True)
         code = done.returncode if "heartbeat" in self.seen or not self.listen else 125
