@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from nitrohb.cli.doctor import to_text
-from nitrohb.doctor.verdicts import Check, Finding, Verdict
+from nitrohb.doctor.verdicts import CheckResult, Finding, Verdict
 
 from .process import NITROHB, listening, nitrohb, nitrohb_here, read_until, started, wait_for
 
@@ -95,7 +95,7 @@ def test_lines_fit_a_terminal(sock: Path) -> None:
 
 def test_lines_are_wrapped_to_a_width() -> None:
     finding = Finding(Verdict.OK, "word " * 50, "do this")
-    checks = [Check("listen", "listen", "unix:x", finding)]
+    checks = [CheckResult("listen", "listen", "unix:x", finding)]
     text = to_text(checks, 40)
     first, second, *_ = text.splitlines()
     assert first.startswith("ok       listen unix:x: word")

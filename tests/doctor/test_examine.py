@@ -25,7 +25,7 @@ from nitrohb.addresses import CID_ANY, PORT_ANY, NamedDescriptor
 from nitrohb.doctor import examine as examining
 from nitrohb.doctor import probes, selftest
 from nitrohb.doctor.examine import examine
-from nitrohb.doctor.verdicts import Check, Finding, Verdict, overall
+from nitrohb.doctor.verdicts import CheckResult, Finding, Verdict, overall
 from nitrohb.sockets.listener import Listener
 from nitrohb.sockets.opening import open_listeners
 
@@ -59,7 +59,7 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def finding(name: str, checks: list[Check]) -> Finding:
+def finding(name: str, checks: list[CheckResult]) -> Finding:
     (check,) = (check for check in checks if check.name == name)
     return check.finding
 

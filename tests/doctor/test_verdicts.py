@@ -15,7 +15,7 @@ from nitrohb.doctor.verdicts import (
     LISTENS,
     LISTENS_LOCALLY,
     TRANSPORTS,
-    Check,
+    CheckResult,
     Finding,
     Verdict,
     judge_descriptors,
@@ -89,7 +89,7 @@ def test_the_doctor_does_not_refer_to_itself(number: int, address: Address) -> N
 
 @given(st.lists(st.one_of(*FINDINGS.values())))
 def test_the_worst_verdict_is_the_overall_one(findings: list[Finding]) -> None:
-    worst = overall(Check("x", "X", None, finding) for finding in findings)
+    worst = overall(CheckResult("x", "X", None, finding) for finding in findings)
     verdicts = {finding.verdict for finding in findings}
     assert (worst is FAILED) == (FAILED in verdicts)
     assert (worst is OK) == verdicts.isdisjoint({"failed", "warning"})

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from ..doctor.examine import examine
-from ..doctor.verdicts import Check, Verdict, overall
+from ..doctor.verdicts import CheckResult, Verdict, overall
 from ..errors import NitrohbError
 from ..remedies import descriptor_shortage
 from . import exit_codes
@@ -36,7 +36,7 @@ def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
         raise NitrohbError(f"the examination cannot begin: {why}") from error
 
 
-def to_json(checks: Sequence[Check]) -> str:
+def to_json(checks: Sequence[CheckResult]) -> str:
     """Format checks as one JSON object, with the versions that a bug report needs."""
     found = {
         "overall": overall(checks),
@@ -48,7 +48,7 @@ def to_json(checks: Sequence[Check]) -> str:
     return json.dumps(found, indent=2)
 
 
-def to_text(checks: Sequence[Check], width: int | None) -> str:
+def to_text(checks: Sequence[CheckResult], width: int | None) -> str:
     """Format checks as lines, and wrap them to a width if there is one."""
     lines = [line for check in checks for line in _lines(check, width)]
     return "\n".join([*lines, _wrap(_conclusion(checks), width, 0)])
@@ -60,7 +60,7 @@ def _width() -> int | None:
     return shutil.get_terminal_size().columns if is_terminal else None
 
 
-def _lines(check: Check, width: int | None) -> Iterator[str]:
+def _lines(check: CheckResult, width: int | None) -> Iterator[str]:
     finding = check.finding
     title = check.title if check.subject is None else f"{check.title} {check.subject}"
     yield _wrap(f"{finding.verdict:<8} {title}: {finding.evidence}", width, 9)
@@ -68,7 +68,7 @@ def _lines(check: Check, width: int | None) -> Iterator[str]:
         yield _wrap(f"{'':8} -> {finding.remedy}", width, 12)
 
 
-def _conclusion(checks: Sequence[Check]) -> str:
+def _conclusion(checks: Sequence[CheckResult]) -> str:
     where = ", ".join(check.subject for check in checks if check.subject is not None)
     verdict = overall(checks)
     if verdict is Verdict.FAILED:

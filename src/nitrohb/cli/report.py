@@ -9,47 +9,35 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
+from .. import events
 from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
-from ..events import (
-    Connected,
-    Disconnected,
-    Done,
-    Event,
-    Evicted,
-    Heartbeat,
-    Listening,
-    Lost,
-    Rejected,
-    RejectReason,
-    format_time,
-)
 from ..protocol import HEARTBEAT, PARENT_CID
 from .lines import json_line, text_line
 from .output import DEBUG, INFO, WARNING, Output, quoted
 
-_LEVELS: Final[dict[type[Event], int]] = {
-    Listening: INFO,
-    Connected: DEBUG,
-    Heartbeat: INFO,
-    Rejected: WARNING,
-    Disconnected: WARNING,
-    Evicted: WARNING,
-    Lost: WARNING,
-    Done: INFO,
+_LEVELS: Final[dict[type[events.Event], int]] = {
+    events.Listening: INFO,
+    events.Connected: DEBUG,
+    events.Heartbeat: INFO,
+    events.Rejected: WARNING,
+    events.Disconnected: WARNING,
+    events.Evicted: WARNING,
+    events.Lost: WARNING,
+    events.Done: INFO,
 }
 
 
-def level_of(event: Event) -> int:
+def level_of(event: events.Event) -> int:
     """The level of an event: see :data:`nitrohb.cli.output.LEVELS`."""
     return _LEVELS[type(event)]
 
 
-def to_json(event: Event) -> str:
+def to_json(event: events.Event) -> str:
     """An event as one line of JSON."""
     match event:
-        case Connected():
+        case events.Connected():
             return _CONNECTED_JSON % _common_json(event)
-        case Heartbeat():
+        case events.Heartbeat():
             return _HEARTBEAT_JSON % (
                 *_common_json(event),
                 event.byte,
@@ -61,12 +49,12 @@ def to_json(event: Event) -> str:
             return json_line(event.to_json(), level_of(event))
 
 
-def to_text(event: Event) -> str:
+def to_text(event: events.Event) -> str:
     """An event as one line of text."""
     match event:
-        case Connected():
+        case events.Connected():
             return f"{_common_text(event)} level=debug"
-        case Heartbeat():
+        case events.Heartbeat():
             return _HEARTBEAT_TEXT % (
                 _common_text(event),
                 event.byte,
@@ -92,16 +80,16 @@ _HEARTBEAT_TEXT: Final = (
 )
 
 
-def _common_json(event: Connected | Heartbeat) -> tuple[str, str, object, str]:
+def _common_json(event: events.Connected | events.Heartbeat) -> tuple[str, str, object, str]:
     peer = event.peer
     cid, shown = ("null", "null") if peer is None else (peer.cid, f'"{peer}"')
-    return format_time(event.time), _address_json(event.address), cid, shown
+    return events.format_time(event.time), _address_json(event.address), cid, shown
 
 
-def _common_text(event: Connected | Heartbeat) -> str:
-    peer = event.peer
+def _common_text(event: events.Connected | events.Heartbeat) -> str:
+    time, peer = events.format_time(event.time), event.peer
     shown = "" if peer is None else f" cid={peer.cid} peer={peer}"
-    return f"{format_time(event.time)} nitro_{event.name} {_address_text(event.address)}{shown}"
+    return f"{time} nitro_{event.name} {_address_text(event.address)}{shown}"
 
 
 @lru_cache(maxsize=64)
@@ -114,29 +102,30 @@ def _address_text(address: Address) -> str:
     return f"address={quoted(str(address))}"
 
 
+_Ending = events.Heartbeat | events.Rejected | events.Disconnected | events.Evicted
 # What became of a connection, as it is counted.
 _HEARTBEAT: Final = "sent a heartbeat"
 _SILENT: Final = "had sent nothing yet"
-_REJECTIONS: Final[dict[RejectReason, Callable[[Rejected], str]]] = {
-    RejectReason.CID: lambda event: f"came from CID {event.cid}, which is not allowed",
-    RejectReason.WRONG_BYTE: (
+_REJECTIONS: Final[dict[events.RejectReason, Callable[[events.Rejected], str]]] = {
+    events.RejectReason.CID: lambda event: f"came from CID {event.cid}, which is not allowed",
+    events.RejectReason.WRONG_BYTE: (
         lambda event: f"sent 0x{event.byte or 0:02X} instead of 0x{HEARTBEAT[0]:02X}"
     ),
-    RejectReason.TIMEOUT: lambda _: "sent nothing",
-    RejectReason.ALREADY_ANSWERED: lambda _: "came after another was answered",
-    RejectReason.REARMED: lambda _: "came before the address was rearmed",
+    events.RejectReason.TIMEOUT: lambda _: "sent nothing",
+    events.RejectReason.ALREADY_ANSWERED: lambda _: "came after another was answered",
+    events.RejectReason.REARMED: lambda _: "came before the address was rearmed",
 }
 
 
-def _outcome(event: Heartbeat | Rejected | Disconnected | Evicted) -> str:
+def _outcome(event: _Ending) -> str:
     match event:
-        case Heartbeat():
+        case events.Heartbeat():
             return _HEARTBEAT
-        case Disconnected():
+        case events.Disconnected():
             return "closed without a byte"
-        case Evicted():
+        case events.Evicted():
             return "evicted to make room"
-        case Rejected():
+        case events.Rejected():
             return _REJECTIONS[event.reason](event)
 
 
@@ -146,22 +135,22 @@ class Summary:
     def __init__(self) -> None:
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
-        self._last: Heartbeat | None = None
+        self._last: events.Heartbeat | None = None
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         """Take an event."""
         seen = self._seen[event.address]
         match event:
-            case Connected():
+            case events.Connected():
                 seen[_SILENT] += 1
-            case Heartbeat() | Rejected() | Disconnected() | Evicted():
+            case events.Heartbeat() | events.Rejected() | events.Disconnected() | events.Evicted():
                 seen[_SILENT] -= 1
                 seen[_outcome(event)] += 1
-                if isinstance(event, Heartbeat):
+                if isinstance(event, events.Heartbeat):
                     self._last = event
-            case Done():
+            case events.Done():
                 self._done.add(event.address)
-            case Listening() | Lost():
+            case events.Listening() | events.Lost():
                 pass
 
     def awaited(self) -> str:

@@ -18,26 +18,26 @@ from ..sockets.opening import Target, check_distinct, open_listeners, resolve
 from ..sockets.vsock import VSOCK_DEVICE
 from ..sockets.wire import AF_VSOCK
 from . import probes, selftest, verdicts
-from .verdicts import Check, Finding, Verdict
+from .verdicts import CheckResult, Finding, Verdict
 
 _DEADLINE: Final = 10.0  # seconds
 
 
-_Look = Callable[[], Finding]
+_Run = Callable[[], Finding]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Check:
     """A check to run."""
 
     name: str
     title: str
-    look: _Look  # looks and judges; may block
+    run: _Run  # looks and judges; may block
     subject: str | None = None
-    unfinished: Verdict = Verdict.SKIPPED  # if it misses the deadline, or has no descriptor
+    if_late: Verdict = Verdict.SKIPPED  # the verdict then, or without a descriptor
 
 
-async def examine(addresses: Sequence[Address], max_pending: int) -> list[Check]:
+async def examine(addresses: Sequence[Address], max_pending: int) -> list[CheckResult]:
     """Examine this machine, and try to listen on some addresses.
 
     It listens on each address for a moment, as a server would. It connects only to a Unix socket of
@@ -52,7 +52,7 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> list[Check]
 
     **Checkpoints.** It takes at most :data:`_DEADLINE` seconds for each address, as long again to
     close them all, and as long again for all other checks. A cancellation waits for the current
-    step, so that no file is left behind. A late step is abandoned in a thread that ends with the
+    check, so that no file is left behind. A late check is abandoned in a thread that ends with the
     process. If no thread can be started, only the addresses are tried, and without a deadline.
     """
     _check_distinct(addresses)
@@ -60,17 +60,17 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> list[Check]
     listens = await _try_all(addresses)
     await trio.lowlevel.checkpoint_if_cancelled()
     needed = any(isinstance(address, VsockAddress) for address in addresses)
-    steps = [*_vsock_steps(needed), *_other_steps(max_pending)]
-    checks: dict[str, Check] = {}
+    checks = [*_vsock_checks(needed), *_other_checks(max_pending)]
+    results: dict[str, CheckResult] = {}
 
-    async def run(step: Step) -> None:
-        checks[step.name] = await _run(step)
+    async def run(check: Check) -> None:
+        results[check.name] = await _run(check)
 
     async with trio.open_nursery() as nursery:
-        for step in steps:
-            nursery.start_soon(run, step)
+        for check in checks:
+            nursery.start_soon(run, check)
     await trio.lowlevel.checkpoint_if_cancelled()
-    return [*listens, *(checks[step.name] for step in steps)]
+    return [*listens, *(results[check.name] for check in checks)]
 
 
 def _check_distinct(addresses: Sequence[Address]) -> None:
@@ -84,18 +84,18 @@ def _check_distinct(addresses: Sequence[Address]) -> None:
     check_distinct(found)
 
 
-def _vsock_steps(needed: bool) -> Iterator[Step]:
-    def optional(look: _Look) -> _Look:
+def _vsock_checks(needed: bool) -> Iterator[Check]:
+    def optional(look: _Run) -> _Run:
         return look if needed else lambda: verdicts.unneeded(look())
 
-    yield Step("python", "Python", optional(lambda: verdicts.judge_python(AF_VSOCK is not None)))
-    yield Step("kernel", "kernel", optional(_look_at_kernel))
+    yield Check("python", "Python", optional(lambda: verdicts.judge_python(AF_VSOCK is not None)))
+    yield Check("kernel", "kernel", optional(_look_at_kernel))
     for kind in verdicts.TRANSPORTS:
         look = optional(partial(_look_at_transport, kind))
-        yield Step(f"transport-{kind}", f"{kind} transport", look)
-    yield Step("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
+        yield Check(f"transport-{kind}", f"{kind} transport", look)
+    yield Check("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
     for path in verdicts.DEVICES:
-        yield Step(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
+        yield Check(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
 
 
 def _look_at_kernel() -> Finding:
@@ -111,7 +111,7 @@ def _look_at_device(path: str) -> Finding:
     return verdicts.judge_device(path, probes.device(path))
 
 
-def _other_steps(max_pending: int) -> Iterator[Step]:
+def _other_checks(max_pending: int) -> Iterator[Check]:
     def look_at_descriptors() -> Finding:
         return verdicts.judge_descriptors(probes.descriptor_limit(), max_pending)
 
@@ -121,22 +121,22 @@ def _other_steps(max_pending: int) -> Iterator[Step]:
     def test_loopback() -> Finding:
         return verdicts.judge_loopback_heartbeat(selftest.beat_over_loopback())
 
-    yield Step("descriptors", "open files", look_at_descriptors)
-    yield Step("self-test-unix", "self-test, Unix", test_unix, None, Verdict.FAILED)
-    yield Step("self-test-loopback", "self-test, CID 1", test_loopback, None, Verdict.WARNING)
+    yield Check("descriptors", "open files", look_at_descriptors)
+    yield Check("self-test-unix", "self-test, Unix", test_unix, None, Verdict.FAILED)
+    yield Check("self-test-loopback", "self-test, CID 1", test_loopback, None, Verdict.WARNING)
 
 
-async def _try_all(addresses: Sequence[Address]) -> list[Check]:
+async def _try_all(addresses: Sequence[Address]) -> list[CheckResult]:
     """Listen on all addresses at the same time, as a server does, and close them again."""
     with ExitStack() as closing:
-        checks: list[Check] = []
+        results: list[CheckResult] = []
         for address in addresses:
             look = partial(_try_to_listen, address, closing)
-            step = Step("listen", "listen", look, str(address), Verdict.FAILED)
-            checks.append(await _run(step, without_thread=look))  # a server needs no thread either
+            check = Check("listen", "listen", look, str(address), Verdict.FAILED)
+            results.append(await _run(check, fallback=look))  # a server needs no thread either
         close = closing.pop_all().close
-        await _in_thread(close, without_thread=close)
-    return checks
+        await _in_thread(close, fallback=close)
+    return results
 
 
 def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
@@ -158,18 +158,18 @@ def _holder(address: Address) -> str | None:
     return None  # an inherited socket is already bound: no process can have taken it
 
 
-async def _run(step: Step, without_thread: _Look = lambda: verdicts.NO_THREAD) -> Check:
+async def _run(check: Check, fallback: _Run = lambda: verdicts.NO_THREAD) -> CheckResult:
     try:
-        finding = await _in_thread(step.look, without_thread)
+        finding = await _in_thread(check.run, fallback)
     except OSError as error:  # also raised by an import that finds no descriptor
-        finding = verdicts.judge_shortage(error, step.unfinished)
+        finding = verdicts.judge_shortage(error, check.if_late)
     if finding is None:
-        finding = Finding(step.unfinished, f"it did not finish within {_DEADLINE:g} s")
-    return Check(step.name, step.title, step.subject, finding)
+        finding = Finding(check.if_late, f"it did not finish within {_DEADLINE:g} s")
+    return CheckResult(check.name, check.title, check.subject, finding)
 
 
 async def _in_thread(
-    look: Callable[[], Finding | None], without_thread: Callable[[], Finding | None]
+    look: Callable[[], Finding | None], fallback: Callable[[], Finding | None]
 ) -> Finding | None:
     """Call a function in a thread; None if it misses the deadline.
 
@@ -182,5 +182,5 @@ async def _in_thread(
         except RuntimeError as error:
             if not is_lack_of_threads(error):
                 raise
-            return without_thread()
+            return fallback()
     return None

@@ -38,7 +38,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckResult:
     """What a check found: a name for programs, a title for people, and its address, if any."""
 
     name: str
@@ -51,7 +51,7 @@ class Check:
         return {"name": self.name, "subject": self.subject, **asdict(self.finding)}
 
 
-def overall(checks: Iterable[Check]) -> Verdict:
+def overall(checks: Iterable[CheckResult]) -> Verdict:
     """The worst verdict: failed, warning, or else ok."""
     verdicts = {check.finding.verdict for check in checks}
     return next((bad for bad in (Verdict.FAILED, Verdict.WARNING) if bad in verdicts), Verdict.OK)
