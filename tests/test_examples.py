@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an example says before it starts anything; tests/enclave has the rest."""
+"""What boot_eif.py says before it starts anything (tests/enclave has the rest); the launchers."""
 
 import socket
 import subprocess
@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-BOOT_EIF = Path(__file__).parents[1] / "examples/boot_eif.py"
+from .support import child
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BOOT_EIF = EXAMPLES / "boot_eif.py"
+LAUNCHERS = ("launch.py", "launch_asyncio.py", "launch_trio.py")
+
+# It goes on until its input ends.
+VMM = """\
+import sys
+from nitrohb.cli import main
+main(["send", sys.argv[1]])
+sys.stdin.read()
+sys.exit(7)
+"""
 
 
 @pytest.fixture
@@ -54,3 +67,55 @@ def test_a_qemu_that_is_not_there_is_missed(
         code, why = refused("--vhost-user", "vhost", image)
     assert code == 1
     assert why.startswith("boot_eif: qemu-system-x86_64 is not in PATH. To install it: apt-get ")
+
+
+def launching(name: str, path: Path, seconds: str, *vmm: str) -> list[str]:
+    return [sys.executable, str(EXAMPLES / name), f"unix:{path}", seconds, *vmm]
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_says_that_the_enclave_has_booted_and_waits_for_its_vmm(
+    name: str, tmp_path: Path
+) -> None:
+    """For longer than the time limit of the heartbeat."""
+    sock = tmp_path / "s"
+    command = launching(name, sock, "20", sys.executable, "-c", VMM, f"unix:{sock}")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child(command, **pipes) as launcher:
+        said = {launcher.stdout.readline().split()[0] for _ in range(2)}
+        assert said == {b"booted:", f"unix:{sock}".encode()}
+        out, err = launcher.communicate(timeout=60)
+    assert (launcher.returncode, out, err) == (7, b"", b"")
+    assert not sock.exists()
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize(
+    ("seconds", "vmm", "why"),
+    [
+        ("0.5", ("tail", "-f", "/dev/null"), "within 0.5 s"),
+        ("60", ("sh", "-c", "exit 3"), "the VMM ended with status 3 before its heartbeat"),
+        ("60", ("/no/such/vmm",), "/no/such/vmm"),
+    ],
+)
+def test_a_launcher_that_fails_says_why_and_leaves_nothing(
+    name: str, seconds: str, vmm: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    command = launching(name, tmp_path / "s", seconds, *vmm)
+    with child(command, stderr=subprocess.PIPE) as launcher:
+        # To the end of stderr, so that the VMM has ended, too.
+        _, err = launcher.communicate(timeout=60)
+    *_, last = err.decode().splitlines()
+    assert launcher.returncode == 1
+    assert last.startswith("launch: ")
+    assert why in last
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_that_cannot_listen_starts_no_vmm(name: str, tmp_path: Path) -> None:
+    command = launching(name, tmp_path / "no/s", "1", "touch", str(tmp_path / "started"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"launch: cannot listen on unix:{tmp_path}/no/s: ")
+    assert list(tmp_path.iterdir()) == []
