@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Siblings
-from .machines import NITROHB, Device, Events, Parent, Program, Vm, hybrid
+from .machines import NITROHB, Device, Parent, Program, Vm, hybrid
 from .parts import AARCH64, DEBIAN_12, HOW_TO, PROJECT, Parts
 from .reader import Reader
 
@@ -26,14 +26,13 @@ PANIC = r"Kernel panic - not syncing: Attempted to kill init!"
 CID = 16
 
 
-class Boot(Program, Events):
+class Boot(Program):
     """examples/boot_eif.py, perhaps behind another command."""
 
     def __init__(self, directory: Path, *args: str | Path, before: Sequence[str] = ()) -> None:
         (directory / "tmp").mkdir(exist_ok=True)
         env = {"TMPDIR": str(directory / "tmp")}
         super().__init__(*before, *BOOT_EIF, *args, cwd=directory, env=env)
-        self.out = self.words
         self._directory = directory
 
     def __exit__(self, *_: object) -> None:
