@@ -27,7 +27,8 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
 
     async with trio.open_nursery() as nursery:
         # It returns when the server listens: only then is the VMM started.
-        server = await nursery.start(partial(nitrohb.serve_heartbeat, address))
+        serve = partial(nitrohb.serve_heartbeat, address)
+        server: nitrohb.HeartbeatServer = await nursery.start(serve)
         nursery.start_soon(run_vmm)
         with trio.move_on_after(seconds) as limit:
             beat = await server.wait_heartbeat()
