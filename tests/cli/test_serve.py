@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from nitrohb.remedies import LOCAL_VSOCK
+from nitrohb.sockets.listener import Listener
+
 from .process import (
     HEARTBEAT,
     NITROHB,
@@ -278,3 +281,23 @@ def test_lack_of_descriptors_at_the_start_is_told_in_words(sock: Path) -> None:
         assert message.startswith("nitrohb: ")
         assert "(EMFILE)" in message
         assert "ulimit -n" in remedy
+
+
+def test_a_local_vsock_namespace_is_told_by_every_command_that_listens(
+    sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux 7.0 and later have them: tests/vsock/namespaces."""
+
+    def is_local(_: Listener) -> bool:
+        return True
+
+    monkeypatch.setattr(Listener, "is_local", is_local)
+    address = f"unix:{sock}"
+    reason, remedy = LOCAL_VSOCK
+    for command, argv in (("serve", ()), ("run", ("--", "true"))):
+        _, _, err = nitrohb_here(command, "-l", address, "--timeout=0.01", *argv)
+        assert err.splitlines()[0] == f"nitrohb: {address}: {reason}. {remedy}"
+    code, out, _ = nitrohb_here("doctor", "-l", address)
+    assert code == 0
+    tried = f"warning  listen {address}: nitrohb can listen there (tried and undone)"
+    assert out.splitlines()[:2] == [f"{tried}, but {reason}", f"         -> {remedy}"]

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from nitrohb.addresses import UnixAddress, VsockAddress
-from nitrohb.remedies import LOCAL_VSOCK
 from nitrohb.sockets import listener
 from nitrohb.sockets.listener import Listener, in_local_namespace
-from tests.cli.process import nitrohb_here
 
 
 class VsockSocket(socket.socket):
@@ -62,24 +60,3 @@ def test_a_socket_of_which_it_is_not_known(mode: Path) -> None:
         assert not strange.is_local()
     with Listener(UnixAddress("x"), socket.socket(socket.AF_UNIX)) as unix:
         assert not unix.is_local()
-
-
-def test_it_is_told_at_the_start_and_by_the_doctor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def is_local(_: Listener) -> bool:
-        return True
-
-    monkeypatch.setattr(Listener, "is_local", is_local)
-    address = f"unix:{tmp_path}/s"
-    warning = f"nitrohb: {address}: {LOCAL_VSOCK[0]}. {LOCAL_VSOCK[1]}"
-    for command, argv in (("serve", ()), ("run", ("--", "true"))):
-        _, _, err = nitrohb_here(command, "-l", address, "--timeout=0.01", *argv)
-        assert err.splitlines()[0] == warning
-    code, out, _ = nitrohb_here("doctor", "-l", address)
-    assert code == 0
-    assert out.splitlines()[:2] == [
-        f"warning  listen {address}: nitrohb can listen there (tried and undone), but"
-        f" {LOCAL_VSOCK[0]}",
-        f"         -> {LOCAL_VSOCK[1]}",
-    ]
