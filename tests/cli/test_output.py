@@ -216,6 +216,23 @@ def test_a_socket_whose_reader_pauses() -> None:
         assert stream.take_dropped() >= 1
 
 
+@pytest.mark.parametrize("size", [10, 50, 100, 300, 1000])
+def test_a_terminal_that_cannot_be_opened_again_and_whose_reader_pauses(size: int) -> None:
+    """As that of another user. It may have room for a part of what is written."""
+    controller, terminal = pty.openpty()
+    with open(controller, "rb", buffering=0) as reader, open(terminal, "w") as other:
+        stream = Stream(other)
+        for _ in range(500_000 // size):
+            assert stream.write(f"{size * 'x'}\n") == ""
+        assert os.get_blocking(terminal)
+        text = b""
+        while stream.has_queued:
+            text += reader.read(PAGE)
+            stream.flush()
+        assert set(text.split(b"\r\n")[:-1]) == {size * b"x"}
+        termios.tcflush(terminal, termios.TCOFLUSH)
+
+
 def test_what_does_not_matter_enough_is_not_said() -> None:
     with stderr_to_file() as err:
         output = Output()

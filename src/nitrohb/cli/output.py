@@ -100,8 +100,6 @@ class Stream:
             return ""
         if self._stream is None:
             return self._fail("it is closed")
-        if self.fd < 0:
-            return self._write_to_object(self._stream, text)
         data = os.fsencode(text)  # the encoding of the file system: paths stay exact
         while data and not self.problem:
             piece = data[: _QUEUE_MAX - len(self._queue)]
@@ -144,25 +142,29 @@ class Stream:
 
     def _write(self) -> int:
         """Write without blocking; return how many bytes, 0 if there is no room."""
-        if self._is_ours:
-            try:
-                return os.write(self.fd, self._queue)
-            except BlockingIOError:
-                return 0
-        # A pipe or a socket with any room takes this much; a longer write could block.
-        return os.write(self.fd, self._queue[: select.PIPE_BUF]) if self._is_writable(0) else 0
+        if self.fd < 0 and self._stream is not None:
+            self._stream.write(os.fsdecode(bytes(self._queue)))
+            return len(self._queue)
+        if not (self._is_ours or self._is_writable(0)):
+            return 0
+        # A pipe or a socket with any room takes this much; a longer write could block. A terminal
+        # may take less, so it must not block. Others share this flag: change it for a moment only.
+        data = self._queue if self._is_ours else self._queue[: select.PIPE_BUF]
+        is_shared_terminal = not self._is_ours and os.isatty(self.fd)
+        try:
+            if is_shared_terminal:
+                os.set_blocking(self.fd, False)
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        finally:
+            if is_shared_terminal:
+                os.set_blocking(self.fd, True)
 
     def _is_writable(self, seconds: float) -> bool:
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
-
-    def _write_to_object(self, stream: TextIO, text: str) -> str:
-        try:
-            stream.write(text)
-        except OSError as error:
-            return self._fail(error.strerror or str(error))
-        return ""
 
     def _fail(self, problem: str) -> str:
         self.problem = problem
