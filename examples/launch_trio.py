@@ -31,8 +31,8 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
         server: nitrohb.HeartbeatServer = await nursery.start(serve)
         nursery.start_soon(run_vmm)
         with trio.move_on_after(seconds) as limit:
-            beat = await server.wait_heartbeat()
-            print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
+            beat = booted = await server.wait_heartbeat()
+            print(f"booted: {booted.address} after {booted.listening_seconds:.1f} s", flush=True)
         if limit.cancelled_caught:
             nursery.cancel_scope.cancel()
     if beat is not None:
