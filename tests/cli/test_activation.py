@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets that are passed to ``serve`` and ``run``. tests/test_activation.py has the variables."""
+"""Sockets that are passed to ``serve`` and ``run``. tests/sockets has the variables."""
 
 import json
 import os

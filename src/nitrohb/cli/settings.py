@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each command was asked to do: typed, validated and frozen.
 
-No module but this and :mod:`.parser` knows argparse.
+Only this module and :mod:`.parser` see argparse's Namespace.
 """
 
 from __future__ import annotations
