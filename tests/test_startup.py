@@ -61,16 +61,26 @@ def run_python(code: str) -> list[str]:
     ).stdout.split()
 
 
-@pytest.mark.parametrize(("command", "rest"), [("serve", []), ("run", ["--", "true"])])
+AUTO = ["--timeout", "auto", "--eif", __file__, "--memory", "1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "rest", "more"),
+    [
+        ("serve", [], set[str]()),
+        ("serve", AUTO, {"nitrohb.timeouts"}),
+        ("run", ["--", "true"], {"nitrohb.cli.run"}),
+    ],
+)
 def test_what_is_loaded_before_the_script_listens(
-    command: str, rest: list[str], tmp_path: Path
+    command: str, rest: list[str], more: set[str], tmp_path: Path
 ) -> None:
     sock = str(tmp_path / "s")
     args = [command, "--keep", "--quiet", "-l", f"unix:{sock}", *rest]
     listens, *loaded = run_python(LISTENS.format(sock=sock, args=args))
     assert listens == "True"
     own = {name for name in loaded if name.startswith("nitrohb")}
-    assert own == BEFORE_THE_LISTEN | {f"nitrohb.cli.{command}"}
+    assert own == BEFORE_THE_LISTEN | more
     assert not SLOW & {*loaded}
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from typing import TYPE_CHECKING, Final
 
 from ..addresses import UnixAddress, parse_address, parse_number
 from ..errors import AddressError, ConnectError, ListenError
 from ..remedies import advice_from
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Final
 
 _LOCAL: Final = "Use 127.0.0.1:PORT, or a Unix socket."
 _LOW_PORT: Final = "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE."

@@ -4,7 +4,7 @@
 **The script listens before it loads trio**, so that an enclave that boots meanwhile finds the port
 open. tests/test_startup.py has the short list of modules that are loaded before the listen. Only
 they avoid typing and dataclasses at run time, by ``TYPE_CHECKING = False``. Every other module is
-loaded by the command that needs it.
+loaded by the command or the option that needs it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine's own CID, from /dev/vsock (vsock(7), linux/vm_sockets.h)."""
 
-from __future__ import annotations
-
+import fcntl
 import os
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 VSOCK_DEVICE: Final = "/dev/vsock"
 
@@ -27,8 +23,6 @@ def read_local_cid(device: str = VSOCK_DEVICE) -> int:
     Raises:
         OSError: The device does not exist (often so in containers), or cannot be opened or asked.
     """
-    import fcntl  # only needed after an error
-
     fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return int.from_bytes(fcntl.ioctl(fd, _GET_LOCAL_CID, bytes(4)), sys.byteorder)
