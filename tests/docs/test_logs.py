@@ -18,7 +18,7 @@ from nitrohb.cli.report import to_json, to_text
 from nitrohb.events import _OWN_FIELDS as FIELDS  # pyright: ignore[reportPrivateUsage]
 from tests.test_events import EXAMPLES
 
-DOCS = Path(__file__).parent.parent / "docs" / "logs.md"
+DOCS = Path(__file__).parents[2] / "docs" / "logs.md"
 
 EVENT = Heartbeat(
     address=VsockAddress(CID_ANY, 9000),
