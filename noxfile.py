@@ -170,10 +170,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """Try every property and every model with 100,000 random examples and more."""
+    """Try the properties and the models with 100,000 random examples together."""
     install(session, "tests")
-    how = ("-n", "auto", "-m", "hypothesis", "--hypothesis-profile=thorough", "--timeout=1500")
-    session.run("pytest", *how, *session.posargs)
+    how = ("-n", "auto", "-m", "hypothesis", "--hypothesis-profile=thorough")
+    limits = ("--timeout=1500", "-o", "faulthandler_timeout=1800")
+    session.run("pytest", *how, *limits, *session.posargs)
 
 
 @nox.session
