@@ -192,7 +192,7 @@ def vsock(session: nox.Session) -> None:
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
         "NITROHB_ENCLAVE": compile_enclave(session),
     }
-    pytest = ["python", "-m", "pytest", *IN_GUESTS]
+    pytest = ["python", "-m", "pytest", *IN_GUESTS, "--timeout=100"]  # a kernel has 300 s
     for modules, tests in KERNELS.items():
         command = [*in_uml(modules, env), *pytest, *tests, *session.posargs]
         session.run("python", *command, env=usual)
@@ -297,7 +297,7 @@ def enclave(session: nox.Session) -> None:
     session.run(*contained, *tests, env=env, external=True)
     if not session.posargs:
         in_loopback = ["python", *in_uml(launcher.LOOPBACK, env, mem="1G")]
-        tests = [*pytest, "--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
+        tests = [*pytest, "--timeout=200", "--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
         session.run(*enclave_parts.with_parent("TERM"), *in_loopback, *tests, external=True)
 
 
