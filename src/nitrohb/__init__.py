@@ -87,7 +87,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # here, because the console script can do without it
+    from importlib import import_module  # the console script can do without it
 
     value: object = getattr(import_module(f".{_HOME.get(name, 'events')}", __name__), name)
     globals()[name] = value

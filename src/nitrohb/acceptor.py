@@ -80,8 +80,8 @@ class Connection:
     peer: VsockAddress | None  # None on a Unix socket
     handshake: ParentHandshake
     echoed: bool = False
-    accepted: float = 0.0  # in seconds of trio's clock
-    received: float = 0.0  # when its byte arrived, in seconds since the epoch
+    accepted_at: float = 0.0  # in seconds of trio's clock
+    received_at: float = 0.0  # when its byte arrived, in seconds since the epoch
     pending_key: Hashable = None  # stands for its peer, while it is pending
     deadline: float = 0.0  # in seconds of trio's clock
     polled_since: int = 0  # in nanoseconds of the monotonic clock
@@ -93,7 +93,7 @@ class Connection:
             if (data := wire.try_receive(self.fd)) is None:
                 return False
             handshake.receive(data)
-            self.received = time.time()
+            self.received_at = time.time()
         if reply := handshake.reply:
             if (sent := wire.try_send(self.fd, reply)) is None:
                 return False
@@ -114,14 +114,14 @@ class Acceptor:
     Attributes:
         address: The listen address.
         listener: The listener; another one after the socket file was created again.
-        is_closing: Whether the address is one-shot and has answered. It is closed soon (Done).
+        is_answered: Whether the address is one-shot and has answered. It is closed soon (Done).
         heartbeat: The last heartbeat; None if there was none, or if nothing uses it.
     """
 
     def __init__(self, listener: Listener, age: float, context: ServerContext) -> None:
         self.address = listener.address
         self.listener = listener
-        self.is_closing = False
+        self.is_answered = False
         self.heartbeat: events.Heartbeat | None = None
         self._context = context
         self._latch = Latch(once=context.once, any_byte=context.any_byte)
@@ -136,8 +136,8 @@ class Acceptor:
         async with trio.open_nursery() as self._nursery:
             if self.listener.file is not None:
                 self._nursery.start_soon(self._watch_socket_file)
-            await self._accept()
-        # Only a one-shot answer ends this nursery without an exception.
+            await self._accept_forever()
+        # Its own heartbeat has cancelled this nursery: see _conclude_heartbeat().
         self.close()
         self._context.emit(events.Done(address=self.address, time=events.utc_now()))
         if self._context.claim_queue is not None:
@@ -154,11 +154,11 @@ class Acceptor:
             if owner is self:
                 self._reject(connection, events.RejectReason.REARMED)
 
-    async def _accept(self) -> None:
+    async def _accept_forever(self) -> None:
         while True:
             try:
                 await trio.lowlevel.wait_readable(self.listener.sock)
-            except trio.ClosedResourceError:  # the socket file was created again
+            except trio.ClosedResourceError:  # woken: the socket file was created again
                 continue
             try:
                 await self._busy_poll()
@@ -192,7 +192,7 @@ class Acceptor:
         context = self._context
         try:
             if context.wants_events:
-                connection.accepted = trio.current_time()
+                connection.accepted_at = trio.current_time()
                 self._emit(events.Connected, connection)
             if not context.allows(connection.peer):
                 self._reject(connection, events.RejectReason.CID)
@@ -208,7 +208,7 @@ class Acceptor:
 
     def _add_pending(self, connection: Connection) -> None:
         peer = connection.peer
-        # A process of another PID namespace has no ID here: then the address stands for it.
+        # No CID is negative. A process of another PID namespace has ID 0: take the address.
         key = (-self.listener.peer_pid(connection.fd) or self) if peer is None else peer.cid
         if len(self._context.pending) >= self._context.max_pending:
             self._evict()
@@ -240,7 +240,7 @@ class Acceptor:
         except trio.ClosedResourceError:
             assert connection.fd < 0  # evicted, or rearmed
         except trio.Cancelled:
-            if connection.fd >= 0 and self._latch.answered and not connection.received:
+            if connection.fd >= 0 and self._latch.answered and not connection.received_at:
                 self._reject(connection, events.RejectReason.ALREADY_ANSWERED)
             raise
         finally:
@@ -276,17 +276,17 @@ class Acceptor:
 
     def _conclude_heartbeat(self, connection: Connection) -> None:
         context = self._context
-        self.is_closing = context.once
+        self.is_answered = context.once
         if context.wants_events:
             now = trio.current_time()
             assert connection.handshake.byte is not None
             self.heartbeat = events.Heartbeat(
                 address=self.address,
-                time=datetime.fromtimestamp(connection.received, UTC),
+                time=datetime.fromtimestamp(connection.received_at, UTC),
                 peer=connection.peer,
                 byte=connection.handshake.byte,
                 listening_seconds=now - self._listening_since,
-                echo_seconds=now - connection.accepted,
+                echo_seconds=now - connection.accepted_at,
                 echoed=connection.echoed,
             )
             context.emit(self.heartbeat)

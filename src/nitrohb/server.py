@@ -119,7 +119,7 @@ class HeartbeatServer:
         """
         where = self._known_address(address)
         acceptors = self._acceptors_of(where)
-        if closed := [each for each in acceptors if each.is_closing]:
+        if closed := [each for each in acceptors if each.is_answered]:
             raise UsageError(
                 f"{closed[0].address} cannot be rearmed: it is closed\n"
                 "A one-shot address closes when it has answered. Use once=False to keep it open."

@@ -36,7 +36,7 @@ def api() -> nullcontext[ServerState]:
     ("allow_cids", "serve_api", "event_level", "what"),
     [
         ([16], None, DEBUG, "is refused"),
-        ([1, 16], None, NOTHING, "is allowed, whichever VM it is of"),
+        ([1, 16], None, NOTHING, "is allowed: it can be that of any VM"),
         (None, api, NOTHING, "has come while another CID is awaited"),
     ],
 )

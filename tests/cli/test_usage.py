@@ -238,14 +238,14 @@ def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
         image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
     settings = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
     assert isinstance(settings, ServeSettings)
-    assert settings.server.timeout == 270.0
+    assert settings.answer.timeout == 270.0
 
 
 def test_options_of_the_command_that_run_starts_are_its_own() -> None:
     settings = parse(["run", "--keep", "--", "ls", "--keep", "--", "-l", "x"])
     assert isinstance(settings, RunSettings)
-    assert settings.server.keep
-    assert settings.server.listen == [library.VsockAddress(library.CID_ANY, 9000)]
+    assert settings.answer.keep
+    assert settings.answer.listen == [library.VsockAddress(library.CID_ANY, 9000)]
     assert settings.argv == ["ls", "--keep", "--", "-l", "x"]
 
 
@@ -254,10 +254,10 @@ def test_groups_have_names_and_numbers() -> None:
     for name, number in ((group.gr_name, group.gr_gid), ("4294967294", 4294967294)):
         settings = parse(["--socket-group", name])
         assert isinstance(settings, ServeSettings)
-        assert settings.server.socket_group == number
+        assert settings.answer.socket_group == number
 
 
 def test_settings_are_frozen() -> None:
     settings = parse([])
     with pytest.raises(AttributeError, match="ServeSettings is frozen"):
-        settings.server = None  # type: ignore[misc]
+        settings.answer = None  # type: ignore[misc]

@@ -176,11 +176,11 @@ def fake_process(proc: Path, pid: int, inode: int, comm: str | None = "x\n") -> 
 
 
 def test_a_connection_does_not_hold_the_path_of_its_listener(tmp_path: Path) -> None:
-    for pid, inode in ((101, 11), (102, 12), (103, 13), (os.getpid(), 11)):
+    for pid, inode in ((9000101, 11), (9000102, 12), (9000103, 13), (os.getpid(), 11)):
         fake_process(tmp_path, pid, inode)
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "unix").write_text(TABLE)
-    assert holder_of_path("/s", str(tmp_path)) == "held by process 101 (x)"
+    assert holder_of_path("/s", str(tmp_path)) == "held by process 9000101 (x)"
     assert holder_of_path("/accepted", str(tmp_path)) is None
 
 
@@ -189,28 +189,28 @@ def test_processes_with_af_vsock_sockets_are_suspected(
 ) -> None:
     def protocol(fd: str, name: str) -> bytes:
         assert name == "system.sockprotoname"
-        if "/102/" in fd:
+        if "/9000102/" in fd:
             raise PermissionError
-        return b"UNIX\0" if "/101/" in fd else b"AF_VSOCK\0"
+        return b"UNIX\0" if "/9000101/" in fd else b"AF_VSOCK\0"
 
     monkeypatch.setattr(os, "getxattr", protocol)
     fake_process(tmp_path, os.getpid(), 1)
-    for pid in (101, 102):
+    for pid in (9000101, 9000102):
         fake_process(tmp_path, pid, pid)
     assert suspects_of_port(str(tmp_path)) is None
-    fake_process(tmp_path, 103, 103, "its \x1b[31mchild\n")
-    one = "process 103 (its ?[31mchild)"
+    fake_process(tmp_path, 9000103, 9000103, "its \x1b[31mchild\n")
+    one = "process 9000103 (its ?[31mchild)"
     found = suspects_of_port(str(tmp_path))
     assert found == f"probably held by {one}, which has AF_VSOCK sockets open"
-    fake_process(tmp_path, 104, 104, None)
+    fake_process(tmp_path, 9000104, 9000104, None)
     named = (suspects_of_port(str(tmp_path)) or "").removeprefix("probably held by ")
     named = named.removesuffix(", which have AF_VSOCK sockets open")
-    assert sorted(named.split(" or ")) == [one, "process 104"]
+    assert sorted(named.split(" or ")) == [one, "process 9000104"]
 
 
 def test_a_search_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getxattr", lambda *_: b"AF_VSOCK\0")  # pyright: ignore
-    fake_process(tmp_path, 101, 101)
+    fake_process(tmp_path, 9000101, 9000101)
     assert suspects_of_port(str(tmp_path)) is not None
     monkeypatch.setattr(probes, "_SEARCH_DEADLINE", -1)
     assert suspects_of_port(str(tmp_path)) is None

@@ -7,7 +7,7 @@
 ``streaming``  ``/events``: the latest events, as a stream
 ``metrics``    ``/metrics``: counters for Prometheus
 ``schema``     ``/openapi.json``: what can be asked
-``state``    what the interface knows about the heartbeat server
+``state``      what the interface knows about the heartbeat server
 ``app``        the ASGI application: every endpoint
 ``serving``    the HTTP server, and the fair queue that protects heartbeats
 =============  ======================================================================

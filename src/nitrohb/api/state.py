@@ -28,7 +28,7 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         listening: Whether it listens, by address.
         metrics: Counts the events.
         log: The latest events.
-        claims: The claims that wait.
+        waiting_claims: The claims that wait.
         failures: The number of connections without a heartbeat, by address and by the reason of
             their rejection, or else the name of the event.
     """

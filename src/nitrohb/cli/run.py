@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def run(settings: RunSettings, output: Output, signals: Signals) -> int:
     """Listen, start the command, answer and report, and return the status of the command."""
-    output.level = settings.server.level
+    output.level = settings.answer.level
     signals.install_forwarded()
     # If SIGCHLD is ignored, the kernel forgets how the command ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with listening(settings.server, output) as listeners:
+    with listening(settings.answer, output) as listeners:
         from .supervise import Supervisor  # loads trio
 
         supervisor = Supervisor(settings, listeners, output)

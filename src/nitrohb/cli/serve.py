@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
     """Listen, answer and report, until every address has answered or the time is up."""
-    server = settings.server
-    output.level = server.level
-    with listening(server, output) as listeners, ExitStack() as closing:
+    answer = settings.answer
+    output.level = answer.level
+    with listening(answer, output) as listeners, ExitStack() as closing:
         api = None
         if settings.api is not None:
             from .serve_api import open_api  # only if it is asked for
@@ -32,7 +32,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
         from .session import serve_session  # loads trio
 
-        return signals.run(lambda: serve_session(server, listeners, api, output))
+        return signals.run(lambda: serve_session(answer, listeners, api, output))
 
 
 @contextmanager

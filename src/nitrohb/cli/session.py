@@ -143,7 +143,7 @@ class Warner:
             case Rejected(reason=RejectReason.CID) if event.cid == LOOPBACK_CID:
                 self._warn_same_cids(event, "is refused")
             case Connected() if event.cid == LOOPBACK_CID and self._cid_1_is_ambiguous:
-                self._warn_same_cids(event, "is allowed, whichever VM it is of")
+                self._warn_same_cids(event, "is allowed: it can be that of any VM")
             case Connected() if event.cid == LOOPBACK_CID and self.awaits_cid():
                 self._warn_same_cids(event, "has come while another CID is awaited")
             case _:

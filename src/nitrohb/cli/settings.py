@@ -94,7 +94,7 @@ class ServeSettings(Settings):
 
     command = "serve"
 
-    server: AnswerSettings
+    answer: AnswerSettings
     api: UnixApi | TcpApi | None
 
 
@@ -108,7 +108,7 @@ class RunSettings(Settings):
 
     command = "run"
 
-    server: AnswerSettings
+    answer: AnswerSettings
     argv: Sequence[str]
     kill_after: float
 
@@ -183,7 +183,7 @@ CommandSettings = (
 # From the command line.
 
 
-def _server(args: Namespace) -> AnswerSettings:
+def _answer(args: Namespace) -> AnswerSettings:
     level = LEVELS[args.log_level]
     return AnswerSettings(
         listen=_listen(args),
@@ -274,9 +274,9 @@ def make_settings(args: Namespace) -> CommandSettings:
 
 
 _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
-    "serve": lambda args: ServeSettings(server=_server(args), api=_api(args)),
+    "serve": lambda args: ServeSettings(answer=_answer(args), api=_api(args)),
     "run": lambda args: RunSettings(
-        server=_server(args), argv=_child_argv(args), kill_after=args.kill_after
+        answer=_answer(args), argv=_child_argv(args), kill_after=args.kill_after
     ),
     "send": lambda args: SendSettings(
         address=args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT), timeout=args.timeout

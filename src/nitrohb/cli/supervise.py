@@ -51,7 +51,7 @@ class Supervisor:
         self._summary = Summary()
         self._time_limit = trio.CancelScope()
         self._has_timed_out = False
-        self._closing = 0  # one-shot addresses that have answered and are not closed yet
+        self._closing_count = 0  # one-shot addresses that have answered and are not closed yet
         self._all_closed = trio.Event()
 
     def on_signal(self, number: int) -> None:
@@ -64,7 +64,7 @@ class Supervisor:
 
     async def run(self, signals: Signals) -> int:
         """Listen, start the command, wait for its end, and return the exit code."""
-        settings, output = self._settings.server, self._output
+        settings, output = self._settings.answer, self._output
         notifier = notify.find_notifier(self._warn)
         async with (
             draining(output),
@@ -94,7 +94,7 @@ class Supervisor:
         # The event loop needs one pass to learn of a connection, and the listener task another.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
-        if self._closing and not self._has_timed_out:
+        if self._closing_count and not self._has_timed_out:
             await self._all_closed.wait()
 
     async def _serve(
@@ -103,16 +103,16 @@ class Supervisor:
         printer: Printer,
         task_status: trio.TaskStatus[HeartbeatServer],
     ) -> None:
-        timeout = self._settings.server.timeout
+        timeout = self._settings.answer.timeout
         self._time_limit.deadline = trio.current_time() + timeout
         with self._time_limit:
             await serve_listeners(
-                self._listeners, self._settings.server, observers, task_status=task_status
+                self._listeners, self._settings.answer, observers, task_status=task_status
             )
         if self._time_limit.cancelled_caught:
             self._all_closed.set()  # addresses that are cancelled are never Done
             # The time can be up in the very moment of the last heartbeat.
-            if self._have_all_booted() and not self._settings.server.keep:
+            if self._have_all_booted() and not self._settings.answer.keep:
                 return
             self._has_timed_out = True
             printer.flush()
@@ -121,15 +121,15 @@ class Supervisor:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Heartbeat):
-            if not self._settings.server.keep:
-                if not self._closing:
+            if not self._settings.answer.keep:
+                if not self._closing_count:
                     self._all_closed = trio.Event()
-                self._closing += 1
+                self._closing_count += 1
             if self._have_all_booted():
                 self._time_limit.deadline = math.inf
         elif isinstance(event, Done):
-            self._closing -= 1
-            if not self._closing:
+            self._closing_count -= 1
+            if not self._closing_count:
                 self._all_closed.set()
 
     def _have_all_booted(self) -> bool:
@@ -152,7 +152,7 @@ class Supervisor:
 
     def _is_early(self) -> bool:
         """Whether the command ended by itself before a heartbeat."""
-        may_end = self._settings.server.keep or self._process.is_ending
+        may_end = self._settings.answer.keep or self._process.is_ending
         return not (may_end or self._have_all_booted())
 
     def _explain_start_error(self, start_error: OSError) -> int:
