@@ -170,10 +170,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """Try every property and every model with 100,000 random examples and more."""
+    """Try the properties and the models with 100,000 random examples together."""
     install(session, "tests")
-    how = ("-n", "auto", "-m", "hypothesis", "--hypothesis-profile=thorough", "--timeout=1500")
-    session.run("pytest", *how, *session.posargs)
+    how = ("-n", "auto", "-m", "hypothesis", "--hypothesis-profile=thorough")
+    limits = ("--timeout=1500", "-o", "faulthandler_timeout=1800")
+    session.run("pytest", *how, *limits, *session.posargs)
 
 
 @nox.session
@@ -191,7 +192,7 @@ def vsock(session: nox.Session) -> None:
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
         "NITROHB_ENCLAVE": compile_enclave(session),
     }
-    pytest = ["python", "-m", "pytest", *IN_GUESTS]
+    pytest = ["python", "-m", "pytest", *IN_GUESTS, "--timeout=100"]  # a kernel has 300 s
     for modules, tests in KERNELS.items():
         command = [*in_uml(modules, env), *pytest, *tests, *session.posargs]
         session.run("python", *command, env=usual)
@@ -296,7 +297,7 @@ def enclave(session: nox.Session) -> None:
     session.run(*contained, *tests, env=env, external=True)
     if not session.posargs:
         in_loopback = ["python", *in_uml(launcher.LOOPBACK, env, mem="1G")]
-        tests = [*pytest, "--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
+        tests = [*pytest, "--timeout=200", "--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
         session.run(*enclave_parts.with_parent("TERM"), *in_loopback, *tests, external=True)
 
 

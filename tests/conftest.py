@@ -15,7 +15,7 @@ from tests.uml import launcher
 
 # "quick" tries the same few examples each time. "thorough" tries many, and others each time.
 hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=25)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=4000, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000, print_blob=True)
 hypothesis.settings.load_profile("quick")
 
 

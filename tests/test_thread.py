@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -33,7 +34,7 @@ from nitrohb import (
     UsageError,
     serve_in_thread,
 )
-from tests.cli.process import wait_for
+from tests.cli.process import PATIENCE, wait_for
 from tests.support import B7
 
 
@@ -308,6 +309,24 @@ def test_an_interrupted_wait_claims_nothing(
         interrupts(0)
         boot(path)
         assert server.wait_heartbeat(timeout=10) in server.last_heartbeats()
+
+
+@pytest.mark.timeout(method="thread")
+def test_an_interrupt_that_wakes_nobody_ends_a_wait(
+    path: Path, interrupts: Callable[[float], None]
+) -> None:
+    """As one that comes just before a wait for a lock: another thread gets it, and sets a flag."""
+    with serve_in_thread(f"unix:{path}", once=False) as server:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        began = time.monotonic()
+        try:
+            interrupts(0.05)
+            with pytest.raises(KeyboardInterrupt):
+                server.wait_heartbeat(timeout=PATIENCE)
+        finally:
+            interrupts(0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        assert time.monotonic() - began < PATIENCE / 2
 
 
 @pytest.mark.timeout(method="thread")
