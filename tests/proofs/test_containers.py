@@ -23,6 +23,7 @@ import yaml
 
 from tests.cli.process import HEARTBEAT, NITROHB, beat
 from tests.docs.examples import example
+from tests.support import child
 
 from .serving import until
 
@@ -68,11 +69,12 @@ class Podman:
         fd = passing.fileno()
         shell = f'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&{fd}'
         command = ["bash", "-c", shell, "bash", *self._command, *args]
-        with subprocess.Popen(command, cwd=ROOT, env=self._env, pass_fds=[fd]) as process:
+        with child(command, cwd=ROOT, env=self._env, pass_fds=[fd]) as process:
             try:
                 yield
             finally:
                 process.terminate()
+                process.wait(60)
 
     def must(self, *args: object) -> str:
         done = self(*args)

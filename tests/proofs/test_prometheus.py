@@ -21,6 +21,7 @@ from nitrohb import RejectReason
 from nitrohb.api.metrics import ECHO_BUCKETS
 from tests.api.over_http import OverTcp, ask, port_that_is_free
 from tests.cli.process import HEARTBEAT, beat, connected
+from tests.support import child
 
 from .serving import Server, get, serving, until
 
@@ -77,13 +78,14 @@ def scraping(directory: Path, configuration: str) -> Generator[Prometheus]:
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
     )
-    with subprocess.Popen(["prometheus", *options]) as process:
+    with child(["prometheus", *options]) as process:
         try:
             prometheus = Prometheus(port)
             until(prometheus.is_ready, True)
             yield prometheus
         finally:
             process.terminate()
+            process.wait(60)
 
 
 def documented_config(port: int) -> str:
