@@ -5,7 +5,7 @@
 It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback, but no KVM and no root. The
 image connects to CID 3, the device forwards that to CID 1 of this machine, and this program listens
 there. Without the module, a parent guest can answer: see --vhost-user. The console goes to stdout,
-the rest to stderr. The exit codes are those of "nitrohb run".
+the rest to stderr. The exit codes are those of "nitrohb run"; with --vhost-user, those of QEMU.
 """
 
 import argparse
@@ -123,7 +123,7 @@ class Boot:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Boot an EIF, and answer its heartbeat.")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", metavar="IMAGE.eif")
     parser.add_argument("--timeout", type=float, metavar="SEC", help="default: as nitro-cli")
     parser.add_argument("--vhost-user", metavar="SOCKET", help="of a device with a parent guest")
