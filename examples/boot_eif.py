@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot an enclave image file (EIF) on this machine, and answer its heartbeat.
 
-It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback, but no KVM and no root. The
-image connects to CID 3, the device forwards that to CID 1 of this machine, and this program listens
-there. Without the module, a parent guest can answer: see --vhost-user. The console goes to stdout,
-the rest to stderr. The exit codes are those of "nitrohb run".
+It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The image connects to CID 3,
+the device forwards that to CID 1 of this machine, and this program listens there. Without the
+module, a parent guest can answer: see --vhost-user. The guest's console is stdout. The exit codes
+are those of "nitrohb run". With --vhost-user they are QEMU's, and the parent has the time limit.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import trio
 
 import nitrohb
 
-# All numbers in an EIF are big-endian. Header: magic, version, flags, memory, CPUs, reserved,
-# number of sections, 32 offsets, 32 sizes, reserved, CRC-32. A section: type, flags, size, data.
+# Big-endian. Header: magic, version, flags, memory, CPUs, reserved, number of sections, 32 offsets,
+# 32 sizes, reserved, CRC-32. A section: type, flags, size, data.
 HEADER, SECTION = struct.Struct(">4sHHQQHH32Q32QII"), struct.Struct(">HHQ")
 KERNEL, COMMAND_LINE, RAMDISK = 1, 2, 3
 QEMU = """-nodefaults -no-user-config -no-reboot -display none -accel tcg -m {0}M
@@ -123,7 +123,7 @@ class Boot:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Boot an EIF, and answer its heartbeat.")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", metavar="IMAGE.eif")
     parser.add_argument("--timeout", type=float, metavar="SEC", help="default: as nitro-cli")
     parser.add_argument("--vhost-user", metavar="SOCKET", help="of a device with a parent guest")
@@ -143,7 +143,7 @@ def main() -> int:
         if shutil.which(program) is None:
             sys.exit(f"boot_eif: {program} is not in PATH. To install it: {command}")
     timeout = args.timeout or nitrohb.boot_timeout(sum(map(len, sections.values())), memory)
-    return trio.run(Boot(listeners, timeout).run, sections, qemu, args.vhost_user)
+    return trio.run(Boot(listeners, max(0, timeout)).run, sections, qemu, args.vhost_user)
 
 
 if __name__ == "__main__":

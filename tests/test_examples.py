@@ -18,10 +18,9 @@ LAUNCHERS = ("launch.py", "launch_asyncio.py", "launch_trio.py")
 
 # It boots an enclave in silence, and goes on until its input ends.
 VMM = """\
-import os, sys
-from nitrohb.cli import main
-sys.stdout = open(os.devnull, "w")
-main(["send", sys.argv[1]])
+import sys, trio
+from nitrohb import send_heartbeat
+trio.run(send_heartbeat, sys.argv[1])
 sys.stdin.read()
 sys.exit(7)
 """
