@@ -106,7 +106,9 @@ def test_the_descriptor_table_is_full(siblings: Siblings, enclaves: Enclaves) ->
     with siblings.parent.nitrohb(*patient, files=40) as server:
         with enclaves.booting(17, hold=held, manner="silent") as greedy:
             greedy.words.await_line(f"^init: holds {held}")
-            server.await_event("evicted")
+            # vhost-device-vsock 0.3.0 can lose a connection while another guest opens many.
+            server.await_event("connected", held)
+            server.await_event("evicted", held - 40)
             assert enclaves.boot(16) == "boot: echoed"
             assert {event["cid"] for event in server.events("evicted")} == {17}
             server.send(signal.SIGTERM)
