@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that have nothing to say yet: looked at for a moment, waited for, evicted.
+"""Pending connections: polled for a moment, left to a handler task, evicted.
 
 A test is a task beside the server's. It can act only at the checkpoints of the listener task, which
-here looks at newcomers for as long as a test needs.
+here polls pending connections for as long as a test needs.
 """
 
 import errno
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent newcomer is looked at for ever, and not left to a handler task."""
+    """A pending connection is polled without end, and not left to a handler task."""
     monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", FOR_EVER)
     monkeypatch.setattr(acceptor, "_POLL_SLICE", 0)
 
@@ -91,7 +91,7 @@ async def test_a_byte_a_moment_later_is_answered_without_a_task(path: Path) -> N
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_more_than_a_few_newcomers_are_left_to_tasks(path: Path) -> None:
+async def test_more_than_a_few_pending_connections_are_left_to_tasks(path: Path) -> None:
     async with serving(f"unix:{path}", once=False) as events:
         with ExitStack() as clients:
             crowd = [clients.enter_context(Client(path)) for _ in range(6)]
@@ -155,7 +155,7 @@ async def test_an_answer_while_another_is_looked_at_ends_both(path: Path) -> Non
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_a_newcomer_that_is_looked_at_can_be_evicted(path: Path) -> None:
+async def test_a_connection_that_is_polled_can_be_evicted(path: Path) -> None:
     async with serving(f"unix:{path}", once=False, max_pending=1) as events:
         with Client(path) as first, Client(path) as second:
             await until(lambda: first.look() == (b"", True))
