@@ -41,7 +41,7 @@ class AtTheRest:
     "Is asked before each module is loaded, and ends the script before the first that can wait."
 
     def find_spec(self, name, path=None, target=None):
-        if name in ("nitrohb.cli.session", "nitrohb.cli.supervise"):
+        if name in ("nitrohb.cli.answer", "nitrohb.cli.supervise"):
             print(os.path.exists({sock!r}), *({{*sys.modules}} - before))
             sys.exit()
 

@@ -68,7 +68,7 @@ __all__ = [
     "NoHeartbeatError",
 ]  # fmt: skip
 
-_MODULES = {
+_MODULES = {  # of the public names but the events
     "server": "serve_heartbeat HeartbeatServer",
     "sockets.listener": "Listener",
     "sockets.opening": "ListenTarget open_listeners",

@@ -82,7 +82,7 @@ class Connection:
     echoed: bool = False
     accepted_at: float = 0.0  # in seconds of trio's clock
     received_at: float = 0.0  # when its byte arrived, in seconds since the epoch
-    pending_key: Hashable = None  # stands for its peer, while it is pending
+    pending_key: Hashable = None  # stands for its peer, once it is pending
     deadline: float = 0.0  # in seconds of trio's clock
     polled_since: int = 0  # in nanoseconds of the monotonic clock
 
@@ -129,7 +129,7 @@ class Acceptor:
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
         self._polled: dict[int, Connection] = {}  # by descriptor; at most _POLLED_MAX
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery  # while serve() runs
 
     async def serve(self) -> None:
         """Be the listener task: accept and answer, until a one-shot address has answered."""

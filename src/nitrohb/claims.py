@@ -130,7 +130,7 @@ class HeartbeatStore(Generic[WaiterT]):
 
 
 class _Waiter:
-    """A task that sleeps until it gets a heartbeat or an error."""
+    """A task that sleeps until it gets a heartbeat or an error (in trio.lowlevel's own terms)."""
 
     def __init__(self) -> None:
         self._task = trio.lowlevel.current_task()

@@ -73,7 +73,7 @@ _HEARTBEAT: Final = State.HEARTBEAT
 
 
 class Latch:
-    """What the parent remembers about one listen address: whether it has answered.
+    """The rules of one listen address: what is a heartbeat, and whether to answer one more.
 
     Args:
         once: Answer a single heartbeat (a one-shot address). If false, answer all of them.

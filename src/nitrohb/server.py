@@ -222,6 +222,7 @@ async def serve_heartbeat(
             closing.callback(listener.close)
         if allowed is not None:
             require_cids(listeners)  # the family of an inherited socket is known only now
+        # Only somebody who gets the server, by nursery.start(), can claim a heartbeat.
         wants_server = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue((listener.address, listener.has_cids) for listener in listeners)
         context = ServerContext(

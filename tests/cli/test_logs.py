@@ -29,9 +29,9 @@ from nitrohb import (
     RejectReason,
     UnixAddress,
 )
+from nitrohb.cli.answer import up_to_level
 from nitrohb.cli.output import LEVELS, Stream, printable, quoted
 from nitrohb.cli.report import level_of, to_json, to_text
-from nitrohb.cli.session import up_to_level
 
 from .events import ANY, made
 from .process import HEARTBEAT, PATIENCE, beat, connected, nitrohb_here, redirected, started

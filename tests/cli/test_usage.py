@@ -22,7 +22,7 @@ COMMANDS = ["", "serve", "run", "send", "wait", "demo", "doctor", "completion"]
 @pytest.fixture
 def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not refused as it should be fails at once, instead of waiting for an enclave."""
-    monkeypatch.setattr("nitrohb.cli.session.serve_heartbeat", None)
+    monkeypatch.setattr("nitrohb.cli.answer.serve_heartbeat", None)
 
 
 def test_version() -> None:

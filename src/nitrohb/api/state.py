@@ -18,7 +18,8 @@ from .streaming import EventLog
 class ServerState(trio.TaskStatus[HeartbeatServer]):
     """Connects a heartbeat server to its HTTP interface.
 
-    Pass it to :func:`serve_heartbeat` as ``task_status``, and its :meth:`on_event` as ``on_event``.
+    Pass it to :func:`serve_heartbeat` as ``task_status``, which gives it the server by calling
+    :meth:`started`, and its :meth:`on_event` as ``on_event``.
 
     Args:
         addresses: The listen addresses of the server.

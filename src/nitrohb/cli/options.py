@@ -31,7 +31,7 @@ _GID_MAX: Final = 2**32 - 1  # chown(2) takes -1 for no change
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
 
-def _checked(parse: Callable[[str], T], text: str) -> T:
+def _parsed(parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except AddressError as error:
@@ -39,13 +39,13 @@ def _checked(parse: Callable[[str], T], text: str) -> T:
 
 
 def _address(text: str) -> Address:
-    return _checked(parse_address, text)
+    return _parsed(parse_address, text)
 
 
 def _api(text: str) -> ApiAddress:
     from ..api.address import parse_api_address  # loads ipaddress, which few need
 
-    return _checked(parse_api_address, text)
+    return _parsed(parse_api_address, text)
 
 
 def _count(text: str) -> int:
@@ -59,7 +59,7 @@ def _count(text: str) -> int:
 
 
 def _cid(text: str) -> int:
-    return _checked(lambda number: parse_number("CID", number), text)
+    return _parsed(lambda number: parse_number("CID", number), text)
 
 
 def _seconds(text: str, or_else: str = "") -> float:
@@ -107,7 +107,7 @@ def _group(text: str) -> int:
 
 
 def _option(spelling: str, text: str, **kwargs: Any) -> Option:
-    """An option, such as ``-l --listen ADDR``. Its metavar says how its value is read."""
+    """An option, such as ``-l --listen ADDR``. Its metavar, or ``type``, says how it is read."""
     *names, metavar = spelling.split()
     return names, {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **kwargs}
 

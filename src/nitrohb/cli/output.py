@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Final, TextIO
 
 # The levels of --log-level, as the priorities of syslog(3): a lower number is more serious.
-NOTHING: Final = -1
+NOTHING: Final = -1  # below all of them: print nothing
 ERROR: Final = 3
 WARNING: Final = 4
 INFO: Final = 6
@@ -205,9 +205,9 @@ class Output:
             level: Their level.
         """
         if level <= self.level:
-            self.print_out_raw(prioritized(text, level) if self.stdout.is_journal else text)
+            self.write_out(prioritized(text, level) if self.stdout.is_journal else text)
 
-    def print_out_raw(self, text: str) -> None:
+    def write_out(self, text: str) -> None:
         """Print lines to stdout that are selected and prioritized already."""
         self.tell_dropped()
         self._clear_status()
@@ -218,9 +218,9 @@ class Output:
     def print_err(self, text: str, level: int = ERROR) -> None:
         """Print one or more lines to stderr, for a person: see :meth:`print_out`."""
         if level <= self.level:
-            self.print_err_raw(prioritized(text, level) if self.stderr.is_journal else text)
+            self.write_err(prioritized(text, level) if self.stderr.is_journal else text)
 
-    def print_err_raw(self, text: str) -> None:
+    def write_err(self, text: str) -> None:
         """Print lines to stderr that are selected and prioritized already."""
         self._clear_status()
         if count := self.stderr.take_dropped():
@@ -240,7 +240,7 @@ class Output:
     def tell_dropped(self) -> None:
         """Say how many lines are missing on stdout, as soon as its reader goes on."""
         if count := self.stdout.take_dropped():
-            self.print_err_raw(self._dropped("stdout", count))
+            self.write_err(self._dropped("stdout", count))
 
     def _dropped(self, name: str, count: int) -> str:
         lines = "1 line was" if count == 1 else f"{count} lines were"

@@ -85,7 +85,7 @@ class Process:
         if self._early_signals:
             return
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
-        others = _children()
+        earlier_children = _children()
         try:
             # Inherited descriptors are passed on, as by env(1). nitrohb's own are close-on-exec.
             process = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
@@ -96,7 +96,7 @@ class Process:
                 raise
             self.start_error = OSError(errno.EAGAIN, str(error))
         else:
-            reaper = _Reaper(process, others, self._warn)
+            reaper = _Reaper(process, earlier_children, self._warn)
             with reaper.reaping():
                 await self._wait(process, reaper)
 
@@ -142,10 +142,10 @@ class _Reaper:
     """Waits for the children of nitrohb that end, and ends the descendants of the command."""
 
     def __init__(
-        self, process: trio.Process, others: set[int], warn: Callable[[str], object]
+        self, process: trio.Process, earlier_children: set[int], warn: Callable[[str], object]
     ) -> None:
         self._process = process
-        self._others = others  # children that are not descendants of the command
+        self._earlier_children = earlier_children
         self._warn = warn
         self._reaped = trio.lowlevel.ParkingLot()
 
@@ -173,9 +173,9 @@ class _Reaper:
         """
         signalled = set[int]()
         # No child means no descendant: every descendant has an ancestor among the children.
-        while left := _children() - self._others:
+        while left := _children() - self._earlier_children:
             refused = {pid for pid in left - signalled if not self._send(pid, number)}
-            self._others |= refused
+            self._earlier_children |= refused
             signalled = left - refused
             if signalled:
                 await self._reaped.park()

@@ -30,9 +30,9 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
             from .serve_api import open_api  # only if it is asked for
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
-        from .session import serve_session  # loads trio
+        from .answer import answer_and_report  # loads trio
 
-        return signals.run(lambda: serve_session(answer, listeners, api, output))
+        return signals.run(lambda: answer_and_report(answer, listeners, api, output))
 
 
 @contextmanager

@@ -27,11 +27,11 @@ from ..server import HeartbeatServer, OnEvent
 from ..sockets import activation, unixfile
 from ..sockets.listener import Listener
 from . import exit_codes, notify
+from .answer import Warner, notify_manager, serve_listeners, up_to_level
 from .output import WARNING, Output, printable
 from .printer import Printer, draining, printing
 from .process import Process, why_not_started
 from .report import Summary, explain_end, explain_timeout
-from .session import Warner, notify_manager, serve_listeners, up_to_level
 from .settings import RunSettings
 from .signals import Signals
 
@@ -68,7 +68,7 @@ class Supervisor:
         notifier = notify.find_notifier(self._warn)
         async with (
             draining(output),
-            printing(output.print_err_raw, output.stderr, settings.format) as printer,
+            printing(output.write_err, output.stderr, settings.format) as printer,
         ):
             observers: list[OnEvent] = [
                 up_to_level(settings.event_level, printer.on_event),

@@ -215,7 +215,7 @@ def _open(target: _Resolved, mode: int, group: int | None) -> Listener:
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
             case _:
-                return Listener(_address(target), _checked(target))
+                return Listener(_address(target), _checked_socket(target))
     except OSError as error:
         number = error.errno or 0
         raise listen_error(_address(target), number, _local_cid_hint(number)) from error
@@ -285,13 +285,13 @@ def _reopen_unix(
 def _adopt(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     try:
-        return _checked(sock)
+        return _checked_socket(sock)
     except OSError:
         sock.detach()  # it is not a socket of ours: leave it open
         raise
 
 
-def _checked(sock: socket.socket) -> socket.socket:
+def _checked_socket(sock: socket.socket) -> socket.socket:
     if sock.type != socket.SOCK_STREAM:
         raise OSError(errno.EPROTOTYPE, "not a stream socket")
     if sock.family not in (AF_VSOCK, socket.AF_UNIX):

@@ -12,8 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nitrohb import Connected, Heartbeat, Listening, Rejected, RejectReason, open_listeners
 from nitrohb.api.state import ServerState
+from nitrohb.cli.answer import Warner, answer_and_report
 from nitrohb.cli.output import DEBUG, NOTHING, Output
-from nitrohb.cli.session import Warner, serve_session
 from nitrohb.server import OnEvent
 from tests.support import Client, PeersWithCids, beat
 
@@ -52,7 +52,7 @@ async def test_cid_that_all_vms_share_is_warned_of_once(
     settings = server_settings(keep=True, allow_cids=allow_cids, event_level=event_level)
     async with trio.open_nursery() as nursery:
         with PeersWithCids(sock) as listener:
-            nursery.start_soon(serve_session, settings, [listener], serve_api, output)
+            nursery.start_soon(answer_and_report, settings, [listener], serve_api, output)
             await wait_all_tasks_blocked()
             for cid in (16, 15):
                 listener.connect(cid).close()
@@ -90,7 +90,7 @@ async def test_lost_socket_file_is_created_again(
     settings = server_settings(keep=True, format="json")
     with open_listeners([f"unix:{sock}"])[0] as listener:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_session, settings, [listener], None, output)
+            nursery.start_soon(answer_and_report, settings, [listener], None, output)
             await wait_all_tasks_blocked()
             sock.unlink()
             await trio.sleep(1)
@@ -124,7 +124,7 @@ async def test_time_limit_in_the_moment_of_the_last_heartbeat(
         on_event(made(Heartbeat))
         await trio.sleep_forever()
 
-    monkeypatch.setattr("nitrohb.cli.session.serve_heartbeat", serve_heartbeat)
+    monkeypatch.setattr("nitrohb.cli.answer.serve_heartbeat", serve_heartbeat)
     settings = server_settings(keep=keep, timeout=1.0)
     with open_listeners([f"unix:{tmp_path}/hb"])[0] as listener:
-        assert await serve_session(settings, [listener], None, output) == code
+        assert await answer_and_report(settings, [listener], None, output) == code

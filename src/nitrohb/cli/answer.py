@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .serve_api import Api
 
 
-async def serve_session(
+async def answer_and_report(
     settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
 ) -> int:
     """Answer and report; return the exit code."""
@@ -33,11 +33,11 @@ async def serve_session(
     warner = Warner(warn, settings.allow_cids)
     async with (
         draining(output),
-        printing(output.print_out_raw, output.stdout, settings.format) as printer,
+        printing(output.write_out, output.stdout, settings.format) as printer,
     ):
         # Connections are reported only if something uses the events.
         observers: list[OnEvent] = []
-        if settings.event_level > ERROR:
+        if settings.event_level > ERROR:  # no event is an error
             observers.append(up_to_level(settings.event_level, printer.on_event))
         if notifier or output.is_terminal or settings.timeout < math.inf:
             observers.append(summary.on_event)
