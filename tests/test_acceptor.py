@@ -22,7 +22,7 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import Disconnected, Event, Heartbeat, acceptor, serve_heartbeat
-from nitrohb.sockets import wire
+from nitrohb.sockets import syscalls
 from tests.support import B7, Client, beat, names, serving, settled
 
 FOR_EVER = 10**15  # nanoseconds
@@ -193,7 +193,7 @@ async def test_an_echo_that_finds_no_room_is_left_to_a_task(
             raise BlockingIOError
         return os.write(fd, data)
 
-    monkeypatch.setattr(wire, "os", SimpleNamespace(read=os.read, write=write))
+    monkeypatch.setattr(syscalls, "os", SimpleNamespace(read=os.read, write=write))
     async with serving(f"unix:{path}") as events:
         with Client(path) as client:
             await until(lambda: len(events) == 2)
@@ -258,7 +258,7 @@ async def test_one_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
     def write(fd: int, data: bytes) -> int:
         raise BlockingIOError(errno.EAGAIN, "no room")
 
-    monkeypatch.setattr(wire, "os", SimpleNamespace(read=os.read, write=write))
+    monkeypatch.setattr(syscalls, "os", SimpleNamespace(read=os.read, write=write))
     async with serving(f"unix:{path}", once=False, max_pending=1) as events:
         with Client(path) as first, Client(path):
             first.send(B7)

@@ -33,7 +33,7 @@ from nitrohb.errors import (
     UsageError,
     WrongByteError,
 )
-from nitrohb.sockets import wire
+from nitrohb.sockets import syscalls
 
 BEAT = b"\xb7"
 
@@ -301,7 +301,7 @@ class Wire:
         self.sock = Scripted(fileno=ours.detach())
         self.address: object = None
 
-    def new_socket(self, address: wire.SocketAddress) -> socket.socket:
+    def new_socket(self, address: syscalls.SocketAddress) -> socket.socket:
         self.address = address
         return self.sock
 
@@ -325,7 +325,7 @@ class Wire:
 @pytest.fixture
 def vsock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     made = Wire()
-    monkeypatch.setattr(wire, "new_socket", made.new_socket)
+    monkeypatch.setattr(syscalls, "new_socket", made.new_socket)
     yield made
     made.peer.close()
     assert made.sock.fileno() == -1, "send_heartbeat() left its socket open"
@@ -381,13 +381,13 @@ async def test_vsock_refuses_at_once_or_later(attribute: str, vsock: Wire) -> No
 async def test_no_vsock_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (errno.EAFNOSUPPORT, errno.EPERM, errno.EMFILE):
 
-        def fail(address: wire.SocketAddress, number: int = number) -> socket.socket:
+        def fail(address: syscalls.SocketAddress, number: int = number) -> socket.socket:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(wire, "new_socket", fail)
+            patch.setattr(syscalls, "new_socket", fail)
             await check_refused("vsock:3:9000", number)
-    monkeypatch.setattr(wire, "AF_VSOCK", None)
+    monkeypatch.setattr(syscalls, "AF_VSOCK", None)
     await check_refused("vsock:3:9000", None)
 
 

@@ -33,7 +33,7 @@ from nitrohb import (
     open_listeners,
     serve_heartbeat,
 )
-from nitrohb.sockets import wire
+from nitrohb.sockets import syscalls
 from tests.support import B7, Client, PeersWithCids, beat, names, serving, settled
 
 
@@ -472,7 +472,7 @@ class FailingIO:
 async def test_a_broken_connection_is_one_without_a_byte(
     path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "os", FailingIO(read=number))
+    monkeypatch.setattr(syscalls, "os", FailingIO(read=number))
     async with serving(f"unix:{path}") as events:
         with Client(path):
             await settled()
@@ -483,7 +483,7 @@ async def test_an_echo_that_finds_no_room_waits_until_the_deadline(
     path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = FailingIO(write=errno.EAGAIN)
-    monkeypatch.setattr(wire, "os", scripted)
+    monkeypatch.setattr(syscalls, "os", scripted)
     # The socket itself is writable, so that each wait ends at once: let the clock run on real
     # steps of the loop instead of on idleness.
     autojump_clock.rate = 1000

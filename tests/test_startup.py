@@ -13,7 +13,7 @@ import nitrohb
 BEFORE_THE_LISTEN = {
     *("nitrohb", "nitrohb.errors", "nitrohb.addresses", "nitrohb.protocol", "nitrohb.remedies"),
     *("nitrohb.sockets", "nitrohb.sockets.activation", "nitrohb.sockets.listener"),
-    *("nitrohb.sockets.opening", "nitrohb.sockets.unixfile", "nitrohb.sockets.wire"),
+    *("nitrohb.sockets.opening", "nitrohb.sockets.unixfile", "nitrohb.sockets.syscalls"),
     *("nitrohb.cli", "nitrohb.cli.exit_codes", "nitrohb.cli.options", "nitrohb.cli.output"),
     *("nitrohb.cli.parser", "nitrohb.cli.serve", "nitrohb.cli.settings", "nitrohb.cli.signals"),
 }

@@ -113,6 +113,8 @@ def test_rearmed_it_forgets(path: Path) -> None:
         server.rearm(f"unix:{path}")
         with pytest.raises(HeartbeatTimeoutError):
             server.wait_heartbeat(timeout=0)
+        boot(path)
+        assert server.wait_heartbeat(timeout=0).echoed
 
 
 @pytest.mark.parametrize("timeout", [-1.0, math.nan])

@@ -27,7 +27,7 @@ from .errors import ListenError
 from .pending import Pending
 from .protocol import Latch, ParentHandshake, State
 from .remedies import listen_error
-from .sockets import wire
+from .sockets import syscalls
 from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
 _BATCH: Final = 64  # connections accepted before polled ones are served
@@ -90,12 +90,12 @@ class Connection:
         """Read the byte and echo it without blocking; return whether the exchange is over."""
         handshake = self.handshake
         if handshake.state is _WAITING:
-            if (data := wire.try_receive(self.fd)) is None:
+            if (data := syscalls.try_receive(self.fd)) is None:
                 return False
             handshake.receive(data)
             self.received_at = time.time()
         if reply := handshake.reply:
-            if (sent := wire.try_send(self.fd, reply)) is None:
+            if (sent := syscalls.try_send(self.fd, reply)) is None:
                 return False
             self.echoed = sent
         return True
@@ -114,14 +114,14 @@ class Acceptor:
     Attributes:
         address: The listen address.
         listener: The listener; another one after the socket file was created again.
-        is_answered: Whether the address is one-shot and has answered. It is closed soon (Done).
+        is_done: Whether the address is one-shot and has answered. It is closed soon (Done).
         heartbeat: The last heartbeat; None if there was none, or if nothing uses it.
     """
 
     def __init__(self, listener: Listener, age: float, context: ServerContext) -> None:
         self.address = listener.address
         self.listener = listener
-        self.is_answered = False
+        self.is_done = False
         self.heartbeat: events.Heartbeat | None = None
         self._context = context
         self._latch = Latch(once=context.once, any_byte=context.any_byte)
@@ -276,7 +276,7 @@ class Acceptor:
 
     def _conclude_heartbeat(self, connection: Connection) -> None:
         context = self._context
-        self.is_answered = context.once
+        self.is_done = context.once
         if context.wants_events:
             now = trio.current_time()
             assert connection.handshake.byte is not None
@@ -357,8 +357,7 @@ class Acceptor:
             if connection.polled_since <= polled_before:
                 self._start_handler(connection)
 
-    # The socket file. A script that starts a VM may delete the file of an earlier one, and another
-    # process may replace it. The socket still listens then, but no peer can find it.
+    # The socket file. If another process deletes or replaces it, no peer can find the socket.
 
     async def _watch_socket_file(self) -> None:
         emit, address = self._context.emit, self.address
@@ -394,7 +393,8 @@ class Acceptor:
         """Accept the connections that are still in the backlog of a listener, and close it."""
         with listener:
             while listener.has_backlog():
-                if self._accept_batch(listener):
-                    await trio.sleep(_EXHAUSTION_PAUSE)
-                self._start_handlers(math.inf)  # the listener task may sleep
-                await trio.lowlevel.checkpoint()
+                try:
+                    is_exhausted = self._accept_batch(listener)
+                finally:
+                    self._start_handlers(math.inf)  # the listener task may sleep
+                await trio.sleep(_EXHAUSTION_PAUSE if is_exhausted else 0)

@@ -33,7 +33,7 @@ from .protocol import (
     State,
 )
 from .remedies import connect_error
-from .sockets import wire
+from .sockets import syscalls
 
 if TYPE_CHECKING:
     import trio
@@ -122,7 +122,7 @@ async def answer_heartbeat(
     return True
 
 
-def _connectable(address: str | Address) -> wire.SocketAddress:
+def _connectable(address: str | Address) -> syscalls.SocketAddress:
     target = parse_address(address) if isinstance(address, str) else address
     if isinstance(target, InheritedSocket | NamedDescriptor):
         raise UsageError(f"{target} is a listening socket: name an address to connect to")
@@ -134,11 +134,11 @@ def _connectable(address: str | Address) -> wire.SocketAddress:
     return target
 
 
-async def _beat(address: wire.SocketAddress) -> None:
+async def _beat(address: syscalls.SocketAddress) -> None:
     handshake = EnclaveHandshake()
     with await _connect(address) as conn:
-        await wire.send(conn.fileno(), handshake.opening, anyio.wait_writable)
-        handshake.receive(await wire.receive(conn.fileno(), anyio.wait_readable))
+        await syscalls.send(conn.fileno(), handshake.opening, anyio.wait_writable)
+        handshake.receive(await syscalls.receive(conn.fileno(), anyio.wait_readable))
     _check(handshake, str(address))
 
 
@@ -154,10 +154,10 @@ def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:
         )
 
 
-async def _connect(address: wire.SocketAddress) -> socket.socket:
+async def _connect(address: syscalls.SocketAddress) -> socket.socket:
     await anyio.lowlevel.checkpoint()
     try:
-        sock = wire.new_socket(address)
+        sock = syscalls.new_socket(address)
     except OSError as error:
         raise connect_error(address, error.errno or 0) from error
     try:
@@ -169,10 +169,10 @@ async def _connect(address: wire.SocketAddress) -> socket.socket:
     return sock
 
 
-async def _try_connect(sock: socket.socket, address: wire.SocketAddress) -> int:
+async def _try_connect(sock: socket.socket, address: syscalls.SocketAddress) -> int:
     """Connect, and return 0 or the errno."""
     sock.setblocking(False)
-    number = sock.connect_ex(wire.sockaddr(address))
+    number = sock.connect_ex(syscalls.sockaddr(address))
     if number == errno.EINPROGRESS:
         await anyio.wait_writable(sock)
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

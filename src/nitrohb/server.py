@@ -7,9 +7,9 @@
     └── nursery
         ├── Acceptor.serve()                listener task of one address
         │   └── nursery
-        │       ├── _accept()               accepts, and answers the bytes that are there
+        │       ├── _accept_forever()       accepts, and answers the bytes that are there
         │       ├── _watch_socket_file()    creates a deleted socket file again
-        │       ├── _handle()               one-shot handler task of one silent connection
+        │       ├── _handle()               one-shot handler task of one pending connection
         │       └── ...
         └── ...
 
@@ -119,7 +119,7 @@ class HeartbeatServer:
         """
         where = self._known_address(address)
         acceptors = self._acceptors_of(where)
-        if closed := [each for each in acceptors if each.is_answered]:
+        if closed := [each for each in acceptors if each.is_done]:
             raise UsageError(
                 f"{closed[0].address} cannot be rearmed: it is closed\n"
                 "A one-shot address closes when it has answered. Use once=False to keep it open."

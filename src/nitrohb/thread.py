@@ -82,7 +82,8 @@ class ThreadServer:
             raise UsageError(f"timeout must be at least 0 s, got {timeout}")
 
         async def wait() -> Heartbeat:
-            with trio.move_on_after(math.inf if timeout is None else timeout):
+            # Within 0 s it would be cancelled before it has looked at what is there.
+            with trio.move_on_after(math.inf if timeout is None else max(timeout, 0.001)):
                 return await self._server.wait_heartbeat(cid=cid, address=address, max_age=max_age)
             sender = "" if cid is None else f" from CID {cid}"
             where = "" if address is None else f" on {address}"

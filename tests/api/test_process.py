@@ -16,7 +16,7 @@ import pytest
 
 from nitrohb import UnixAddress
 from nitrohb.cli.serve_api import open_api
-from nitrohb.cli.settings import UnixApi
+from nitrohb.cli.settings import UnixApiSettings
 from tests.api.over_http import OverUnix, ask, port_that_is_free
 from tests.cli.process import (
     HEARTBEAT,
@@ -71,7 +71,7 @@ def test_over_a_unix_socket(sock: Path, api: Path) -> None:
 
 def test_mode_and_group_of_the_socket(api: Path) -> None:
     other = os.getegid() + (os.geteuid() == 0)
-    settings = UnixApi(address=UnixAddress(str(api)), mode=0o660, group=other)
+    settings = UnixApiSettings(address=UnixAddress(str(api)), mode=0o660, group=other)
     with ExitStack() as stack:
         open_api(settings, [], stack)
         assert stat.S_IMODE(api.stat().st_mode) == 0o660

@@ -24,7 +24,7 @@ from nitrohb.api.app import create_app
 from nitrohb.api.serving import PASSES, REST, FairQueue, serving
 from nitrohb.api.state import ServerState
 from nitrohb.cli.serve_api import open_api
-from nitrohb.cli.settings import UnixApi
+from nitrohb.cli.settings import UnixApiSettings
 from tests.cli.process import listening
 from tests.support import Client, settled
 
@@ -225,7 +225,7 @@ async def test_long_headers_are_refused(
 
 
 async def test_loaded_modules_are_not_searched_for_garbage(tmp_path: Path) -> None:
-    settings = UnixApi(address=UnixAddress(str(tmp_path / "api")), mode=0o600, group=None)
+    settings = UnixApiSettings(address=UnixAddress(str(tmp_path / "api")), mode=0o600, group=None)
     with ExitStack() as closing:
         closing.callback(gc.unfreeze)
         async with open_api(settings, [], closing)():

@@ -68,7 +68,7 @@ def test_what_arrived_instead_of_a_heartbeat(events: Sequence[Event], seen: str 
 
 def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> None:
     summary = summary_of(made(Listening), made(Listening, address=UNIX))
-    assert summary.started() == 2
+    assert (summary.all_listen(2), summary.all_listen(3)) == (True, False)
     waiting = f"waiting for a heartbeat on vsock::9000, {UNIX}"
     assert summary.status() == waiting
     for count, event in enumerate((made(Heartbeat), made(Heartbeat, address=UNIX, peer=None)), 1):
@@ -87,6 +87,7 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
     ("address", "where"),
     [
         (ANY, "Inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(1, 9000), "Inside the enclave: nitrohb send vsock:3:9000"),
         (VsockAddress(5, 9001), "Inside the enclave: nitrohb send vsock:5:9001"),
         (UNIX, """On this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
         (HybridAddress("vm", 9000), "On this machine: nitrohb send hybrid:vm:9000"),

@@ -289,10 +289,10 @@ def test_a_local_vsock_namespace_is_told_by_every_command_that_listens(
 ) -> None:
     """As Linux 7.0 and later have them: tests/vsock/namespaces."""
 
-    def is_local(_: Listener) -> bool:
+    def in_local_namespace(_: Listener) -> bool:
         return True
 
-    monkeypatch.setattr(Listener, "is_local", is_local)
+    monkeypatch.setattr(Listener, "in_local_namespace", in_local_namespace)
     address = f"unix:{sock}"
     reason, remedy = LOCAL_VSOCK
     for command, argv in (("serve", ()), ("run", ("--", "true"))):

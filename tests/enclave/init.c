@@ -37,7 +37,7 @@
 #include <linux/vm_sockets.h>
 
 #define MODULES "/modules"
-#define LAST_WORDS 300 /* milliseconds that a guest lives on, so that what it closed is closed */
+#define LAST_WORDS 1000 /* milliseconds that a guest lives on, so that what it closed is closed */
 
 enum outcome { ECHOED, OTHER_BYTE, END, REFUSED, OUTCOMES };
 static const char *const names[] = {"echoed", "other-byte", "end", "refused"};

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Siblings
+from .conftest import DOOMED, Siblings
 from .machines import NITROHB, Device, Parent, Program, Vm, hybrid
 from .parts import AARCH64, DEBIAN_12, HOW_TO, PROJECT, Parts
 from .reader import Reader
@@ -47,10 +47,10 @@ class Boot(Program):
         return code
 
 
-def beside_parent(siblings: Siblings, image: Path) -> Boot:
+def beside_parent(siblings: Siblings, image: Path, cid: int = CID) -> Boot:
     """Boot an image beside the parent of some siblings."""
-    siblings.device.prepare(CID)
-    return Boot(siblings.directory, "--vhost-user", hybrid(CID).socket, image)
+    siblings.device.prepare(cid)
+    return Boot(siblings.directory, "--vhost-user", hybrid(cid).socket, image)
 
 
 def test_it_boots_beside_a_parent(parts: Parts, siblings: Siblings) -> None:
@@ -83,10 +83,10 @@ def test_it_boots_beside_a_parent_on_aarch64(parts: Parts, tmp_path: Path) -> No
 
 def test_its_init_dies_if_its_cid_is_not_allowed(parts: Parts, siblings: Siblings) -> None:
     with siblings.parent.nitrohb("--keep", "--allow-cid", "17") as server:
-        with beside_parent(siblings, parts.hello) as boot:
+        with beside_parent(siblings, parts.hello, DOOMED) as boot:
             boot.words.await_line(PANIC)
             assert boot.ends() == 0
-        assert server.await_peer("rejected", CID)["reason"] == "cid"
+        assert server.await_peer("rejected", DOOMED)["reason"] == "cid"
         assert server.events("heartbeat") == []
 
 

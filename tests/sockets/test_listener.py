@@ -10,7 +10,7 @@ import pytest
 
 from nitrohb.addresses import UnixAddress, VsockAddress
 from nitrohb.sockets import listener
-from nitrohb.sockets.listener import Listener, in_local_namespace
+from nitrohb.sockets.listener import Listener, in_local_vsock_namespace
 
 
 class VsockSocket(socket.socket):
@@ -45,18 +45,18 @@ def vsock(kind: type[VsockSocket] = VsockSocket) -> Listener:
 
 def test_a_socket_in_a_local_vsock_namespace(mode: Path) -> None:
     with vsock() as own:
-        assert own.is_local()
+        assert own.in_local_namespace()
         mode.write_text("global\n")
-        assert not own.is_local()
+        assert not own.in_local_namespace()
         mode.unlink()
-        assert not own.is_local()
+        assert not own.in_local_namespace()
 
 
 def test_a_socket_of_which_it_is_not_known(mode: Path) -> None:
-    assert in_local_namespace()
+    assert in_local_vsock_namespace()
     with vsock() as passed_in, vsock(OldKernel) as strange:
         passed_in.sock.other_network = 1  # type: ignore[attr-defined]
-        assert not passed_in.is_local()
-        assert not strange.is_local()
+        assert not passed_in.in_local_namespace()
+        assert not strange.in_local_namespace()
     with Listener(UnixAddress("x"), socket.socket(socket.AF_UNIX)) as unix:
-        assert not unix.is_local()
+        assert not unix.in_local_namespace()

@@ -31,7 +31,7 @@ from nitrohb.addresses import (
 )
 from nitrohb.errors import AddressError, ListenError, UsageError
 from nitrohb.remedies import NO_AF_VSOCK
-from nitrohb.sockets import listener, vsock, wire
+from nitrohb.sockets import listener, syscalls, vsock
 from nitrohb.sockets.listener import Listener
 from nitrohb.sockets.opening import (
     ListenTarget,
@@ -666,8 +666,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
             with socket.socket(fileno=os.dup(self.fileno())) as plain:
                 return plain.accept()[0].detach(), (16, 1234)
 
-    monkeypatch.setattr(wire, "socket", SimpleNamespace(socket=Scripted, SOCK_STREAM=1))
-    monkeypatch.setattr(wire, "AF_VSOCK", AF_VSOCK)
+    monkeypatch.setattr(syscalls, "socket", SimpleNamespace(socket=Scripted, SOCK_STREAM=1))
+    monkeypatch.setattr(syscalls, "AF_VSOCK", AF_VSOCK)
     monkeypatch.setattr(listener, "AF_VSOCK", AF_VSOCK)
     return script
 
@@ -730,7 +730,7 @@ def test_a_machine_without_a_cid(
 
 
 def test_a_python_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "AF_VSOCK", None)
+    monkeypatch.setattr(syscalls, "AF_VSOCK", None)
     error = fails("vsock::9000")
     explained(error, "vsock::9000", None, "Use another Python")
     assert "fd:" not in error.remedy

@@ -21,11 +21,14 @@ from .report import Summary, explain_timeout, level_of
 from .settings import AnswerSettings
 
 if TYPE_CHECKING:
-    from .serve_api import Api
+    from .serve_api import ApiFactory
 
 
 async def answer_and_report(
-    settings: AnswerSettings, listeners: Sequence[Listener], api: "Api | None", output: Output
+    settings: AnswerSettings,
+    listeners: Sequence[Listener],
+    api: "ApiFactory | None",
+    output: Output,
 ) -> int:
     """Answer and report; return the exit code."""
     warn = partial(output.print_err, level=WARNING)
@@ -43,12 +46,11 @@ async def answer_and_report(
             observers.append(summary.on_event)
         if settings.allow_cids is not None or api is not None or observers:
             observers.append(warner.on_event)
+        all_listen = partial(summary.all_listen, len(listeners))
         with trio.move_on_after(settings.timeout) as deadline:
             async with (
                 status_line(output, summary.awaited),
-                notify_manager(
-                    notifier, summary, lambda: summary.started() == len(listeners), observers
-                ),
+                notify_manager(notifier, summary, all_listen, observers),
             ):
                 if api is None:
                     await serve_listeners(listeners, settings, observers)

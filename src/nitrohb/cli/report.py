@@ -12,6 +12,7 @@ from typing import Final
 from .. import events
 from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
 from ..protocol import HEARTBEAT, PARENT_CID
+from ..remedies import LOOPBACK_CID
 from .lines import json_line, text_line
 from .output import DEBUG, INFO, WARNING, Output, quoted
 
@@ -170,13 +171,13 @@ class Summary:
             f" {waiting}"
         )
 
-    def started(self) -> int:
-        """How many addresses have begun to listen."""
-        return len(self._seen)
+    def all_listen(self, addresses: int) -> bool:
+        """Whether at least so many addresses have begun to listen."""
+        return len(self._seen) >= addresses
 
     def have_all_booted(self, addresses: int) -> bool:
         """Whether at least so many addresses listen, and each of them has had a heartbeat."""
-        return self.started() >= addresses and not list(self.without_heartbeat())
+        return self.all_listen(addresses) and not list(self.without_heartbeat())
 
     def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
@@ -214,7 +215,7 @@ def _how_to_test(address: Address) -> str:
     written = shlex.quote(str(address))
     match address:
         case VsockAddress(cid, port):
-            parent = VsockAddress(PARENT_CID if cid == CID_ANY else cid, port)
+            parent = VsockAddress(PARENT_CID if cid in (CID_ANY, LOOPBACK_CID) else cid, port)
             where = f"Inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
             where = f"On this machine: nitrohb send {written}"

@@ -55,7 +55,7 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
         for listener in listeners:
             closing.callback(listener.close)
             listener.address = where_bound(listener)
-            if listener.is_local():
+            if listener.in_local_namespace():
                 warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_VSOCK)}"
                 output.print_err(warning, level=WARNING)
         check_distinct(listeners)  # a socket may have been passed in twice

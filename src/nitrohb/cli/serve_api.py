@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ..api.address import tcp_listen_error
 from ..errors import UsageError
 from ..sockets.opening import check_distinct, open_listeners
-from .settings import TcpApi, UnixApi
+from .settings import TcpApiSettings, UnixApiSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from ..addresses import Address
     from ..api.state import ServerState
 
-    Api = Callable[[], AbstractAsyncContextManager[ServerState]]
+    ApiFactory = Callable[[], AbstractAsyncContextManager[ServerState]]
 
 _NEEDED: Final = ("starlette", "hypercorn", "prometheus_client")
 _BACKLOG: Final = 128
 
 
-def open_api(settings: UnixApi | TcpApi, addresses: Sequence[Address], closing: ExitStack) -> Api:
+def open_api(
+    settings: UnixApiSettings | TcpApiSettings, addresses: Sequence[Address], closing: ExitStack
+) -> ApiFactory:
     """Listen for clients of the interface, before trio is loaded.
 
     Args:
@@ -54,7 +56,7 @@ def open_api(settings: UnixApi | TcpApi, addresses: Sequence[Address], closing: 
         from ..api.state import ServerState
 
         is_host = None
-        if isinstance(settings, TcpApi):
+        if isinstance(settings, TcpApiSettings):
             is_host = partial(settings.address.is_host, names=settings.hosts)
         state = ServerState(addresses)
         app = create_app(state, is_host=is_host)
@@ -66,9 +68,9 @@ def open_api(settings: UnixApi | TcpApi, addresses: Sequence[Address], closing: 
 
 
 def _listen(
-    settings: UnixApi | TcpApi, addresses: Sequence[Address], closing: ExitStack
+    settings: UnixApiSettings | TcpApiSettings, addresses: Sequence[Address], closing: ExitStack
 ) -> socket.socket:
-    if isinstance(settings, UnixApi):
+    if isinstance(settings, UnixApiSettings):
         check_distinct([*addresses, settings.address])
         (listener,) = open_listeners(
             [settings.address], socket_mode=settings.mode, socket_group=settings.group

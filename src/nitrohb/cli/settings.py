@@ -70,7 +70,7 @@ class AnswerSettings(Settings):
     level: int
 
 
-class UnixApi(Settings):
+class UnixApiSettings(Settings):
     """The HTTP interface on a Unix socket."""
 
     address: UnixAddress
@@ -78,7 +78,7 @@ class UnixApi(Settings):
     group: int | None
 
 
-class TcpApi(Settings):
+class TcpApiSettings(Settings):
     """The HTTP interface on a TCP address.
 
     Attributes:
@@ -95,7 +95,7 @@ class ServeSettings(Settings):
     command = "serve"
 
     answer: AnswerSettings
-    api: UnixApi | TcpApi | None
+    api: UnixApiSettings | TcpApiSettings | None
 
 
 class RunSettings(Settings):
@@ -231,7 +231,7 @@ def _image_size(path: str) -> int:
     return status.st_size
 
 
-def _api(args: Namespace) -> UnixApi | TcpApi | None:
+def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
     address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
     if address is None:
         if has_file_options or args.api_allow_remote or args.api_host:
@@ -246,7 +246,7 @@ def _api(args: Namespace) -> UnixApi | TcpApi | None:
         if args.api_host or args.api_allow_remote:
             raise UsageError(f"--api-host and --api-allow-remote are for TCP, not for {address}")
         mode = 0o600 if args.api_mode is None else args.api_mode
-        return UnixApi(address=address, mode=mode, group=args.api_group)
+        return UnixApiSettings(address=address, mode=mode, group=args.api_group)
     if has_file_options:
         raise UsageError(f"--api-mode and --api-group are for a Unix socket, not for {address}")
     if not (address.ip.is_loopback or args.api_allow_remote):
@@ -254,7 +254,7 @@ def _api(args: Namespace) -> UnixApi | TcpApi | None:
             f"--api {address}: other machines reach this address, and there are no passwords:"
             " use 127.0.0.1 or a Unix socket, or say --api-allow-remote"
         )
-    return TcpApi(address=address, hosts=frozenset(name.lower() for name in args.api_host))
+    return TcpApiSettings(address=address, hosts=frozenset(name.lower() for name in args.api_host))
 
 
 def _child_argv(args: Namespace) -> Sequence[str]:

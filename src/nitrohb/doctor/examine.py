@@ -13,10 +13,10 @@ import trio
 from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
 from ..errors import ListenError
 from ..remedies import is_lack_of_threads
-from ..sockets.listener import in_local_namespace
+from ..sockets.listener import in_local_vsock_namespace
 from ..sockets.opening import Target, check_distinct, open_listeners, resolve
+from ..sockets.syscalls import AF_VSOCK
 from ..sockets.vsock import VSOCK_DEVICE
-from ..sockets.wire import AF_VSOCK
 from . import probes, selftest, verdicts
 from .verdicts import CheckResult, Finding, Verdict
 
@@ -104,7 +104,7 @@ def _look_at_kernel() -> Finding:
 
 def _look_at_transport(kind: str) -> Finding:
     seen = probes.transports()
-    return verdicts.judge_transport(kind, seen, probes.modules(), in_local_namespace())
+    return verdicts.judge_transport(kind, seen, probes.modules(), in_local_vsock_namespace())
 
 
 def _look_at_device(path: str) -> Finding:
@@ -146,7 +146,7 @@ def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
         is_taken = error.errno == errno.EADDRINUSE
         return verdicts.judge_listen(error, _holder(address) if is_taken else None)
     closing.callback(listener.close)
-    return verdicts.LISTENS_LOCALLY if listener.is_local() else verdicts.LISTENS
+    return verdicts.LISTENS_LOCALLY if listener.in_local_namespace() else verdicts.LISTENS
 
 
 def _holder(address: Address) -> str | None:

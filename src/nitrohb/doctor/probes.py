@@ -19,8 +19,8 @@ from typing import Final
 
 from ..addresses import CID_ANY, PORT_ANY
 from ..remedies import LOOPBACK_CID, NO_AF_VSOCK
+from ..sockets.syscalls import AF_VSOCK
 from ..sockets.vsock import read_local_cid
-from ..sockets.wire import AF_VSOCK
 
 HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 

@@ -16,7 +16,7 @@ from ..errors import AddressError, NitrohbError
 from ..remedies import LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage
 from ..server import serve_heartbeat
 from ..sockets.scratch import scratch_path
-from ..sockets.wire import AF_VSOCK
+from ..sockets.syscalls import AF_VSOCK
 
 _TIMEOUT: Final = 5.0  # seconds
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ..addresses import VsockAddress
 from . import unixfile
-from .wire import AF_VSOCK
+from .syscalls import AF_VSOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h: which network namespace a 
 _NAMESPACE_MODE: Final = "/proc/sys/net/vsock/ns_mode"  # of this process's; from Linux 7.0 on
 
 
-def in_local_namespace() -> bool:
+def in_local_vsock_namespace() -> bool:
     """Whether the AF_VSOCK sockets that this process makes are cut off from other namespaces."""
     with suppress(OSError), open(_NAMESPACE_MODE) as mode:
         return mode.read() == "local\n"
@@ -127,12 +127,12 @@ class Listener:
             conn.detach()
         return int.from_bytes(credentials[:4], sys.byteorder)
 
-    def is_local(self) -> bool:
+    def in_local_namespace(self) -> bool:
         """Whether it is known that only clients in its own network namespace can connect.
 
         It is not known of a socket that was passed in from another network namespace.
         """
-        if self.has_cids and in_local_namespace():
+        if self.has_cids and in_local_vsock_namespace():
             with suppress(OSError), socket.socket(socket.AF_UNIX) as own:
                 here = own.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
                 # Python takes the options of AF_VSOCK sockets alone for integers of 8 bytes.

@@ -24,7 +24,7 @@ from ..errors import AddressError, UsageError
 from ..remedies import listen_error
 from . import unixfile
 from .listener import Listener
-from .wire import AF_VSOCK, new_socket, sockaddr
+from .syscalls import AF_VSOCK, new_socket, sockaddr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
