@@ -195,6 +195,41 @@ async def test_a_silent_connection_of_the_old_backlog_is_answered(
             assert client.look() == (B7, True)
 
 
+async def test_a_failure_in_the_old_backlog_closes_its_connections(
+    path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (listener,) = open_listeners([UnixAddress(str(path))])
+    accept, reopen = listener.accept, listener.reopen
+    monkeypatch.setattr(listener, "accept", Mock(side_effect=OSError(errno.EMFILE, "no more")))
+    seen: list[str] = []
+
+    def reopened() -> Listener:
+        monkeypatch.setattr(listener, "accept", accept)
+        return reopen()
+
+    def on_event(event: Event) -> None:
+        seen.append(event.name)
+        assert seen.count("connected") < 2
+
+    monkeypatch.setattr(listener, "reopen", reopened)
+    clients: list[Client] = []
+
+    async def fail() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(serve_heartbeat, listener, once=False, on_event=on_event))
+            await settled()
+            clients.extend([Client(path), Client(path)])
+            path.unlink()
+            await noticed(mock_clock)
+
+    with pytest.raises(ExceptionGroup):
+        await fail()
+    for client in clients:
+        with client:
+            assert client.look()[1]
+    assert seen.count("connected") == 2
+
+
 async def test_a_one_shot_address_is_done_with_whoever_waited_in_the_old_queue(
     path: Path, mock_clock: MockClock
 ) -> None:
