@@ -9,6 +9,7 @@ twice as long until it listens, and nearly three times as long until it answers.
 """
 
 import argparse
+import os
 import shutil
 import stat
 import subprocess
@@ -57,8 +58,9 @@ def make(pythons: list[str], out: Path) -> None:
 
 
 def _install(target: Path) -> None:
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-compile-bytecode"]
-    subprocess.run([*uv, "--target", str(target), f"{ROOT}[api]"], check=True)
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet"]
+    env = os.environ | {"UV_COMPILE_BYTECODE": "0"}  # each Python compiles its own copy, see make()
+    subprocess.run([*uv, "--target", str(target), f"{ROOT}[api]"], check=True, env=env)
     for path in [*target.rglob("*")]:
         if path.name in UNUSED or path.suffix == ".dist-info":
             shutil.rmtree(path, ignore_errors=True)
