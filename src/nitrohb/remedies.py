@@ -30,7 +30,7 @@ NO_AF_VSOCK: Final = -1
 LOOPBACK_CID: Final = 1
 """VMADDR_CID_LOCAL of linux/vm_sockets.h: the CID of every client on the loopback."""
 
-SAME_CIDS: Final = (
+CID_ADVICE: Final = (
     f"every VM that is forwarded over the loopback (forward-cid=1 of vhost-device-vsock) has CID"
     f" {LOOPBACK_CID} here, so a CID does not identify an enclave\n"
     "Do not select by CID: give each enclave its own listen address. Or run nitrohb in a sibling VM"
@@ -38,7 +38,7 @@ SAME_CIDS: Final = (
 )
 """Why a requested CID might never appear, and what to do about it (in the second line)."""
 
-LOCAL_VSOCK: Final = (
+LOCAL_ADVICE: Final = (
     "only clients in the same network namespace can connect (its vsock namespace is local)",
     "Run nitrohb in the network namespace of the VMM. For real enclaves, run it in that of the host"
     " (for a container: --network host).",

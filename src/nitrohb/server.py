@@ -183,8 +183,8 @@ async def serve_heartbeat(
         max_pending: How many connections may be silent at a time, on all addresses together. One
             more, or a lack of descriptors or memory, evicts the oldest connection of the peer that
             holds the most (:class:`Evicted`). Each takes about 4 KiB. A peer is known by its CID on
-            AF_VSOCK, and by its process on a Unix socket. The processes of other PID namespaces are
-            one peer per address.
+            AF_VSOCK, and by its process on a Unix socket. Processes that this PID namespace does
+            not show are one peer per address.
         on_event: Called with every event, in order, in this task's thread. It must not block. If it
             is None, a socket file that is lost and cannot be created again is logged
             (:mod:`logging`).

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb.remedies import LOCAL_VSOCK
+from nitrohb.remedies import LOCAL_ADVICE
 from nitrohb.sockets.listener import Listener
 
 from .process import (
@@ -289,12 +289,12 @@ def test_a_local_vsock_namespace_is_told_by_every_command_that_listens(
 ) -> None:
     """As Linux 7.0 and later have them: tests/vsock/namespaces."""
 
-    def in_local_namespace(_: Listener) -> bool:
+    def is_isolated(_: Listener) -> bool:
         return True
 
-    monkeypatch.setattr(Listener, "in_local_namespace", in_local_namespace)
+    monkeypatch.setattr(Listener, "is_isolated", is_isolated)
     address = f"unix:{sock}"
-    reason, remedy = LOCAL_VSOCK
+    reason, remedy = LOCAL_ADVICE
     for command, argv in (("serve", ()), ("run", ("--", "true"))):
         _, _, err = nitrohb_here(command, "-l", address, "--timeout=0.01", *argv)
         assert err.splitlines()[0] == f"nitrohb: {address}: {reason}. {remedy}"

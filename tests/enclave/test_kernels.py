@@ -4,7 +4,7 @@
 import json
 from pathlib import Path
 
-from nitrohb.remedies import LOCAL_VSOCK
+from nitrohb.remedies import LOCAL_ADVICE
 
 from .machines import NITROHB, Device, Guest, Parent, hybrid
 from .parts import NEWER, Parts, parts
@@ -30,7 +30,7 @@ def test_an_enclave_reaches_the_global_vsock_namespace_of_its_parent(tmp_path: P
         with Parent(newer, tmp_path) as parent:
             local = parent.start("-c", LOCALLY, *NITROHB, "serve", "--keep", "--format", "json")
             local.await_event("listening")
-            reason, remedy = LOCAL_VSOCK
+            reason, remedy = LOCAL_ADVICE
             assert local.err.await_line("").text == f"nitrohb: vsock::9000: {reason}. {remedy}"
             device.prepare(enclave.cid)
             with parent.nitrohb() as server, Guest(older, tmp_path, enclave) as guest:

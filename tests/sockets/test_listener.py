@@ -45,18 +45,18 @@ def vsock(kind: type[VsockSocket] = VsockSocket) -> Listener:
 
 def test_a_socket_in_a_local_vsock_namespace(mode: Path) -> None:
     with vsock() as own:
-        assert own.in_local_namespace()
+        assert own.is_isolated()
         mode.write_text("global\n")
-        assert not own.in_local_namespace()
+        assert not own.is_isolated()
         mode.unlink()
-        assert not own.in_local_namespace()
+        assert not own.is_isolated()
 
 
 def test_a_socket_of_which_it_is_not_known(mode: Path) -> None:
     assert in_local_vsock_namespace()
     with vsock() as passed_in, vsock(OldKernel) as strange:
         passed_in.sock.other_network = 1  # type: ignore[attr-defined]
-        assert not passed_in.in_local_namespace()
-        assert not strange.in_local_namespace()
+        assert not passed_in.is_isolated()
+        assert not strange.is_isolated()
     with Listener(UnixAddress("x"), socket.socket(socket.AF_UNIX)) as unix:
-        assert not unix.in_local_namespace()
+        assert not unix.is_isolated()

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive
 from ..addresses import Address
 from ..errors import NoHeartbeatError, UsageError
 from ..events import format_time, utc_now
-from ..remedies import SAME_CIDS
+from ..remedies import CID_ADVICE
 from ..server import HeartbeatServer
 from .requests import (
     Claim,
@@ -187,7 +187,7 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
     state.metrics.timeouts.inc()
     detail = _explain_timeout(server, claim, state.failures - before)
     if state.may_have_come_over_loopback(claim, began - claim.max_age):
-        detail += f"; {SAME_CIDS}"
+        detail += f"; {CID_ADVICE}"
     return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..events import Connected, Event, Lost, Rejected, RejectReason
-from ..remedies import LOOPBACK_CID, SAME_CIDS
+from ..remedies import CID_ADVICE, LOOPBACK_CID
 from ..server import HeartbeatServer, OnEvent, serve_heartbeat
 from ..sockets.listener import Listener
 from . import exit_codes
@@ -155,4 +155,4 @@ class Warner:
         if not self._has_warned:
             self._has_warned = True
             seen = f"a connection from CID {LOOPBACK_CID} on {event.address} {what}"
-            self._warn(f"nitrohb: {seen}: {SAME_CIDS}")
+            self._warn(f"nitrohb: {seen}: {CID_ADVICE}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 
-from ..remedies import LOCAL_VSOCK
+from ..remedies import LOCAL_ADVICE
 from ..sockets.opening import check_distinct, open_listeners, require_cids, where_bound
 from .output import WARNING
 
@@ -55,8 +55,8 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
         for listener in listeners:
             closing.callback(listener.close)
             listener.address = where_bound(listener)
-            if listener.in_local_namespace():
-                warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_VSOCK)}"
+            if listener.is_isolated():
+                warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_ADVICE)}"
                 output.print_err(warning, level=WARNING)
         check_distinct(listeners)  # a socket may have been passed in twice
         yield listeners

@@ -146,7 +146,7 @@ def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
         is_taken = error.errno == errno.EADDRINUSE
         return verdicts.judge_listen(error, _holder(address) if is_taken else None)
     closing.callback(listener.close)
-    return verdicts.LISTENS_LOCALLY if listener.in_local_namespace() else verdicts.LISTENS
+    return verdicts.LISTENS_LOCALLY if listener.is_isolated() else verdicts.LISTENS
 
 
 def _holder(address: Address) -> str | None:

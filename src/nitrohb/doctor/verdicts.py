@@ -12,7 +12,7 @@ from typing import Final
 
 from ..addresses import CID_ANY
 from ..errors import ListenError
-from ..remedies import LOCAL_VSOCK, LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
+from ..remedies import LOCAL_ADVICE, LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
 from ..sockets.vsock import VSOCK_DEVICE
 from .probes import HOST_CID, Device
 from .selftest import Result
@@ -126,7 +126,7 @@ NO_THREAD: Final = Finding(
 
 LISTENS: Final = Finding(Verdict.OK, "nitrohb can listen there (tried and undone)")
 LISTENS_LOCALLY: Final = Finding(
-    Verdict.WARNING, f"{LISTENS.evidence}, but {LOCAL_VSOCK[0]}", LOCAL_VSOCK[1]
+    Verdict.WARNING, f"{LISTENS.evidence}, but {LOCAL_ADVICE[0]}", LOCAL_ADVICE[1]
 )
 
 

@@ -127,7 +127,7 @@ class Listener:
             conn.detach()
         return int.from_bytes(credentials[:4], sys.byteorder)
 
-    def in_local_namespace(self) -> bool:
+    def is_isolated(self) -> bool:
         """Whether it is known that only clients in its own network namespace can connect.
 
         It is not known of a socket that was passed in from another network namespace.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nitrohb.remedies import LOCAL_VSOCK
+from nitrohb.remedies import LOCAL_ADVICE
 from tests.cli.process import NITROHB, Script, started
 from tests.support import child
 
@@ -26,7 +26,7 @@ GLOBAL = ("unshare", "--net")
 LOCALLY = 'echo local > /proc/sys/net/vsock/child_ns_mode; exec unshare --net "$@"'
 LOCAL = ("unshare", "--net", "sh", "-c", LOCALLY, "sh")
 
-REASON, REMEDY = LOCAL_VSOCK
+REASON, REMEDY = LOCAL_ADVICE
 
 # Opens a socket, as socket activation does, and becomes the command in its arguments.
 LISTENING = """
