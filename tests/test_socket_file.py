@@ -172,9 +172,9 @@ async def test_a_queue_that_cannot_be_emptied_at_once(
             assert client.look() == (B7, True)
 
 
-async def test_a_silent_connection_of_the_old_backlog_is_answered(
-    path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def stalled(path: Path, monkeypatch: pytest.MonkeyPatch) -> Listener:
+    """A listener that accepts nothing until its socket file is created again."""
     (listener,) = open_listeners([UnixAddress(str(path))])
     accept, reopen = listener.accept, listener.reopen
     monkeypatch.setattr(listener, "accept", Mock(side_effect=OSError(errno.EMFILE, "no more")))
@@ -184,7 +184,13 @@ async def test_a_silent_connection_of_the_old_backlog_is_answered(
         return reopen()
 
     monkeypatch.setattr(listener, "reopen", reopened)
-    async with serving(listener, once=False) as events:
+    return listener
+
+
+async def test_a_silent_connection_of_the_old_backlog_is_answered(
+    path: Path, stalled: Listener, mock_clock: MockClock
+) -> None:
+    async with serving(stalled, once=False) as events:
         await settled()
         with Client(path) as client:
             path.unlink()
@@ -196,27 +202,19 @@ async def test_a_silent_connection_of_the_old_backlog_is_answered(
 
 
 async def test_a_failure_in_the_old_backlog_closes_its_connections(
-    path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    path: Path, stalled: Listener, mock_clock: MockClock
 ) -> None:
-    (listener,) = open_listeners([UnixAddress(str(path))])
-    accept, reopen = listener.accept, listener.reopen
-    monkeypatch.setattr(listener, "accept", Mock(side_effect=OSError(errno.EMFILE, "no more")))
     seen: list[str] = []
-
-    def reopened() -> Listener:
-        monkeypatch.setattr(listener, "accept", accept)
-        return reopen()
 
     def on_event(event: Event) -> None:
         seen.append(event.name)
         assert seen.count("connected") < 2
 
-    monkeypatch.setattr(listener, "reopen", reopened)
     clients: list[Client] = []
 
     async def fail() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(serve_heartbeat, listener, once=False, on_event=on_event))
+            nursery.start_soon(partial(serve_heartbeat, stalled, once=False, on_event=on_event))
             await settled()
             clients.extend([Client(path), Client(path)])
             path.unlink()
