@@ -233,6 +233,16 @@ def test_a_terminal_that_cannot_be_opened_again_and_whose_reader_pauses(size: in
         termios.tcflush(terminal, termios.TCOFLUSH)
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_terminal_keeps_the_flag_that_others_have_set(blocking: bool) -> None:
+    controller, terminal = pty.openpty()
+    with open(controller, "rb", buffering=0) as reader, open(terminal, "w") as other:
+        os.set_blocking(terminal, blocking)
+        assert Stream(other).write("x\n") == ""
+        assert os.get_blocking(terminal) == blocking
+        assert reader.read(PAGE) == b"x\r\n"
+
+
 def test_what_does_not_matter_enough_is_not_said() -> None:
     with stderr_to_file() as err:
         output = Output()

@@ -150,15 +150,15 @@ class Stream:
         # A pipe or a socket with any room takes this much; a longer write could block. A terminal
         # may take less, so it must not block. Others share this flag: change it for a moment only.
         data = self._queue if self._is_ours else self._queue[: select.PIPE_BUF]
-        is_shared_terminal = not self._is_ours and os.isatty(self.fd)
+        blocks = not self._is_ours and os.isatty(self.fd) and os.get_blocking(self.fd)
         try:
-            if is_shared_terminal:
+            if blocks:
                 os.set_blocking(self.fd, False)
             return os.write(self.fd, data)
         except BlockingIOError:
             return 0
         finally:
-            if is_shared_terminal:
+            if blocks:
                 os.set_blocking(self.fd, True)
 
     def _is_writable(self, seconds: float) -> bool:
