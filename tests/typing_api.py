@@ -20,6 +20,7 @@ from nitrohb import (
     AddressError,
     Connected,
     ConnectError,
+    Console,
     Disconnected,
     Done,
     Event,
@@ -85,6 +86,13 @@ async def serving(nursery: trio.Nursery, sock: socket.socket, listener: Listener
     server.rearm("vsock::9000")
     await serve_heartbeat(9000)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await serve_heartbeat(allow_cids=16)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def reading() -> None:
+    console = Console("unix:serial.sock", on_data=print)
+    assert_type(await console.run(), None)
+    assert_type(console.tail(), list[str])
+    assert_type(console.error, ConnectError | None)
 
 
 def running() -> None:

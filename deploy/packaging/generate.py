@@ -102,6 +102,7 @@ _VALUES: Final[dict[str, Any]] = {
     "FILE": shtab.FILE,
     "DIR": shtab.DIRECTORY,
     "ADDR": _ADDRESS,
+    "ADDR|auto": _ADDRESS,
     "GROUP": _GROUP,
 }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         parse_address,
     )
     from .client import answer_heartbeat, send_heartbeat
+    from .console import Console
     from .errors import (
         AddressError,
         ConnectError,
@@ -58,7 +59,7 @@ __version__ = "0.1.0"
 __all__ = [
     "serve_heartbeat", "HeartbeatServer", "serve_in_thread", "ThreadServer",
     "ListenTarget", "Listener", "open_listeners", "inherited_sockets",
-    "send_heartbeat", "answer_heartbeat", "boot_timeout",
+    "send_heartbeat", "answer_heartbeat", "boot_timeout", "Console",
     "Address", "VsockAddress", "UnixAddress", "HybridAddress", "InheritedSocket", "NamedDescriptor",
     "parse_address", "CID_ANY", "HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID",
     "Event", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason", "Disconnected",
@@ -76,6 +77,7 @@ _MODULES = {  # of the public names but the events
     "thread": "serve_in_thread ThreadServer",
     "client": "send_heartbeat answer_heartbeat",
     "timeouts": "boot_timeout",
+    "console": "Console",
     "addresses": "Address VsockAddress UnixAddress HybridAddress InheritedSocket NamedDescriptor"
     " parse_address CID_ANY",
     "protocol": "HEARTBEAT HEARTBEAT_PORT PARENT_CID",

@@ -74,7 +74,7 @@ async def send_heartbeat(
     **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
     cancellation closes the connection and leaves nothing behind.
     """
-    target = _connectable(address)
+    target = connectable(address)
     if timeout is not None and not timeout >= 0:  # not "< 0", which NaN would pass
         raise UsageError(f"timeout must be at least 0 s, got {timeout}")
     started = anyio.current_time()
@@ -122,21 +122,27 @@ async def answer_heartbeat(
     return True
 
 
-def _connectable(address: str | Address) -> syscalls.SocketAddress:
+def connectable(address: str | Address) -> syscalls.SocketAddress:
+    """An address to which one can connect.
+
+    Raises:
+        AddressError: The address is malformed.
+        UsageError: It is that of a listening socket, or of every machine.
+    """
     target = parse_address(address) if isinstance(address, str) else address
     if isinstance(target, InheritedSocket | NamedDescriptor):
         raise UsageError(f"{target} is a listening socket: name an address to connect to")
     if isinstance(target, VsockAddress) and target.cid == CID_ANY:
         raise UsageError(
-            f"{target} names no machine to connect to:"
-            f" write vsock:{PARENT_CID}:{target.port} for an enclave's parent"
+            f"{target} names no machine to connect to: write its CID, as in"
+            f" vsock:{PARENT_CID}:{target.port} for an enclave's parent"
         )
     return target
 
 
 async def _beat(address: syscalls.SocketAddress) -> None:
     handshake = EnclaveHandshake()
-    with await _connect(address) as conn:
+    with await connect(address) as conn:
         await syscalls.send(conn.fileno(), handshake.opening, anyio.wait_writable)
         handshake.receive(await syscalls.receive(conn.fileno(), anyio.wait_readable))
     _check(handshake, str(address))
@@ -154,7 +160,12 @@ def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:
         )
 
 
-async def _connect(address: syscalls.SocketAddress) -> socket.socket:
+async def connect(address: syscalls.SocketAddress) -> socket.socket:
+    """Connect, without a time limit but the kernel's, under trio or asyncio.
+
+    Raises:
+        ConnectError: The connection failed; says why, and what helps.
+    """
     await anyio.lowlevel.checkpoint()
     try:
         sock = syscalls.new_socket(address)

@@ -27,4 +27,10 @@ def server_settings(**fields: Any) -> AnswerSettings:
 
 
 def run_settings(*argv: str, kill_after: float = 10.0, **fields: Any) -> RunSettings:
-    return RunSettings(answer=server_settings(**fields), argv=argv, kill_after=kill_after)
+    return RunSettings(
+        answer=server_settings(**fields),
+        argv=argv,
+        kill_after=kill_after,
+        console=None,
+        console_log=None,
+    )

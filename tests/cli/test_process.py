@@ -30,7 +30,7 @@ def no_warning(line: str) -> NoReturn:
 
 
 async def run(process: Process, *argv: str) -> None:
-    await process.run(argv, os.environ)
+    await process.run(argv, os.environ, trio.lowlevel.checkpoint)
 
 
 def when_started(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:

@@ -95,8 +95,8 @@ def test_heartbeat_and_then_the_end_of_the_command(options: tuple[str, ...], soc
     assert not sock.exists()
 
 
-@pytest.mark.parametrize(("shell", "status"), [("exit 0", "0"), ("kill -9 $$", "137 (SIGKILL)")])
-def test_command_that_ends_before_its_heartbeat(shell: str, status: str, sock: Path) -> None:
+@pytest.mark.parametrize(("shell", "status"), [("exit 3", "3"), ("kill -9 $$", "137 (SIGKILL)")])
+def test_command_that_fails_before_its_heartbeat(shell: str, status: str, sock: Path) -> None:
     code, out, err = run_here(sock, "sh", "-c", shell)
     assert (code, out) == (125, "")
     first, second = err.splitlines()
@@ -108,6 +108,42 @@ def test_with_keep_a_command_needs_no_heartbeat(sock: Path) -> None:
     """Its status is known even if our parent ignored the end of children."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     assert run_here(sock, "sh", "-c", "exit 9", options=("--keep",)) == (9, "", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--keep",)])
+def test_launcher_that_exits_with_0_before_its_enclave_boots(
+    options: tuple[str, ...], sock: Path
+) -> None:
+    """``qemu -daemonize`` does so. What it has started goes on."""
+    with running(sock, *options, shell=f"exec 3<&0; {GOES_ON} exit 0") as script:
+        assert " nitro_listening " in script.error_line()
+        assert f"status 0; waiting for a heartbeat on unix:{sock}, without" in script.error_line()
+        assert script.popen.poll() is None
+        assert beat(sock) == HEARTBEAT
+        assert script.popen.wait(PATIENCE) == 0
+        write(script, "still here\n")
+        assert script.line() == "still here\n"
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM"])
+def test_signal_after_the_end_of_the_launcher_ends_what_it_has_started(
+    name: str, sock: Path
+) -> None:
+    with running(sock, shell=f"exec 3<&0; {GOES_ON} exit 0") as script:
+        assert " nitro_listening " in script.error_line()
+        assert "status 0; waiting" in script.error_line()
+        send(script, "USR1")  # for a command that is no longer there
+        assert beat(sock, b"x") == b""
+        send(script, name)
+        assert script.popen.wait(PATIENCE) == 128 + signal.Signals[f"SIG{name}"]
+        assert script.end()[1] == ""
+
+
+def test_timeout_after_the_end_of_the_launcher(sock: Path) -> None:
+    shell = "tail -f /dev/null & exit 0"
+    code, out, err = run_here(sock, "sh", "-c", shell, options=("--timeout", "0.2"))
+    assert (code, out) == (124, "")
+    assert f"no heartbeat on unix:{sock} within 0.2 s" in err
 
 
 def test_timeout_ends_the_command(sock: Path) -> None:
@@ -191,24 +227,23 @@ echo ready; until read line; do kill -0 $PPID || exit; done
 """
 
 
-def test_each_signal_is_passed_on_and_status_0_after_it_is_too_early(sock: Path) -> None:
-    """The signal may have told it to reload. A signal that waits for its process is only one."""
+def test_each_signal_is_passed_on(sock: Path) -> None:
+    """A signal that waits for its process is only one."""
     with running(sock, "--quiet", shell=RELOADS) as script:
         assert script.line() == "ready\n"
         for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "INT"):
             send(script, name)
             assert script.line() == f"{name}\n"
         write(script, "\n")
-        code, out, err = script.end()
-    assert (code, out) == (125, "")
-    assert "status 0 before a heartbeat" in err
+        send(script, "TERM")
+        assert script.end() == (143, "", "")
 
 
 @pytest.mark.parametrize(("name", "status"), [("INT", 7), ("TERM", 0)])
 def test_command_that_exits_after_a_signal_has_its_own_status(
     name: str, status: int, sock: Path
 ) -> None:
-    """After SIGTERM status 0 is not too early."""
+    """After SIGTERM status 0 needs no heartbeat."""
     with running(sock, "--quiet", shell=f'trap "exit {status}" {name}; echo ready; read x') as it:
         assert it.line() == "ready\n"
         send(it, name)
@@ -417,6 +452,7 @@ for fd in map(int, os.listdir("/proc/self/fd")):
         print(fd, stat.S_ISSOCK(os.fstat(fd).st_mode))
     except OSError:
         pass
+raise SystemExit(3)
 """
 
 
@@ -427,5 +463,5 @@ def test_command_has_the_inherited_descriptors_and_no_socket(sock: Path, tmp_pat
         args = ("run", *options, "--", *PYTHON, DESCRIPTORS)
         with started(*args, stdin=subprocess.DEVNULL, pass_fds=fds) as script:
             code, out, err = script.end()
-    assert (code, err) == (0, "")
+    assert (code, err) == (3, "")
     assert sorted(out.splitlines()) == sorted(f"{fd} False" for fd in (0, 1, 2, fds[1]))

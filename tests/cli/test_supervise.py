@@ -46,7 +46,7 @@ class Command(Process):
     def send_signal(self, number: int) -> None:
         os.write(2, f"{signal.Signals(number).name}\n".encode())
 
-    async def run(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    async def run(self, argv: Sequence[str], env: Mapping[str, str], after_success: object) -> None:
         await self.exit.wait()
         self._before_exit()
         self.status = 3

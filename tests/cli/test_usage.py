@@ -37,7 +37,7 @@ def test_help_has_an_example_and_fits_a_screen_with_the_prompt_below(
     code, out, err = nitrohb_here(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"  nitrohb {command}" in out.partition("example")[2]
-    high = {"serve": 50, "run": 50, "doctor": 30}  # the old terminal, but for the most options
+    high = {"serve": 50, "run": 60, "doctor": 30}  # the old terminal, but for the most options
     assert len(out.splitlines()) < high.get(command, 24)
     assert max(map(len, out.splitlines())) <= 80
 
@@ -189,6 +189,8 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("run -l unix:{sock} true", COMMAND),
         ("run -l unix:{sock} ls --sort time", COMMAND),
         ("run -l unix:{sock} true -- true", COMMAND),
+        ("run -l unix:{sock} --console-log x -- true", ["--console-log needs --console"]),
+        ("run -l unix:{sock} --console fd:3 -- true", ["fd:3", "listening socket"]),
         ("send fd:3", ["fd:3", "listening socket"]),
         ("send vsock::9000", ["vsock::9000", "vsock:3:9000"]),
         ("doctor -l unix:{sock} -l hybrid:{sock}:9000 -l unix:{sock}_9000", SAME_PLACE),

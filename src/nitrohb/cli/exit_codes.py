@@ -22,8 +22,8 @@ TIMED_OUT: Final = 124  # as timeout(1)
 """Timed out: no heartbeat, or no answer, arrived in time. Under ``run`` the command was ended."""
 
 TOO_EARLY: Final = 125
-"""Only of ``run``, without ``--keep``: the command ended by itself before a heartbeat. If a signal
-had arrived, this is so only for a command with status 0; else its status is the exit code."""
+"""Only of ``run``, without ``--keep``: the command failed before a heartbeat. After a signal the
+exit code is that of the command."""
 
 NOT_STARTED: Final = 126  # as env(1)
 """Only of ``run``: the command cannot be started."""

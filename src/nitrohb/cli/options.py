@@ -85,6 +85,10 @@ def _timeout(text: str) -> float | str:
     return text if text == "auto" else _seconds(text, ", or auto")
 
 
+def _console(text: str) -> Address | str:
+    return text if text == "auto" else _address(text)
+
+
 def _mode(text: str) -> int:
     if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:
         raise argparse.ArgumentTypeError(f"expected an octal mode from 0 to 777, got {text!r}")
@@ -122,6 +126,7 @@ def _choice(name: str, choices: Sequence[str], text: str, **kwargs: Any) -> Opti
 
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "ADDR": _address,
+    "ADDR|auto": _console,
     "CID": _cid,
     "GROUP": _group,
     "MIB": _count,
@@ -209,6 +214,11 @@ def _run_options() -> Groups:
     # What is before "--" without an option: settings.py refuses it with a better message.
     groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
     groups["time"].append(_option("--kill-after SEC", kill_after, default=10.0))
+    console = "the guest's: print its end if no heartbeat comes; auto: vsock:0:CID+10000"
+    groups["output"] += [
+        _option("--console ADDR|auto", console),
+        _option("--console-log PATH", "write all of the console to this file"),
+    ]
     return groups
 
 
@@ -285,8 +295,10 @@ OPTIONS: Final = {
         "time-out end it and all that it has started. It gets the other signals, too.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
         "  1 failed, 2 usage, 124 an address had no heartbeat in time,\n"
-        "  125 the command ended before a heartbeat, 126 it cannot be started,\n"
-        "  127 there is no such command\n\n"
+        "  125 the command failed before a heartbeat, 126 it cannot be started,\n"
+        "  127 there is no such command\n"
+        "A command that exits with 0 may have left a VMM in the background: then\n"
+        "nitrohb goes on waiting for its heartbeat.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
         _run_options(),
         usage="nitrohb run [options] -- CMD [ARG ...]",

@@ -15,7 +15,7 @@ import glob
 import os
 import shlex
 import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -41,7 +41,7 @@ class Process:
 
     If it ends by itself, the processes that it has started go on: a launcher may start a VMM and
     exit. If nitrohb ends it, they are ended, too. So they are if a SIGHUP, SIGINT or SIGQUIT came
-    and the command does not exit with status 0.
+    and the command does not exit with status 0, and if nitrohb is ended before the heartbeat.
 
     (PR_SET_PDEATHSIG of prctl(2) would watch the thread that forked, which trio ends early.)
     """
@@ -54,6 +54,7 @@ class Process:
         self._process: trio.Process | None = None
         self._early_signals: list[int] = []
         self._was_interrupted = False
+        self._ended_by: int | None = None  # the signal that ended nitrohb after the command
         self._wait_scope = trio.CancelScope()
 
     @property
@@ -69,6 +70,10 @@ class Process:
         self._was_interrupted |= number in _ENDING
         if self._process is None:
             self._early_signals.append(number)
+        elif self._process.returncode is not None:
+            if number in (signal.SIGTERM, *_ENDING):
+                self._ended_by = number
+                self._wait_scope.cancel()
         elif not _terminal_has_sent(number, self._process.pid):
             self._send(self._process, number)
 
@@ -77,10 +82,16 @@ class Process:
         self.send_signal(signal.SIGTERM)
         self._wait_scope.cancel()
 
-    async def run(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    async def run(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        after_success: Callable[[], Awaitable[object]],
+    ) -> None:
         """Start the command, unless a signal has arrived for it, and wait for its end.
 
-        If this is cancelled, the command is ended first.
+        If it exits with status 0, wait for ``after_success()``, too. If this is cancelled, the
+        command and its descendants are ended first.
         """
         if self._early_signals:
             return
@@ -98,22 +109,29 @@ class Process:
         else:
             reaper = _Reaper(process, earlier_children, self._warn)
             with reaper.reaping():
-                await self._wait(process, reaper)
+                await self._wait(process, reaper, after_success)
 
-    async def _wait(self, process: trio.Process, reaper: "_Reaper") -> None:
+    async def _wait(
+        self,
+        process: trio.Process,
+        reaper: "_Reaper",
+        after_success: Callable[[], Awaitable[object]],
+    ) -> None:
         self._process = process
         for number in self._early_signals:
             self._send(process, number)
-        was_killed = False
+        was_killed = is_over = False
         try:
             with self._wait_scope:
-                await process.wait()
+                if await process.wait() == 0:
+                    await after_success()
+            is_over = True
         finally:
-            if process.returncode is None and not self.is_ending:
+            if not (is_over or self.is_ending):
                 self.end()
             if self.is_ending or (self._was_interrupted and process.returncode != 0):
                 was_killed = await self._end(process, reaper)
-            code = -signal.SIGTERM if was_killed else process.returncode or 0
+            code = -signal.SIGTERM if was_killed else process.returncode or -(self._ended_by or 0)
             self.status = 128 - code if code < 0 else code
 
     async def _end(self, process: trio.Process, reaper: "_Reaper") -> bool:

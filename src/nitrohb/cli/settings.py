@@ -104,6 +104,8 @@ class RunSettings(Settings):
     Attributes:
         argv: The command to run, and its arguments.
         kill_after: Seconds from SIGTERM to SIGKILL.
+        console: Where the guest's console is; None if it is not read, ``"auto"`` if the CID tells.
+        console_log: The file to which it is written, or None.
     """
 
     command = "run"
@@ -111,6 +113,8 @@ class RunSettings(Settings):
     answer: AnswerSettings
     argv: Sequence[str]
     kill_after: float
+    console: Address | str | None
+    console_log: str | None
 
 
 class SendSettings(Settings):
@@ -263,6 +267,12 @@ def _child_argv(args: Namespace) -> Sequence[str]:
     return args.argv  # type: ignore[no-any-return]
 
 
+def _console_log(args: Namespace) -> str | None:
+    if args.console_log is not None and args.console is None:
+        raise UsageError("--console-log needs --console")
+    return args.console_log  # type: ignore[no-any-return]
+
+
 def make_settings(args: Namespace) -> CommandSettings:
     """Make the settings of a command line that argparse has read.
 
@@ -276,7 +286,11 @@ def make_settings(args: Namespace) -> CommandSettings:
 _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
     "serve": lambda args: ServeSettings(answer=_answer(args), api=_api(args)),
     "run": lambda args: RunSettings(
-        answer=_answer(args), argv=_child_argv(args), kill_after=args.kill_after
+        answer=_answer(args),
+        argv=_child_argv(args),
+        kill_after=args.kill_after,
+        console=args.console,
+        console_log=_console_log(args),
     ),
     "send": lambda args: SendSettings(
         address=args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT), timeout=args.timeout

@@ -5,8 +5,12 @@
 
     Supervisor.run()
     └── nursery
-        ├── _serve()          listens and answers; ends the command when the time is up
-        └── Process.run()     in the nursery's own task: when the command ends, everything ends
+        ├── _serve()            listens and answers; ends the command when the time is up
+        ├── GuestConsole.run()  reads the console of the guest, if it is asked to
+        └── Process.run()       in the nursery's own task: when it returns, everything ends
+
+A command that exits with status 0 has perhaps started a VMM in the background. So nitrohb still
+waits for its heartbeat then. Any other status is the end.
 """
 
 import errno
@@ -17,6 +21,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -28,12 +33,15 @@ from ..sockets import activation, unixfile
 from ..sockets.listener import Listener
 from . import exit_codes, notify
 from .answer import Warner, notify_manager, serve_listeners, up_to_level
-from .output import WARNING, Output, printable
+from .output import INFO, WARNING, Output, printable
 from .printer import Printer, draining, printing
 from .process import Process, why_not_started
 from .report import Summary, explain_end, explain_timeout
 from .settings import RunSettings
 from .signals import Signals
+
+if TYPE_CHECKING:
+    from .console import GuestConsole
 
 
 class Supervisor:
@@ -44,6 +52,7 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._listeners = listeners
+        self._console = _open_console(settings, output)
         self._environment = environment([listener.address for listener in listeners])
         self._output = output
         self._warn = partial(output.print_err, level=WARNING)
@@ -53,6 +62,7 @@ class Supervisor:
         self._has_timed_out = False
         self._closing_count = 0  # one-shot addresses that have answered and are not closed yet
         self._all_closed = trio.Event()
+        self._all_booted = trio.Event()
 
     def on_signal(self, number: int) -> None:
         """Pass a signal on to the command. SIGTERM ends it, and the time limit with it."""
@@ -78,6 +88,8 @@ class Supervisor:
             # To a service manager the service has started when the enclaves have.
             async with notify_manager(notifier, self._summary, self._have_all_booted, observers):
                 observers.append(self._on_event)
+                if self._console is not None:
+                    observers.append(self._console.on_event)
                 await self._run(observers, printer)
         return self._conclude(signals.signal)
 
@@ -85,17 +97,32 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve, observers, printer)
             printer.flush()  # before the command can print anything
-            await self._process.run(self._settings.argv, self._environment)
-            await self._wait_until_closed()
+            if self._console is not None:
+                nursery.start_soon(self._console.run)
+            await self._process.run(
+                self._settings.argv, self._environment, self._wait_for_heartbeats
+            )
+            await self._answer_last()
+            if self._closing_count and not self._has_timed_out:
+                await self._all_closed.wait()
             nursery.cancel_scope.cancel()
 
-    async def _wait_until_closed(self) -> None:
-        """Answer what the command sent just before its end, and let its address close."""
+    async def _wait_for_heartbeats(self) -> None:
+        """Wait for a heartbeat on every address: many launchers start a VMM and exit."""
+        await self._answer_last()
+        if self._have_all_booted():
+            return
+        limit = "" if self._settings.answer.timeout < math.inf else ", without a time limit"
+        awaited = self._summary.awaited()
+        text = f"nitrohb: the command ended with status 0; waiting for {awaited}{limit}"
+        self._output.print_err(text, level=INFO)
+        await self._all_booted.wait()
+
+    async def _answer_last(self) -> None:
+        """Answer what the command sent just before its end, and read what its guest wrote."""
         # The event loop needs one pass to learn of a connection, and the listener task another.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
-        if self._closing_count and not self._has_timed_out:
-            await self._all_closed.wait()
 
     async def _serve(
         self,
@@ -117,6 +144,7 @@ class Supervisor:
             self._has_timed_out = True
             printer.flush()
             explain_timeout(self._summary, timeout, self._output)
+            self._explain_console()
             self._process.end()
 
     def _on_event(self, event: Event) -> None:
@@ -127,6 +155,7 @@ class Supervisor:
                 self._closing_count += 1
             if self._have_all_booted():
                 self._time_limit.deadline = math.inf
+                self._all_booted.set()
         elif isinstance(event, Done):
             self._closing_count -= 1
             if not self._closing_count:
@@ -144,11 +173,16 @@ class Supervisor:
             return exit_codes.TIMED_OUT
         if process.status is None:  # the signal arrived before the command was started
             return 128 + (number or 0)
-        # Another status than 0 may be the command's answer to the signal.
-        if self._is_early() and (number is None or process.status == 0):
+        # It may be the command's answer to the signal.
+        if self._is_early() and number is None:
             explain_end(self._summary, process.status, self._output)
+            self._explain_console()
             return exit_codes.TOO_EARLY
         return process.status
+
+    def _explain_console(self) -> None:
+        if self._console is not None:
+            self._console.explain()
 
     def _is_early(self) -> bool:
         """Whether the command ended by itself before a heartbeat."""
@@ -161,6 +195,14 @@ class Supervisor:
         why = why_not_started(command, start_error)
         self._output.print_err(f"nitrohb: cannot start {shown}: {why}")
         return exit_codes.NOT_FOUND if start_error.errno == errno.ENOENT else exit_codes.NOT_STARTED
+
+
+def _open_console(settings: RunSettings, output: Output) -> "GuestConsole | None":
+    if settings.console is None:
+        return None
+    from .console import GuestConsole  # loads anyio, which is not needed otherwise
+
+    return GuestConsole(settings.console, settings, output)
 
 
 def environment(addresses: Sequence[Address]) -> dict[str, str]:

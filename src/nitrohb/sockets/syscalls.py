@@ -49,10 +49,10 @@ def sockaddr(address: SocketAddress) -> tuple[int, int] | str:
     return (address.cid, address.port) if isinstance(address, VsockAddress) else address.path
 
 
-def try_receive(fd: int) -> bytes | None:
+def try_receive(fd: int, size: int = _READ_SIZE) -> bytes | None:
     """Read what has arrived: ``b""`` is the end of the connection, None is nothing yet."""
     try:
-        return os.read(fd, _READ_SIZE)
+        return os.read(fd, size)
     except BlockingIOError:
         return None
     except OSError:

@@ -8,7 +8,7 @@
 _shtab_nitrohb_subparsers=(serve run send wait demo doctor completion)
 
 _shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
-_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --kill-after --socket-mode --socket-group --format --log-level --quiet)
+_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --kill-after --socket-mode --socket-group --format --log-level --quiet --console --console-log)
 _shtab_nitrohb_send_option_strings=(-h --help --timeout)
 _shtab_nitrohb_wait_option_strings=(-h --help --cid --address --timeout --max-age --api --format)
 _shtab_nitrohb_demo_option_strings=(-h --help)
@@ -27,6 +27,8 @@ _shtab_nitrohb_run__l_COMPGEN=''
 _shtab_nitrohb_run___listen_COMPGEN=''
 _shtab_nitrohb_run___eif_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_run___socket_group_COMPGEN=_nitrohb_group
+_shtab_nitrohb_run___console_COMPGEN=''
+_shtab_nitrohb_run___console_log_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_send_pos_0_COMPGEN=''
 _shtab_nitrohb_wait___address_COMPGEN=''
 _shtab_nitrohb_wait___api_COMPGEN=''

@@ -72,7 +72,7 @@ function _shtab_nitrohb_using
 end
 
 set -g _shtab_nitrohb_commands serve run send wait demo doctor completion
-set -g _shtab_nitrohb_opts_with_value --address --allow-cid --api --api-group --api-host --api-mode --cid --eif --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --socket-group --socket-mode --timeout -l
+set -g _shtab_nitrohb_opts_with_value --address --allow-cid --api --api-group --api-host --api-mode --cid --console --console-log --eif --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --socket-group --socket-mode --timeout -l
 
 complete -c nitrohb -e
 complete -c nitrohb -f
@@ -136,6 +136,8 @@ complete -c nitrohb -n '_shtab_nitrohb_using run' -l socket-group -xka "(__fish_
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l format -xka "text json" -d 'of the events on stderr (default: text)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l log-level -xka "debug info warning error" -d 'at least debug (default), info, warning, or error'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l quiet -d 'print no events'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l console -xka "(_nitrohb_address)" -d 'the guest'"'"'s: print its end if no heartbeat comes; auto: vsock:0:CID+10000'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l console-log -xka "(__fish_complete_path (commandline -ct))" -d 'write all of the console to this file'
 complete -c nitrohb -n '_shtab_nitrohb_using run; and test $_shtab_nitrohb_npos -ge 0' -ka "(_nitrohb_command)" -d 'the command'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a send -d 'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
 complete -c nitrohb -n '_shtab_nitrohb_using send' -s h -l help -d 'show this help message and exit'

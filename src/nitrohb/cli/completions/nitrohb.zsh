@@ -90,6 +90,8 @@ _shtab_nitrohb_run_options=(
   "--format[of the events on stderr (default\: text)]:format:(text json)"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
+  "--console[the guest\'s\: print its end if no heartbeat comes\; auto\: vsock\:0\:CID\+10000]:ADDR|auto:_nitrohb_address"
+  "--console-log[write all of the console to this file]:PATH:_files"
   "(-)*::the command:_nitrohb_command"
 )
 

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console of a guest: its last lines say why there is no heartbeat.
+
+The VMM offers a guest's serial port as a Unix socket and accepts one reader at a time. A real
+enclave has a console only in debug mode: on vsock, at the hypervisor (CID 0) and the port CID +
+10000. (Source: nitro-cli, which reads it there.)
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from .addresses import Address, VsockAddress
+from .client import connect, connectable
+from .errors import ConnectError
+from .sockets import syscalls
+
+LINES: Final = 200
+LINE_MAX: Final = 1024  # bytes of each line that are kept
+
+HYPERVISOR_CID: Final = 0
+_ENCLAVE_PORTS: Final = 10_000
+
+_READ_SIZE: Final = 256 * 1024  # more than the buffer of a socket, so that one read empties it
+# Seconds after each read, so that neither a flood nor a VMM that writes byte by byte keeps the CPU
+# busy. Not more: a socket has room for some 280 writes of a byte, and then the guest has to wait.
+_PAUSE: Final = 0.001
+_RETRY: Final = 0.05  # seconds; a VMM drops what the guest writes before there is a reader
+
+
+class Console:
+    """The last lines of a guest's console, read while :meth:`run` runs.
+
+    .. code-block:: python
+
+        import trio
+
+        from nitrohb import Console, serve_heartbeat
+
+
+        async def boot(timeout: float) -> None:
+            console = Console("unix:serial.sock")
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(serve_heartbeat, "unix:enclave.sock")
+                nursery.start_soon(console.run)
+                ...  # start the VMM here
+                with trio.move_on_after(timeout) as limit:
+                    await server.wait_heartbeat()
+                if limit.cancelled_caught:
+                    for line in console.tail():
+                        print(line)
+                nursery.cancel_scope.cancel()
+
+
+        trio.run(boot, 0.1)
+
+    Args:
+        address: Where the VMM offers the console, such as ``unix:PATH``. That of a real enclave in
+            debug mode with CID 16 is ``vsock:0:10016``.
+        on_data: Called in the event loop with the bytes as they come, for example to log them. It
+            must not block.
+
+    Attributes:
+        address: The address.
+        error: Why the last attempt to connect failed; None since the last connection.
+
+    Raises:
+        AddressError: The address is malformed.
+        UsageError: The address is not one to connect to.
+    """
+
+    def __init__(
+        self, address: str | Address, *, on_data: Callable[[bytes], object] = lambda _: None
+    ) -> None:
+        self.address = connectable(address)
+        self.error: ConnectError | None = None
+        self._on_data = on_data
+        self._fd: int | None = None  # while connected
+        self._tail = Tail()
+
+    async def run(self) -> None:
+        """Read the console until cancelled, under trio or asyncio.
+
+        The VMM creates its socket when it starts, so this tries to connect until that works, and
+        again after the end of a connection.
+
+        **Checkpoints.** It always executes a checkpoint. A cancellation closes the connection and
+        keeps the lines.
+        """
+        while True:
+            try:
+                with await connect(self.address) as conn:
+                    self.error = None
+                    await self._read(conn.fileno())
+            except ConnectError as error:
+                self.error = error
+            await anyio.sleep(_RETRY)
+
+    def tail(self) -> list[str]:
+        r"""The last 200 lines at most, each cut off after 1024 bytes, and safe to print.
+
+        The guest decides what they contain. What could harm a terminal is written as an escape,
+        such as ``\x1b``. Call this in the thread of :meth:`run`: it reads what has just arrived.
+        """
+        self._receive()
+        return self._tail.lines()
+
+    async def _read(self, fd: int) -> None:
+        self._fd = fd
+        try:
+            while self._receive():
+                await anyio.sleep(_PAUSE)
+                await anyio.wait_readable(fd)
+        finally:
+            self._receive()  # what came during the pause
+            self._fd = None
+            self._tail.end_line()
+
+    def _receive(self) -> bool:
+        """Take what has arrived, and return whether more can come."""
+        data = None if self._fd is None else syscalls.try_receive(self._fd, _READ_SIZE)
+        if data:
+            self._tail.feed(data)
+            self._on_data(data)
+        return data != b""
+
+
+class Tail:
+    """The last lines of a stream of bytes, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._ended = deque[bytes](maxlen=LINES)
+        self._line = b""  # the one without an end so far; a byte more than LINE_MAX if it is longer
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        # What comes before the last LINES would not be kept: do not split that.
+        first, *others = data.rsplit(b"\n", LINES + 1)
+        self._line = (self._line + first[: LINE_MAX + 1])[: LINE_MAX + 1]
+        for line in others:
+            self._ended.append(self._line)
+            self._line = line[: LINE_MAX + 1]
+
+    def end_line(self) -> None:
+        """End a line that has no end yet."""
+        if self._line:
+            self.feed(b"\n")
+
+    def lines(self) -> list[str]:
+        """The lines: see :meth:`Console.tail`."""
+        lines = [*self._ended, self._line] if self._line else self._ended
+        return [_printable(line) for line in lines][-LINES:]
+
+
+def _printable(line: bytes) -> str:
+    # In the encoding of the file system, as paths are: it can be printed again.
+    text = line[:LINE_MAX].strip(b"\r").decode(sys.getfilesystemencoding(), "backslashreplace")
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.expandtabs())
+    return f"{shown}..." if len(line) > LINE_MAX else shown
+
+
+def enclave_console(cid: int) -> VsockAddress:
+    """Where the console of a real enclave is, if it runs in debug mode."""
+    return VsockAddress(HYPERVISOR_CID, (cid + _ENCLAVE_PORTS) % 2**32)

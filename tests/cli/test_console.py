@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb run --console``: what the guest wrote, if it has no heartbeat, and all of it in a file.
+
+The VMM is played by the test, on a socket like that of QEMU's serial port.
+"""
+
+import os
+import socket
+import stat
+import subprocess
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from nitrohb import Connected, HybridAddress, Listening, NitrohbError
+from nitrohb.cli.console import GuestConsole, Log
+from nitrohb.cli.output import Output
+
+from .events import made
+from .process import HEARTBEAT, PATIENCE, Script, beat, listening, nitrohb_here, started
+from .settings import run_settings
+
+PANIC = b"Booting\r\n\x1b[31mKernel panic\x1b[0m\nnitrohb: all is well"
+SHOWN = ["| Booting", r"| \x1b[31mKernel panic\x1b[0m", "| nitrohb: all is well"]
+
+
+@pytest.fixture
+def serial(tmp_path: Path) -> Path:
+    return tmp_path / "serial"
+
+
+@contextmanager
+def booting(
+    sock: Path, serial: Path, *options: str, status: int = 1
+) -> Generator[tuple[Script, socket.socket]]:
+    """Boot a guest by a command that ends when it is told to. Yields its console, too."""
+    args = ("run", "--quiet", "-l", f"unix:{sock}", "--console", f"unix:{serial}", *options)
+    command = ("sh", "-c", f"read _; exit {status}")
+    with (
+        listening(serial) as vmm,
+        started(*args, "--", *command, stdin=subprocess.PIPE) as script,
+        vmm.accept()[0] as console,
+    ):
+        console.settimeout(PATIENCE)
+        yield script, console
+
+
+# What is printed.
+
+
+def test_last_lines_after_the_end_of_the_command(sock: Path, serial: Path) -> None:
+    """They have come just before. A guest cannot speak as nitrohb, nor to the terminal."""
+    with booting(sock, serial) as (script, console):
+        console.sendall(PANIC)
+        code, _, err = script.end()
+    assert code == 125
+    ended, nobody, title, *lines = err.splitlines()
+    assert "ended with status 1" in ended
+    assert "nobody connected" in nobody
+    assert title == f"nitrohb: the last lines of the console at unix:{serial}:"
+    assert lines == SHOWN
+
+
+def test_last_lines_when_the_time_is_up(sock: Path, serial: Path) -> None:
+    with booting(sock, serial, "--timeout", "2") as (script, console):
+        console.sendall(PANIC)
+        script.popen.wait(PATIENCE)
+        code, _, err = script.end()
+    assert code == 124
+    assert "within 2 s" in err.splitlines()[0]
+    assert err.splitlines()[-3:] == SHOWN
+
+
+def test_nothing_is_printed_after_a_heartbeat(sock: Path, serial: Path) -> None:
+    with booting(sock, serial, status=3) as (script, console):
+        console.sendall(PANIC)
+        assert beat(sock) == HEARTBEAT
+        assert script.end() == (3, "", "")
+
+
+def test_a_console_that_never_comes(sock: Path, serial: Path) -> None:
+    options = ("--quiet", "-l", f"unix:{sock}", "--console", f"unix:{serial}")
+    code, _, err = nitrohb_here("run", *options, "--", "false")
+    assert code == 125
+    nothing = f"nitrohb: nothing came from the console at unix:{serial}: {serial} does not exist"
+    assert nothing in err.splitlines()[-1]
+
+
+def test_a_console_that_says_nothing(sock: Path, serial: Path) -> None:
+    with booting(sock, serial) as (script, _):
+        _, _, err = script.end()
+    assert err.splitlines()[-1] == f"nitrohb: nothing came from the console at unix:{serial}"
+
+
+def test_a_console_that_floods(sock: Path, serial: Path, tmp_path: Path) -> None:
+    """The heartbeat is answered meanwhile, and the command has its status."""
+
+    def flood() -> None:
+        with suppress(OSError):  # nitrohb has ended
+            while True:
+                console.sendall(b"x\n" * 50_000)
+
+    log = ("--console-log", str(tmp_path / "log"))
+    with booting(sock, serial, *log, status=3) as (script, console):
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        assert beat(sock) == HEARTBEAT
+        code, _, _ = script.end()
+        flooding.join(PATIENCE)
+    assert code == 3
+
+
+# The console of a real enclave.
+
+
+def console_of_enclave(output: Output, *cids: int) -> GuestConsole:
+    return GuestConsole("auto", run_settings("x", allow_cids=cids or None), output)
+
+
+def explanation(console: GuestConsole, capfd: pytest.CaptureFixture[str]) -> str:
+    console.explain()
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize("cids", [(), (16, 17)])
+def test_the_first_allowed_connection_tells_the_cid(
+    cids: tuple[int, ...], output: Output, capfd: pytest.CaptureFixture[str]
+) -> None:
+    console = console_of_enclave(output, *cids)
+    console.on_event(made(Listening))
+    console.on_event(made(Connected, address=HybridAddress("vm4", 9000), peer=None))
+    if cids:
+        console.on_event(made(Connected, cid=4))
+    unknown = explanation(console, capfd)
+    assert "no connection has told the CID" in unknown
+    assert "--allow-cid" in unknown
+    for cid in (17, 16):
+        console.on_event(made(Connected, cid=cid))
+    assert "the console at vsock:0:10017\n" in explanation(console, capfd)
+
+
+def test_the_only_allowed_cid_is_known_before(
+    output: Output, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = explanation(console_of_enclave(output, 16), capfd)
+    assert "the console at vsock:0:10016\n" in said
+    assert "debug mode" in said
+
+
+# The file.
+
+
+def test_the_file_has_all_of_it_and_nobody_else_can_read_it(
+    sock: Path, serial: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    data = PANIC * 20_000
+    with booting(sock, serial, "--console-log", str(log)) as (script, console):
+        console.sendall(data)
+        script.end()
+    assert log.read_bytes() == data
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_an_old_file_is_emptied_and_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("of the last boot")
+    path.chmod(0o644)
+    log = Log(str(path), print)
+    log.write(b"new")
+    log.close()
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_command_starts(
+    sock: Path, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    options = ("-l", f"unix:{sock}", "--console", "unix:x", "--console-log", "/nowhere/log")
+    code, _, err = nitrohb_here("run", *options, "--", "touch", str(started))
+    assert code == 1
+    what = "--console-log /nowhere/log cannot be written"
+    assert err == f"nitrohb: {what}: No such file or directory\n"
+    assert not started.exists()
+
+
+def test_a_full_disk_is_told_once() -> None:
+    warn = Mock()
+    log = Log("/dev/full", warn)
+    log.write(b"x")
+    log.close()
+    log.write(b"x")
+    (call,) = warn.call_args_list
+    assert "--console-log /dev/full: No space left on device" in call.args[0]
+
+
+def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without a reader stands for it. Memory is bounded; what is missing is told."""
+    monkeypatch.setattr("nitrohb.cli.console._CLOSE_TIMEOUT", 0.01)
+    path, warn, line = tmp_path / "log", Mock(), b"x" * 1023 + b"\n"
+    os.mkfifo(path)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        log = Log(str(path), warn)
+        for _ in range(4096):
+            log.write(line)
+        log.close()
+        (call,) = warn.call_args_list
+        assert "its end is missing" in call.args[0]
+        os.set_blocking(reader.fileno(), True)
+        data = reader.read()  # the thread goes on, and closes it
+    written, mark, rest = data.partition(b"\n[nitrohb: ")
+    missing = int(rest.split()[0])
+    assert mark
+    assert len(written) + missing == 4096 * len(line)
+    assert len(written) < 3 * 1024 * 1024
+
+
+def test_a_lack_of_threads_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Mock(side_effect=RuntimeError("can't start new thread"))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(NitrohbError, match="cannot be written: can't start new thread"):
+        Log(str(tmp_path / "log"), print)
