@@ -78,6 +78,35 @@ def collect(facts: Facts) -> None:
     facts["in vain"] = once_in_vain("nitrohb-once@16.service")
     facts["why"] = output("journalctl", "--no-pager", "-o", "cat", "-u", "nitrohb-once@16.service")
     facts["journal"] = output("journalctl", "--no-pager", "-o", "cat", "-u", SERVICE)
+    launch(facts)
+
+
+def launch(facts: Facts) -> None:
+    """Start enclaves by the units that have a launcher."""
+    vmm, mute = "enclave@web.service", "enclave@mute.service"
+    daemon = "enclave-daemon@web.service"
+    facts["start"] = output("systemctl", "start", vmm)
+    facts["vmm"] = show(vmm)
+    facts["vmm journal"] = output("journalctl", "--no-pager", "-o", "cat", "-u", vmm)
+    facts["vmm processes"] = processes()
+    output("systemctl", "stop", vmm)
+    facts["vmm stopped"] = show(vmm)
+    output("systemctl", "start", mute)
+    facts["mute"] = show(mute)
+    facts["daemon"] = page("systemctl start enclave-daemon")
+    facts["daemon unit"] = show(daemon)
+    facts["daemon processes"] = processes()
+    output("systemctl", "stop", daemon)
+    facts["processes in the end"] = processes()
+
+
+def processes() -> str:
+    """The command lines of all processes."""
+    found = ""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+            found += file.read().replace("\0", " ") + "\n"
+    return found
 
 
 def page(beginning: str, path: str = PAGE) -> str:

@@ -38,6 +38,17 @@ HEARD = re.compile(
     r" waiting for a heartbeat on vsock::9000"
 )
 
+# It plays a VMM and its enclave. In the daemon's unit it leaves that in the background.
+LAUNCH = """\
+#!/bin/sh
+[ "$1" != mute ] || exit 7
+vmm='nitrohb send "$NITROHB_LISTEN" && exec sleep infinity'
+case $(cat /proc/self/cgroup) in
+    *enclave-daemon*) sh -c "$vmm" >/dev/null 2>&1 & ;;
+    *) exec sh -c "$vmm" ;;
+esac
+"""
+
 SCRIPT = """\
 #!/opt/nitrohb/bin/python
 import sys
@@ -59,6 +70,9 @@ def install(directory: Path) -> dict[str, Path | str]:
     script.chmod(0o755)
     python = directory / "python"
     python.symlink_to("/usr/bin/python3")
+    launch = directory / "launch"
+    launch.write_text(LAUNCH)
+    launch.chmod(0o755)
     link = directory / "link"
     link.symlink_to("/opt/nitrohb/bin/nitrohb")
     return {
@@ -67,6 +81,7 @@ def install(directory: Path) -> dict[str, Path | str]:
         "/opt/nitrohb/bin/nitrohb": script,
         "/opt/nitrohb/lib/python3.11/site-packages": packages,
         "/usr/local/bin/nitrohb": link,
+        "/etc/enclave/launch": launch,
     }
 
 
@@ -194,3 +209,25 @@ def test_an_enclave_that_does_not_come_is_a_unit_that_failed(facts: Facts) -> No
     assert (unit["ActiveState"], unit["Result"]) == ("failed", "exit-code")
     assert unit["ExecMainStatus"] == "124"
     assert "1 came from CID 1, which is not allowed" in facts["why"]
+
+
+def test_a_unit_whose_vmm_stays_has_started_when_the_enclave_has_booted(facts: Facts) -> None:
+    unit = facts["vmm"]
+    assert (unit["ActiveState"], unit["SubState"]) == ("active", "running")
+    assert "nitro_heartbeat address=hybrid:/run/enclave/web/vsock:9000 " in facts["vmm journal"]
+    assert "sleep infinity" in facts["vmm processes"]
+    stopped = facts["vmm stopped"]
+    assert (stopped["ActiveState"], stopped["Result"]) == ("inactive", "success")
+
+
+def test_a_unit_whose_launcher_fails_has_failed(facts: Facts) -> None:
+    unit = facts["mute"]
+    assert (unit["ActiveState"], unit["ExecMainStatus"]) == ("failed", "125")
+
+
+def test_a_launcher_that_exits_leaves_its_vmm_to_the_unit(facts: Facts) -> None:
+    assert facts["daemon"] == "active\n"
+    unit = facts["daemon unit"]
+    assert (unit["SubState"], unit["ExecMainStatus"]) == ("exited", "0")
+    assert "sleep infinity" in facts["daemon processes"]
+    assert "sleep infinity" not in facts["processes in the end"]

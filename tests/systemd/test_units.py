@@ -17,6 +17,8 @@ UNITS = {
     "nitrohb.socket": "nitrohb.socket",
     "nitrohb.service": "nitrohb.service",
     "nitrohb-once@.service": "nitrohb-once@16.service",
+    "enclave@.service": "enclave@web.service",
+    "enclave-daemon@.service": "enclave-daemon@web.service",
 }
 SERVICES = ["nitrohb.service", "nitrohb-once@16.service"]
 MOST = 2.0
@@ -103,7 +105,7 @@ def test_the_page_names_what_is_there() -> None:
     dropins = [str(path.relative_to(DEPLOY)) for path in DEPLOY.glob("*.d/*")]
     assert dropins == ["nitrohb.service.d/api.conf"]
     for name in [*UNITS, *dropins]:
-        assert name.replace("@.", "@CID.", 1) in PAGE or name in PAGE
+        assert any(name.replace("@.", f"@{it}.") in PAGE for it in ("", "CID", "NAME"))
 
 
 def test_what_the_page_quotes_is_in_the_units() -> None:
