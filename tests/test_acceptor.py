@@ -21,7 +21,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from nitrohb import Disconnected, Event, Heartbeat, acceptor, serve_heartbeat
+from nitrohb import (
+    Disconnected,
+    Event,
+    Heartbeat,
+    HeartbeatServer,
+    Rejected,
+    RejectReason,
+    acceptor,
+    serve_heartbeat,
+)
 from nitrohb.sockets import syscalls
 from tests.support import B7, Client, beat, names, serving, settled
 
@@ -265,6 +274,38 @@ async def test_one_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
             await until(lambda: len(events) == 4)
     assert [event.echoed for event in events if isinstance(event, Heartbeat)] == [False]
     assert "evicted" not in names(events)
+
+
+async def test_while_an_echo_finds_no_room_nobody_else_is_answered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(fd: int, data: bytes) -> int:
+        raise BlockingIOError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(syscalls, "os", SimpleNamespace(read=os.read, write=write))
+    async with serving(f"unix:{path}") as events:
+        with Client(path) as first, Client(path) as second:
+            first.send(B7)
+            second.send(B7)
+            await until(lambda: second.look() == (b"", True))
+            assert first.look() == (b"", False)
+    (rejected,) = [event for event in events if isinstance(event, Rejected)]
+    assert (rejected.reason, rejected.byte) == (RejectReason.ALREADY_ANSWERED, 0xB7)
+
+
+@pytest.mark.usefixtures("looks_on")
+async def test_a_removed_address_is_not_looked_at(path: Path) -> None:
+    """The listener task looks on until a checkpoint tells it of the removal."""
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_heartbeat, f"unix:{path}", once=False)
+        server: HeartbeatServer = await nursery.start(serve)
+        with Client(path) as client:
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            server.unlisten(f"unix:{path}")
+            await settled()
+            assert client.look() == (b"", True)
+        nursery.cancel_scope.cancel()
 
 
 async def test_on_a_unix_socket_another_process_is_another_peer(path: Path) -> None:

@@ -42,7 +42,8 @@ def is_path(path: str, size: int = PATH_MAX) -> bool:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
         return False
-    return 0 < len(encoded) <= size and not path.startswith("@") and not control
+    strange = control or path.startswith("@") or set("*?") & set(path)
+    return 0 < len(encoded) <= size and not strange
 
 
 def paths(size: int = PATH_MAX) -> st.SearchStrategy[str]:

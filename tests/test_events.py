@@ -29,6 +29,7 @@ from nitrohb.events import (
     Lost,
     Rejected,
     RejectReason,
+    Unlistened,
     format_time,
     utc_now,
 )
@@ -78,6 +79,7 @@ EXAMPLES: list[tuple[Event, dict[str, object]]] = [
     ),
     (Evicted(address=ANY, time=TIME, peer=PEER), {"event": "evicted"} | OF_PEER),
     (Done(address=ANY, time=TIME), {"event": "done"} | ON_ANY),
+    (Unlistened(address=VM, time=TIME), {"event": "unlistened"} | ON_VM),
     (
         Lost(address=VM, time=TIME, replaced=True),
         {"event": "lost"} | ON_VM | {"replaced": True, "problem": None},
@@ -99,7 +101,8 @@ def test_every_event_has_an_example() -> None:
 
 
 def test_reasons_are_spelled_as_documented() -> None:
-    assert [*RejectReason] == ["cid", "wrong-byte", "timeout", "already-answered", "rearmed"]
+    reasons = ["cid", "wrong-byte", "timeout", "already-answered", "rearmed", "unlistened"]
+    assert [*RejectReason] == reasons
 
 
 def test_events_are_immutable_values() -> None:

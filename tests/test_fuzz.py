@@ -95,8 +95,9 @@ async def play(path: Path, script: Script, has_cids: bool, any_byte: bool, **opt
             look()
             assert all(peer.client.ended for peer in peers)
             if "done" not in names(events):
-                # The nursery's parent, the listener, and the one that keeps our socket file.
-                tasks += 2 if has_cids else 3
+                # The nursery's parent, the listener, the one that keeps our socket file, and the
+                # one that keeps the server, even without an address.
+                tasks += 1 + (not has_cids) + 1 + (not options["once"])
             assert trio.lowlevel.current_statistics().tasks_living == tasks
     check_outcomes(events, options["once"])
 

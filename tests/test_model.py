@@ -27,7 +27,16 @@ from hypothesis.stateful import (
 )
 from trio.testing import MockClock
 
-from nitrohb import Heartbeat, HeartbeatServer, UsageError, serve_heartbeat
+from nitrohb import (
+    Connected,
+    Event,
+    Heartbeat,
+    HeartbeatServer,
+    ListenError,
+    NoHeartbeatError,
+    UsageError,
+    serve_heartbeat,
+)
 from tests.support import B7, Client, settled
 
 DEADLINE = 5.0
@@ -209,13 +218,251 @@ class Keep(Strict):
         return bool(claimed)
 
 
+class Waiter:
+    """A task that claims a heartbeat, and what it got."""
+
+    def __init__(self, server: HeartbeatServer, address: str | None) -> None:
+        self.address = address
+        self.got: Heartbeat | NoHeartbeatError | None = None
+        self._server = server
+
+    async def run(self) -> None:
+        try:
+            self.got = await self._server.wait_heartbeat(address=self.address, max_age=math.inf)
+        except NoHeartbeatError as error:
+            self.got = error
+
+
+NAMES = ("a", "b", "c")
+
+
+class ComeAndGo(RuleBasedStateMachine):
+    """Addresses that come and go, with clients and claims on them, while the server runs."""
+
+    clock: MockClock
+    nursery: trio.Nursery
+    once = False
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.real: dict[int, Client] = {}
+        self.numbers = itertools.count()
+        self.events: list[Event] = []
+        self.result: list[Heartbeat] = []
+        # The model: the known addresses, and whether each is open; the address of each client that
+        # is connected and silent; what each client was sent; the unclaimed heartbeats of each
+        # address; the tasks that wait.
+        self.open = {self.address("a"): True}
+        self.silent: dict[int, str] = {}
+        self.echoes: dict[int, bytes] = {}
+        self.unclaimed = dict.fromkeys(map(self.address, NAMES), 0)
+        self.waiters: list[Waiter] = []
+        self.failed: list[Waiter] = []
+        self.done = False
+        self.expected: list[str] = []
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.server: HeartbeatServer = trio.from_thread.run(self.nursery.start, self._serve)
+
+    def address(self, name: str) -> str:
+        return f"unix:{self.directory.name}/{name}"
+
+    async def _serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        with self.scope:
+            self.result = await serve_heartbeat(
+                self.address("a"),
+                once=self.once,
+                on_event=self.events.append,
+                task_status=task_status,
+            )
+        self.ended.set()
+
+    def do(self, step: Any, *args: Any) -> Any:
+        """Do something in the server's loop, and let the server come to rest."""
+
+        async def then_settle() -> Any:
+            result = step(*args)
+            await settled()
+            return result
+
+        return trio.from_thread.run(then_settle)
+
+    @rule(name=st.sampled_from(NAMES))
+    def listen(self, name: str) -> None:
+        """Each address once. One that has answered can be listened on again."""
+        address = self.address(name)
+        if self.done or self.open.get(address):
+            with pytest.raises(UsageError, match="has ended" if self.done else "already"):
+                self.do(self.server.listen, address)
+            return
+        assert str(self.do(self.server.listen, address)) == address
+        self.open.pop(address, None)
+        self.open[address] = True
+
+    @rule()
+    def listen_in_a_directory_that_is_not_there_yet(self) -> None:
+        with pytest.raises((ListenError, UsageError)):
+            self.do(self.server.listen, self.address("later/a"))
+
+    @rule(name=st.sampled_from(NAMES))
+    def unlisten(self, name: str) -> None:
+        """All that has to do with the address ends."""
+        address = self.address(name)
+        if address not in self.open:
+            with pytest.raises(UsageError, match="does not listen"):
+                self.do(self.server.unlisten, address)
+            return
+        self.do(self.server.unlisten, address)
+        self.forget(address)
+        self.end_if_all_have_answered()
+
+    @rule(names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=6))
+    def come_and_go_at_once(self, names: list[str]) -> None:
+        """Both, with no time for a task in between."""
+
+        def toggle() -> None:
+            for address in map(self.address, names):
+                if address in self.open:
+                    self.server.unlisten(address)
+                    self.forget(address)
+                else:
+                    self.server.listen(address)
+                    self.open[address] = True
+
+        if not self.done:
+            self.do(toggle)
+            self.end_if_all_have_answered()
+
+    def forget(self, address: str) -> None:
+        del self.open[address]
+        self.unclaimed[address] = 0
+        self.close(address)
+
+    def close(self, address: str) -> None:
+        """Nobody is connected there any more, and the claims that waited get an error."""
+        self.silent = {n: where for n, where in self.silent.items() if where != address}
+        is_last = not any(self.open.values())
+        hopeless = (address, None) if is_last else (address,)
+        fail = [each for each in self.waiters if each.address in hopeless]
+        self.failed += fail
+        self.waiters = [each for each in self.waiters if each not in fail]
+
+    def end_if_all_have_answered(self) -> None:
+        if self.once and not self.done and not any(self.open.values()):
+            self.done = True
+            self.expected = list(self.open)
+
+    @precondition(lambda self: any(self.open.values()))
+    @rule(target=clients, data=st.data())
+    def client_connects(self, data: st.DataObject) -> int:
+        number = next(self.numbers)
+        address = data.draw(st.sampled_from([it for it, is_open in self.open.items() if is_open]))
+        self.real[number] = self.do(Client, address.removeprefix("unix:"))
+        self.silent[number] = address
+        return number
+
+    @rule(number=clients)
+    def client_speaks(self, number: int) -> None:
+        self.do(self.real[number].send, B7)
+        address = self.silent.pop(number, None)
+        if address is None:
+            return
+        self.echoes[number] = B7
+        for waiter in self.waiters:
+            if waiter.address in (None, address):
+                assert isinstance(waiter.got, Heartbeat)
+                self.waiters.remove(waiter)
+                break
+        else:
+            self.unclaimed[address] = min(self.unclaimed[address] + 1, 16)
+        if self.once:
+            self.open[address] = False
+            self.close(address)
+            self.end_if_all_have_answered()
+
+    @rule(number=consumes(clients))
+    def client_goes(self, number: int) -> None:
+        self.do(self.real.pop(number).close)
+        self.silent.pop(number, None)
+
+    @rule(name=st.sampled_from((*NAMES, None)))
+    def task_claims(self, name: str | None) -> None:
+        address = None if name is None else self.address(name)
+        if address is not None and address not in self.open:
+            with pytest.raises(UsageError, match="does not listen"):
+                trio.from_thread.run(partial(self.server.wait_heartbeat, address=address))
+            return
+        waiter = Waiter(self.server, address)
+        self.do(self.nursery.start_soon, waiter.run)
+        if any(self.unclaimed[it] for it in self.unclaimed if address in (None, it)):
+            assert isinstance(waiter.got, Heartbeat)
+            self.unclaimed[str(waiter.got.address)] -= 1
+        elif any(is_open for it, is_open in self.open.items() if address in (None, it)):
+            self.waiters.append(waiter)
+        else:
+            assert isinstance(waiter.got, NoHeartbeatError)
+
+    @invariant()
+    def all_is_as_the_model_says(self) -> None:
+        seen = self.do(lambda: {number: client.look() for number, client in self.real.items()})
+        assert seen == {
+            number: (self.echoes.get(number, b""), number not in self.silent)
+            for number in self.real
+        }
+        assert [str(address) for address in self.server.addresses] == list(self.open)
+        files = {f"unix:{file}" for file in Path(self.directory.name).iterdir()}
+        assert files == {address for address, is_open in self.open.items() if is_open}
+        assert [each for each in self.waiters if each.got is not None] == []
+        assert [each for each in self.failed if not isinstance(each.got, NoHeartbeatError)] == []
+        assert self.ended.is_set() == self.done
+
+    @invariant()
+    def the_events_tell_the_same(self) -> None:
+        """An address has one end, after the ends of all of its connections."""
+        for address, is_open in [*self.open.items(), *((self.address(it), None) for it in NAMES)]:
+            told = [event for event in self.events if str(event.address) == address]
+            silent = 0
+            listens = False
+            for event in told:
+                if event.name in ("listening", "done", "unlistened"):
+                    assert silent == 0
+                    assert event.name == "unlistened" or listens != (event.name == "listening")
+                    listens = event.name == "listening"
+                else:
+                    assert listens
+                    silent += 1 if isinstance(event, Connected) else -1
+            assert silent == sum(where == address for where in self.silent.values())
+            assert is_open is None or listens == is_open
+
+    @precondition(lambda self: self.done)
+    @rule()
+    def the_result_has_those_that_answered(self) -> None:
+        assert [str(beat.address) for beat in self.result] == self.expected
+
+    def teardown(self) -> None:
+        self.do(self.scope.cancel)
+        trio.from_thread.run(self.ended.wait)
+        assert [*Path(self.directory.name).iterdir()] == []
+        for client in self.real.values():
+            client.close()
+        self.directory.cleanup()
+
+
+class ComeAndGoOnce(ComeAndGo):
+    """The same, where an address closes when it has answered, and the server ends with the last."""
+
+    once = True
+
+
 # Each of them takes 0.1 s.
 FEW = settings(max_examples=max(15, settings().max_examples // 10))
 
 
 @pytest.mark.hypothesis  # so that "nox -s thorough" selects it
-@pytest.mark.parametrize("model", [SeedDevice, Strict, Keep])
-def test_the_server_does_what_the_model_says(model: type[Machine]) -> None:
+@pytest.mark.parametrize("model", [SeedDevice, Strict, Keep, ComeAndGo, ComeAndGoOnce])
+def test_the_server_does_what_the_model_says(model: type[RuleBasedStateMachine]) -> None:
     clock = MockClock()
 
     async def beside() -> None:

@@ -107,11 +107,11 @@ async def test_the_default_address_is_port_9000_of_every_cid(
 ) -> None:
     asked: list[Any] = []
 
-    def open_elsewhere(targets: list[Any]) -> list[Listener]:
+    def open_elsewhere(targets: list[Any], **_: object) -> list[Listener]:
         asked.extend(targets)
         return open_listeners([f"unix:{path}"])
 
-    monkeypatch.setattr("nitrohb.server.open_listeners", open_elsewhere)
+    monkeypatch.setattr("nitrohb.handle.open_listeners", open_elsewhere)
     async with serving():
         assert [str(address) for address in asked] == ["vsock::9000"]
 
@@ -198,7 +198,7 @@ async def test_a_heartbeat_has_the_time_of_its_byte_not_of_its_connection(
         with Client(path) as client:
             await settled()
             when = datetime(2026, 3, 4, tzinfo=UTC)
-            monkeypatch.setattr("nitrohb.acceptor.time", SimpleNamespace(time=when.timestamp))
+            monkeypatch.setattr("nitrohb.connection.time", SimpleNamespace(time=when.timestamp))
             await beat(client)
     assert heartbeats(events)[0].received_at == when
     assert events[1].time != when

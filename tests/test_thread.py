@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -115,6 +116,25 @@ def test_rearmed_it_forgets(path: Path) -> None:
             server.wait_heartbeat(timeout=0)
         boot(path)
         assert server.wait_heartbeat(timeout=0).echoed
+
+
+def test_addresses_come_and_go(path: Path) -> None:
+    other = path.with_name("other")
+    with serve_in_thread(f"unix:{path}", once=False, socket_mode=0o620) as server:
+        added = server.listen(f"unix:{other}")
+        assert [*map(str, server.addresses)] == [f"unix:{path}", str(added)]
+        assert stat.S_IMODE(other.stat().st_mode) == 0o620
+        server.unlisten(f"unix:{path}")
+        assert [*map(str, server.addresses)] == [f"unix:{other}"]
+        assert not path.exists()
+        with pytest.raises(UsageError, match="does not listen"):
+            server.unlisten(f"unix:{path}")
+        with pytest.raises(ListenError):
+            server.listen(f"unix:{path}/not/there/yet")
+    with pytest.raises(NoHeartbeatError):
+        server.listen(f"unix:{path}")
+    with pytest.raises(NoHeartbeatError):
+        server.unlisten(added)
 
 
 @pytest.mark.parametrize("timeout", [-1.0, math.nan])

@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import (
+    Connected,
     Event,
     Heartbeat,
     HeartbeatServer,
@@ -189,7 +190,7 @@ async def test_nobody_waits_for_a_server_that_has_ended(vsock: PeersWithCids) ->
 
 async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
     def fail(event: Event) -> None:
-        if isinstance(event, Heartbeat):
+        if isinstance(event, Connected):
             raise ZeroDivisionError
 
     asking: list[Asking] = []
@@ -198,8 +199,7 @@ async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
             async with running(f"unix:{path}", on_event=fail) as server:
                 asking.append(Asking(nursery, server))
                 await settled()
-                with Client(path) as client:
-                    client.send(B7)
+                with Client(path):
                     await settled()
         await settled()
         assert asking[0].error is not None

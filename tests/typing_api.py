@@ -42,6 +42,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    Unlistened,
     UnusableAddressError,
     UsageError,
     VsockAddress,
@@ -153,7 +154,16 @@ def addresses(text: str) -> None:
 
 def events(event: Event) -> None:
     assert_type(
-        event, Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Lost
+        event,
+        Listening
+        | Connected
+        | Heartbeat
+        | Rejected
+        | Disconnected
+        | Evicted
+        | Done
+        | Unlistened
+        | Lost,
     )
     assert_type(event.name, str)
     assert_type(event.address, Address)
@@ -177,7 +187,7 @@ def events(event: Event) -> None:
             assert_type(event.replaced, bool)
             assert_type(event.problem, str | None)
             assert_type(event.explanation, str)
-        case Listening() | Done():
+        case Listening() | Done() | Unlistened():
             pass
         case _:
             assert_never(event)
@@ -190,6 +200,7 @@ def why(
         RejectReason.TIMEOUT,
         RejectReason.ALREADY_ANSWERED,
         RejectReason.REARMED,
+        RejectReason.UNLISTENED,
     ],
 ) -> str:
     """Take every reason that there is."""

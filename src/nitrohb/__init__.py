@@ -45,9 +45,11 @@ if TYPE_CHECKING:
         Lost,
         Rejected,
         RejectReason,
+        Unlistened,
     )
+    from .handle import HeartbeatServer
     from .protocol import HEARTBEAT, HEARTBEAT_PORT, PARENT_CID
-    from .server import HeartbeatServer, serve_heartbeat
+    from .server import serve_heartbeat
     from .sockets.activation import inherited_sockets
     from .sockets.listener import Listener
     from .sockets.opening import ListenTarget, open_listeners
@@ -63,14 +65,15 @@ __all__ = [
     "Address", "VsockAddress", "UnixAddress", "HybridAddress", "InheritedSocket", "NamedDescriptor",
     "parse_address", "CID_ANY", "HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID",
     "Event", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason", "Disconnected",
-    "Evicted", "Done", "Lost",
+    "Evicted", "Done", "Unlistened", "Lost",
     "NitrohbError", "UsageError", "AddressError", "UnusableAddressError", "ListenError",
     "ConnectError", "PeerError", "PeerClosedError", "WrongByteError", "HeartbeatTimeoutError",
     "NoHeartbeatError",
 ]  # fmt: skip
 
 _MODULES = {  # of the public names but the events
-    "server": "serve_heartbeat HeartbeatServer",
+    "server": "serve_heartbeat",
+    "handle": "HeartbeatServer",
     "sockets.listener": "Listener",
     "sockets.opening": "ListenTarget open_listeners",
     "sockets.activation": "inherited_sockets",

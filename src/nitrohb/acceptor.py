@@ -13,7 +13,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -23,11 +23,11 @@ import trio
 from . import events
 from .addresses import VsockAddress
 from .claims import ClaimQueue
+from .connection import Connection
 from .errors import ListenError
 from .pending import Pending
 from .protocol import Latch, ParentHandshake, State
 from .remedies import listen_error
-from .sockets import syscalls
 from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
 _BATCH: Final = 64  # connections accepted before polled ones are served
@@ -43,14 +43,13 @@ _POLL_FOR_BYTES: Final = 0 if _ONE_CPU else 300_000
 _POLL_SLICE: Final = 300_000  # between two checkpoints: a shorter one costs a late byte 1 us
 _POLLED_MAX: Final = 4  # pending connections: to poll more of them takes longer than it saves
 
-_WAITING: Final = State.WAITING  # see protocol.py
-
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
     """The validated arguments of ``serve_heartbeat()``, and what its addresses share.
 
     Attributes:
+        socket_mode, socket_group: The permissions and the group of new socket files.
         wants_events: Whether anything uses the events. If nothing does, the two frequent ones,
             Connected and Heartbeat, are not created.
         claim_queue: Takes the heartbeats, and hands them out; None if nobody can claim one.
@@ -62,50 +61,16 @@ class ServerContext:
     any_byte: bool
     handshake_timeout: float
     max_pending: int
+    socket_mode: int
+    socket_group: int | None
     emit: Callable[[events.Event], object]
     wants_events: bool
     claim_queue: ClaimQueue | None
-    pending: Pending[tuple["Acceptor", "Connection"]]
+    pending: Pending[tuple["Acceptor", Connection]]
 
     def allows(self, peer: VsockAddress | None) -> bool:
         """Whether a peer may be answered."""
         return self.allow_cids is None or (peer is not None and peer.cid in self.allow_cids)
-
-
-@dataclass(slots=True, eq=False)
-class Connection:
-    """One accepted connection."""
-
-    fd: int  # -1 once it is closed
-    peer: VsockAddress | None  # None on a Unix socket
-    handshake: ParentHandshake
-    echoed: bool = False
-    accepted_at: float = 0.0  # in seconds of trio's clock
-    received_at: float = 0.0  # when its byte arrived, in seconds since the epoch
-    pending_key: Hashable = None  # stands for its peer, once it is pending
-    deadline: float = 0.0  # in seconds of trio's clock
-    polled_since: int = 0  # in nanoseconds of the monotonic clock
-
-    def advance(self) -> bool:
-        """Read the byte and echo it without blocking; return whether the exchange is over."""
-        handshake = self.handshake
-        if handshake.state is _WAITING:
-            if (data := syscalls.try_receive(self.fd)) is None:
-                return False
-            handshake.receive(data)
-            self.received_at = time.time()
-        if reply := handshake.reply:
-            if (sent := syscalls.try_send(self.fd, reply)) is None:
-                return False
-            self.echoed = sent
-        return True
-
-    async def wait(self) -> None:
-        """Wait until :meth:`advance` can go on, or raise ClosedResourceError if it is closed."""
-        if self.handshake.state is _WAITING:
-            await trio.lowlevel.wait_readable(self.fd)
-        else:
-            await trio.lowlevel.wait_writable(self.fd)
 
 
 class Acceptor:
@@ -114,7 +79,8 @@ class Acceptor:
     Attributes:
         address: The listen address.
         listener: The listener; another one after the socket file was created again.
-        is_done: Whether the address is one-shot and has answered. It is closed soon (Done).
+        is_done: Whether the address is closed, or about to: it is one-shot and has answered, or
+            it was removed.
         heartbeat: The last heartbeat; None if there was none, or if nothing uses it.
     """
 
@@ -129,19 +95,16 @@ class Acceptor:
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
         self._polled: dict[int, Connection] = {}  # by descriptor; at most _POLLED_MAX
+        self._scope = trio.CancelScope()  # of the listener task, even before it has begun
         self._nursery: trio.Nursery  # while serve() runs
 
     async def serve(self) -> None:
-        """Be the listener task: accept and answer, until a one-shot address has answered."""
-        async with trio.open_nursery() as self._nursery:
-            if self.listener.file is not None:
-                self._nursery.start_soon(self._watch_socket_file)
-            await self._accept_forever()
-        # Its own heartbeat has cancelled this nursery: see _conclude_heartbeat().
-        self.close()
-        self._context.emit(events.Done(address=self.address, time=events.utc_now()))
-        if self._context.claim_queue is not None:
-            self._context.claim_queue.close(self.address)
+        """Be the listener task: accept and answer, until the address closes."""
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                if self.listener.file is not None:
+                    self._nursery.start_soon(self._watch_socket_file)
+                await self._accept_forever()
 
     def close(self) -> None:
         """Stop listening. Can be repeated."""
@@ -150,12 +113,30 @@ class Acceptor:
     def rearm(self) -> None:
         """Forget the answer, and close the pending connections of this address."""
         self._latch.reset()
+        self._reject_pending(events.RejectReason.REARMED)
+
+    def end(self, event: type[events.Done] | type[events.Unlistened]) -> None:
+        """Close the address and its pending connections, and report it. One Done is enough."""
+        if self.listener.sock.fileno() >= 0:
+            self.is_done = self._latch.answered = True
+            self._scope.cancel()
+            self._poll.unregister(self.listener.sock)
+            self.close()
+            if self._context.claim_queue is not None:
+                self._context.claim_queue.close(self.address)
+            reasons, answered = events.RejectReason, event is events.Done
+            self._reject_pending(reasons.ALREADY_ANSWERED if answered else reasons.UNLISTENED)
+        elif event is events.Done:
+            return
+        self._context.emit(event(address=self.address, time=events.utc_now()))
+
+    def _reject_pending(self, reason: events.RejectReason) -> None:
         for owner, connection in [*self._context.pending]:
-            if owner is self:
-                self._reject(connection, events.RejectReason.REARMED)
+            if owner is self and connection.fd >= 0:
+                self._reject(connection, reason)
 
     async def _accept_forever(self) -> None:
-        while True:
+        while not self.is_done:
             try:
                 await trio.lowlevel.wait_readable(self.listener.sock)
             except trio.ClosedResourceError:  # woken: the socket file was created again
@@ -167,6 +148,8 @@ class Acceptor:
 
     def _accept_batch(self, listener: Listener) -> bool:
         """Accept and answer a batch; return whether descriptors or memory are exhausted."""
+        if self.is_done:
+            return False
         for number in range(_BATCH):
             try:
                 fd, peer = listener.accept()
@@ -194,7 +177,9 @@ class Acceptor:
             if context.wants_events:
                 connection.accepted_at = trio.current_time()
                 self._emit(events.Connected, connection)
-            if not context.allows(connection.peer):
+            if self.is_done:  # on_event has just removed the address
+                self._reject(connection, events.RejectReason.UNLISTENED)
+            elif not context.allows(connection.peer):
                 self._reject(connection, events.RejectReason.CID)
             elif connection.advance():
                 self._conclude(connection)
@@ -238,11 +223,7 @@ class Acceptor:
                     connection.advance()  # the byte may have come just before the deadline
                 self._conclude(connection)
         except trio.ClosedResourceError:
-            assert connection.fd < 0  # evicted, or rearmed
-        except trio.Cancelled:
-            if connection.fd >= 0 and self._latch.answered and not connection.received_at:
-                self._reject(connection, events.RejectReason.ALREADY_ANSWERED)
-            raise
+            assert connection.fd < 0  # evicted, or rejected with all that are pending
         finally:
             self._close(connection)
 
@@ -289,11 +270,11 @@ class Acceptor:
                 echo_seconds=now - connection.accepted_at,
                 echoed=connection.echoed,
             )
-            context.emit(self.heartbeat)
             if context.claim_queue is not None:
                 context.claim_queue.deliver(self.heartbeat)
+            context.emit(self.heartbeat)  # it may remove the address
         if context.once:
-            self._nursery.cancel_scope.cancel()
+            self.end(events.Done)
 
     def _reject(self, connection: Connection, reason: events.RejectReason) -> None:
         self._close(connection)
@@ -362,7 +343,7 @@ class Acceptor:
     async def _watch_socket_file(self) -> None:
         emit, address = self._context.emit, self.address
         is_lost = False
-        while True:
+        while not self.is_done:
             loss = self.listener.check_file()
             if loss == "unknown":  # its directory may not be searched any more
                 loss = "deleted" if is_lost else None

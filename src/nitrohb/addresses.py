@@ -126,7 +126,8 @@ class UnixAddress(_FrozenAddress):
         path: The path, at most 107 bytes; a relative one counts from the current directory.
 
     Raises:
-        AddressError: The path is empty, too long, or contains a control character.
+        AddressError: The path is empty, too long, a pattern (``*`` or ``?``), or contains a control
+            character.
     """
 
     __slots__ = __match_args__ = ("path",)
@@ -337,6 +338,11 @@ def _check_path(written: str, path: str) -> None:
         raise AddressError(
             "expected a path in the file system: an abstract socket (@) has no owner or mode to"
             f" guard it; a file of that name is written ./{written}"
+        )
+    if "*" in written or "?" in written:
+        raise AddressError(
+            "expected one path, not a pattern: write an address for each VM, or add it to a running"
+            " server when its VM comes (nitrohb listen)"
         )
     if any(char < " " or "\x7f" <= char <= "\x9f" for char in written):
         raise AddressError("expected a path without control characters")

@@ -6,7 +6,7 @@ them to trio tasks. An enclave is known by its listen address and, on AF_VSOCK, 
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -117,6 +117,11 @@ class HeartbeatStore(Generic[WaiterT]):
             if where == address:
                 enclave.unclaimed.clear()
 
+    def forget_enclaves(self, address: Address) -> None:
+        """Drop the enclaves of a listen address."""
+        for key in [key for key in self._enclaves if key[0] == address]:
+            del self._enclaves[key]
+
     def _remember(self, beat: Heartbeat) -> _Enclave:
         key = (beat.address, beat.cid)
         enclave = self._enclaves.pop(key, None)
@@ -155,10 +160,10 @@ class _Waiter:
 
 
 class ClaimQueue:
-    """Gives each heartbeat to one task. ``addresses`` says where peers have CIDs."""
+    """Gives each heartbeat to one task."""
 
-    def __init__(self, addresses: Iterable[tuple[Address, bool]]) -> None:
-        self._open = dict(addresses)
+    def __init__(self) -> None:
+        self._open = dict[Address, bool]()
         self._store = HeartbeatStore[_Waiter]()
         self._ended = False
         self._failure: Exception | None = None
@@ -176,6 +181,10 @@ class ClaimQueue:
     def forget(self, address: Address) -> None:
         """Drop the unclaimed heartbeats of a listen address."""
         self._store.forget(address)
+
+    def open(self, address: Address, has_cids: bool) -> None:
+        """Expect heartbeats on an address, where peers have CIDs or have not."""
+        self._open[address] = has_cids
 
     async def claim(self, wanted: ClaimFilter) -> Heartbeat:
         """Claim a heartbeat that has arrived, or wait for one. A cancellation claims nothing.
@@ -196,8 +205,14 @@ class ClaimQueue:
 
     def close(self, address: Address) -> None:
         """Wake the waiters for an address that is closed now."""
-        del self._open[address]
-        self._fail_waiters()
+        if self._open.pop(address, None) is not None:
+            self._fail_waiters()
+
+    def remove(self, address: Address) -> None:
+        """Forget all about an address, and wake the waiters for it."""
+        self._store.forget_enclaves(address)
+        self._open.pop(address, None)
+        self._fail_waiters(unlistened=True)
 
     def __enter__(self) -> "ClaimQueue":
         return self
@@ -209,14 +224,14 @@ class ClaimQueue:
         self._failure = failure if isinstance(failure, Exception) else None
         self._fail_waiters()
 
-    def _fail_waiters(self) -> None:
+    def _fail_waiters(self, *, unlistened: bool = False) -> None:
         for waiter, wanted in list(self._store.waiting()):
             if not self._can_match(wanted):
                 self._store.remove_waiter(waiter)
-                waiter.wake(self._why_none(wanted))
+                waiter.wake(self._why_none(wanted, unlistened))
 
-    def _why_none(self, wanted: ClaimFilter) -> NoHeartbeatError:
-        error = NoHeartbeatError(wanted.cid, wanted.address, self._ended)
+    def _why_none(self, wanted: ClaimFilter, unlistened: bool = False) -> NoHeartbeatError:
+        error = NoHeartbeatError(wanted.cid, wanted.address, self._ended, unlistened)
         error.__cause__ = self._failure
         return error
 

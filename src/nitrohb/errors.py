@@ -66,23 +66,32 @@ class NoHeartbeatError(NitrohbError):
         cid: The CID that was waited for, or None.
         address: The listen address that was waited for, or None.
         ended: Whether the server has ended.
+        unlistened: Whether the address was removed by ``unlisten()``.
     """
 
-    def __init__(self, cid: int | None, address: object, ended: bool) -> None:
-        super().__init__(cid, address, ended)
+    def __init__(
+        self, cid: int | None, address: object, ended: bool, unlistened: bool = False
+    ) -> None:
+        super().__init__(cid, address, ended, unlistened)
         self.cid = cid
         self.address = address
         self.ended = ended
+        self.unlistened = unlistened
 
     def __str__(self) -> str:
         sender = "" if self.cid is None else f" from CID {self.cid}"
         where = "" if self.address is None else f" on {self.address}"
-        why = (
-            "the server has ended"
-            if self.ended
-            else "the address is closed\n"
-            "A one-shot address closes when it has answered. Use once=False to keep it open."
-        )
+        if self.ended:
+            why = "the server has ended"
+        elif self.address is None:
+            why = "every address where it could arrive is closed, or was removed"
+        elif self.unlistened:
+            why = "the address was removed from the server\nListen on it again, then wait."
+        else:
+            why = (
+                "the address is closed\n"
+                "A one-shot address closes when it has answered. Use once=False to keep it open."
+            )
         return f"no heartbeat{sender} can arrive{where} any more: {why}"
 
 

@@ -3,9 +3,10 @@
 
 Every connection has one :class:`Connected`, and then exactly one of :class:`Heartbeat`,
 :class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (none if the server is cancelled in
-between). An address has one :class:`Listening`. A one-shot address that has answered has one
-:class:`Done` after the last of its connections. If its socket file is deleted or replaced in
-between, there is a :class:`Lost`, and another :class:`Listening` when peers can connect again.
+between). An address has one :class:`Listening`. After the last of its connections it has one
+:class:`Done` if it is one-shot and has answered, or one :class:`Unlistened` if you removed it. If
+its socket file is deleted or replaced in between, there is a :class:`Lost`, and another
+:class:`Listening` when peers can connect again.
 
 In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as text) and
 ``cid`` (a number or null), and then its own fields. Names never change their meaning.
@@ -30,6 +31,7 @@ class RejectReason(StrEnum):
     TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
     ALREADY_ANSWERED = "already-answered"  # the one-shot address has answered another connection
     REARMED = "rearmed"  # the address was rearmed while the connection was pending
+    UNLISTENED = "unlistened"  # the address was removed while the connection was pending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,13 @@ class Done(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unlistened(_Event):
+    """The address was removed from the server on request. No answer closed it, as in Done."""
+
+    name = "unlistened"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(_Event):
     """Another process deleted or replaced the socket file of an address: no peer can connect.
 
@@ -184,7 +193,9 @@ class Lost(_Event):
         )
 
 
-Event = Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Lost
+Event = (
+    Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Unlistened | Lost
+)
 
 # The fields that not every event has.
 _OWN_FIELDS: Final = {

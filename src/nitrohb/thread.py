@@ -26,7 +26,8 @@ import trio
 from .addresses import Address
 from .errors import HeartbeatTimeoutError, NoHeartbeatError, UsageError
 from .events import Heartbeat
-from .server import HeartbeatServer, OnEvent, serve_heartbeat
+from .handle import HeartbeatServer
+from .server import OnEvent, serve_heartbeat
 from .sockets.opening import ListenTarget
 
 _SLICE: Final = 0.2  # seconds between two looks for signals
@@ -39,15 +40,16 @@ class ThreadServer:
 
     Call its methods from any thread but the server's own, which runs ``on_event``, and only in the
     process that started it: elsewhere they raise :class:`UsageError`.
-
-    Attributes:
-        addresses: The listen addresses, in the order of the call.
     """
 
     def __init__(self, thread: "_ServerThread", server: HeartbeatServer) -> None:
-        self.addresses = server.addresses
         self._thread = thread
         self._server = server
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The listen addresses, as in :attr:`HeartbeatServer.addresses`."""
+        return self._server.addresses
 
     def wait_heartbeat(
         self,
@@ -116,6 +118,32 @@ class ThreadServer:
 
         self._thread.call(rearm)
 
+    def listen(self, listen: ListenTarget) -> Address:
+        """Listen on another address, or change nothing: see :meth:`HeartbeatServer.listen`.
+
+        Raises:
+            AddressError, UsageError, ListenError: As there.
+            NoHeartbeatError: The server's ``with`` block has been left.
+        """
+
+        async def add() -> Address:
+            return self._server.listen(listen)
+
+        return self._thread.call(add)
+
+    def unlisten(self, address: Address | str) -> None:
+        """Remove an address, as if it had never been named: see :meth:`HeartbeatServer.unlisten`.
+
+        Raises:
+            UsageError: The server does not listen on this address.
+            NoHeartbeatError: The server's ``with`` block has been left.
+        """
+
+        async def remove() -> None:
+            self._server.unlisten(address)
+
+        self._thread.call(remove)
+
 
 @contextmanager
 def serve_in_thread(
@@ -125,6 +153,8 @@ def serve_in_thread(
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
     max_pending: int = 1024,
+    socket_mode: int = 0o600,
+    socket_group: int | None = None,
     on_event: OnEvent | None = None,
 ) -> Generator[ThreadServer]:
     """Serve heartbeats in a thread while the ``with`` block runs: for programs without trio.
@@ -152,6 +182,8 @@ def serve_in_thread(
         any_byte: Echo any first byte.
         handshake_timeout: Seconds that a connection may stay silent.
         max_pending: How many connections may be silent at a time.
+        socket_mode: Permission bits of the socket files that it creates.
+        socket_group: Numeric group of the socket files that it creates.
         on_event: Called with every event, in the server's thread. It must neither block nor call
             the server.
 
@@ -174,6 +206,8 @@ def serve_in_thread(
         any_byte=any_byte,
         handshake_timeout=handshake_timeout,
         max_pending=max_pending,
+        socket_mode=socket_mode,
+        socket_group=socket_group,
         on_event=on_event,
     )
     thread = _ServerThread(serve)

@@ -28,6 +28,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    Unlistened,
 )
 from nitrohb.cli.answer import up_to_level
 from nitrohb.cli.output import LEVELS, Stream, printable, quoted
@@ -50,6 +51,7 @@ EXAMPLES: list[tuple[Event, str]] = [
     (made(Disconnected), f"nitro_disconnected {PEERS} level=warning"),
     (made(Evicted), f"nitro_evicted {PEERS} level=warning"),
     (made(Done), "nitro_done address=vsock::9000 level=info"),
+    (made(Unlistened), "nitro_unlistened address=vsock::9000 level=info"),
     (made(Heartbeat), f"nitro_heartbeat {PEERS} byte=0xb7 {TIMES} echoed=true level=info"),
     (
         made(Heartbeat, byte=0, echoed=False),

@@ -21,6 +21,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    Unlistened,
     VsockAddress,
 )
 from nitrohb.addresses import InheritedSocket
@@ -106,3 +107,18 @@ def test_timeout_without_a_connection_says_what_to_try(
     send, doctor = advice
     assert send == where
     assert doctor.startswith("To check this machine: nitrohb doctor -l ")
+
+
+def test_an_address_that_was_removed_is_awaited_no_more() -> None:
+    other = UnixAddress("/run/x")
+    summary = summary_of(
+        made(Listening),
+        made(Listening, address=other),
+        made(Connected),
+        made(Heartbeat),
+        made(Unlistened),
+    )
+    assert summary.status().endswith(" 1 in all; waiting for a heartbeat on unix:/run/x")
+    assert [address for address, _ in summary.without_heartbeat()] == [other]
+    summary.on_event(made(Unlistened, address=other))
+    assert summary.awaited() == "an address"

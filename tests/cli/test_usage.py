@@ -117,7 +117,7 @@ WRONG_VALUES = """
 --api [fe80::1%1]:9180  --api localhost:0
 run --kill-after 0  send nowhere  send --timeout -1  wait --timeout auto
 wait --max-age -1  wait --max-age soon
-doctor -l vsock:9000  doctor --max-pending 0  doctor --format xml  completion tcsh  listen
+doctor -l vsock:9000  doctor --max-pending 0  doctor --format xml  completion tcsh  attend
 """
 # Refused with words like these in the message.
 OTHERS = {
@@ -135,7 +135,7 @@ OTHERS = {
     "serve vsock::9000": ["unknown", "vsock::9000"],
     "send unix:x unix:y": ["unknown", "unix:y"],
     "demo --quiet": ["unknown", "--quiet"],
-    "help": ["serve, run, send, wait, demo"],
+    "help": ["serve, run, send, wait, listen, unlisten, demo"],
     "wait": ["--cid", "--address", "required"],
     "wait --cid 1 --address vsock::9000": ["--cid", "--address", "not allowed"],
 }
@@ -154,7 +154,7 @@ def test_malformed_argument_is_named(line: str, named: list[str]) -> None:
     assert (code, out) == (2, "")
     message, remedy = err.splitlines()
     command = f"nitrohb {args[0] if args[0][0] != '-' else 'serve'}"
-    program = command if args[0] not in ("listen", "help") else "nitrohb"
+    program = command if args[0] not in ("attend", "help") else "nitrohb"
     assert message.startswith(f"{program}: ")
     assert not [name for name in named if name not in message]
     assert remedy == f"Try: {program} --help"

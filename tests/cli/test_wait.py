@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb.cli import wait
+from nitrohb.cli import api_client
 from nitrohb.cli.parser import parse
 
 from .peer import answering
@@ -82,13 +82,13 @@ def assert_told(address: str, result: tuple[int, str, str]) -> None:
 
 def when_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something when a claim has been sent."""
-    original = wait.receive_all
+    original = api_client.receive_all
 
     def receive(sock: socket.socket, deadline: float) -> bytes:
         then()
         return original(sock, deadline)
 
-    monkeypatch.setattr(wait, "receive_all", receive)
+    monkeypatch.setattr(api_client, "receive_all", receive)
 
 
 def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
@@ -152,7 +152,7 @@ def test_a_server_that_does_not_run_and_how_to_start_it(api: Path) -> None:
 def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(
     api: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nitrohb.cli.wait._PATIENCE", 0.1)
+    monkeypatch.setattr("nitrohb.cli.api_client._PATIENCE", 0.1)
     with listening(api):
         args = ("wait", "--address", "unix:x", "--api", f"unix:{api}", "--timeout", "0.1")
         code, out, err = nitrohb_here(*args)

@@ -9,12 +9,14 @@ import base64
 import hashlib
 import json
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib import resources
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import trio
 from starlette.applications import Starlette
@@ -25,10 +27,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
 from ..addresses import Address
-from ..errors import NoHeartbeatError, UsageError
+from ..errors import ListenError, NoHeartbeatError, UsageError
 from ..events import format_time, utc_now
+from ..handle import HeartbeatServer
 from ..remedies import CID_ADVICE
-from ..server import HeartbeatServer
 from .requests import (
     Claim,
     ProblemError,
@@ -36,6 +38,7 @@ from .requests import (
     limited,
     max_connections,
     parse_claim,
+    parse_listen,
     parse_rearm,
 )
 from .schema import create_document
@@ -72,15 +75,19 @@ def create_app(state: ServerState, *, is_host: Callable[[str], bool] | None = No
 
     Args:
         state: What is known about the heartbeat server.
-        is_host: Whether a Host header names this server; see :class:`RequestGuard`.
+        is_host: Whether a Host header names this server; see :class:`RequestGuard`. None stands for
+            a Unix socket: only its clients may add and remove addresses, as its permissions say who
+            they are.
     """
-    endpoints = _Endpoints(state)
+    endpoints = _Endpoints(state, may_listen=is_host is None)
     handlers = {ProblemError: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
     app = Starlette(
         routes=[
             Route("/heartbeats", endpoints.heartbeats),
             Route("/heartbeats/{cid}", endpoints.heartbeats_of),
             Route("/claims", endpoints.claims, methods=["POST"]),
+            Route("/listeners", endpoints.listen, methods=["POST"]),
+            Route("/listeners/{address:path}", endpoints.unlisten, methods=["DELETE"]),
             Route("/rearm", endpoints.rearm, methods=["POST"]),
             Route("/healthz", PlainTextResponse("ok"), methods=["GET"]),
             Route("/readyz", endpoints.readyz),
@@ -98,8 +105,9 @@ def create_app(state: ServerState, *, is_host: Callable[[str], bool] | None = No
 class _Endpoints:
     """The endpoints that need the server."""
 
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: ServerState, *, may_listen: bool) -> None:
         self._state = state
+        self._may_listen = may_listen
         self._readers: list[object] = []
 
     async def heartbeats(self, _: Request) -> Response:
@@ -139,6 +147,25 @@ class _Endpoints:
             raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)) from None
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
+    async def listen(self, request: Request) -> Response:
+        server = self._changeable_server()
+        address = parse_listen(await request.body())
+        try:
+            server.listen(address)
+        except (UsageError, ListenError) as error:
+            raise ProblemError(HTTPStatus.CONFLICT, str(error)) from None
+        return _json({"address": str(address), "listening": True}, HTTPStatus.CREATED)
+
+    async def unlisten(self, request: Request) -> Response:
+        server = self._changeable_server()
+        # Starlette's own decoding would replace the bytes of a path that are not UTF-8.
+        path = os.fsdecode(unquote_to_bytes(request.scope["raw_path"]))
+        try:
+            server.unlisten(path.removeprefix("/listeners/"))
+        except UsageError as error:
+            raise ProblemError(HTTPStatus.NOT_FOUND, str(error)) from None
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
     async def readyz(self, _: Request) -> Response:
         listening = self._state.listening
         listeners = [{"address": str(it), "listening": listening[it]} for it in listening]
@@ -160,7 +187,16 @@ class _Endpoints:
         return Response(self._state.metrics.write(), media_type=media_type)
 
     async def describe(self, _: Request) -> Response:
-        return _json(create_document(self._state.listening))
+        return _json(create_document(self._state.listening, may_listen=self._may_listen))
+
+    def _changeable_server(self) -> HeartbeatServer:
+        if not self._may_listen:
+            detail = (
+                "addresses are added and removed over a Unix socket only (--api unix:PATH), because"
+                " every user of a machine can connect to TCP"
+            )
+            raise ProblemError(HTTPStatus.FORBIDDEN, detail)
+        return self._server()
 
     def _server(self) -> HeartbeatServer:
         if self._state.server is None:
@@ -180,7 +216,9 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
         except UsageError as error:
             return ProblemError(HTTPStatus.BAD_REQUEST, str(error)).to_response()
         except NoHeartbeatError as error:
-            return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).to_response()
+            # A client asks again after 503.
+            status = HTTPStatus.GONE if error.unlistened else HTTPStatus.SERVICE_UNAVAILABLE
+            return ProblemError(status, str(error)).to_response()
         if beat.time >= asked:
             state.metrics.wait.observe(trio.current_time() - began)
         return _json(beat.to_json())
@@ -222,9 +260,9 @@ async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> No
     scope.cancel()
 
 
-def _json(value: object) -> Response:
+def _json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
     # In ASCII: Python reads the bytes of a path that are not UTF-8 as lone surrogates.
-    return Response(json.dumps(value), media_type="application/json")
+    return Response(json.dumps(value), status, media_type="application/json")
 
 
 async def _on_problem(_: Request, problem: Exception) -> Response:

@@ -74,12 +74,21 @@ class Metrics:
                 self._echo.observe(event.echo_seconds)
             case events.Rejected() | events.Disconnected() | events.Evicted():
                 self._pending.dec()
+            case events.Unlistened():
+                self._remove(_label(event.address))
             case events.Lost() | events.Done():
                 pass
         if counter := self._counters.get(type(event)):
             _, _, names = _COUNTERS[type(event)]
             labels = [_label(getattr(event, name)) for name in names]
             (counter.labels(*labels) if labels else counter).inc()
+
+    def _remove(self, address: str) -> None:
+        """Remove the counters of an address: VMs that come and go would leave ever more of them."""
+        self._counters[events.Heartbeat].remove(address)
+        self._counters[events.Lost].remove(address)
+        for reason in events.RejectReason:
+            self._counters[events.Rejected].remove(address, reason)
 
     def write(self) -> bytes:
         """Return all metrics as text."""

@@ -20,6 +20,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..addresses import Address, InheritedSocket, NamedDescriptor, VsockAddress, parse_address
+from ..errors import AddressError
+
 T = TypeVar("T")
 
 MAX_CONNECTIONS: Final = 256
@@ -146,6 +149,23 @@ def parse_rearm(body: bytes) -> str | None:
         ProblemError: 400; says what is wrong.
     """
     return _parse(body, ["address"]).get("address")
+
+
+def parse_listen(body: bytes) -> Address:
+    """Read the body of ``POST /listeners``: an address that means the same to client and server.
+
+    Raises:
+        ProblemError: 400; says what is wrong.
+    """
+    try:
+        address = parse_address(_parse(body, ["address"]).get("address", ""))
+    except AddressError as error:
+        _refuse(str(error))
+    if isinstance(address, InheritedSocket | NamedDescriptor):
+        _refuse(f"{address} is a descriptor of the server: only its own command line names one")
+    if not isinstance(address, VsockAddress) and not address.path.startswith("/"):
+        _refuse(f"{address} is relative to the directory of the server: write the whole path")
+    return address
 
 
 def _parse(body: bytes, known: Collection[str]) -> dict[str, Any]:

@@ -15,20 +15,23 @@ from ..addresses import Address, InheritedSocket, VsockAddress
 _TEMPLATE: Final = resources.files("nitrohb.api").joinpath("openapi.json").read_text("utf-8")
 
 
-def create_document(addresses: Iterable[Address]) -> dict[str, Any]:
+def create_document(addresses: Iterable[Address], *, may_listen: bool = True) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document.
 
     Args:
         addresses: The listen addresses of the heartbeat server.
+        may_listen: Whether clients may add and remove addresses.
     """
     listen = list(addresses)
     names = [str(address) for address in listen]
     document: dict[str, Any] = json.loads(_TEMPLATE)
     document["info"]["version"] = __version__
     schemas = document["components"]["schemas"]
-    schemas["Address"]["enum"] = names
+    schemas["ListenAddress"]["enum"] = names
     for name in ("Claim", "Rearm"):
         schemas[name]["examples"] = [{"address": first} for first in names[:1]]
     if not any(isinstance(address, VsockAddress | InheritedSocket) for address in listen):
         del schemas["Claim"]["properties"]["cid"]  # no peer has a CID
+    if not may_listen:
+        del document["paths"]["/listeners"], document["paths"]["/listeners/{address}"]
     return document

@@ -8,8 +8,8 @@ import trio
 
 from .. import events
 from ..addresses import Address
+from ..handle import HeartbeatServer
 from ..remedies import LOOPBACK_CID
-from ..server import HeartbeatServer
 from .metrics import Metrics
 from .requests import Claim
 from .streaming import EventLog
@@ -52,6 +52,8 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         match event:
             case events.Listening() | events.Lost() | events.Done():
                 self.listening[event.address] = isinstance(event, events.Listening)
+            case events.Unlistened():
+                self._forget(event.address)
             case events.Connected() if event.cid == LOOPBACK_CID:
                 self._over_loopback[event.address] = trio.current_time()
             case events.Rejected():
@@ -62,6 +64,12 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
                 pass
         self.metrics.count(event)
         self.log.append(event)
+
+    def _forget(self, address: Address) -> None:
+        del self.listening[address]
+        self._over_loopback.pop(address, None)
+        for key in [key for key in self.failures if key[0] == address]:
+            del self.failures[key]
 
     def awaits_cid(self) -> bool:
         """Return whether a claim waits for a CID that no peer over the loopback can have."""

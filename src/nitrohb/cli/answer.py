@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..events import Connected, Event, Lost, Rejected, RejectReason
+from ..handle import HeartbeatServer
 from ..remedies import CID_ADVICE, LOOPBACK_CID
-from ..server import HeartbeatServer, OnEvent, serve_heartbeat
+from ..server import OnEvent, serve_heartbeat
 from ..sockets.listener import Listener
+from ..sockets.opening import NOWHERE, ListenTarget
 from . import exit_codes
 from .notify import Notifier, find_notifier
 from .output import ERROR, WARNING, Output
@@ -82,13 +84,16 @@ async def serve_listeners(
         for observe in observers:
             observe(event)
 
+    listen: Sequence[ListenTarget] = listeners or [NOWHERE]
     await serve_heartbeat(
-        *listeners,
+        *listen,
         once=not settings.keep,
         allow_cids=settings.allow_cids,
         any_byte=settings.any_byte,
         handshake_timeout=settings.handshake_timeout,
         max_pending=settings.max_pending,
+        socket_mode=settings.socket_mode,
+        socket_group=settings.socket_group,
         on_event=on_event if observers else None,
         task_status=task_status,
     )
@@ -120,6 +125,8 @@ async def notify_manager(
         return
     async with notifier.notifying(summary.status, is_ready):
         observers.append(notifier.on_event)
+        if is_ready():  # a server without an address has no event
+            notifier.wake()
         yield
 
 

@@ -30,7 +30,7 @@ class GuestConsole:
 
     def __init__(self, address: Address | str, settings: RunSettings, output: Output) -> None:
         self._output = output
-        self._cids = settings.server.allow_cids or ()
+        self._cids = settings.answer.allow_cids or ()
         self._console: Console | None = None
         self._is_known = trio.Event()
         self._log: Log | None = None

@@ -21,7 +21,7 @@ import trio
 
 from ..addresses import parse_number
 from ..errors import AddressError, UsageError
-from ..events import Done, Event, Heartbeat, Listening
+from ..events import Done, Event, Heartbeat, Listening, Unlistened
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """The variables that are meant for one process, and not for those that it starts."""
@@ -48,8 +48,12 @@ class Notifier:
 
     def on_event(self, event: Event) -> None:
         """Take an event. The summary, which makes the status, must have taken it before."""
-        if isinstance(event, Listening | Heartbeat | Done):
-            self._news.set()
+        if isinstance(event, Listening | Heartbeat | Done | Unlistened):
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the manager notified soon."""
+        self._news.set()
 
     @asynccontextmanager
     async def notifying(

@@ -8,6 +8,7 @@ import math
 
 from ..addresses import parse_address, parse_number
 from ..errors import AddressError
+from ..sockets.opening import NOWHERE
 from .output import LEVELS
 
 # This module is loaded before the script listens: see cli/__init__.py.
@@ -40,6 +41,10 @@ def _parsed(parse: Callable[[str], T], text: str) -> T:
 
 def _address(text: str) -> Address:
     return _parsed(parse_address, text)
+
+
+def _listen(text: str) -> Address | str:
+    return text if text == NOWHERE else _address(text)
 
 
 def _api(text: str) -> ApiAddress:
@@ -141,7 +146,10 @@ _PARSERS: Final[dict[str, Callable[[str], object]]] = {
 _FORMATS: Final = ("text", "json")
 
 _LISTEN: Final = _option(
-    "-l --listen ADDR", "listen here (default: systemd's, or vsock::9000) *", action="append"
+    "-l --listen ADDR",
+    "listen here (default: systemd's, or vsock::9000) *",
+    type=_listen,
+    action="append",
 )
 
 
@@ -227,6 +235,12 @@ def _timeout_option(seconds: float) -> Option:
     return _option("--timeout SEC", text, default=seconds)
 
 
+_API: Final = _option(
+    "--api ADDR",
+    "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+    type=_api,
+)
+
 _WAIT_OPTIONS: Final = [
     _timeout_option(60.0),
     _option(
@@ -235,11 +249,7 @@ _WAIT_OPTIONS: Final = [
         type=_age,
         default=60.0,
     ),
-    _option(
-        "--api ADDR",
-        "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
-        type=_api,
-    ),
+    _API,
     _choice("--format", _FORMATS, "how the heartbeat is printed to stdout (default: text)"),
 ]
 
@@ -282,7 +292,9 @@ OPTIONS: Final = {
         "  nitrohb serve                             one enclave, on vsock::9000\n"
         "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
-        f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}{_EXIT_CODES}",
+        f"{_ADDRESSES}{_TO_LISTEN}"
+        "  none                   with --api: no address, until nitrohb listen adds one\n"
+        f"{_REPEAT}{_EXIT_CODES}",
         _serve_options(),
         usage="nitrohb serve [options]",
     ),
@@ -322,6 +334,23 @@ OPTIONS: Final = {
         f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
         {"": _WAIT_OPTIONS},
         exclusive=_WAIT_EXCLUSIVE,
+    ),
+    "listen": _command(
+        "examples:\n"
+        "  nitrohb listen hybrid:/run/vm4/v.sock:9000      before that VM is launched\n"
+        "  nitrohb listen vsock::9001 --api unix:api.sock  of another server\n\n"
+        "When it ends with 0, the address accepts connections. A path must be absolute.\n"
+        "The server must have its interface on a Unix socket.\n\n"
+        f"{_ADDRESSES}\n{_EXIT_CODES}",
+        {"": [_option("address ADDR", "where to listen"), _API]},
+    ),
+    "unlisten": _command(
+        "example:\n"
+        "  nitrohb unlisten hybrid:/run/vm4/v.sock:9000    when that VM is gone\n\n"
+        "When it ends with 0, the address is closed, its socket file is gone, and nobody\n"
+        "waits for it any more. Write the address as serve printed it.\n\n"
+        f"{_EXIT_CODES}",
+        {"": [_option("address ADDR", "which of the server's addresses to remove"), _API]},
     ),
     "demo": _command(f"example:\n  nitrohb demo\n\n{_EXIT_CODES}"),
     "doctor": _command(

@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "run": "listen, then start a command that boots enclaves",
     "send": "send a heartbeat and await its echo, as an enclave's init does",
     "wait": "claim one enclave's heartbeat from a running serve --keep --api",
+    "listen": "add a listen address to a running serve --keep --api",
+    "unlisten": "remove a listen address from a running serve --keep --api",
     "demo": "show both sides of a boot, on a temporary Unix socket",
     "doctor": "check what this machine can do, what it lacks, and what helps",
     "completion": "print what lets a shell complete these commands and options",
@@ -108,10 +110,8 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     parser = _Parser(
         prog="nitrohb",
         description="Answer the boot heartbeat of AWS Nitro Enclaves, real or emulated.",
-        epilog="examples:\n"
-        "  nitrohb demo               see a heartbeat answered, on any machine\n"
-        "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n"
-        "  nitrohb run -- ./launch    listen, then start an enclave by a command\n",
+        epilog="example:\n"
+        "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n",
         formatter_class=_FORMATTER,
         allow_abbrev=False,
     )

@@ -25,6 +25,7 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
     events.Evicted: WARNING,
     events.Lost: WARNING,
     events.Done: INFO,
+    events.Unlistened: INFO,
 }
 
 
@@ -115,6 +116,7 @@ _REJECTIONS: Final[dict[events.RejectReason, Callable[[events.Rejected], str]]] 
     events.RejectReason.TIMEOUT: lambda _: "sent nothing",
     events.RejectReason.ALREADY_ANSWERED: lambda _: "came after another was answered",
     events.RejectReason.REARMED: lambda _: "came before the address was rearmed",
+    events.RejectReason.UNLISTENED: lambda _: "came before the address was removed",
 }
 
 
@@ -137,6 +139,7 @@ class Summary:
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
         self._last: events.Heartbeat | None = None
+        self._heartbeats = 0
 
     def on_event(self, event: events.Event) -> None:
         """Take an event."""
@@ -149,14 +152,19 @@ class Summary:
                 seen[_outcome(event)] += 1
                 if isinstance(event, events.Heartbeat):
                     self._last = event
+                    self._heartbeats += 1
             case events.Done():
                 self._done.add(event.address)
+            case events.Unlistened():
+                del self._seen[event.address]
             case events.Listening() | events.Lost():
                 pass
 
     def awaited(self) -> str:
         """What is still awaited, in words."""
         where = [str(address) for address in self._seen if address not in self._done]
+        if not self._seen:
+            return "an address"
         return f"a heartbeat on {', '.join(where)}" if where else "nothing more"
 
     def status(self) -> str:
@@ -164,11 +172,10 @@ class Summary:
         waiting = f"waiting for {self.awaited()}"
         if (last := self._last) is None:
             return waiting
-        count = sum(seen[_HEARTBEAT] for seen in self._seen.values())
         cid = "" if last.cid is None else f" from CID {last.cid}"
         return (
-            f"last heartbeat {last.time:%Y-%m-%d %H:%M:%S}Z{cid} on {last.address}, {count} in all;"
-            f" {waiting}"
+            f"last heartbeat {last.time:%Y-%m-%d %H:%M:%S}Z{cid} on {last.address},"
+            f" {self._heartbeats} in all; {waiting}"
         )
 
     def all_listen(self, addresses: int) -> bool:

@@ -13,6 +13,7 @@ from ..addresses import CID_ANY, UnixAddress, VsockAddress
 from ..errors import UsageError
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from ..sockets.activation import inherited_sockets
+from ..sockets.opening import NOWHERE
 from .output import LEVELS, NOTHING, quoted
 
 # This module is loaded before the script listens: see cli/__init__.py.
@@ -146,6 +147,21 @@ class WaitSettings(Settings):
     format: str
 
 
+class ListenSettings(Settings):
+    """``nitrohb listen``: an address, and the server that is to listen there."""
+
+    command = "listen"
+
+    address: Address
+    api: UnixAddress | TcpAddress
+
+
+class UnlistenSettings(ListenSettings):
+    """``nitrohb unlisten``."""
+
+    command = "unlisten"
+
+
 class DemoSettings(Settings):
     """``nitrohb demo``."""
 
@@ -178,6 +194,8 @@ CommandSettings = (
     | RunSettings
     | SendSettings
     | WaitSettings
+    | ListenSettings
+    | UnlistenSettings
     | DemoSettings
     | DoctorSettings
     | CompletionSettings
@@ -206,7 +224,12 @@ def _answer(args: Namespace) -> AnswerSettings:
 
 
 def _listen(args: Namespace) -> Sequence[Address]:
-    return args.listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
+    listen: Sequence[Any] = args.listen or ()
+    if NOWHERE in listen:
+        if len(listen) > 1 or getattr(args, "api", None) is None:
+            raise UsageError("-l none must be the only -l, and needs --api, which adds addresses")
+        return ()
+    return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
 
 
 def _timeout(args: Namespace) -> float:
@@ -261,6 +284,11 @@ def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
     return TcpApiSettings(address=address, hosts=frozenset(name.lower() for name in args.api_host))
 
 
+def _running(args: Namespace) -> UnixAddress | TcpAddress:
+    """Where a running server has its interface."""
+    return args.api or UnixAddress("/run/nitrohb/api.sock")
+
+
 def _child_argv(args: Namespace) -> Sequence[str]:
     if args.misplaced or not args.argv:
         raise UsageError("write the command after --, as in: nitrohb run [options] -- CMD ARG...")
@@ -297,11 +325,13 @@ _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
     ),
     "wait": lambda args: WaitSettings(
         target=args.address if args.cid is None else args.cid,
-        api=args.api or UnixAddress("/run/nitrohb/api.sock"),
+        api=_running(args),
         timeout=args.timeout,
         max_age=args.max_age,
         format=args.format,
     ),
+    "listen": lambda args: ListenSettings(address=args.address, api=_running(args)),
+    "unlisten": lambda args: UnlistenSettings(address=args.address, api=_running(args)),
     "demo": lambda _: DemoSettings(),
     "doctor": lambda args: DoctorSettings(
         listen=_listen(args), max_pending=args.max_pending, format=args.format

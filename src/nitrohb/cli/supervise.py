@@ -28,7 +28,8 @@ import trio
 from ..addresses import Address, HybridAddress, UnixAddress
 from ..errors import AddressError
 from ..events import Done, Event, Heartbeat
-from ..server import HeartbeatServer, OnEvent
+from ..handle import HeartbeatServer
+from ..server import OnEvent
 from ..sockets import activation, unixfile
 from ..sockets.listener import Listener
 from . import exit_codes, notify

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
+NOWHERE: Final = "none"
+"""What a server is told that is to begin without an address."""
+
 _BACKLOG: Final = 4096  # the default of the kernel's own limit, net.core.somaxconn
 
 Target = Address | socket.socket | Listener
@@ -39,7 +42,11 @@ ListenTarget = str | Target
 
 
 def open_listeners(
-    listen: Iterable[ListenTarget], *, socket_mode: int = 0o600, socket_group: int | None = None
+    listen: Iterable[ListenTarget],
+    *,
+    socket_mode: int = 0o600,
+    socket_group: int | None = None,
+    may_wait: bool = True,
 ) -> list[Listener]:
     """Listen on all of some addresses, or on none.
 
@@ -51,6 +58,8 @@ def open_listeners(
             belong to this call: it closes them if it fails.
         socket_mode: Permission bits of the socket files that it creates.
         socket_group: Numeric group of the socket files that it creates; None leaves it alone.
+        may_wait: Wait up to 1 s while another process has locked the directory of a dead socket
+            file.
 
     Returns:
         The listeners, in the order of ``listen``. Each accepts connections already.
@@ -65,7 +74,7 @@ def open_listeners(
     with closing_stack(targets) as opened:
         listeners: list[Listener] = []
         for target in resolve(targets):
-            listener = _open(target, socket_mode, socket_group)
+            listener = _open(target, socket_mode, socket_group, may_wait)
             opened.callback(listener.close)
             listeners.append(listener)
         opened.pop_all()
@@ -141,7 +150,7 @@ def require_cids(targets: Iterable[Target]) -> None:
         UsageError: A target is a Unix socket.
     """
     for target in targets:
-        address = _address(target)
+        address = address_of(target)
         lacking = isinstance(address, UnixAddress | HybridAddress)
         if lacking or (isinstance(target, Listener) and not target.has_cids):
             raise UsageError(
@@ -157,7 +166,7 @@ def check_distinct(targets: Iterable[Target]) -> None:
         UsageError: Two targets cannot be listened on at the same time.
     """
     seen = dict[object, list[Address]]()
-    for address in map(_address, targets):
+    for address in map(address_of, targets):
         others = seen.setdefault(_conflict_key(address), [])
         for other in others:
             if other == address:
@@ -192,7 +201,7 @@ def _can_coexist(one: Address, other: Address) -> bool:
     return all(isinstance(each, VsockAddress) and each.cid != CID_ANY for each in (one, other))
 
 
-def _address(target: Target) -> Address:
+def address_of(target: Target) -> Address:
     """The address of a target; that of a socket is its descriptor."""
     match target:
         case Listener():
@@ -203,7 +212,7 @@ def _address(target: Target) -> Address:
             return target
 
 
-def _open(target: _Resolved, mode: int, group: int | None) -> Listener:
+def _open(target: _Resolved, mode: int, group: int | None, may_wait: bool) -> Listener:
     if isinstance(target, Listener):
         return target
     try:
@@ -211,14 +220,14 @@ def _open(target: _Resolved, mode: int, group: int | None) -> Listener:
             case VsockAddress():
                 return Listener(target, _open_vsock(target))
             case UnixAddress() | HybridAddress():
-                return _open_unix(target, unixfile.absolute(target.path), mode, group)
+                return _open_unix(target, unixfile.absolute(target.path), mode, group, may_wait)
             case InheritedSocket():
                 return Listener(target, _adopt(target.fd))
             case _:
-                return Listener(_address(target), _checked_socket(target))
+                return Listener(address_of(target), _checked_socket(target))
     except OSError as error:
         number = error.errno or 0
-        raise listen_error(_address(target), number, _local_cid_hint(number)) from error
+        raise listen_error(address_of(target), number, _local_cid_hint(number)) from error
 
 
 def _local_cid_hint(number: int) -> int | None:
@@ -251,8 +260,7 @@ def _open_unix(
     file: str,
     mode: int,
     group: int | None,
-    *,
-    attempts: int = unixfile.LOCK_ATTEMPTS,
+    may_wait: bool,
 ) -> Listener:
     # The written path can be shorter. It is wrong if this process has changed its directory.
     path = address.path if unixfile.absolute(address.path) == file else file
@@ -261,7 +269,7 @@ def _open_unix(
         # On Linux bind(2) gives the file the mode of the unbound socket, less the umask. So there
         # is no moment at which another user can connect.
         os.fchmod(sock.fileno(), 0o600)
-        unixfile.bind(sock, path, attempts)
+        unixfile.bind(sock, path, unixfile.LOCK_ATTEMPTS if may_wait else 1)
         undo.callback(unixfile.remove_own, path, unixfile.identity(path))
         if mode != 0o600 or group is not None:
             unixfile.set_permissions(path, mode, group)
@@ -275,9 +283,9 @@ def _open_unix(
 def _reopen_unix(
     address: UnixAddress | HybridAddress, file: str, mode: int, group: int | None
 ) -> Listener:
-    """Listen as before. Never wait for a lock: enclaves are being served."""
+    """Listen as before, without waiting: enclaves are being served."""
     try:
-        return _open_unix(address, file, mode, group, attempts=1)
+        return _open_unix(address, file, mode, group, may_wait=False)
     except OSError as error:  # Python itself refuses a path that is too long, without errno
         raise listen_error(address, error.errno or errno.ENAMETOOLONG) from error
 

@@ -5,12 +5,14 @@
 #    source ~/.local/share/bash_completion/nitrohb
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_nitrohb_subparsers=(serve run send wait demo doctor completion)
+_shtab_nitrohb_subparsers=(serve run send wait listen unlisten demo doctor completion)
 
 _shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
 _shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --kill-after --socket-mode --socket-group --format --log-level --quiet --console --console-log)
 _shtab_nitrohb_send_option_strings=(-h --help --timeout)
 _shtab_nitrohb_wait_option_strings=(-h --help --cid --address --timeout --max-age --api --format)
+_shtab_nitrohb_listen_option_strings=(-h --help --api)
+_shtab_nitrohb_unlisten_option_strings=(-h --help --api)
 _shtab_nitrohb_demo_option_strings=(-h --help)
 _shtab_nitrohb_doctor_option_strings=(-h --help -l --listen --max-pending --format)
 _shtab_nitrohb_completion_option_strings=(-h --help)
@@ -32,6 +34,10 @@ _shtab_nitrohb_run___console_log_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_send_pos_0_COMPGEN=''
 _shtab_nitrohb_wait___address_COMPGEN=''
 _shtab_nitrohb_wait___api_COMPGEN=''
+_shtab_nitrohb_listen_pos_0_COMPGEN=''
+_shtab_nitrohb_listen___api_COMPGEN=''
+_shtab_nitrohb_unlisten_pos_0_COMPGEN=''
+_shtab_nitrohb_unlisten___api_COMPGEN=''
 _shtab_nitrohb_doctor__l_COMPGEN=''
 _shtab_nitrohb_doctor___listen_COMPGEN=''
 _shtab_nitrohb__l_COMPGEN=''
@@ -48,7 +54,7 @@ _shtab_nitrohb_run___log_level_choices=(debug info warning error)
 _shtab_nitrohb_wait___format_choices=(text json)
 _shtab_nitrohb_doctor___format_choices=(text json)
 _shtab_nitrohb_completion_pos_0_choices=(bash zsh fish)
-_shtab_nitrohb_pos_0_choices=(serve run send wait demo doctor completion)
+_shtab_nitrohb_pos_0_choices=(serve run send wait listen unlisten demo doctor completion)
 _shtab_nitrohb___format_choices=(text json)
 _shtab_nitrohb___log_level_choices=(debug info warning error)
 
@@ -68,6 +74,10 @@ _shtab_nitrohb_send__h_nargs=0
 _shtab_nitrohb_send___help_nargs=0
 _shtab_nitrohb_wait__h_nargs=0
 _shtab_nitrohb_wait___help_nargs=0
+_shtab_nitrohb_listen__h_nargs=0
+_shtab_nitrohb_listen___help_nargs=0
+_shtab_nitrohb_unlisten__h_nargs=0
+_shtab_nitrohb_unlisten___help_nargs=0
 _shtab_nitrohb_demo__h_nargs=0
 _shtab_nitrohb_demo___help_nargs=0
 _shtab_nitrohb_doctor__h_nargs=0

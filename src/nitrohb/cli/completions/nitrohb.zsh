@@ -13,9 +13,11 @@ _shtab_nitrohb_commands() {
     completion:'Print what lets a shell complete these commands and options.'
     demo:'Show both sides of a boot, on a temporary Unix socket.'
     doctor:'Check what this machine can do, what it lacks, and what helps.'
+    listen:'Add a listen address to a running serve --keep --api.'
     run:'Listen, then start a command that boots enclaves.'
     send:'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
     serve:'Listen, answer enclaves'"'"' heartbeats, and report.'
+    unlisten:'Remove a listen address from a running serve --keep --api.'
     wait:'Claim one enclave'"'"'s heartbeat from a running serve --keep --api.'
   )
   _describe 'nitrohb commands' _commands
@@ -72,6 +74,15 @@ _shtab_nitrohb_doctor_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_nitrohb_doctor_defaults_added=0
+
+_shtab_nitrohb_listen_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  ":where to listen:_nitrohb_address"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_nitrohb_listen_defaults_added=0
 
 _shtab_nitrohb_run_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -133,6 +144,15 @@ _shtab_nitrohb_serve_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_nitrohb_serve_defaults_added=0
 
+_shtab_nitrohb_unlisten_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  ":which of the server\'s addresses to remove:_nitrohb_address"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_nitrohb_unlisten_defaults_added=0
+
 _shtab_nitrohb_wait_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--cid[wait for the enclave with this CID]:CID:"
@@ -168,9 +188,11 @@ _shtab_nitrohb() {
         completion) _arguments -C -s $_shtab_nitrohb_completion_options ;;
         demo) _arguments -C -s $_shtab_nitrohb_demo_options ;;
         doctor) _arguments -C -s $_shtab_nitrohb_doctor_options ;;
+        listen) _arguments -C -s $_shtab_nitrohb_listen_options ;;
         run) _arguments -C -s $_shtab_nitrohb_run_options ;;
         send) _arguments -C -s $_shtab_nitrohb_send_options ;;
         serve) _arguments -C -s $_shtab_nitrohb_serve_options ;;
+        unlisten) _arguments -C -s $_shtab_nitrohb_unlisten_options ;;
         wait) _arguments -C -s $_shtab_nitrohb_wait_options ;;
       esac
   esac

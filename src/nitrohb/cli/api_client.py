@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to the HTTP interface of a running server: for ``wait``, ``listen`` and ``unlisten``.
+
+It needs no extra. http.client would take as long to load as the rest of such a command takes.
+"""
+
+import json
+import shlex
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, cast
+
+from ..addresses import UnixAddress
+from ..api.address import ApiAddress, api_connect_error
+from ..errors import NitrohbError, UsageError
+from . import exit_codes
+from .output import printable
+from .signals import Signals
+
+OK, CREATED, NO_CONTENT, BUSY, TIMEOUT = 200, 201, 204, 503, 504
+_BAD_REQUEST: Final = 400
+
+_PATIENCE: Final = 1.0  # seconds for everything but the wait itself
+_CHANGE: Final = 5.0  # seconds in which a server that is not busy has changed something
+_ANSWER_MAX: Final = 64 * 1024  # bytes
+
+
+def request(
+    api: ApiAddress, call: str, body: object, timeout: float, signals: Signals
+) -> tuple[int, dict[str, Any]]:
+    """Ask a server, and return the status and the JSON object of its answer.
+
+    A server that does not answer in time, or is busy, counts as one that says so, but has no
+    ``status`` in its answer. After a signal there is no answer.
+
+    Args:
+        api: The address of its interface.
+        call: The method and the path.
+        body: What to send as JSON; None sends nothing.
+        timeout: How many seconds the answer can take.
+        signals: They end the request.
+
+    Raises:
+        ConnectError: The server cannot be connected to.
+        NitrohbError: It has ended, or it is not nitrohb.
+    """
+    try:
+        return _exchange(api, call, body, timeout, signals)
+    except (OSError, ValueError, RecursionError) as error:
+        if signals.signal is not None:
+            return 0, {}
+        if isinstance(error, TimeoutError):
+            why = f"the server at {api} does not answer: it is busy, or stopped"
+            return TIMEOUT, {"detail": why}
+        if isinstance(error, BlockingIOError):  # the backlog of its Unix socket is full
+            return BUSY, {"detail": f"the server at {api} is busy"}
+        if isinstance(error, ConnectionError):
+            raise NitrohbError(
+                f"the server at {api} has closed the connection: it has ended, or this is not its"
+                " interface\n"
+                "Start it again, or name the address of its --api:"
+                f" nitrohb serve --keep --api {shlex.quote(str(api))}"
+            ) from None
+        raise not_nitrohb(api) from None
+
+
+def change(api: ApiAddress, call: str, body: object, signals: Signals) -> int:
+    """Have a server change something, and return the exit code."""
+    status, answer = request(api, call, body, _CHANGE, signals)
+    if signals.signal is not None:
+        return 128 + signals.signal
+    if status in (CREATED, NO_CONTENT):
+        return exit_codes.DONE
+    raise refusal(api, status, answer)
+
+
+def refusal(api: ApiAddress, status: int, answer: dict[str, Any]) -> NitrohbError:
+    """The error that a server has answered."""
+    if status not in (TIMEOUT, BUSY) and answer.get("status") != status:
+        return not_nitrohb(api)  # this is not a problem as nitrohb reports it
+    kind = UsageError if status == _BAD_REQUEST else NitrohbError
+    return kind(detail(status, answer))
+
+
+def not_nitrohb(api: ApiAddress) -> NitrohbError:
+    """The error that a server is another one."""
+    return NitrohbError(
+        f"the server at {api} is not nitrohb\n"
+        f"Start nitrohb there: nitrohb serve --keep --api {shlex.quote(str(api))}"
+    )
+
+
+def detail(status: int, answer: dict[str, Any]) -> str:
+    """What a server says of a request that failed."""
+    text = str(answer.get("detail", f"the server answers with status {status}"))
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _exchange(
+    api: ApiAddress, call: str, body: object, timeout: float, signals: Signals
+) -> tuple[int, dict[str, Any]]:
+    content = b"" if body is None else json.dumps(body).encode()
+    head = (
+        f"{call} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    with _connected(api, signals) as sock:
+        sock.settimeout(timeout + _PATIENCE)
+        sock.sendall(head.encode() + content)
+        answer = receive_all(sock, time.monotonic() + timeout + _PATIENCE)
+    header, _, content = answer.partition(b"\r\n\r\n")
+    version, status, *_ = header.split(b" ", 2)
+    if not version.startswith(b"HTTP/1."):
+        raise ValueError("it does not speak HTTP")
+    found: Any = json.loads(content or "{}")
+    if not isinstance(found, dict):
+        raise ValueError("the answer is not a JSON object")
+    return int(status), cast("dict[str, Any]", found)
+
+
+def receive_all(sock: socket.socket, deadline: float) -> bytes:
+    """Read until the server closes the connection, but not much and not for long."""
+    received = b""
+    while len(received) < _ANSWER_MAX and (data := sock.recv(_ANSWER_MAX)):
+        received += data
+        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+    if not received:
+        raise ConnectionAbortedError
+    return received
+
+
+@contextmanager
+def _connected(address: ApiAddress, signals: Signals) -> Generator[socket.socket]:
+    """Connect to the server. A signal shuts the connection down."""
+    family, name = (
+        (socket.AF_UNIX, address.path)
+        if isinstance(address, UnixAddress)
+        else (address.family, address.name)
+    )
+    try:
+        sock = socket.socket(family)
+    except OSError as error:
+        raise api_connect_error(address, error.errno or 0) from error
+    with sock, signals.cancelling(lambda: _shut_down(sock)):
+        sock.settimeout(_PATIENCE)
+        try:
+            sock.connect(name)
+        except OSError as error:
+            is_busy = isinstance(error, BlockingIOError)
+            if is_busy or signals.signal is not None or error.errno is None:
+                raise
+            raise api_connect_error(address, error.errno) from error
+        if signals.signal is not None:  # it arrived before there was anything to shut down
+            raise ConnectionAbortedError
+        yield sock
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nitrohb unlisten``: remove an address from a running server. Needs no extra."""
+
+import os
+from urllib.parse import quote
+
+from .api_client import change
+from .output import Output
+from .settings import UnlistenSettings
+from .signals import Signals
+
+
+def unlisten(settings: UnlistenSettings, _: Output, signals: Signals) -> int:
+    """Remove one address. When this returns, it is closed."""
+    address = quote(os.fsencode(str(settings.address)), safe="")
+    return change(settings.api, f"DELETE /listeners/{address}", None, signals)

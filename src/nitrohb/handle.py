@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The handle of a running server: it claims heartbeats, and adds and removes addresses.
+
+Every method but ``wait_heartbeat()`` is done when it returns, without a checkpoint in between. So
+no task sees an address that is half there.
+"""
+
+import errno
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import trio
+
+from .acceptor import Acceptor, ServerContext
+from .addresses import CID_ANY, Address, parse_address
+from .claims import ClaimFilter, ClaimQueue
+from .errors import ListenError, UsageError
+from .events import Done, Heartbeat, Listening, Unlistened
+from .sockets.listener import Listener
+from .sockets.opening import (
+    ListenTarget,
+    Target,
+    address_of,
+    check_distinct,
+    closing_stack,
+    open_listeners,
+    require_cids,
+    resolve,
+)
+
+_NAMED: Final = 8  # addresses that a message names
+
+
+class Acceptors:
+    """The acceptors of a server, by address, in the order in which they began to listen."""
+
+    def __init__(self, context: ServerContext, claims: ClaimQueue) -> None:
+        self.context = context
+        self.claims = claims
+        self._by_address: dict[Address, Acceptor] = {}
+        self._nursery: trio.Nursery
+
+    def __iter__(self) -> Iterator[Acceptor]:
+        return iter(self._by_address.values())
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self._by_address
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The listen addresses."""
+        return tuple(self._by_address)
+
+    def of(self, where: Address | None) -> list[Acceptor]:
+        """The acceptor of one address, or all of them."""
+        return [*self] if where is None else [self._by_address[where]]
+
+    def open(self, listen: Iterable[ListenTarget], *, may_wait: bool) -> list[Acceptor]:
+        """Open all of some targets, or on none."""
+        allowed = self.context.allow_cids
+        targets = resolve(listen)
+        if allowed is not None:
+            require_cids(targets)
+        ages = [target.age if isinstance(target, Listener) else 0.0 for target in targets]
+        listeners = open_listeners(
+            targets,
+            socket_mode=self.context.socket_mode,
+            socket_group=self.context.socket_group,
+            may_wait=may_wait,
+        )
+        with closing_stack(listeners) as opened:
+            if allowed is not None:
+                require_cids(listeners)  # the family of an inherited socket is known only now
+            opened.pop_all()
+        return [Acceptor(*each, self.context) for each in zip(listeners, ages, strict=True)]
+
+    def start(self, acceptors: Iterable[Acceptor], nursery: trio.Nursery) -> None:
+        """Serve what was opened."""
+        self._nursery = nursery
+        for acceptor in acceptors:
+            self._by_address[acceptor.address] = acceptor
+            self.claims.open(acceptor.address, acceptor.listener.has_cids)
+        for acceptor in acceptors:
+            address = acceptor.address
+            self.context.emit(Listening(address=address, time=acceptor.listener.time))
+            nursery.start_soon(acceptor.serve, name=f"listener {address}")
+
+    def listen(self, listen: ListenTarget) -> Address:
+        """Open one more, and serve it."""
+        if not self._nursery.child_tasks:
+            raise UsageError(f"the server has ended, so it cannot listen on {listen}")
+        (target,) = resolve([listen])
+        address = address_of(target)
+        if (before := self._by_address.get(address)) is not None:
+            if not before.is_done:
+                raise UsageError(f"the server listens on {address} already")
+            before.end(Done)
+        (acceptor,) = self._open_one(target, address)
+        try:
+            self._by_address.pop(address, None)
+            self.start([acceptor], self._nursery)
+        except BaseException:
+            acceptor.close()
+            self._forget(address)
+            raise
+        return address
+
+    def _open_one(self, target: Target, address: Address) -> list[Acceptor]:
+        with closing_stack([target]) as closing:
+            try:
+                opened = self.open([target], may_wait=False)
+            except ListenError as error:
+                if error.errno == errno.EADDRINUSE:  # perhaps by us, under another name
+                    check_distinct([*(it.address for it in self if not it.is_done), address])
+                raise
+            closing.pop_all()
+        return opened
+
+    def remove(self, address: Address) -> None:
+        """Close an address, and forget it."""
+        acceptor = self._by_address[address]
+        self._forget(address)
+        acceptor.end(Unlistened)
+
+    def close(self) -> None:
+        """Close all listeners."""
+        for acceptor in self:
+            acceptor.close()
+
+    def _forget(self, address: Address) -> None:
+        self._by_address.pop(address, None)
+        self.claims.remove(address)
+
+
+class HeartbeatServer:
+    """A running server, as ``nursery.start(serve_heartbeat, ...)`` returns it.
+
+    You can call its methods from ``on_event``, too.
+    """
+
+    def __init__(self, acceptors: Acceptors) -> None:
+        self._acceptors = acceptors
+        self._claims = acceptors.claims
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The listen addresses, in the order in which it began to listen on them.
+
+        A one-shot address that has answered is one of them.
+        """
+        return self._acceptors.addresses
+
+    def listen(self, listen: ListenTarget) -> Address:
+        """Listen on another address, as :func:`serve_heartbeat` does, or change nothing.
+
+        Its arguments apply: ``allow_cids``, ``once``, ``socket_mode`` and the others. When this
+        returns, the address accepts connections. A one-shot address that has answered can be
+        listened on again. A one-shot server ends when all its addresses have answered: listen on
+        another one before, or use ``once=False``.
+
+        Args:
+            listen: An address, as text or as an object, or a socket or listener that listens
+                already. Sockets and listeners belong to this call: it closes them if it fails,
+                unless the server has them already.
+
+        Returns:
+            The address, as :attr:`addresses` has it.
+
+        Raises:
+            AddressError: The text is not an address.
+            UsageError: The server has ended, listens on this address already, or answers only
+                certain CIDs, which no peer of this address has.
+            ListenError: The address cannot be listened on, for example because its directory does
+                not exist yet. Listen again when that has changed.
+        """
+        return self._acceptors.listen(listen)
+
+    def unlisten(self, address: Address | str) -> None:
+        """Remove an address, as if it had never been named. The others go on.
+
+        When this returns, the address is closed, and its socket file is gone. Its silent
+        connections are closed (:class:`Rejected`), then comes :class:`Unlistened`. Its heartbeats
+        are forgotten. A task that waits for one gets a :class:`NoHeartbeatError`, unless it can
+        still arrive on another address.
+
+        With ``once=False`` the server goes on without any address. A one-shot server ends when all
+        addresses that are left have answered.
+
+        Args:
+            address: One of :attr:`addresses`.
+
+        Raises:
+            UsageError: The server does not listen on this address.
+        """
+        where = self._known_address(address)
+        assert where is not None
+        self._acceptors.remove(where)
+
+    def last_heartbeats(self) -> list[Heartbeat]:
+        """The last heartbeat of each enclave, oldest first. Claims nothing.
+
+        An enclave is known by its listen address and, on AF_VSOCK, by its CID. The server remembers
+        the 1,024 enclaves that sent a heartbeat last.
+        """
+        return self._claims.last_heartbeats()
+
+    async def wait_heartbeat(
+        self,
+        *,
+        cid: int | None = None,
+        address: Address | str | None = None,
+        max_age: float = 60.0,
+    ) -> Heartbeat:
+        """Claim a heartbeat that has arrived, or wait for one. Each heartbeat is claimed once.
+
+        Returns the newest unclaimed heartbeat that is young enough. If there is none, it waits for
+        the next one. The task that has waited longest gets it. The last 16 unclaimed
+        heartbeats of each enclave are kept.
+
+        Args:
+            cid: Accept only heartbeats of the enclave with this CID. Default: any.
+            address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The
+                peers of a Unix socket have no CID: tell enclaves apart by address.
+            max_age: Accept a heartbeat that arrived at most so many seconds ago. An older one is
+                probably that of an earlier boot of the enclave.
+
+        Returns:
+            The heartbeat.
+
+        Raises:
+            UsageError: The server does not listen on this address, no peer there has a CID, or the
+                arguments make no sense.
+            NoHeartbeatError: The server has ended, or has closed the address, and there is no such
+                heartbeat left to claim.
+
+        **Checkpoints.** It always executes a checkpoint, unless it raises UsageError. There is no
+        time limit but the caller's cancel scope. A cancellation claims nothing.
+        """
+        if not max_age >= 0:  # not "< 0", which NaN would pass
+            raise UsageError(f"max_age must be at least 0 s, got {max_age}")
+        where = self._known_address(address)
+        if cid is not None:
+            self._check_cid(cid, where)
+        return await self._claims.claim(ClaimFilter(cid, where, max_age))
+
+    def rearm(self, address: Address | str | None = None) -> None:
+        """Start over, as QEMU's device does when its machine is reset, and keep listening.
+
+        The address forgets that it has answered. Pending connections are closed
+        (:class:`Rejected`). Unclaimed heartbeats are dropped.
+
+        Args:
+            address: One of :attr:`addresses`. Default: all of them.
+
+        Raises:
+            UsageError: The server does not listen on this address, or no longer does: a one-shot
+                address closes when it has answered.
+        """
+        where = self._known_address(address)
+        acceptors = self._acceptors.of(where)
+        if closed := [each for each in acceptors if each.is_done]:
+            raise UsageError(
+                f"{closed[0].address} cannot be rearmed: it is closed\n"
+                "A one-shot address closes when it has answered. Use once=False to keep it open."
+            )
+        for acceptor in acceptors:
+            self._claims.forget(acceptor.address)
+            acceptor.rearm()
+
+    def _check_cid(self, cid: int, where: Address | None) -> None:
+        """Refuse a CID that can never be answered here."""
+        checked_cid("cid", cid)
+        listeners = [acceptor.listener for acceptor in self._acceptors.of(where)]
+        if listeners and not any(listener.has_cids for listener in listeners):
+            raise UsageError(
+                f"the peers of {listeners[0].address} have no CID: ask by address instead"
+            )
+        allowed = self._acceptors.context.allow_cids
+        if allowed is not None and cid not in allowed:
+            raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
+
+    def _known_address(self, address: Address | str | None) -> Address | None:
+        where = parse_address(address) if isinstance(address, str) else address
+        if where is not None and where not in self._acceptors:
+            known = [*map(str, self.addresses[:_NAMED]), *["..."][: len(self.addresses) - _NAMED]]
+            others = f", but on {', '.join(known)}" if known else ""
+            raise UsageError(f"the server does not listen on {where}{others}")
+        return where
+
+
+def checked_cid(name: str, cid: object) -> int:
+    """The CID of an argument. Raises UsageError."""
+    if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
+        raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
+    return cid
