@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -292,13 +293,19 @@ def enclave(session: nox.Session) -> None:
     scratch = Path(".nox/enclave-scratch").resolve()
     scratch.mkdir(parents=True, exist_ok=True)
     pytest = ["python", "-m", "pytest", *IN_GUESTS]
-    tests = session.posargs or ["tests/enclave", "-m", "not vsock"]
     contained = [*enclave_parts.contained(scratch), *pytest, f"--basetemp={scratch}/tests"]
-    session.run(*contained, *tests, env=env, external=True)
-    if not session.posargs:
-        in_loopback = ["python", *in_uml(launcher.LOOPBACK, env, mem="1G")]
-        tests = [*pytest, "--timeout=200", "--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
-        session.run(*enclave_parts.with_parent("TERM"), *in_loopback, *tests, external=True)
+    # Two workers: each boots a parent of its own.
+    on_host = [*contained, "-n2", "--dist=worksteal"]
+    if session.posargs:
+        session.run(*on_host, *session.posargs, env=env, external=True)
+        return
+    in_loopback = ["python", *in_uml(launcher.LOOPBACK, env, "--mem=1G", "--timeout=600")]
+    on_vsock = [*enclave_parts.with_parent("TERM"), *in_loopback, *pytest, "--timeout=200"]
+    on_vsock += ["--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
+    with ThreadPoolExecutor() as beside:  # each half waits most of the time
+        half = beside.submit(session.run, *on_vsock, external=True, silent=True)
+        session.run(*on_host, "tests/enclave", "-m", "not vsock", env=env, external=True)
+        session.log(half.result())
 
 
 def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
@@ -404,9 +411,9 @@ def demand(session: nox.Session, program: str, packages: str) -> None:
         session.error(f"{program} is missing: apt-get install --no-install-recommends {packages}")
 
 
-def in_uml(modules: Sequence[str], env: dict[str, str], mem: str = "512M") -> list[str]:
+def in_uml(modules: Sequence[str], env: dict[str, str], *more: str) -> list[str]:
     """The arguments for Python that run a command in a kernel with some modules."""
-    options = [f"--modules={','.join(modules)}", f"--mem={mem}"]
+    options = [f"--modules={','.join(modules)}", *more]
     options += [f"--env={name}={value}" for name, value in env.items()]
     return ["-m", "tests.uml.launcher", *options, "--"]
 
