@@ -222,7 +222,7 @@ def test_journal_gets_the_priorities_of_the_events_of_run_and_not_of_its_command
     sock: Path,
 ) -> None:
     with journal() as (ours, theirs, env):
-        args = ("run", "-l", f"unix:{sock}", "--", "sh", "-c", "echo its own >&2")
+        args = ("run", "-l", f"unix:{sock}", "--", "sh", "-c", "echo its own >&2; exit 1")
         with started(*args, stderr=theirs.fileno(), env=env) as script:
             theirs.close()
             assert script.end()[0] == 125

@@ -71,7 +71,7 @@ function _shtab_nitrohb_using
   test "$_shtab_nitrohb_cmdpath" = "$argv"
 end
 
-set -g _shtab_nitrohb_commands serve run send wait demo doctor completion
+set -g _shtab_nitrohb_commands serve run send wait listen unlisten demo doctor completion
 set -g _shtab_nitrohb_opts_with_value --address --allow-cid --api --api-group --api-host --api-mode --cid --console --console-log --eif --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --socket-group --socket-mode --timeout -l
 
 complete -c nitrohb -e
