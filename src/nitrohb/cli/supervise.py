@@ -75,10 +75,7 @@ class Supervisor:
         """Listen, start the command, wait for its end, and return the exit code."""
         settings, output = self._settings.answer, self._output
         notifier = notify.find_notifier(self._warn)
-        async with (
-            draining(output),
-            printing(output.write_err, output.stderr, settings.format) as printer,
-        ):
+        async with draining(output), printing(output) as printer:
             observers: list[OnEvent] = [
                 up_to_level(settings.event_level, printer.on_event),
                 Warner(self._warn, settings.allow_cids).on_event,
