@@ -5,7 +5,6 @@ The result of a system call is its errno, or 0 for success. Other probes raise O
 process has no descriptor left to look with. Tests pass other paths than /proc and /sys.
 """
 
-import errno
 import os
 import resource
 import socket
@@ -14,15 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
-from glob import iglob
+from glob import glob, iglob
 from typing import Final
 
-from ..addresses import CID_ANY, PORT_ANY
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK
+from ..addresses import PORT_ANY
+from ..remedies import NO_AF_VSOCK
 from ..sockets.syscalls import AF_VSOCK
 from ..sockets.vsock import read_local_cid
-
-HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 
 _AF_VSOCK: Final = 40  # linux/socket.h, for a Python that lacks the name
 
@@ -53,24 +50,6 @@ def local_cid() -> int | OSError:
         return error
 
 
-def transports() -> dict[str, int | None]:
-    """The errno of binding to the CID of each kind of transport; None if that CID is unknown."""
-    local = local_cid()
-    guest: int | None = errno.EADDRNOTAVAIL
-    if isinstance(local, OSError):
-        guest = None
-    elif local not in (CID_ANY, LOOPBACK_CID, HOST_CID):
-        guest = vsock_socket(local)  # the CID that a hypervisor gave to this machine
-    return {"loopback": vsock_socket(LOOPBACK_CID), "guest": guest, "host": vsock_socket(HOST_CID)}
-
-
-def modules(sys: str = "/sys") -> list[str]:
-    """The kernel modules that this user can see: loaded, or built in with parameters."""
-    with suppress(OSError):
-        return os.listdir(f"{sys}/module")
-    return []
-
-
 class Device(Enum):
     """The state of a device, in words."""
 
@@ -89,6 +68,29 @@ def device(path: str) -> Device:
     if not is_device:
         return Device.OTHER
     return Device.USABLE if os.access(path, os.R_OK | os.W_OK) else Device.REFUSED
+
+
+class EnclaveDevice(Enum):
+    """Why /dev/nitro_enclaves is missing, in words."""
+
+    UNKNOWN = "it does not exist, and no PCI device can be seen"
+    ABSENT = "it does not exist, and enclaves are not enabled: there is no PCI device 1d0f:e4c1"
+    IDLE = "it does not exist, because the PCI device 1d0f:e4c1 has no driver"
+    DRIVEN = "it does not exist here, but the PCI device 1d0f:e4c1 has its driver"
+
+
+_MODALIAS: Final = "pci:v00001D0Fd0000E4C1"  # PCI_DEVICE_ID_NE of the kernel's ne_pci_dev.h
+
+
+def enclave_device(sys: str = "/sys") -> EnclaveDevice:
+    """Look for the PCI device of Nitro Enclaves, which containers see, too."""
+    devices = glob(f"{sys}/bus/pci/devices/*")
+    for device in devices:
+        with suppress(OSError), open(f"{device}/modalias") as modalias:
+            if modalias.read().startswith(_MODALIAS):
+                has_driver = os.path.exists(f"{device}/driver")
+                return EnclaveDevice.DRIVEN if has_driver else EnclaveDevice.IDLE
+    return EnclaveDevice.ABSENT if devices else EnclaveDevice.UNKNOWN
 
 
 def descriptor_limit() -> float:
@@ -118,14 +120,17 @@ def holder_of_path(path: str, proc: str = "/proc") -> str | None:
     return f"held by {' and '.join(names) or 'a process that this user cannot see'}"
 
 
-def suspects_of_port(proc: str = "/proc") -> str | None:
-    """Name the processes that have AF_VSOCK sockets open, in words; None if there are none.
+def suspects_of_port(proc: str = "/proc") -> str:
+    """Name the processes that have AF_VSOCK sockets open, in words.
 
     A port is taken in all global vsock namespaces, or in a local one. This searches all of them.
     """
     names = _processes(_is_vsock, proc)
     if not names:
-        return None
+        return (
+            "the holder is not visible from here: AF_VSOCK ports are shared by all containers of"
+            " the machine, and only root sees the processes of all users"
+        )
     has = "has" if len(names) == 1 else "have"
     return f"probably held by {' or '.join(names)}, which {has} AF_VSOCK sockets open"
 

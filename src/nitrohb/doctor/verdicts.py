@@ -8,13 +8,14 @@ import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..addresses import CID_ANY
 from ..errors import ListenError
+from ..protocol import PARENT_CID
 from ..remedies import LOCAL_ADVICE, LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
 from ..sockets.vsock import VSOCK_DEVICE
-from .probes import HOST_CID, Device
+from .probes import Device, EnclaveDevice
 from .selftest import Result
 
 
@@ -23,8 +24,8 @@ class Verdict(StrEnum):
 
     OK = "ok"
     INFO = "info"  # it is missing, and only some need it
-    WARNING = "warning"  # listening works, but heartbeats might not arrive
-    FAILED = "failed"  # the server could not work
+    WARNING = "warning"  # heartbeats might not arrive
+    FAILED = "failed"  # no heartbeat can arrive
     SKIPPED = "skipped"  # unknown
 
 
@@ -51,6 +52,20 @@ class CheckResult:
         return {"name": self.name, "subject": self.subject, **asdict(self.finding)}
 
 
+class Endpoint(NamedTuple):
+    """An address on which nitrohb has listened.
+
+    Attributes:
+        cid: The local CID of an AF_VSOCK socket.
+        is_isolated: Whether its vsock namespace is known to be local.
+        access: Who may connect to the file of a Unix socket, and what helps; None on AF_VSOCK.
+    """
+
+    cid: int
+    is_isolated: bool
+    access: tuple[str, str | None] | None
+
+
 def overall(checks: Iterable[CheckResult]) -> Verdict:
     """The worst verdict: failed, warning, or else ok."""
     verdicts = {check.finding.verdict for check in checks}
@@ -63,52 +78,60 @@ def _unknown(why: str) -> Finding:
 
 # What can be seen, and the verdict on it. The functions below look up and fill in.
 
-TRANSPORTS: Final = {
-    "loopback": (
-        "from this machine itself",
-        ("vsock_loopback",),
-        "Load it if connections come over CID 1, as with QEMU -M nitro-enclave and forward-cid=1:"
-        " modprobe vsock_loopback",
+HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
+
+CIDS: Final = {
+    LOOPBACK_CID: (
+        "QEMU guests over the loopback (forward-cid=1 of vhost-device-vsock)",
+        "For QEMU -M nitro-enclave with forward-cid=1: modprobe vsock_loopback",
     ),
-    "guest": (
-        "from the hypervisor of this machine (on EC2: from its enclaves)",
-        ("vmw_vsock_virtio_transport", "hv_sock", "vmw_vsock_vmci_transport"),
-        "Load it on an EC2 instance that starts enclaves: modprobe vmw_vsock_virtio_transport",
+    HOST_CID: (
+        "VMs with a vhost-vsock device, if their init connects to CID 2",
+        "For VMs with a vhost-vsock device: modprobe vhost_vsock",
     ),
-    "host": (
-        "from VMs on this machine",
-        ("vhost_vsock", "vmw_vsock_vmci_transport"),
-        "Load it for VMs with a vhost-vsock device: modprobe vhost_vsock",
+    PARENT_CID: (
+        "real enclaves and sibling VMs",
+        "For real enclaves, run nitrohb on the EC2 instance that starts them:"
+        " modprobe vmw_vsock_virtio_transport",
     ),
 }
-"""Whose connections each kind of transport carries, its kernel modules, and who needs it."""
+"""The CIDs to which inits connect: whose, and how this machine gets the CID."""
 
-_LOCAL_CIDS: Final = {
-    LOOPBACK_CID: Finding(Verdict.OK, "CID 1: only the loopback"),
-    HOST_CID: Finding(Verdict.OK, "CID 2: a host of VMs"),
-    CID_ANY: Finding(Verdict.INFO, "none, because no transport has one"),
+KINDS: Final[dict[str | None, tuple[str, tuple[int, ...]]]] = {
+    None: ("an enclave", (*CIDS,)),
+    "nitro": ("a real enclave", (PARENT_CID,)),
+    "qemu": ("a QEMU guest", (LOOPBACK_CID, PARENT_CID)),
+    "firecracker": ("a Firecracker VM", ()),
+    "cloud-hypervisor": ("a Cloud Hypervisor VM", ()),
 }
+"""The kinds of enclaves, and to which CIDs of this machine their connections can come."""
 
-DEVICES: Final = {
-    VSOCK_DEVICE: (
-        "Load its module (modprobe vsock), or pass the device in to a container (--device"
-        " /dev/vsock). nitrohb only reads the local CID from it."
-    ),
-    "/dev/vhost-vsock": (
-        "Load its module for vhost-vsock devices of QEMU (vhost-device-vsock does not need it):"
-        " modprobe vhost_vsock"
-    ),
-    "/dev/nitro_enclaves": (
-        "To start real enclaves, use an EC2 instance with enclaves enabled, and load its module:"
-        " modprobe nitro_enclaves"
-    ),
-}
-"""How to get each device."""
-
-_ALLOW_USER: Final = (
-    "If this user needs it, add them to the group of the device (ls -l {path}), or run as root. In"
-    " a container, pass the device in (--device {path})."
+_USE_ANY: Final = "Use -l vsock::9000."
+_NEVER_UNIX: Final = Finding(
+    Verdict.FAILED, "a real enclave never connects to a Unix socket", _USE_ANY
 )
+_ONLY_CID_2: Final = Finding(
+    Verdict.WARNING,
+    "vhost-device-vsock (uds-path) forwards connections to CID 2 only, and an unmodified init"
+    " connects to CID 3",
+    "For an unmodified init, use forward-cid=1 and -l vsock::9000.",
+)
+_ONLY_SIBLINGS: Final = Finding(
+    Verdict.SKIPPED,
+    "this machine cannot start real enclaves (it has no PCI device 1d0f:e4c1), but its CID is 3, so"
+    " sibling VMs can connect (of the same vhost-device-vsock)",
+)
+_LOCAL: Final = {True: Verdict.WARNING, False: Verdict.FAILED}
+_USE_HYBRID: Final = "Use -l hybrid:PATH:9000, where PATH is the vsock socket of the VM."
+
+_NO_ENCLAVES: Final = {
+    EnclaveDevice.UNKNOWN: "Use an EC2 instance with enclaves enabled: modprobe nitro_enclaves",
+    EnclaveDevice.ABSENT: "Use an EC2 instance that was launched with enclaves enabled.",
+    EnclaveDevice.IDLE: "Load its driver: modprobe nitro_enclaves",
+    EnclaveDevice.DRIVEN: "For a launcher in a container, pass it in: --device /dev/nitro_enclaves",
+}
+
+_ALLOW_USER: Final = "For a launcher of this user, add the user to the group of the device (ne)."
 
 _FILTERED: Final = Finding(
     Verdict.FAILED,
@@ -125,9 +148,6 @@ NO_THREAD: Final = Finding(
 )
 
 LISTENS: Final = Finding(Verdict.OK, "nitrohb can listen there (tried and undone)")
-LISTENS_LOCALLY: Final = Finding(
-    Verdict.WARNING, f"{LISTENS.evidence}, but {LOCAL_ADVICE[0]}", LOCAL_ADVICE[1]
-)
 
 
 def unneeded(finding: Finding) -> Finding:
@@ -158,39 +178,70 @@ def judge_kernel(number: int, device: Device) -> Finding:
     return Finding(Verdict.FAILED, *vsock_advice(number))
 
 
-def judge_transport(
-    kind: str, seen: Mapping[str, int | None], modules: list[str], is_local: bool
+def judge_reach(
+    kind: str | None, end: Endpoint, seen: Mapping[int, int], device: EnclaveDevice
 ) -> Finding:
-    """Judge whether a kind of transport is present, or any other kind instead."""
-    number, (what, names, remedy) = seen[kind], TRANSPORTS[kind]
-    loaded = "".join(f" (module {name})" for name in names if name in modules)
-    if number == 0 and kind == "guest" and is_local:  # a socket can be bound, and hears nothing
-        return Finding(Verdict.INFO, f"closed to a local vsock namespace{loaded}")
+    """Judge whether the heartbeat of an enclave can reach an address on which nitrohb can listen.
+
+    Args:
+        kind: The kind of the enclave, a key of :data:`KINDS`.
+        end: The address.
+        seen: The errno of binding a socket to each of :data:`CIDS`.
+        device: The PCI device of real enclaves.
+    """
+    who, cids = KINDS[kind]
+    if end.access is not None:
+        own = Finding(Verdict.INFO if end.access[1] else Verdict.OK, *end.access)
+        return {"nitro": _NEVER_UNIX, "qemu": _ONLY_CID_2}.get(kind or "", own)
+    if not cids:
+        return Finding(Verdict.FAILED, f"{who} connects to a Unix socket", _USE_HYBRID)
+    if end.cid != CID_ANY:
+        if kind is not None and end.cid not in cids:
+            return Finding(Verdict.FAILED, f"{who} never connects to CID {end.cid}", _USE_ANY)
+        cids = (end.cid,)
+    present = [cid for cid in cids if seen.get(cid, 0) == 0]
+    if end.is_isolated:  # enclaves and sibling VMs reach global namespaces only
+        return Finding(_LOCAL[any(cid != PARENT_CID for cid in present)], *LOCAL_ADVICE)
+    if present == [PARENT_CID] and device is EnclaveDevice.ABSENT:
+        return _ONLY_SIBLINGS
+    if present:
+        clients = (CIDS[cid][0] if cid in CIDS else f"clients of CID {cid}" for cid in present)
+        return Finding(Verdict.OK, f"from {', and from '.join(clients)}")
+    if unknown := {seen[cid] for cid in cids} - {errno.EADDRNOTAVAIL}:
+        return _unknown(vsock_advice(min(unknown))[0])
+    missing = " or ".join(map(str, cids))
+    remedy = " ".join(f"{CIDS[cid][1]}." for cid in cids)
+    return Finding(Verdict.FAILED, f"this machine does not have CID {missing}", remedy)
+
+
+def judge_cid(cid: int, number: int) -> Finding:
+    """Judge the errno of binding a socket to one of :data:`CIDS`."""
+    clients, remedy = CIDS[cid]
     if number == 0:
-        return Finding(Verdict.OK, f"present{loaded}: connections {what}")
-    if number is None:
-        return _unknown(f"this machine does not tell its local CID{loaded}")
-    if number != errno.EADDRNOTAVAIL:
-        return _unknown(f"{vsock_advice(number)[0]}{loaded}")
-    if set(seen.values()) == {errno.EADDRNOTAVAIL}:
-        return Finding(Verdict.WARNING, "missing, like all others: no connections", remedy)
-    return Finding(Verdict.INFO, f"missing{loaded}: no connections {what}", remedy)
+        return Finding(Verdict.OK, "this machine has it")
+    if number == errno.EADDRNOTAVAIL:
+        return Finding(Verdict.INFO, f"not on this machine: no connections from {clients}", remedy)
+    return _unknown(vsock_advice(number)[0])
 
 
 def judge_local_cid(seen: int | OSError) -> Finding:
     """Judge what /dev/vsock returns."""
+    if seen == CID_ANY:
+        return Finding(Verdict.INFO, "this machine has none")
     if isinstance(seen, int):
-        return _LOCAL_CIDS.get(seen, Finding(Verdict.OK, f"CID {seen}"))
+        return Finding(Verdict.OK, f"CID {seen}")
     name = errno.errorcode.get(seen.errno or 0, "unknown")
     return _unknown(f"{VSOCK_DEVICE}: {seen.strerror} ({name})")
 
 
-def judge_device(path: str, seen: Device) -> Finding:
-    """Judge the state of a device."""
+def judge_enclave_device(seen: Device, why: EnclaveDevice, is_needed: bool) -> Finding:
+    """Judge the state of /dev/nitro_enclaves, and why it is missing if it is."""
     if seen is Device.USABLE:
         return Finding(Verdict.OK, seen.value)
-    remedy = _ALLOW_USER.format(path=path) if seen is Device.REFUSED else DEVICES[path]
-    return Finding(Verdict.INFO, seen.value, remedy)
+    if seen is Device.REFUSED:
+        return Finding(Verdict.INFO, seen.value, _ALLOW_USER)
+    is_fatal = is_needed and why in (EnclaveDevice.ABSENT, EnclaveDevice.IDLE)
+    return Finding(Verdict.FAILED if is_fatal else Verdict.INFO, why.value, _NO_ENCLAVES[why])
 
 
 def judge_descriptors(limit: float, max_pending: int) -> Finding:
