@@ -83,22 +83,23 @@ def _lines(check: CheckResult, width: int | None) -> Iterator[str]:
 def _answer(checks: Sequence[CheckResult], who: str) -> str:
     """Whether the heartbeat of an enclave can arrive, in one sentence."""
     heartbeat = f"the heartbeat of {who}"
+    reasons = {
+        "listen": "nitrohb cannot listen on {}",
+        "reach": f"nitrohb can listen on {{}}, but {heartbeat} cannot arrive there",
+    }
+    seen = {check.finding.verdict: check for check in reversed(checks)}
+    if bad := seen.get(Verdict.FAILED):
+        reason = reasons.get(bad.name, bad.title).format(bad.subject)
+        return f"No: {reason}: {bad.finding.evidence}."
     for check in checks:
-        where, why = check.subject, check.finding.evidence
-        match check.name, check.finding.verdict:
-            case "listen", Verdict.FAILED:
-                return f"No, nitrohb cannot listen on {where}: {why}."
-            case "reach", Verdict.FAILED:
-                return f"No, {heartbeat} cannot arrive on {where}: {why}."
-            case _, Verdict.FAILED:
-                return f"No, {heartbeat} cannot arrive: {check.title}: {why}."
-            case "reach", Verdict.SKIPPED:
-                return f"Perhaps {heartbeat} can arrive on {where}: {why}."
-            case _:
-                pass
-    where = ", ".join(check.subject for check in checks if check.name == "listen")
+        if (check.name, check.finding.verdict) == ("reach", Verdict.SKIPPED):
+            return (
+                f"Perhaps: nitrohb can listen on {check.subject}, but whether {heartbeat} can"
+                f" arrive there is unknown: {check.finding.evidence}."
+            )
+    where = ", ".join(str(check.subject) for check in checks if check.name == "listen")
     but = ", but see the warnings" if overall(checks) is Verdict.WARNING else ""
-    return f"Yes, {heartbeat} can arrive on {where}{but}."
+    return f"Yes: {heartbeat} can arrive on {where}{but}."
 
 
 def _wrap(text: str, width: int | None, indent: int) -> str:

@@ -165,8 +165,8 @@ class Summary:
                 del self._seen[event.address]
             case events.Listening(address=UnixAddress() | HybridAddress() as address):
                 with suppress(OSError):  # it has been deleted already
-                    seen, advice = who_may_connect(address.path)
-                    self.access[address] = f"\n{seen}. {advice or ''}".rstrip()
+                    access = who_may_connect(address.path)
+                    self.access[address] = "".join(f"\n{text}" for text in access if text)
             case events.Listening() | events.Lost():
                 pass
 

@@ -15,13 +15,10 @@ from ..errors import ListenError
 from ..remedies import is_lack_of_threads, who_may_connect
 from ..sockets.listener import Listener
 from ..sockets.opening import Target, check_distinct, open_listeners, resolve, where_bound
-from ..sockets.syscalls import AF_VSOCK
-from ..sockets.vsock import VSOCK_DEVICE
 from . import probes, selftest, verdicts
 from .verdicts import CIDS, CheckResult, Endpoint, Finding, Verdict
 
 _DEADLINE: Final = 10.0  # seconds
-_ENCLAVES: Final = "/dev/nitro_enclaves"
 
 _Run = Callable[[], Finding]
 
@@ -48,7 +45,7 @@ async def examine(
     """Examine whether the heartbeat of an enclave can arrive at some addresses.
 
     It listens on each address for a moment, as a server would. It connects only to a Unix socket of
-    its own, and to the AF_VSOCK loopback.
+    its own.
 
     Args:
         addresses: Where a server is to listen. Their checks come first.
@@ -71,8 +68,7 @@ async def examine(
     open_one = partial(open_listeners, socket_mode=socket_mode, socket_group=socket_group)
     tried = await _try_all(addresses, open_one, kind)
     await trio.lowlevel.checkpoint_if_cancelled()
-    needed = any(isinstance(address, VsockAddress) for address in addresses)
-    checks = [*_vsock_checks(needed, kind), *_other_checks(max_pending)]
+    checks = [*_checks(max_pending, kind)]
     results: dict[str, CheckResult] = {}
 
     async def run(check: Check) -> None:
@@ -96,42 +92,20 @@ def _check_distinct(addresses: Sequence[Address]) -> None:
     check_distinct(found)
 
 
-def _vsock_checks(needed: bool, kind: str | None) -> Iterator[Check]:
-    def optional(look: _Run) -> _Run:
-        return look if needed else lambda: verdicts.unneeded(look())
-
-    def look_at_cid(cid: int) -> Finding:
-        return verdicts.judge_cid(cid, probes.vsock_socket(cid))
-
+def _checks(max_pending: int, kind: str | None) -> Iterator[Check]:
     def look_at_enclaves() -> Finding:
-        seen, why = probes.device(_ENCLAVES), probes.enclave_device()
-        return verdicts.judge_enclave_device(seen, why, kind == "nitro")
+        return verdicts.judge_enclaves(probes.enclaves())
 
-    yield Check("python", "Python", optional(lambda: verdicts.judge_python(AF_VSOCK is not None)))
-    yield Check("kernel", "kernel", optional(_look_at_kernel))
-    for cid in CIDS:
-        yield Check(f"cid-{cid}", f"CID {cid}", partial(look_at_cid, cid))
-    yield Check("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
-    yield Check("device-nitro-enclaves", _ENCLAVES, look_at_enclaves)
-
-
-def _look_at_kernel() -> Finding:
-    return verdicts.judge_kernel(probes.vsock_socket(), probes.device(VSOCK_DEVICE))
-
-
-def _other_checks(max_pending: int) -> Iterator[Check]:
     def look_at_descriptors() -> Finding:
         return verdicts.judge_descriptors(probes.descriptor_limit(), max_pending)
 
     def test_unix() -> Finding:
-        return verdicts.judge_unix_heartbeat(selftest.beat_over_unix())
+        return verdicts.judge_heartbeat(selftest.beat_over_unix())
 
-    def test_loopback() -> Finding:
-        return verdicts.judge_loopback_heartbeat(selftest.beat_over_loopback())
-
+    if kind in (None, "nitro"):
+        yield Check("device-nitro-enclaves", "/dev/nitro_enclaves", look_at_enclaves)
     yield Check("descriptors", "open files", look_at_descriptors)
     yield Check("self-test-unix", "self-test, Unix", test_unix, None, Verdict.FAILED)
-    yield Check("self-test-loopback", "self-test, CID 1", test_loopback, None, Verdict.WARNING)
 
 
 _Open = Callable[[list[Address]], list[Listener]]
@@ -181,8 +155,8 @@ def _end(listener: Listener) -> Endpoint:
 
 
 def _look_at_reach(kind: str | None, end: Endpoint) -> Finding:
-    seen = {} if end.access else {cid: probes.vsock_socket(cid) for cid in CIDS}
-    return verdicts.judge_reach(kind, end, seen, probes.enclave_device())
+    seen = {cid: probes.bind_errno(cid) for cid in CIDS}
+    return verdicts.judge_reach(kind, end, seen, probes.enclaves())
 
 
 def _holder(address: Address) -> str | None:
