@@ -148,6 +148,7 @@ VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
     (reach(1, 3, kind="nitro", end=SHUT), FAILED, LOCAL, HELP),
     (reach(3, kind="qemu"), INFO, "sibling VMs", "vsock_loopback"),
     (reach(kind="qemu", end=UNIX), WARNING, "CID 2 only", "forward-cid=1"),
+    (reach(kind="qemu", end=UNIX), WARNING, *FILE),
     (reach(1, 2, 3, kind="firecracker"), FAILED, "a Firecracker VM", "hybrid:PATH:9000"),
     (reach(kind="cloud-hypervisor", end=UNIX), INFO, *FILE),
     (reach(end=Endpoint(CID_ANY, False, ("mode 666", None))), OK, "mode 666", ""),

@@ -102,15 +102,11 @@ KINDS: Final[dict[str | None, tuple[str, tuple[int, ...]]]] = {
 """The kinds of enclaves, and the CIDs of this machine at which their connections arrive."""
 
 _USE_ANY: Final = "Use -l vsock::9000."
-_NEVER_UNIX: Final = Finding(
-    Verdict.FAILED, "a real enclave never connects to a Unix socket", _USE_ANY
-)
-_ONLY_CID_2: Final = Finding(
-    Verdict.WARNING,
+_ONLY_CID_2: Final = (
     "vhost-device-vsock (uds-path) forwards connections to CID 2 only, and an unmodified init"
-    " connects to CID 3",
-    "For an unmodified init, use forward-cid=1 and -l vsock::9000.",
+    " connects to CID 3"
 )
+_FORWARD: Final = "For an unmodified init, use forward-cid=1 and -l vsock::9000."
 _ONLY_SIBLINGS: Final = (
     "only sibling VMs (of the same vhost-device-vsock) can connect, because this machine has CID 3,"
     " but not the PCI device of real enclaves (1d0f:e4c1)"
@@ -156,8 +152,13 @@ def judge_reach(
     """
     who, cids = KINDS[kind]
     if end.access is not None:
-        own = Finding(Verdict.INFO if end.access[1] else Verdict.OK, *end.access)
-        return {"nitro": _NEVER_UNIX, "qemu": _ONLY_CID_2}.get(kind or "", own)
+        evidence, remedy = end.access
+        if kind == "nitro":
+            return Finding(Verdict.FAILED, f"{who} never connects to a Unix socket", _USE_ANY)
+        if kind == "qemu":
+            remedy = " ".join(filter(None, (_FORWARD, remedy)))
+            return Finding(Verdict.WARNING, f"{_ONLY_CID_2}; {evidence}", remedy)
+        return Finding(Verdict.INFO if remedy else Verdict.OK, evidence, remedy)
     if not cids:
         return Finding(Verdict.FAILED, f"{who} connects to a Unix socket", _USE_HYBRID)
     if end.cid != CID_ANY:
