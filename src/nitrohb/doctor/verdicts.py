@@ -180,7 +180,8 @@ def judge_reach(
         verdict = Verdict.INFO if missing else Verdict.OK
         return Finding(verdict, f"from {', and from '.join(clients)}", remedy)
     if unknown := {seen[cid] for cid in missing} - {errno.EADDRNOTAVAIL}:
-        return Finding(Verdict.SKIPPED, *vsock_advice(min(unknown)))
+        why = vsock_advice(min(unknown))[0]
+        return Finding(Verdict.SKIPPED, f"the CIDs of this machine cannot be seen: {why}")
     names = " or ".join(map(str, missing))
     return Finding(Verdict.FAILED, f"this machine does not have CID {names}", remedy)
 
