@@ -4,7 +4,9 @@
 test_logs.py has their lines; test_serve.py and test_run.py have the messages at the end.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,7 @@ from nitrohb import (
     UnixAddress,
     Unlistened,
     VsockAddress,
+    open_listeners,
 )
 from nitrohb.addresses import InheritedSocket
 from nitrohb.cli.output import Output
@@ -107,6 +110,20 @@ def test_timeout_without_a_connection_says_what_to_try(
     send, doctor = advice
     assert send == where
     assert doctor.startswith("To check this machine: nitrohb doctor -l ")
+
+
+def test_timeout_on_a_socket_file_says_who_may_connect(
+    tmp_path: Path, output: Output, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Even if the file is gone by then, as that of a server that has ended."""
+    for mode, is_advised in ((0o600, True), (0o660, False)):
+        address = HybridAddress(str(tmp_path / "v.sock"), 9000)
+        with open_listeners([address], socket_mode=mode)[0]:
+            summary = summary_of(made(Listening, address=address))
+        explain_timeout(summary, 5, output)
+        err = capfd.readouterr().err
+        assert f"\n{address.path} has mode {mode:o}, owner {os.getuid()} and group " in err
+        assert ("--socket-mode 660 --socket-group GROUP" in err) == is_advised
 
 
 def test_an_address_that_was_removed_is_awaited_no_more() -> None:

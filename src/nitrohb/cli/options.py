@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Command = tuple[str, Groups, str | None, Sequence[Option]]
 
 SHELLS: Final = ("bash", "zsh", "fish")
+KINDS: Final = ("nitro", "qemu", "firecracker", "cloud-hypervisor")
+"""Kinds of enclaves, for the doctor."""
 
 _GID_MAX: Final = 2**32 - 1  # chown(2) takes -1 for no change
 
@@ -154,6 +156,12 @@ _LISTEN: Final = _option(
 )
 
 
+_SOCKET_FILES: Final = [
+    _option("--socket-mode MODE", "their permissions, in octal (default: 600)", default=0o600),
+    _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
+]
+
+
 def _max_pending(text: str) -> Option:
     return _option("--max-pending N", f"{text} (default: 1024)", default=1024)
 
@@ -178,12 +186,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
                 default=5.0,
             ),
         ],
-        "socket files": [
-            _option(
-                "--socket-mode MODE", "their permissions, in octal (default: 600)", default=0o600
-            ),
-            _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
-        ],
+        "socket files": _SOCKET_FILES,
         "output": [
             _choice("--format", _FORMATS, "of events and messages (default: text)"),
             _option("--events PATH|fd:N", f"where events are written (default: {output})"),
@@ -364,18 +367,20 @@ OPTIONS: Final = {
     "demo": _command(f"example:\n  nitrohb demo\n\n{_EXIT_CODES}"),
     "doctor": _command(
         "examples:\n"
-        "  nitrohb doctor                        can it listen on vsock::9000?\n"
-        "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
+        "  nitrohb doctor                        can a heartbeat arrive on vsock::9000?\n"
+        "  nitrohb doctor --for nitro            ... that of a real enclave?\n"
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
         "Each address is listened on for a moment, and no file is left behind.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
-        "exit codes: 0 serve can listen, 1 an address or the self-test failed, 2 usage\n",
+        "exit codes: 0 a heartbeat can arrive, 1 it cannot, 2 usage\n",
         {
             "": [
                 _LISTEN,
+                _choice("--for", KINDS, "the kind of enclave (default: any)", default=None),
                 _max_pending("how many silent connections serve should allow"),
                 _choice("--format", _FORMATS, "lines for people, or a JSON object (default: text)"),
-            ]
+            ],
+            "socket files": _SOCKET_FILES,
         },
     ),
     "completion": _command(

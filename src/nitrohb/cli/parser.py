@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "listen": "add a listen address to a running serve --keep --api",
     "unlisten": "remove a listen address from a running serve --keep --api",
     "demo": "show both sides of a boot, on a temporary Unix socket",
-    "doctor": "check what this machine can do, what it lacks, and what helps",
+    "doctor": "check whether the heartbeat of an enclave can arrive here",
     "completion": "print what lets a shell complete these commands and options",
 }
 """The commands, and what each does, in a line."""

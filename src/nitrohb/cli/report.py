@@ -6,13 +6,14 @@ import shlex
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
 from .. import events
 from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
 from ..protocol import HEARTBEAT, PARENT_CID
-from ..remedies import LOOPBACK_CID
+from ..remedies import LOOPBACK_CID, who_may_connect
 from .lines import json_line, text_line
 from .output import DEBUG, INFO, WARNING, Output, quoted
 
@@ -133,11 +134,16 @@ def _outcome(event: _Ending) -> str:
 
 
 class Summary:
-    """Takes events, and remembers what became of the connections of each address."""
+    """Takes events, and remembers what became of the connections of each address.
+
+    Attributes:
+        access: Who may connect to the file of a Unix socket, in words.
+    """
 
     def __init__(self) -> None:
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._done: set[Address] = set()
+        self.access: dict[Address, str] = {}
         self._last: events.Heartbeat | None = None
         self._heartbeats = 0
 
@@ -157,6 +163,10 @@ class Summary:
                 self._done.add(event.address)
             case events.Unlistened():
                 del self._seen[event.address]
+            case events.Listening(address=UnixAddress() | HybridAddress() as address):
+                with suppress(OSError):  # it has been deleted already
+                    access = who_may_connect(address.path)
+                    self.access[address] = "".join(f"\n{text}" for text in access if text)
             case events.Listening() | events.Lost():
                 pass
 
@@ -202,7 +212,7 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
         text = _explain(address, seen, f"within {timeout:g} s")
         if not seen:
             text += "\nCheck that the enclave is running and that it can reach this host."
-            text += _how_to_test(address)
+            text += summary.access.get(address, "") + _how_to_test(address)
         output.print_err(text)
 
 

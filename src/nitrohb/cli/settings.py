@@ -179,7 +179,10 @@ class DoctorSettings(Settings):
     needs_output = True
 
     listen: Sequence[Address]
+    kind: str | None
     max_pending: int
+    socket_mode: int
+    socket_group: int | None
     format: str
 
 
@@ -376,7 +379,12 @@ _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
     "unlisten": lambda args: UnlistenSettings(address=args.address, api=_running(args)),
     "demo": lambda _: DemoSettings(),
     "doctor": lambda args: DoctorSettings(
-        listen=_listen(args), max_pending=args.max_pending, format=args.format
+        listen=_listen(args),
+        kind=getattr(args, "for"),
+        max_pending=args.max_pending,
+        socket_mode=args.socket_mode,
+        socket_group=args.socket_group,
+        format=args.format,
     ),
     "completion": lambda args: CompletionSettings(shell=args.shell),
 }

@@ -72,7 +72,7 @@ function _shtab_nitrohb_using
 end
 
 set -g _shtab_nitrohb_commands serve run send wait listen unlisten demo doctor completion
-set -g _shtab_nitrohb_opts_with_value --address --allow-cid --api --api-group --api-host --api-mode --cid --console --console-log --eif --events --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --ready-fd --socket-group --socket-mode --timeout -l
+set -g _shtab_nitrohb_opts_with_value --address --allow-cid --api --api-group --api-host --api-mode --cid --console --console-log --eif --events --for --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --ready-fd --socket-group --socket-mode --timeout -l
 
 complete -c nitrohb -e
 complete -c nitrohb -f
@@ -167,11 +167,14 @@ complete -c nitrohb -n '_shtab_nitrohb_using unlisten' -l api -xka "(_nitrohb_ad
 complete -c nitrohb -n '_shtab_nitrohb_using unlisten; and test $_shtab_nitrohb_npos -eq 0' -ka "(_nitrohb_address)" -d 'which of the server'"'"'s addresses to remove'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a demo -d 'Show both sides of a boot, on a temporary Unix socket.'
 complete -c nitrohb -n '_shtab_nitrohb_using demo' -s h -l help -d 'show this help message and exit'
-complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a doctor -d 'Check what this machine can do, what it lacks, and what helps.'
+complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a doctor -d 'Check whether the heartbeat of an enclave can arrive here.'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -s l -l listen -xka "(_nitrohb_address)" -d 'listen here (default: systemd'"'"'s, or vsock::9000) *'
+complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l for -xka "nitro qemu firecracker cloud-hypervisor" -d 'the kind of enclave (default: any)'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l max-pending -x -d 'how many silent connections serve should allow (default: 1024)'
 complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l format -xka "text json" -d 'lines for people, or a JSON object (default: text)'
+complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l socket-mode -x -d 'their permissions, in octal (default: 600)'
+complete -c nitrohb -n '_shtab_nitrohb_using doctor' -l socket-group -xka "(__fish_complete_groups)" -d 'their group, a name or number (default: yours)'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a completion -d 'Print what lets a shell complete these commands and options.'
 complete -c nitrohb -n '_shtab_nitrohb_using completion' -s h -l help -d 'show this help message and exit'
 complete -c nitrohb -n '_shtab_nitrohb_using completion; and test $_shtab_nitrohb_npos -eq 0' -ka "bash zsh fish" -d 'bash, zsh, fish'

@@ -12,7 +12,7 @@ _shtab_nitrohb_commands() {
   local _commands=(
     completion:'Print what lets a shell complete these commands and options.'
     demo:'Show both sides of a boot, on a temporary Unix socket.'
-    doctor:'Check what this machine can do, what it lacks, and what helps.'
+    doctor:'Check whether the heartbeat of an enclave can arrive here.'
     listen:'Add a listen address to a running serve --keep --api.'
     run:'Listen, then start a command that boots enclaves.'
     send:'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
@@ -70,8 +70,11 @@ _shtab_nitrohb_demo_defaults_added=0
 _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "--for[the kind of enclave (default\: any)]:for:(nitro qemu firecracker cloud-hypervisor)"
   "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
   "--format[lines for people, or a JSON object (default\: text)]:format:(text json)"
+  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
 )
 
 # guard to ensure default positional specs are added only once per session
