@@ -227,14 +227,15 @@ echo ready; until read line; do kill -0 $PPID || exit; done
 """
 
 
-def test_each_signal_is_passed_on(sock: Path) -> None:
-    """A signal that waits for its process is only one."""
+def test_each_signal_is_passed_on_and_status_0_after_it_is_no_end(sock: Path) -> None:
+    """The signal may have told it to reload. A signal that waits for its process is only one."""
     with running(sock, "--quiet", shell=RELOADS) as script:
         assert script.line() == "ready\n"
         for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "INT"):
             send(script, name)
             assert script.line() == f"{name}\n"
         write(script, "\n")
+        assert "status 0; waiting for a heartbeat" in script.error_line()
         send(script, "TERM")
         assert script.end() == (143, "", "")
 
