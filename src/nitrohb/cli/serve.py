@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 
 from ..remedies import LOCAL_ADVICE
-from ..sockets.opening import check_distinct, open_listeners, require_cids, where_bound
+from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
 from .output import WARNING
 
 # This module is loaded before the script listens: see cli/__init__.py.
@@ -46,8 +46,8 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             no sense.
         ListenError: An address cannot be listened on.
     """
-    if settings.allow_cids is not None:
-        require_cids(settings.listen)
+    allowed = settings.allow_cids, settings.allow_uids
+    require_allowable(settings.listen, *allowed)
     with ExitStack() as closing:
         listeners = open_listeners(
             settings.listen, socket_mode=settings.socket_mode, socket_group=settings.socket_group
@@ -59,4 +59,5 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
                 warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_ADVICE)}"
                 output.print_err(warning, level=WARNING)
         check_distinct(listeners)  # a socket may have been passed in twice
+        require_allowable(listeners, *allowed)  # also those that were passed in
         yield listeners
