@@ -254,7 +254,7 @@ def format_time(time: datetime) -> str:
 
 @lru_cache(maxsize=4)  # isoformat() takes twice as long. Each printed heartbeat needs two times.
 def _format_second(*parts: int) -> str:
-    return "%04d-%02d-%02dT%02d:%02d:%02d" % parts
+    return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*parts)
 
 
 def _plain(value: object) -> JsonValue:

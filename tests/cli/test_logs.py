@@ -28,6 +28,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     Unlistened,
 )
 from nitrohb.cli.answer import up_to_level
@@ -45,8 +46,16 @@ EXAMPLES: list[tuple[Event, str]] = [
     (made(Listening), "nitro_listening address=vsock::9000 level=info"),
     (made(Connected), f"nitro_connected {PEERS} level=debug"),
     (
-        made(Connected, address=UnixAddress("/run/x"), peer=None),
-        "nitro_connected address=unix:/run/x level=debug",
+        made(Connected, address=UnixAddress("/run/x"), peer=UnixPeer(7, 8, 9)),
+        "nitro_connected address=unix:/run/x pid=7 uid=8 gid=9 level=debug",
+    ),
+    (
+        made(Connected, address=UnixAddress("/run/x"), peer=UnixPeer(None, 8, 9)),
+        "nitro_connected address=unix:/run/x uid=8 gid=9 level=debug",
+    ),
+    (
+        made(Evicted, address=UnixAddress("/run/x"), peer=UnixPeer(7, 0, 9)),
+        "nitro_evicted address=unix:/run/x pid=7 uid=0 gid=9 level=warning",
     ),
     (made(Disconnected), f"nitro_disconnected {PEERS} level=warning"),
     (made(Evicted), f"nitro_evicted {PEERS} level=warning"),

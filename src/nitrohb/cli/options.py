@@ -170,7 +170,7 @@ def _max_pending(text: str) -> Option:
 
 def _answer_options(timeout: str, output: str) -> Groups:
     allow_cid = "answer this CID only, on vsock (default: any) *"
-    allow_uid = "answer this user only, on Unix sockets (default: any) *"
+    allow_uid = "answer this user only, on Unix sockets *"
     return {
         "": [
             _LISTEN,

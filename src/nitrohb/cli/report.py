@@ -91,8 +91,10 @@ def _common_json(event: events.Connected | events.Heartbeat) -> tuple[str, str, 
 
 def _common_text(event: events.Connected | events.Heartbeat) -> str:
     time, peer = events.format_time(event.time), event.peer
-    is_vsock = isinstance(peer, VsockAddress)
-    shown = f"cid={peer.cid} peer={peer}" if is_vsock else _unix_peer_text(peer)
+    if isinstance(peer, VsockAddress):
+        shown = f"cid={peer.cid} peer={peer}"
+    else:
+        shown = _unix_peer_text(peer)
     return f"{time} nitro_{event.name} {_address_text(event.address)} {shown}"
 
 
