@@ -384,7 +384,11 @@ async def test_a_process_that_the_pid_namespace_hides_has_no_pid(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel gives 0 as its process ID. All of one address are one peer."""
-    monkeypatch.setattr(syscalls, "peer_credentials", lambda _: struct.pack("3I", 0, 7, 8))
+
+    def peer_credentials(_: int) -> bytes:
+        return struct.pack("3I", 0, 7, 8)
+
+    monkeypatch.setattr(syscalls, "peer_credentials", peer_credentials)
     other = tmp_path / "other"
     async with serving(f"unix:{path}", f"unix:{other}", max_pending=3, once=False) as events:
         with Client(other) as oldest, Client(path), Client(path), Client(path):

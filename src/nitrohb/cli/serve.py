@@ -46,8 +46,7 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             no sense.
         ListenError: An address cannot be listened on.
     """
-    allowed = settings.allow_cids, settings.allow_uids
-    require_allowable(settings.listen, *allowed)
+    require_allowable(settings.listen, settings.allow_cids, settings.allow_uids)
     with ExitStack() as closing:
         listeners = open_listeners(
             settings.listen, socket_mode=settings.socket_mode, socket_group=settings.socket_group
@@ -59,5 +58,4 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
                 warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_ADVICE)}"
                 output.print_err(warning, level=WARNING)
         check_distinct(listeners)  # a socket may have been passed in twice
-        require_allowable(listeners, *allowed)  # also those that were passed in
         yield listeners
