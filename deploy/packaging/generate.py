@@ -106,6 +106,7 @@ _USER: Final = {
 # What stands for a value in --help tells what it is.
 _VALUES: Final[dict[str, Any]] = {
     "PATH": shtab.FILE,
+    "PATH|fd:N": shtab.FILE,
     "FILE": shtab.FILE,
     "DIR": shtab.DIRECTORY,
     "ADDR": _ADDRESS,

@@ -74,12 +74,11 @@ async def serve_heartbeat(
             ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
         once: Answer one heartbeat per address. If false, go on until cancelled.
         allow_cids: The CIDs to answer on AF_VSOCK. A connection from another CID is closed before
-            anything is read from it. The peers of a Unix socket have no CID, so each Unix socket
-            needs ``allow_uids`` then. If both are None, all peers are answered.
-        allow_uids: The numeric users to answer on Unix sockets. A connection of another user, also
-            of root, is closed before anything is read from it. The peers of AF_VSOCK have no user,
-            so each vsock address needs ``allow_cids`` then. It does not open the socket file to
-            these users: see ``socket_mode``.
+            anything is read from it. The peers of a Unix socket have no CID: it needs
+            ``allow_uids`` then. If both are None, all peers are answered.
+        allow_uids: The numeric users to answer on Unix sockets, likewise; root is one of them only
+            if named. The peers of AF_VSOCK have no user: it needs ``allow_cids`` then. Whether
+            these users can connect depends on ``socket_mode`` and ``socket_group``.
         any_byte: Echo any first byte, as QEMU's device does.
         handshake_timeout: Seconds that a connection may stay silent.
         max_pending: How many connections may be silent at a time, on all addresses together. One

@@ -20,7 +20,8 @@ def server_settings(**fields: Any) -> AnswerSettings:
         "timeout": math.inf,
         "socket_mode": 0o600,
         "socket_group": None,
-        "format": "text",
+        "events": None,
+        "ready_fd": None,
         "event_level": DEBUG,
         "level": DEBUG,
     }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb serve``: answering, reporting, ending. Options without a command are those of serve."""
 
+import json
 import os
 import select
 import signal
@@ -251,7 +252,7 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
             assert beat(sock) == HEARTBEAT
             code, _, err = script.end()
     assert code == 0
-    assert err.startswith("nitrohb: stdout: 4 lines were left out")
+    assert json.loads(err)["message"].startswith("stdout: 4 lines were left out")
 
 
 def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -> None:

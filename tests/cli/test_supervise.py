@@ -15,7 +15,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nitrohb import (
     Address,
-    Done,
     Event,
     Heartbeat,
     HybridAddress,
@@ -58,6 +57,7 @@ def supervisor_of(process: Process, sock: Path, **fields: Any) -> Generator[Supe
     (listener,) = open_listeners([f"unix:{sock}"])
     with pytest.MonkeyPatch.context() as patch, closing(Output()) as output, listener:
         patch.setattr("nitrohb.cli.supervise.Process", Mock(return_value=process))
+        output.events = output.stderr
         yield Supervisor(run_settings("x", timeout=60, **fields), [listener], output)
 
 
@@ -153,36 +153,6 @@ async def test_heartbeat_just_before_the_end_of_the_command_counts(
     assert codes == [3]
     names = [line.split()[1] for line in capfd.readouterr().err.splitlines()]
     assert names == ["nitro_listening", "nitro_connected", "nitro_heartbeat", "nitro_done"]
-
-
-async def test_second_heartbeat_while_the_first_address_closes(
-    sock: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    """The command has ended, and nitrohb waits until both addresses are closed."""
-    addresses = [UnixAddress("one"), UnixAddress("two")]
-
-    async def serve_listeners(
-        _: object, settings: object, observers: Sequence[OnEvent], *, task_status: Any
-    ) -> None:
-        def emit(kind: type[Event], address: Address) -> None:
-            for observe in observers:
-                observe(made(kind, address=address))
-
-        for address in addresses:
-            emit(Listening, address)
-        task_status.started()
-        emit(Heartbeat, addresses[0])
-        await wait_all_tasks_blocked()
-        emit(Heartbeat, addresses[1])
-        for address in addresses:
-            emit(Done, address)
-        await trio.sleep_forever()
-
-    monkeypatch.setattr("nitrohb.cli.supervise.serve_listeners", serve_listeners)
-    command = Command()
-    command.exit.set()
-    with supervisor_of(command, sock) as supervisor, trio.fail_after(1):
-        assert await supervisor.run(Signals()) == 3
 
 
 # The environment of the command.

@@ -10,7 +10,8 @@
  *     hb_cid=3        connect to this CID
  *     hb_port=9000    and this port
  *     hb_byte=0xb7    send this byte
- *     hb_delay=0      milliseconds from the start of this program to its first connection
+ *     hb_delay=300    milliseconds from the start of the driver to the first connection: before,
+ *                     vhost-device-vsock 0.3.0 can lose a packet, for good
  *     hb_late=0       milliseconds from each connection to its byte
  *     hb_manner=boot  what to do, see the table of manners
  *     hb_hold=0       open so many connections before, and hold them in silence
@@ -272,7 +273,7 @@ static void be_an_enclave(void)
     const char *name = getenv("hb_manner");
     int has_dice = name && strcmp(name, "dice") == 0;
 
-    pause_for(number("hb_delay", 0));
+    pause_for(number("hb_delay", 300));
     hold(number("hb_hold", 0));
     for (long left = number("hb_count", 1); left > 0; left--)
         meet_parent(has_dice ? throw_dice() : by_name(name ? name : "boot"));

@@ -20,6 +20,7 @@ from tests import debian
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOW_TO = PROJECT / "docs/how-to/qemu.md"
+EXAMPLE = PROJECT / "examples/boot_eif.py"
 
 DEVICE = "vhost-device-vsock"
 CRATES = {DEVICE: "0.3.0", "eif_build": "0.2.1"}

@@ -8,6 +8,7 @@ has the AF_VSOCK loopback, the program answers by itself.
 import json
 import os
 import re
+import runpy
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,14 +17,16 @@ from pathlib import Path
 import pytest
 
 from .conftest import DOOMED, Siblings
-from .machines import NITROHB, Device, Parent, Program, Vm, hybrid
-from .parts import AARCH64, DEBIAN_12, HOW_TO, PROJECT, Parts
+from .machines import NITROHB, PATIENCE, Device, Parent, Program, Vm, hybrid
+from .parts import AARCH64, DEBIAN_12, EXAMPLE, HOW_TO, Parts
 from .reader import Reader
 
-BOOT_EIF = (sys.executable, PROJECT / "examples/boot_eif.py")
-HELLO = r"^Hello \(from a nitro enclave!\)$"
-PANIC = r"Kernel panic - not syncing: Attempted to kill init!"
+BOOT_EIF = (sys.executable, EXAMPLE)
 CID = 16
+# QEMU ends with 0 even after a panic, as if it had left a VMM in the background.
+FAILS = ("sh", "-c", '"$@"; exit 1', "sh")
+PANIC = r"Kernel panic - not syncing: Attempted to kill init!"
+HELLO = r"^Hello \(from a nitro enclave!\)$"
 
 
 class Boot(Program):
@@ -92,15 +95,28 @@ def test_its_init_dies_if_its_cid_is_not_allowed(parts: Parts, siblings: Sibling
 
 def test_its_init_dies_if_nobody_listens(parts: Parts, tmp_path: Path) -> None:
     """It connects to CID 3, and the device takes only CID 2 to the Unix socket."""
-    vm = hybrid(CID)
-    run = (sys.executable, *NITROHB, "run", "-l", f"hybrid:vm{CID}.vsock:9000", "--")
-    with Device(parts, tmp_path, vm) as device:
+    example = runpy.run_path(str(EXAMPLE))
+    is_arm, memory, sections = example["read_eif"](str(parts.hello))
+    (tmp_path / "kernel").write_bytes(sections[example["KERNEL"]])
+    (tmp_path / "ramdisk").write_bytes(sections[example["RAMDISK"]])
+    words = example["vmm"](is_arm, memory, sections[example["COMMAND_LINE"]].decode())
+    serial = "socket,path=serial,server=on,wait=off"
+    qemu = [word.replace("stdio", serial) for word in words]
+    (tmp_path / "vhost.socket").symlink_to(hybrid(CID).socket)
+    listen = ("--quiet", "-l", f"hybrid:vm{CID}.vsock:9000", "--timeout", f"{PATIENCE:g}")
+    console = ("--console", "unix:serial", "--console-log", "log", "--")
+    run = (sys.executable, *NITROHB, "run", *listen, *console, *FAILS, *qemu)
+    with Device(parts, tmp_path, hybrid(CID)) as device:
         device.prepare(CID)
-        with Boot(tmp_path, "--vhost-user", vm.socket, parts.hello, before=run) as boot:
-            boot.words.await_line("^connect: Connection timed out")
-            boot.words.await_line(PANIC)
-            boot.words.await_line(r"no heartbeat on \S+ until then: nobody connected")
-            assert boot.ends() == 125
+        with Program(*run, cwd=tmp_path) as nitrohb:
+            assert nitrohb.ends() == 125
+            said = [line.text for line in nitrohb.words.lines]
+    title = said.index("nitrohb: the last lines of the console at unix:serial:")
+    assert "nobody connected" in said[title - 1]
+    tail = "\n".join(said[title:])
+    assert re.search(r"^\| connect: Connection timed out$", tail, re.MULTILINE)
+    assert re.search(rf"^\| .*{PANIC}", tail, re.MULTILINE)
+    assert re.search(PANIC, (tmp_path / "log").read_text())
 
 
 def test_an_image_for_x86_64_boots_too(siblings: Siblings, reader: Reader, tmp_path: Path) -> None:
@@ -141,7 +157,8 @@ def test_the_way_of_a_user(reader: Reader) -> None:
 @pytest.mark.vsock
 def test_its_launcher_fails_if_its_cid_is_not_allowed(parts: Parts, tmp_path: Path) -> None:
     vm = Vm(CID, "forward-cid=1")
-    run = (sys.executable, *NITROHB, "run", "-l", "vsock::9000", "--allow-cid", "17", "--")
+    options = ("-l", "vsock::9000", "--allow-cid", "17", "--")
+    run = (sys.executable, *NITROHB, "run", *options, *FAILS)
     with Device(parts, tmp_path, vm) as device:
         device.prepare(CID)
         with Boot(tmp_path, "--vhost-user", vm.socket, parts.hello, before=run) as boot:

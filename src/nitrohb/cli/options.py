@@ -148,6 +148,7 @@ _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "MODE": _mode,
     "N": _count,
     "NAME": str,
+    "PATH|fd:N": str,
     "PATH": str,
     "SEC": _seconds,
     "SEC|auto": _timeout,
@@ -197,7 +198,9 @@ def _answer_options(timeout: str, output: str) -> Groups:
             _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
         ],
         "output": [
-            _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
+            _choice("--format", _FORMATS, "of events and messages (default: text)"),
+            _option("--events PATH|fd:N", f"where events are written (default: {output})"),
+            _option("--ready-fd N", "write a newline to it when all ADDR listen", type=str),
             _choice(
                 "--log-level",
                 tuple(reversed(LEVELS)),
@@ -212,7 +215,13 @@ def _answer_options(timeout: str, output: str) -> Groups:
 def _serve_options() -> Groups:
     return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
         "HTTP interface (pip install 'nitrohb[api]')": [
-            _option("--api ADDR", "with --keep: offer it on unix:PATH or IP:PORT", type=_api),
+            _option(
+                "--api ADDR",
+                "with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)",
+                type=_api,
+                nargs="?",
+                const=True,
+            ),
             _option("--api-mode MODE", "permissions of its socket file (default: 600)"),
             _option("--api-group GROUP", "group of its socket file (default: yours)"),
             _flag("--api-allow-remote", "let other machines in: there are no passwords"),
@@ -250,7 +259,7 @@ def _timeout_option(seconds: float) -> Option:
 
 _API: Final = _option(
     "--api ADDR",
-    "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+    "where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)",
     type=_api,
 )
 
@@ -315,7 +324,7 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
-        "  nitrohb run --keep --format json -- ./launch-many 2> events\n\n"
+        "  nitrohb run --keep --format json --events events -- ./launch-many\n\n"
         "The command finds the addresses in NITROHB_LISTEN, one per line. SIGTERM and a\n"
         "time-out end it and all that it has started. It gets the other signals, too.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"

@@ -214,11 +214,11 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
     if not without_heartbeat:  # only with --keep
         output.print_err(f"nitrohb: the time is up, after {timeout:g} s")
     for address, seen in without_heartbeat:
-        output.print_err(_explain(address, seen, f"within {timeout:g} s"))
+        text = _explain(address, seen, f"within {timeout:g} s")
         if not seen:
-            output.print_err("Check that the enclave is running and that it can reach this host.")
-            if advice := _how_to_test(address):
-                output.print_err(advice)
+            text += "\nCheck that the enclave is running and that it can reach this host."
+            text += _how_to_test(address)
+        output.print_err(text)
 
 
 def explain_end(summary: Summary, status: int, output: Output) -> None:
@@ -243,7 +243,7 @@ def _how_to_test(address: Address) -> str:
             where = f"On this machine: nitrohb send {written}"
         case _:
             return ""
-    return f"{where}\nTo check this machine: nitrohb doctor -l {written}"
+    return f"\n{where}\nTo check this machine: nitrohb doctor -l {written}"
 
 
 def _status(status: int) -> str:

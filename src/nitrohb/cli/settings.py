@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ..addresses import CID_ANY, UnixAddress, VsockAddress
+from ..addresses import CID_ANY, UnixAddress, VsockAddress, parse_number
 from ..errors import UsageError
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from ..sockets.activation import inherited_sockets
@@ -53,6 +53,8 @@ class AnswerSettings(Settings):
     """How heartbeats are answered and reported.
 
     Attributes:
+        events: Where events go, a path or a descriptor; None for stdout, or stderr under ``run``.
+        ready_fd: The descriptor that is told that all addresses listen, or None.
         event_level: The least serious level of an event that is printed: see :mod:`.output`.
         level: The least serious level of anything else that is printed.
     """
@@ -67,7 +69,8 @@ class AnswerSettings(Settings):
     timeout: float
     socket_mode: int
     socket_group: int | None
-    format: str
+    events: str | int | None
+    ready_fd: int | None
     event_level: int
     level: int
 
@@ -205,9 +208,20 @@ CommandSettings = (
 
 # From the command line.
 
+_STDERR: Final = 2
+_FD_MAX: Final = 2**31 - 1
+_SYSTEM_API: Final = UnixAddress("/run/nitrohb/api.sock")
+
 
 def _answer(args: Namespace) -> AnswerSettings:
     level = LEVELS[args.log_level]
+    events, ready_fd = args.events, args.ready_fd
+    if events is not None and events.startswith("fd:"):
+        events = _descriptor("--events", events[3:])
+    if ready_fd is not None:
+        ready_fd = _descriptor("--ready-fd", ready_fd)
+        if ready_fd == events:
+            raise UsageError("--events and --ready-fd need two descriptors: the second is closed")
     return AnswerSettings(
         listen=_listen(args),
         keep=args.keep,
@@ -219,10 +233,29 @@ def _answer(args: Namespace) -> AnswerSettings:
         timeout=_timeout(args),
         socket_mode=args.socket_mode,
         socket_group=args.socket_group,
-        format=args.format,
+        events=events,
+        ready_fd=ready_fd,
         event_level=NOTHING if args.quiet else level,
         level=level,
     )
+
+
+def _descriptor(option: str, text: str) -> int:
+    """A descriptor to write to. Later a socket of nitrohb can have its number."""
+    import fcntl  # few need it
+
+    number = parse_number(f"descriptor of {option}", text, _FD_MAX)
+    try:
+        can_write = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:
+        can_write = False
+    if number <= _STDERR or not can_write:
+        raise UsageError(
+            f"{option}: {number} is not a descriptor from 3 up that is open for writing."
+            " Open one, as in: nitrohb ... 3>FILE"
+        )
+    os.set_inheritable(number, False)  # it is not for the command of run
+    return number
 
 
 def _listen(args: Namespace) -> Sequence[Address]:
@@ -261,7 +294,8 @@ def _image_size(path: str) -> int:
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
-    address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
+    address = default_api() if args.api is True else args.api
+    has_file_options = (args.api_mode, args.api_group) != (None, None)
     if address is None:
         if has_file_options or args.api_allow_remote or args.api_host:
             raise UsageError("the options that begin with --api- need --api")
@@ -286,9 +320,17 @@ def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
     return TcpApiSettings(address=address, hosts=frozenset(name.lower() for name in args.api_host))
 
 
+def default_api() -> UnixAddress:
+    """Where ``serve --api`` offers its interface: for each user another socket."""
+    directory = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else ""
+    return UnixAddress(f"{directory}/nitrohb/api.sock") if os.path.isabs(directory) else _SYSTEM_API
+
+
 def _running(args: Namespace) -> UnixAddress | TcpAddress:
-    """Where a running server has its interface."""
-    return args.api or UnixAddress("/run/nitrohb/api.sock")
+    """Where a running server has its interface: that of the user, or else of the system."""
+    own = default_api()
+    is_ours = os.path.exists(own.path) or not os.path.exists(_SYSTEM_API.path)
+    return args.api or (own if is_ours else _SYSTEM_API)
 
 
 def _child_argv(args: Namespace) -> Sequence[str]:

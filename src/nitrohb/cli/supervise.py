@@ -27,7 +27,7 @@ import trio
 
 from ..addresses import Address, HybridAddress, UnixAddress
 from ..errors import AddressError
-from ..events import Done, Event, Heartbeat
+from ..events import Event, Heartbeat
 from ..handle import HeartbeatServer
 from ..server import OnEvent
 from ..sockets import activation, unixfile
@@ -61,8 +61,6 @@ class Supervisor:
         self._summary = Summary()
         self._time_limit = trio.CancelScope()
         self._has_timed_out = False
-        self._closing_count = 0  # one-shot addresses that have answered and are not closed yet
-        self._all_closed = trio.Event()
         self._all_booted = trio.Event()
 
     def on_signal(self, number: int) -> None:
@@ -77,10 +75,7 @@ class Supervisor:
         """Listen, start the command, wait for its end, and return the exit code."""
         settings, output = self._settings.answer, self._output
         notifier = notify.find_notifier(self._warn)
-        async with (
-            draining(output),
-            printing(output.write_err, output.stderr, settings.format) as printer,
-        ):
+        async with draining(output), printing(output) as printer:
             observers: list[OnEvent] = [
                 up_to_level(settings.event_level, printer.on_event),
                 Warner(self._warn, settings.allow_cids).on_event,
@@ -104,8 +99,6 @@ class Supervisor:
                 self._settings.argv, self._environment, self._wait_for_heartbeats
             )
             await self._answer_last()
-            if self._closing_count and not self._has_timed_out:
-                await self._all_closed.wait()
             nursery.cancel_scope.cancel()
 
     async def _wait_for_heartbeats(self) -> None:
@@ -138,7 +131,6 @@ class Supervisor:
                 self._listeners, self._settings.answer, observers, task_status=task_status
             )
         if self._time_limit.cancelled_caught:
-            self._all_closed.set()  # addresses that are cancelled are never Done
             # The time can be up in the very moment of the last heartbeat.
             if self._have_all_booted() and not self._settings.answer.keep:
                 return
@@ -149,18 +141,9 @@ class Supervisor:
             self._process.end()
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, Heartbeat):
-            if not self._settings.answer.keep:
-                if not self._closing_count:
-                    self._all_closed = trio.Event()
-                self._closing_count += 1
-            if self._have_all_booted():
-                self._time_limit.deadline = math.inf
-                self._all_booted.set()
-        elif isinstance(event, Done):
-            self._closing_count -= 1
-            if not self._closing_count:
-                self._all_closed.set()
+        if isinstance(event, Heartbeat) and self._have_all_booted():
+            self._time_limit.deadline = math.inf
+            self._all_booted.set()
 
     def _have_all_booted(self) -> bool:
         return self._summary.have_all_booted(len(self._listeners))

@@ -72,7 +72,7 @@ function _shtab_nitrohb_using
 end
 
 set -g _shtab_nitrohb_commands serve run send wait listen unlisten demo doctor completion
-set -g _shtab_nitrohb_opts_with_value --address --allow-cid --allow-uid --api --api-group --api-host --api-mode --cid --console --console-log --eif --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --socket-group --socket-mode --timeout -l
+set -g _shtab_nitrohb_opts_with_value --address --allow-cid --allow-uid --api --api-group --api-host --api-mode --cid --console --console-log --eif --events --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --ready-fd --socket-group --socket-mode --timeout -l
 
 complete -c nitrohb -e
 complete -c nitrohb -f
@@ -91,10 +91,12 @@ complete -c nitrohb -n _shtab_nitrohb_using -l memory -x -d 'for auto: the encla
 complete -c nitrohb -n _shtab_nitrohb_using -l handshake-timeout -x -d 'how long a connection may be silent (default: 5)'
 complete -c nitrohb -n _shtab_nitrohb_using -l socket-mode -x -d 'their permissions, in octal (default: 600)'
 complete -c nitrohb -n _shtab_nitrohb_using -l socket-group -xka "(__fish_complete_groups)" -d 'their group, a name or number (default: yours)'
-complete -c nitrohb -n _shtab_nitrohb_using -l format -xka "text json" -d 'of the events on stdout (default: text)'
+complete -c nitrohb -n _shtab_nitrohb_using -l format -xka "text json" -d 'of events and messages (default: text)'
+complete -c nitrohb -n _shtab_nitrohb_using -l events -xka "(__fish_complete_path (commandline -ct))" -d 'where events are written (default: stdout)'
+complete -c nitrohb -n _shtab_nitrohb_using -l ready-fd -x -d 'write a newline to it when all ADDR listen'
 complete -c nitrohb -n _shtab_nitrohb_using -l log-level -xka "debug info warning error" -d 'at least debug (default), info, warning, or error'
 complete -c nitrohb -n _shtab_nitrohb_using -l quiet -d 'print no events'
-complete -c nitrohb -n _shtab_nitrohb_using -l api -xka "(_nitrohb_address)" -d 'with --keep: offer it on unix:PATH or IP:PORT'
+complete -c nitrohb -n _shtab_nitrohb_using -l api -xka "(_nitrohb_address)" -d 'with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)'
 complete -c nitrohb -n _shtab_nitrohb_using -l api-mode -x -d 'permissions of its socket file (default: 600)'
 complete -c nitrohb -n _shtab_nitrohb_using -l api-group -xka "(__fish_complete_groups)" -d 'group of its socket file (default: yours)'
 complete -c nitrohb -n _shtab_nitrohb_using -l api-allow-remote -d 'let other machines in: there are no passwords'
@@ -113,10 +115,12 @@ complete -c nitrohb -n '_shtab_nitrohb_using serve' -l memory -x -d 'for auto: t
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l handshake-timeout -x -d 'how long a connection may be silent (default: 5)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l socket-mode -x -d 'their permissions, in octal (default: 600)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l socket-group -xka "(__fish_complete_groups)" -d 'their group, a name or number (default: yours)'
-complete -c nitrohb -n '_shtab_nitrohb_using serve' -l format -xka "text json" -d 'of the events on stdout (default: text)'
+complete -c nitrohb -n '_shtab_nitrohb_using serve' -l format -xka "text json" -d 'of events and messages (default: text)'
+complete -c nitrohb -n '_shtab_nitrohb_using serve' -l events -xka "(__fish_complete_path (commandline -ct))" -d 'where events are written (default: stdout)'
+complete -c nitrohb -n '_shtab_nitrohb_using serve' -l ready-fd -x -d 'write a newline to it when all ADDR listen'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l log-level -xka "debug info warning error" -d 'at least debug (default), info, warning, or error'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l quiet -d 'print no events'
-complete -c nitrohb -n '_shtab_nitrohb_using serve' -l api -xka "(_nitrohb_address)" -d 'with --keep: offer it on unix:PATH or IP:PORT'
+complete -c nitrohb -n '_shtab_nitrohb_using serve' -l api -xka "(_nitrohb_address)" -d 'with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l api-mode -x -d 'permissions of its socket file (default: 600)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l api-group -xka "(__fish_complete_groups)" -d 'group of its socket file (default: yours)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l api-allow-remote -d 'let other machines in: there are no passwords'
@@ -136,7 +140,9 @@ complete -c nitrohb -n '_shtab_nitrohb_using run' -l handshake-timeout -x -d 'ho
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l kill-after -x -d 'send SIGKILL after SEC seconds (default: 10)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l socket-mode -x -d 'their permissions, in octal (default: 600)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l socket-group -xka "(__fish_complete_groups)" -d 'their group, a name or number (default: yours)'
-complete -c nitrohb -n '_shtab_nitrohb_using run' -l format -xka "text json" -d 'of the events on stderr (default: text)'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l format -xka "text json" -d 'of events and messages (default: text)'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l events -xka "(__fish_complete_path (commandline -ct))" -d 'where events are written (default: stderr)'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l ready-fd -x -d 'write a newline to it when all ADDR listen'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l log-level -xka "debug info warning error" -d 'at least debug (default), info, warning, or error'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l quiet -d 'print no events'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l console -xka "(_nitrohb_address)" -d 'the guest'"'"'s: print its end if no heartbeat comes; auto: vsock:0:CID+10000'
@@ -152,15 +158,15 @@ complete -c nitrohb -n '_shtab_nitrohb_using wait' -l cid -x -d 'wait for the en
 complete -c nitrohb -n '_shtab_nitrohb_using wait' -l address -xka "(_nitrohb_address)" -d 'wait for a heartbeat on this listen address of the server'
 complete -c nitrohb -n '_shtab_nitrohb_using wait' -l timeout -x -d 'end with exit code 124 after this time (default: 60)'
 complete -c nitrohb -n '_shtab_nitrohb_using wait' -l max-age -x -d 'how many seconds ago it may have arrived (default: 60)'
-complete -c nitrohb -n '_shtab_nitrohb_using wait' -l api -xka "(_nitrohb_address)" -d 'where the server has its interface (default: unix:/run/nitrohb/api.sock)'
+complete -c nitrohb -n '_shtab_nitrohb_using wait' -l api -xka "(_nitrohb_address)" -d 'where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)'
 complete -c nitrohb -n '_shtab_nitrohb_using wait' -l format -xka "text json" -d 'how the heartbeat is printed to stdout (default: text)'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a listen -d 'Add a listen address to a running serve --keep --api.'
 complete -c nitrohb -n '_shtab_nitrohb_using listen' -s h -l help -d 'show this help message and exit'
-complete -c nitrohb -n '_shtab_nitrohb_using listen' -l api -xka "(_nitrohb_address)" -d 'where the server has its interface (default: unix:/run/nitrohb/api.sock)'
+complete -c nitrohb -n '_shtab_nitrohb_using listen' -l api -xka "(_nitrohb_address)" -d 'where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)'
 complete -c nitrohb -n '_shtab_nitrohb_using listen; and test $_shtab_nitrohb_npos -eq 0' -ka "(_nitrohb_address)" -d 'where to listen'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a unlisten -d 'Remove a listen address from a running serve --keep --api.'
 complete -c nitrohb -n '_shtab_nitrohb_using unlisten' -s h -l help -d 'show this help message and exit'
-complete -c nitrohb -n '_shtab_nitrohb_using unlisten' -l api -xka "(_nitrohb_address)" -d 'where the server has its interface (default: unix:/run/nitrohb/api.sock)'
+complete -c nitrohb -n '_shtab_nitrohb_using unlisten' -l api -xka "(_nitrohb_address)" -d 'where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)'
 complete -c nitrohb -n '_shtab_nitrohb_using unlisten; and test $_shtab_nitrohb_npos -eq 0' -ka "(_nitrohb_address)" -d 'which of the server'"'"'s addresses to remove'
 complete -c nitrohb -n '_shtab_nitrohb_using; and test $_shtab_nitrohb_npos -eq 0' -a demo -d 'Show both sides of a boot, on a temporary Unix socket.'
 complete -c nitrohb -n '_shtab_nitrohb_using demo' -s h -l help -d 'show this help message and exit'

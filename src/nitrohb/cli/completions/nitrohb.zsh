@@ -38,10 +38,12 @@ _shtab_nitrohb_options=(
   "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of the events on stdout (default\: text)]:format:(text json)"
+  "--format[of events and messages (default\: text)]:format:(text json)"
+  "--events[where events are written (default\: stdout)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to it when all ADDR listen]:N:"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT]:ADDR:_nitrohb_address"
+  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT (default\: that of wait)]:ADDR:_nitrohb_address"
   "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
   "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
   "--api-allow-remote[let other machines in\: there are no passwords]"
@@ -78,7 +80,7 @@ _shtab_nitrohb_doctor_defaults_added=0
 
 _shtab_nitrohb_listen_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
   ":where to listen:_nitrohb_address"
 )
 
@@ -100,7 +102,9 @@ _shtab_nitrohb_run_options=(
   "--kill-after[send SIGKILL after SEC seconds (default\: 10)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of the events on stderr (default\: text)]:format:(text json)"
+  "--format[of events and messages (default\: text)]:format:(text json)"
+  "--events[where events are written (default\: stderr)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to it when all ADDR listen]:N:"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
   "--console[the guest\'s\: print its end if no heartbeat comes\; auto\: vsock\:0\:CID\+10000]:ADDR|auto:_nitrohb_address"
@@ -134,10 +138,12 @@ _shtab_nitrohb_serve_options=(
   "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of the events on stdout (default\: text)]:format:(text json)"
+  "--format[of events and messages (default\: text)]:format:(text json)"
+  "--events[where events are written (default\: stdout)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to it when all ADDR listen]:N:"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT]:ADDR:_nitrohb_address"
+  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT (default\: that of wait)]:ADDR:_nitrohb_address"
   "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
   "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
   "--api-allow-remote[let other machines in\: there are no passwords]"
@@ -149,7 +155,7 @@ _shtab_nitrohb_serve_defaults_added=0
 
 _shtab_nitrohb_unlisten_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
   ":which of the server\'s addresses to remove:_nitrohb_address"
 )
 
@@ -162,7 +168,7 @@ _shtab_nitrohb_wait_options=(
   "--address[wait for a heartbeat on this listen address of the server]:ADDR:_nitrohb_address"
   "--timeout[end with exit code 124 after this time (default\: 60)]:SEC:"
   "--max-age[how many seconds ago it may have arrived (default\: 60)]:SEC:"
-  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
   "--format[how the heartbeat is printed to stdout (default\: text)]:format:(text json)"
 )
 
