@@ -28,9 +28,10 @@ import trio
 from .acceptor import ServerContext
 from .addresses import CID_ANY, VsockAddress
 from .claims import ClaimQueue
+from .connection import Allowed
 from .errors import UsageError
 from .events import Event, Heartbeat, Lost
-from .handle import Acceptors, HeartbeatServer, checked_cid
+from .handle import Acceptors, HeartbeatServer, checked_id
 from .pending import Pending
 from .protocol import HEARTBEAT_PORT
 from .sockets.opening import NOWHERE, ListenTarget, closing_stack
@@ -46,6 +47,7 @@ async def serve_heartbeat(
     *listen: ListenTarget,
     once: bool = True,
     allow_cids: Collection[int] | None = None,
+    allow_uids: Collection[int] | None = None,
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
     max_pending: int = 1024,
@@ -71,9 +73,12 @@ async def serve_heartbeat(
             listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``. With
             ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
         once: Answer one heartbeat per address. If false, go on until cancelled.
-        allow_cids: The CIDs to answer. A connection from another CID is closed before anything is
-            read from it. None allows all. Only for AF_VSOCK: the peers of a Unix socket have no
-            CID.
+        allow_cids: The CIDs to answer on AF_VSOCK. A connection from another CID is closed before
+            anything is read from it. The peers of a Unix socket have no CID: it needs
+            ``allow_uids`` then. If both are None, all peers are answered.
+        allow_uids: The numeric users to answer on Unix sockets, likewise; root is one of them only
+            if named. The peers of AF_VSOCK have no user: it needs ``allow_cids`` then. Whether
+            these users can connect depends on ``socket_mode`` and ``socket_group``.
         any_byte: Echo any first byte, as QEMU's device does.
         handshake_timeout: Seconds that a connection may stay silent.
         max_pending: How many connections may be silent at a time, on all addresses together. One
@@ -114,7 +119,7 @@ async def serve_heartbeat(
         claims = ClaimQueue()
         context = ServerContext(
             once=once,
-            allow_cids=_validate(allow_cids, handshake_timeout, max_pending),
+            allowed=_validate(allow_cids, allow_uids, handshake_timeout, max_pending),
             any_byte=any_byte,
             handshake_timeout=handshake_timeout,
             max_pending=max_pending,
@@ -139,17 +144,24 @@ async def serve_heartbeat(
 
 
 def _validate(
-    allow_cids: Collection[int] | None, handshake_timeout: float, max_pending: int
-) -> frozenset[int] | None:
+    cids: Collection[int] | None,
+    uids: Collection[int] | None,
+    handshake_timeout: float,
+    max_pending: int,
+) -> Allowed | None:
     if not handshake_timeout > 0:  # not "<= 0", which NaN would pass
         raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
     if max_pending < 1:
         raise UsageError(f"max_pending must be at least 1, got {max_pending}")
-    if allow_cids is None:
+    if cids is uids is None:
         return None
-    if not allow_cids:
-        raise UsageError("allow_cids is empty: no enclave would be answered (None allows all)")
-    return frozenset(checked_cid("allow_cids", cid) for cid in allow_cids)
+    return Allowed(_checked_ids("allow_cids", cids), _checked_ids("allow_uids", uids))
+
+
+def _checked_ids(name: str, numbers: Collection[int] | None) -> frozenset[int]:
+    if numbers is not None and not numbers:
+        raise UsageError(f"{name} is empty: no enclave would be answered (None allows all)")
+    return frozenset(checked_id(name, number) for number in numbers or ())
 
 
 def _log_problem(event: Event) -> None:

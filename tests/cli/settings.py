@@ -13,6 +13,7 @@ def server_settings(**fields: Any) -> AnswerSettings:
         "listen": [],
         "keep": False,
         "allow_cids": None,
+        "allow_uids": None,
         "any_byte": False,
         "max_pending": 1024,
         "handshake_timeout": 5.0,

@@ -23,6 +23,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     Unlistened,
     VsockAddress,
     open_listeners,
@@ -57,6 +58,10 @@ def summary_of(*events: Event) -> Summary:
         ([CONNECTED, DISCONNECTED], "1 closed without a byte"),
         ([CONNECTED, made(Evicted)], "1 evicted to make room"),
         (rejected(RejectReason.CID), "1 came from CID 16, which is not allowed"),
+        (
+            [CONNECTED, made(Rejected, peer=UnixPeer(None, 7, 8), reason=RejectReason.UID)],
+            "1 came from uid 7, which is not allowed",
+        ),
         (rejected(RejectReason.REARMED), "1 came before the address was rearmed"),
         (
             [*2 * rejected(RejectReason.TIMEOUT), *rejected(RejectReason.WRONG_BYTE)],
@@ -75,10 +80,12 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
     assert (summary.all_listen(2), summary.all_listen(3)) == (True, False)
     waiting = f"waiting for a heartbeat on vsock::9000, {UNIX}"
     assert summary.status() == waiting
-    for count, event in enumerate((made(Heartbeat), made(Heartbeat, address=UNIX, peer=None)), 1):
+    for count, event in enumerate(
+        (made(Heartbeat), made(Heartbeat, address=UNIX, peer=UnixPeer(7, 8, 9))), 1
+    ):
         summary.on_event(made(Connected, address=event.address))
         summary.on_event(event)
-        cid = "" if event.peer is None else " from CID 16"
+        cid = "" if event.cid is None else " from CID 16"
         last = f"last heartbeat 2026-01-02 03:04:05Z{cid} on {event.address}, {count} in all"
         assert summary.status() == f"{last}; {waiting}"
     summary.on_event(made(Done))

@@ -48,10 +48,12 @@ def test_json_tells_a_boot_in_four_events(sock: Path) -> None:
     ]
     assert {(event["address"], event["cid"]) for event in events} == {(f"unix:{sock}", None)}
     heartbeat = events[2]
-    fields = ["event", "time", "address", "cid", "peer", "byte"]
+    fields = ["event", "time", "address", "cid", "peer", "pid", "uid", "gid", "byte"]
     assert [*heartbeat] == [*fields, "listening_seconds", "echo_seconds", "echoed", "level"]
     assert before < datetime.fromisoformat(heartbeat["time"]) < datetime.now(UTC)
     assert (heartbeat["peer"], heartbeat["echoed"]) == (None, True)
+    who = {"pid": os.getpid(), "uid": os.geteuid(), "gid": os.getegid()}
+    assert heartbeat | who == heartbeat
     assert 0 < heartbeat["echo_seconds"] < heartbeat["listening_seconds"] < PATIENCE
     assert not sock.exists()
 

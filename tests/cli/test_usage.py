@@ -4,6 +4,7 @@
 import errno
 import grp
 import os
+import pwd
 import re
 import shlex
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_help_has_an_example_and_fits_a_screen_with_the_prompt_below(
     code, out, err = nitrohb_here(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"  nitrohb {command}" in out.partition("example")[2]
-    high = {"serve": 53, "run": 60, "doctor": 37}  # the old terminal, but for the most options
+    high = {"serve": 54, "run": 60, "doctor": 37}  # the old terminal, but for the most options
     assert len(out.splitlines()) < high.get(command, 24)
     assert max(map(len, out.splitlines())) <= 80
 
@@ -111,7 +112,7 @@ WRONG_VALUES = """
 --allow-cid 4x  --allow-cid -1  --max-pending 0  --max-pending many  --memory 4G  --memory 0
 --timeout soon  --timeout 0  --timeout nan  --timeout automatic  --handshake-timeout inf
 --socket-mode 0o600  --socket-mode 1777  --socket-group 'no such group'
---socket-group 00000000000123
+--socket-group 00000000000123  --allow-uid 'no such user'  --allow-uid -1
 --format xml  --log-level loud
 --api example.com:9180  --api 127.0.0.1  --api ::1:9180  --api [127.0.0.1]:9180
 --api [fe80::1%1]:9180  --api localhost:0
@@ -172,6 +173,8 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
     ("line", "named"),
     [
         ("--allow-cid 4 -l unix:{sock}", ["unix:{sock}", "no CID"]),
+        ("--allow-uid 4", ["vsock::9000", "no uid"]),
+        ("run --allow-uid 4 -l unix:{sock} -l vsock::9001 -- true", ["vsock::9001", "no uid"]),
         ("-l unix:{sock} -l unix:{sock}", ["unix:{sock}", "twice"]),
         ("--timeout auto -l unix:{sock}", AUTO),
         ("--timeout auto --eif x.eif -l unix:{sock}", AUTO),
@@ -256,12 +259,13 @@ def test_options_of_the_command_that_run_starts_are_its_own() -> None:
     assert settings.argv == ["ls", "--keep", "--", "-l", "x"]
 
 
-def test_groups_have_names_and_numbers() -> None:
-    group = grp.getgrall()[0]
-    for name, number in ((group.gr_name, group.gr_gid), ("4294967294", 4294967294)):
-        settings = parse(["--socket-group", name])
+def test_groups_and_users_have_names_and_numbers() -> None:
+    group, user = grp.getgrall()[0], pwd.getpwall()[0]
+    names = (group.gr_name, group.gr_gid, user.pw_name, user.pw_uid)
+    for gid_text, gid, uid_text, uid in (names, ("4294967294", 2**32 - 2, "4294967294", 2**32 - 2)):
+        settings = parse(["--socket-group", str(gid_text), "--allow-uid", str(uid_text)])
         assert isinstance(settings, ServeSettings)
-        assert settings.answer.socket_group == number
+        assert (settings.answer.socket_group, settings.answer.allow_uids) == (gid, [uid])
 
 
 def test_settings_are_frozen() -> None:

@@ -2,6 +2,7 @@
 """``nitrohb wait``: a real server, and what only looks like one."""
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -75,7 +76,8 @@ def assert_told(address: str, result: tuple[int, str, str]) -> None:
     code, out, err = result
     assert (code, err) == (0, "")
     assert re.fullmatch(
-        rf"\S+Z nitro_heartbeat address={re.escape(address)} byte=0xb7"
+        rf"\S+Z nitro_heartbeat address={re.escape(address)}"
+        rf" pid={os.getpid()} uid={os.geteuid()} gid={os.getegid()} byte=0xb7"
         r" listening_seconds=\d+\.\d{6} echo_seconds=\d+\.\d{6} echoed=true level=info\n",
         out,
     )
@@ -189,6 +191,9 @@ HEARTBEAT_FIELDS = {
     "address": "unix:x",
     "time": "2026-11-22T21:05:08.205114Z",
     "peer": None,
+    "pid": 7,
+    "uid": 8,
+    "gid": 9,
     "byte": 0xB7,
     "listening_seconds": 1,
     "echo_seconds": 0.001,

@@ -86,6 +86,7 @@ async def serve_listeners(
         *listen,
         once=not settings.keep,
         allow_cids=settings.allow_cids,
+        allow_uids=settings.allow_uids,
         any_byte=settings.any_byte,
         handshake_timeout=settings.handshake_timeout,
         max_pending=settings.max_pending,

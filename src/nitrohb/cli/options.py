@@ -29,7 +29,7 @@ SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("nitro", "qemu", "firecracker", "cloud-hypervisor")
 """Kinds of enclaves, for the doctor."""
 
-_GID_MAX: Final = 2**32 - 1  # chown(2) takes -1 for no change
+_ID_MAX: Final = 2**32 - 1  # of users and groups: chown(2) takes -1 for no change
 
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
@@ -105,13 +105,23 @@ def _mode(text: str) -> int:
 def _group(text: str) -> int:
     import grp  # few need it
 
+    return _id("group", lambda: grp.getgrnam(text).gr_gid, text)
+
+
+def _user(text: str) -> int:
+    import pwd  # few need it
+
+    return _id("user", lambda: pwd.getpwnam(text).pw_uid, text)
+
+
+def _id(kind: str, find_name: Callable[[], int], text: str) -> int:
     try:
-        return grp.getgrnam(text).gr_gid
+        return find_name()
     except KeyError:
         pass
-    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _GID_MAX:
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _ID_MAX:
         return int(text)
-    raise argparse.ArgumentTypeError(f"expected the name or number of a group, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected the name or number of a {kind}, got {text!r}")
 
 
 # The options, in groups. The first group has no title.
@@ -144,6 +154,7 @@ _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "PATH": str,
     "SEC": _seconds,
     "SEC|auto": _timeout,
+    "USER": _user,
 }
 
 _FORMATS: Final = ("text", "json")
@@ -168,11 +179,13 @@ def _max_pending(text: str) -> Option:
 
 def _answer_options(timeout: str, output: str) -> Groups:
     allow_cid = "answer this CID only, on vsock (default: any) *"
+    allow_uid = "answer this user only, on Unix sockets *"
     return {
         "": [
             _LISTEN,
             _flag("--keep", "go on after a heartbeat (default: one per ADDR)"),
             _option("--allow-cid CID", allow_cid, action="append", dest="allow_cids"),
+            _option("--allow-uid USER", allow_uid, action="append", dest="allow_uids"),
             _flag("--any-byte", "echo any byte, as QEMU does (default: only 0xB7)"),
             _max_pending("how many may be silent at a time"),
         ],

@@ -71,28 +71,42 @@ def to_text(event: events.Event) -> str:
 
 # Nearly all events are of these two kinds. Written like this they cost a third, and the lines are
 # the same (tests/cli/test_report.py).
-_CONNECTED_JSON: Final = (
-    '{"event": "connected", "time": "%s", "address": %s, "cid": %s, "peer": %s, "level": "debug"}'
-)
+_CONNECTED_JSON: Final = '{"event": "connected", "time": "%s", "address": %s, %s, "level": "debug"}'
 _HEARTBEAT_JSON: Final = (
-    '{"event": "heartbeat", "time": "%s", "address": %s, "cid": %s, "peer": %s, "byte": %d,'
-    ' "listening_seconds": %r, "echo_seconds": %r, "echoed": %s, "level": "info"}'
+    '{"event": "heartbeat", "time": "%s", "address": %s, %s, "byte": %d, "listening_seconds": %r,'
+    ' "echo_seconds": %r, "echoed": %s, "level": "info"}'
 )
 _HEARTBEAT_TEXT: Final = (
     "%s byte=0x%02x listening_seconds=%.6f echo_seconds=%.6f echoed=%s level=info"
 )
 
 
-def _common_json(event: events.Connected | events.Heartbeat) -> tuple[str, str, object, str]:
+def _common_json(event: events.Connected | events.Heartbeat) -> tuple[str, str, str]:
     peer = event.peer
-    cid, shown = ("null", "null") if peer is None else (peer.cid, f'"{peer}"')
-    return events.format_time(event.time), _address_json(event.address), cid, shown
+    if isinstance(peer, VsockAddress):
+        shown = f'"cid": {peer.cid}, "peer": "{peer}", "pid": null, "uid": null, "gid": null'
+    else:
+        shown = _unix_peer_json(peer)
+    return events.format_time(event.time), _address_json(event.address), shown
 
 
 def _common_text(event: events.Connected | events.Heartbeat) -> str:
     time, peer = events.format_time(event.time), event.peer
-    shown = "" if peer is None else f" cid={peer.cid} peer={peer}"
-    return f"{time} nitro_{event.name} {_address_text(event.address)}{shown}"
+    if isinstance(peer, VsockAddress):
+        shown = f"cid={peer.cid} peer={peer}"
+    else:
+        shown = _unix_peer_text(peer)
+    return f"{time} nitro_{event.name} {_address_text(event.address)} {shown}"
+
+
+@lru_cache(maxsize=64)
+def _unix_peer_json(peer: events.UnixPeer) -> str:
+    return json.dumps({"cid": None, "peer": None, **peer._asdict()})[1:-1]
+
+
+@lru_cache(maxsize=64)
+def _unix_peer_text(peer: events.UnixPeer) -> str:
+    return " ".join(f"{key}={value}" for key, value in peer._asdict().items() if value is not None)
 
 
 @lru_cache(maxsize=64)
@@ -111,6 +125,7 @@ _HEARTBEAT: Final = "sent a heartbeat"
 _SILENT: Final = "had sent nothing yet"
 _REJECTIONS: Final[dict[events.RejectReason, Callable[[events.Rejected], str]]] = {
     events.RejectReason.CID: lambda event: f"came from CID {event.cid}, which is not allowed",
+    events.RejectReason.UID: lambda event: f"came from uid {event.uid}, which is not allowed",
     events.RejectReason.WRONG_BYTE: (
         lambda event: f"sent 0x{event.byte or 0:02X} instead of 0x{HEARTBEAT[0]:02X}"
     ),

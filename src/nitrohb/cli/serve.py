@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack, contextmanager
 
 from ..remedies import LOCAL_ADVICE
-from ..sockets.opening import check_distinct, open_listeners, require_cids, where_bound
+from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
 from .output import WARNING, Stream
 
 # This module is loaded before the script listens: see cli/__init__.py.
@@ -48,8 +48,7 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             no sense.
         ListenError: An address cannot be listened on.
     """
-    if settings.allow_cids is not None:
-        require_cids(settings.listen)
+    require_allowable(settings.listen, settings.allow_cids, settings.allow_uids)
     with ExitStack() as closing:
         listeners = open_listeners(
             settings.listen, socket_mode=settings.socket_mode, socket_group=settings.socket_group

@@ -62,6 +62,7 @@ class AnswerSettings(Settings):
     listen: Sequence[Address]
     keep: bool
     allow_cids: Sequence[int] | None
+    allow_uids: Sequence[int] | None
     any_byte: bool
     max_pending: int
     handshake_timeout: float
@@ -228,6 +229,7 @@ def _answer(args: Namespace) -> AnswerSettings:
         listen=_listen(args),
         keep=args.keep,
         allow_cids=args.allow_cids,
+        allow_uids=args.allow_uids,
         any_byte=args.any_byte,
         max_pending=args.max_pending,
         handshake_timeout=args.handshake_timeout,

@@ -19,6 +19,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "address": (str,),
     "cid": (int, type(None)),
     "peer": (str, type(None)),
+    **dict.fromkeys(("pid", "uid", "gid"), (int, type(None))),
     "byte": (int,),
     "listening_seconds": (float, int),
     "echo_seconds": (float, int),

@@ -88,7 +88,7 @@ async def test_init_is_answered_on_the_default_address() -> None:
     beat = events[2]
     assert isinstance(beat, Heartbeat)
     assert (str(beat.address), beat.cid, beat.echoed) == ("vsock::9000", LOCAL, True)
-    assert beat.peer is not None
+    assert isinstance(beat.peer, VsockAddress)
     assert beat.peer.port >= 1024
     assert await in_thread(enclave) == NO_CONNECTION  # one shot
 

@@ -72,7 +72,7 @@ function _shtab_nitrohb_using
 end
 
 set -g _shtab_nitrohb_commands serve run send wait listen unlisten demo doctor completion
-set -g _shtab_nitrohb_opts_with_value --address --allow-cid --api --api-group --api-host --api-mode --cid --console --console-log --eif --events --for --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --ready-fd --socket-group --socket-mode --timeout -l
+set -g _shtab_nitrohb_opts_with_value --address --allow-cid --allow-uid --api --api-group --api-host --api-mode --cid --console --console-log --eif --events --for --format --handshake-timeout --kill-after --listen --log-level --max-age --max-pending --memory --ready-fd --socket-group --socket-mode --timeout -l
 
 complete -c nitrohb -e
 complete -c nitrohb -f
@@ -82,6 +82,7 @@ complete -c nitrohb -n _shtab_nitrohb_using -l version -d 'show program'"'"'s ve
 complete -c nitrohb -n _shtab_nitrohb_using -s l -l listen -xka "(_nitrohb_address)" -d 'listen here (default: systemd'"'"'s, or vsock::9000) *'
 complete -c nitrohb -n _shtab_nitrohb_using -l keep -d 'go on after a heartbeat (default: one per ADDR)'
 complete -c nitrohb -n _shtab_nitrohb_using -l allow-cid -x -d 'answer this CID only, on vsock (default: any) *'
+complete -c nitrohb -n _shtab_nitrohb_using -l allow-uid -xka "(__fish_complete_users)" -d 'answer this user only, on Unix sockets *'
 complete -c nitrohb -n _shtab_nitrohb_using -l any-byte -d 'echo any byte, as QEMU does (default: only 0xB7)'
 complete -c nitrohb -n _shtab_nitrohb_using -l max-pending -x -d 'how many may be silent at a time (default: 1024)'
 complete -c nitrohb -n _shtab_nitrohb_using -l timeout -x -d 'end with exit code 124 after it (default: never); auto: as nitro-cli'
@@ -105,6 +106,7 @@ complete -c nitrohb -n '_shtab_nitrohb_using serve' -s h -l help -d 'show this h
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -s l -l listen -xka "(_nitrohb_address)" -d 'listen here (default: systemd'"'"'s, or vsock::9000) *'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l keep -d 'go on after a heartbeat (default: one per ADDR)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l allow-cid -x -d 'answer this CID only, on vsock (default: any) *'
+complete -c nitrohb -n '_shtab_nitrohb_using serve' -l allow-uid -xka "(__fish_complete_users)" -d 'answer this user only, on Unix sockets *'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l any-byte -d 'echo any byte, as QEMU does (default: only 0xB7)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l max-pending -x -d 'how many may be silent at a time (default: 1024)'
 complete -c nitrohb -n '_shtab_nitrohb_using serve' -l timeout -x -d 'end with exit code 124 after it (default: never); auto: as nitro-cli'
@@ -128,6 +130,7 @@ complete -c nitrohb -n '_shtab_nitrohb_using run' -s h -l help -d 'show this hel
 complete -c nitrohb -n '_shtab_nitrohb_using run' -s l -l listen -xka "(_nitrohb_address)" -d 'listen here (default: systemd'"'"'s, or vsock::9000) *'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l keep -d 'go on after a heartbeat (default: one per ADDR)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l allow-cid -x -d 'answer this CID only, on vsock (default: any) *'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l allow-uid -xka "(__fish_complete_users)" -d 'answer this user only, on Unix sockets *'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l any-byte -d 'echo any byte, as QEMU does (default: only 0xB7)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l max-pending -x -d 'how many may be silent at a time (default: 1024)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l timeout -x -d 'end the command, with exit code 124, if an ADDR had no heartbeat (default: never); auto: as nitro-cli'
