@@ -223,7 +223,7 @@ def test_without_the_extra_it_says_how_to_get_it(
         missing.setattr("importlib.util.find_spec", find_nothing)
         code, out, err = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
     assert (code, out) == (2, "")
-    assert "pip install 'nitrohb[api]'" in err
+    assert "pip install '.[api]'" in err
     assert not sock.exists()
 
 

@@ -217,7 +217,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
 
 def _serve_options() -> Groups:
     return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
-        "HTTP interface (pip install 'nitrohb[api]')": [
+        "HTTP interface (it needs the extra api)": [
             _option(
                 "--api ADDR",
                 "with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)",
