@@ -18,6 +18,7 @@ def server_settings(**fields: Any) -> AnswerSettings:
         "max_pending": 1024,
         "handshake_timeout": 5.0,
         "timeout": math.inf,
+        "warning": "",
         "socket_mode": 0o600,
         "socket_group": None,
         "events": None,

@@ -110,6 +110,16 @@ def test_with_keep_a_command_needs_no_heartbeat(sock: Path) -> None:
     assert run_here(sock, "sh", "-c", "exit 9", options=("--keep",)) == (9, "", "")
 
 
+def test_nitro_cli_needs_no_nitrohb(sock: Path, tmp_path: Path) -> None:
+    """It finds its port taken. This one does nothing but fail as it does then."""
+    script = tmp_path / "nitro-cli"
+    script.write_text("#!/bin/sh\nexit 36\n")
+    script.chmod(0o755)
+    code, _, err = run_here(sock, str(script), "run-enclave")
+    assert code == 125
+    assert "nitro-cli brings a listener of its own" in err
+
+
 @pytest.mark.parametrize("options", [(), ("--keep",)])
 def test_launcher_that_exits_with_0_before_its_enclave_boots(
     options: tuple[str, ...], sock: Path

@@ -231,7 +231,9 @@ def test_without_the_extra_it_says_how_to_get_it(
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    problems = {"missing": os.strerror(errno.ENOENT), ".": "not an image", "empty": "not an image"}
+    (tmp_path / "text").write_text("not an image")
+    problems = {"missing": os.strerror(errno.ENOENT), ".": os.strerror(errno.EISDIR)}
+    problems |= dict.fromkeys(("empty", "text"), "EIF")
     for name, problem in problems.items():
         eif = str(tmp_path / name)
         options = ("--timeout", "auto", "--eif", eif, "--memory", "64", "-l", f"unix:{sock}")
@@ -245,10 +247,22 @@ def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> 
 def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
     eif = tmp_path / "x.eif"
     with eif.open("wb") as image:
+        image.write(b".eif")
         image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
     settings = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
     assert isinstance(settings, ServeSettings)
-    assert settings.answer.timeout == 270.0
+    assert (settings.answer.timeout, settings.answer.warning) == (270.0, "")
+
+
+def test_memory_that_nitro_cli_would_refuse(tmp_path: Path, sock: Path) -> None:
+    eif = tmp_path / "x.eif"
+    with eif.open("wb") as image:
+        image.write(b".eif")
+        image.truncate(400 << 20)
+    auto = ("--timeout", "auto", "--eif", str(eif), "--memory")
+    run = ("run", "-l", f"unix:{sock}", *auto)
+    assert "--memory 1599 is too small" in nitrohb_here(*run, "1599", "--", "false")[2]
+    assert "--memory" not in nitrohb_here(*run, "1600", "--", "false")[2]
 
 
 def test_options_of_the_command_that_run_starts_are_its_own() -> None:

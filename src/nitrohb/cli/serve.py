@@ -48,6 +48,8 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             no sense.
         ListenError: An address cannot be listened on.
     """
+    if settings.warning:
+        output.print_err(f"nitrohb: {settings.warning}", level=WARNING)
     require_allowable(settings.listen, settings.allow_cids, settings.allow_uids)
     with ExitStack() as closing:
         listeners = open_listeners(

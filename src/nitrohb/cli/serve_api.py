@@ -47,7 +47,7 @@ def open_api(
         ListenError: Its address cannot be listened on.
     """
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
-        raise UsageError("--api needs the extra api. In a checkout of nitrohb: pip install '.[api]'")
+        raise UsageError("--api needs the extra api: pip install '.[api]' in a checkout")
     sock = _listen(settings, addresses, closing)
 
     @asynccontextmanager

@@ -7,7 +7,6 @@ Only this module and :mod:`.parser` see argparse's Namespace.
 from __future__ import annotations
 
 import os
-import stat
 
 from ..addresses import CID_ANY, UnixAddress, VsockAddress, parse_number
 from ..errors import UsageError
@@ -54,6 +53,7 @@ class AnswerSettings(Settings):
 
     Attributes:
         events: Where events go, a path or a descriptor; None for stdout, or stderr under ``run``.
+        warning: What to warn of before the listen; empty for nothing.
         ready_fd: The descriptor that is told that all addresses listen, or None.
         event_level: The least serious level of an event that is printed: see :mod:`.output`.
         level: The least serious level of anything else that is printed.
@@ -67,6 +67,7 @@ class AnswerSettings(Settings):
     max_pending: int
     handshake_timeout: float
     timeout: float
+    warning: str
     socket_mode: int
     socket_group: int | None
     events: str | int | None
@@ -212,12 +213,14 @@ CommandSettings = (
 # From the command line.
 
 _STDERR: Final = 2
+_EIF_MAGIC: Final = b".eif"
+_EIF_MEMORY_FACTOR: Final = 4  # source: nitro-cli's check of the memory
 _FD_MAX: Final = 2**31 - 1
 _SYSTEM_API: Final = UnixAddress("/run/nitrohb/api.sock")
 
 
 def _answer(args: Namespace) -> AnswerSettings:
-    level = LEVELS[args.log_level]
+    level, (timeout, warning) = LEVELS[args.log_level], _timeout(args)
     events, ready_fd = args.events, args.ready_fd
     if events is not None and events.startswith("fd:"):
         events = _descriptor("--events", events[3:])
@@ -233,7 +236,8 @@ def _answer(args: Namespace) -> AnswerSettings:
         any_byte=args.any_byte,
         max_pending=args.max_pending,
         handshake_timeout=args.handshake_timeout,
-        timeout=_timeout(args),
+        timeout=timeout,
+        warning=warning,
         socket_mode=args.socket_mode,
         socket_group=args.socket_group,
         events=events,
@@ -270,30 +274,34 @@ def _listen(args: Namespace) -> Sequence[Address]:
     return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
 
 
-def _timeout(args: Namespace) -> float:
+def _timeout(args: Namespace) -> tuple[float, str]:
+    """The time limit, and what is wrong with the memory."""
     if args.timeout != "auto":
         if args.eif is not None or args.memory is not None:
             raise UsageError("--eif and --memory need --timeout auto")
-        return float(args.timeout)
+        return float(args.timeout), ""
     if args.eif is None or args.memory is None:
         raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
     from ..timeouts import boot_timeout  # few need it
 
-    return boot_timeout(_image_size(args.eif), args.memory)
+    size = _image_size(args.eif)
+    need = -(-size * _EIF_MEMORY_FACTOR >> 20)  # rounded up
+    warning = f"--memory {args.memory} is too small for this image: nitro-cli demands {need} MiB"
+    return boot_timeout(size, args.memory), warning if args.memory < need else ""
 
 
 def _image_size(path: str) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size, magic = os.fstat(fd).st_size, os.read(fd, len(_EIF_MAGIC))
+        finally:
+            os.close(fd)
     except OSError as error:
         raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
-    try:
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        raise UsageError(f"--eif {quoted(path)} is not an image: it must be a file, and not empty")
-    return status.st_size
+    if magic != _EIF_MAGIC:
+        raise UsageError(f"--eif {quoted(path)} is not an enclave image: it has no EIF header")
+    return size
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:

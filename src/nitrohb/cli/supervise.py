@@ -160,6 +160,10 @@ class Supervisor:
         # It may be the command's answer to the signal.
         if self._is_early() and number is None:
             explain_end(self._summary, process.status, self._output)
+            if os.path.basename(self._settings.argv[0]) == "nitro-cli":
+                self._output.print_err(
+                    "nitro-cli brings a listener of its own for this port: run it without nitrohb."
+                )
             self._explain_console()
             return exit_codes.TOO_EARLY
         return process.status
