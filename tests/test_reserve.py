@@ -37,6 +37,8 @@ async def test_heartbeats_are_answered_and_one_warning_says_why_they_may_wait(
             with descriptors_left(0):
                 await settled()
                 assert [client.look() for client in clients] == [(B7, True)] * 3
+                with pytest.raises(OSError, match="Too many open files"):
+                    os.dup(1)  # the descriptor is in reserve again
     assert names(events) == ["listening", *["connected", "heartbeat"] * 3]
     (message,) = caplog.messages
     assert f"unix:{path}" in message
