@@ -3,6 +3,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -152,8 +153,10 @@ def test_lack_of_memory_anywhere_is_one_message(
 ) -> None:
     failing_with(error, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["nitrohb"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with pytest.raises(SystemExit, match="ulimit -v"):
         main()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(
