@@ -28,6 +28,7 @@ from .errors import ListenError
 from .pending import Pending
 from .protocol import Latch, ParentHandshake, State
 from .remedies import listen_error
+from .reserve import Reserve
 from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
 _BATCH: Final = 64  # connections accepted before polled ones are served
@@ -55,6 +56,7 @@ class ServerContext:
             not created.
         claim_queue: Takes the heartbeats, and hands them out; None if nobody can claim one.
         pending: The pending connections, each with its owner.
+        reserve: A descriptor for a connection that finds no other.
     """
 
     once: bool
@@ -68,6 +70,7 @@ class ServerContext:
     wants_events: bool
     claim_queue: ClaimQueue | None
     pending: Pending[tuple["Acceptor", Connection]]
+    reserve: Reserve
 
 
 class Acceptor:
@@ -157,7 +160,11 @@ class Acceptor:
                 return False
             except OSError as error:
                 if error.errno in EXHAUSTION_ERRNOS:
-                    if not self._evict():
+                    # accept(2) takes a descriptor before it looks for a connection.
+                    if not listener.has_backlog():
+                        return False
+                    self._context.reserve.warn(error.errno, self.address)
+                    if not (self._context.reserve.spend() or self._evict()):
                         return True
                 elif error.errno not in CONNECTION_ERRNOS:
                     raise listen_error(self.address, error.errno or 0) from error
@@ -297,6 +304,8 @@ class Acceptor:
                 self._poll.unregister(fd)
             trio.lowlevel.notify_closing(fd)  # wakes its handler task
         os.close(fd)
+        if self._context.reserve.fd < 0:
+            self._context.reserve.refill()
 
     # Busy polling. Sleeping and waking up take longer than all the rest of a heartbeat. So after it
     # the listener task polls for a moment: for the next connection, and for the bytes of a few

@@ -34,6 +34,7 @@ from .events import Event, Heartbeat, Lost
 from .handle import Acceptors, HeartbeatServer, checked_id
 from .pending import Pending
 from .protocol import HEARTBEAT_PORT
+from .reserve import Reserve
 from .sockets.opening import NOWHERE, ListenTarget, closing_stack
 
 OnEvent = Callable[[Event], object]
@@ -102,6 +103,7 @@ async def serve_heartbeat(
         AddressError: An address is malformed.
         UsageError: The arguments contradict each other or make no sense.
         ListenError: An address cannot be listened on. Then none is: the others are closed again.
+        NitrohbError: No descriptor is left to keep in reserve.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
     There is no time limit but the caller's cancel scope, for example ``trio.fail_after(60)``.
@@ -116,7 +118,8 @@ async def serve_heartbeat(
     """
     with closing_stack(listen) as closing:
         wants_server = task_status is not trio.TASK_STATUS_IGNORED
-        claims = ClaimQueue()
+        claims, reserve = ClaimQueue(), Reserve()
+        closing.callback(reserve.spend)
         context = ServerContext(
             once=once,
             allowed=_validate(allow_cids, allow_uids, handshake_timeout, max_pending),
@@ -129,6 +132,7 @@ async def serve_heartbeat(
             wants_events=once or wants_server or on_event is not None,
             claim_queue=claims if wants_server else None,
             pending=Pending(),
+            reserve=reserve,
         )
         acceptors = Acceptors(context, claims)
         closing.callback(acceptors.close)

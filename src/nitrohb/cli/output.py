@@ -81,8 +81,12 @@ class Stream:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
             if stat.S_ISFIFO(os.fstat(self.fd).st_mode) or os.isatty(self.fd):
-                self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
-                self._is_ours = True
+                spare = os.dup(self.fd)  # leave one descriptor for the heartbeats
+                try:
+                    self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
+                    self._is_ours = True
+                finally:
+                    os.close(spare)
         except OSError:
             pass  # closed, no descriptor left, no /proc, or another user's terminal: see _write()
 
