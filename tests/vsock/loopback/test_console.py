@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.cli.process import nitrohb_here, started
+from tests.cli.process import started
 
 from .test_server import LOCAL, PATIENCE
 
@@ -33,7 +33,8 @@ def test_the_last_lines_of_a_console_on_vsock() -> None:
 
 def test_a_console_that_does_not_exist() -> None:
     options = ("--quiet", "--console", f"vsock:{LOCAL}:{PORT}", "--timeout", "1")
-    code, _, err = nitrohb_here("run", *options, "--", "tail", "-f", "/dev/null")
+    with started("run", *options, "--", "tail", "-f", "/dev/null") as script:
+        code, _, err = script.end()
     assert code == 124
     assert "(ECONNRESET)" in err.splitlines()[-1]
 
@@ -41,7 +42,8 @@ def test_a_console_that_does_not_exist() -> None:
 def test_an_enclave_without_a_console_is_to_be_started_in_debug_mode() -> None:
     """It connects, sends a wrong byte, and is known by its CID."""
     enclave = (os.environ["NITROHB_ENCLAVE"], str(LOCAL), "9000", "1")
-    code, _, err = nitrohb_here("run", "--quiet", "--console", "auto", "--", *enclave)
+    with started("run", "--quiet", "--console", "auto", "--", *enclave) as script:
+        code, _, err = script.end()
     assert code == 125
     nothing, debug_mode = err.splitlines()[-2:]
     assert f"the console at vsock:0:{LOCAL + 10_000}: " in nothing
