@@ -179,7 +179,7 @@ async def test_a_connection_without_a_byte_is_no_heartbeat(path: Path) -> None:
 
 
 async def test_what_follows_the_byte_changes_nothing(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False):
+    async with serving(f"unix:{path}", keep=True):
         await beat(Client(path), B7 + bytes(1_000_000))
         with Client(path) as client:
             client.send(B7)
@@ -216,7 +216,7 @@ async def test_a_heartbeat_whose_echo_fails_still_counts(path: Path) -> None:
 async def test_a_silent_client_is_closed_at_its_deadline_and_delays_nobody(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    async with serving(f"unix:{path}", once=False, handshake_timeout=2.5) as events:
+    async with serving(f"unix:{path}", keep=True, handshake_timeout=2.5) as events:
         with Client(path) as silent, Client(path) as enclave:
             await trio.sleep(2.25)
             await beat(enclave)
@@ -257,7 +257,7 @@ async def test_of_two_bytes_that_come_together_one_is_answered(path: Path) -> No
 
 async def test_without_once_it_goes_on_until_it_is_cancelled(path: Path) -> None:
     with contextlib.ExitStack() as clients:
-        async with serving(f"unix:{path}", once=False) as events:
+        async with serving(f"unix:{path}", keep=True) as events:
             for _ in range(3):
                 await beat(Client(path))
             silent = clients.enter_context(Client(path))
@@ -272,7 +272,7 @@ async def test_without_once_it_goes_on_until_it_is_cancelled(path: Path) -> None
 async def test_it_answers_when_nobody_observes(path: Path, can_be_asked: bool) -> None:
     """Without a callback, and with nobody to call wait_heartbeat(), it creates no events."""
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_heartbeat, f"unix:{path}", once=False)
+        serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
         if can_be_asked:
             await nursery.start(serve)
         else:
@@ -294,7 +294,7 @@ async def test_a_crowd_is_answered_in_batches_that_let_others_have_their_turn(
         single = clients.enter_context(Client(tmp_path / "quiet"))
         for client in [*crowd, single]:
             client.send(B7)
-        async with serving(busy, quiet, once=False) as events:
+        async with serving(busy, quiet, keep=True) as events:
             await settled()
             assert all(client.look() == (B7, True) for client in [*crowd, single])
     order = [str(event.address) for event in heartbeats(events)]

@@ -77,7 +77,7 @@ def test_it_listens_from_the_first_line_of_the_block_to_its_last(path: Path) -> 
 
 
 def test_asked_before_or_after(path: Path, pool: ThreadPoolExecutor) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         asking = [pool.submit(server.wait_heartbeat) for _ in range(3)]
         for _ in asking:
             boot(path)
@@ -97,7 +97,7 @@ def test_its_arguments_are_those_of_the_server(path: Path) -> None:
 
 
 def test_nothing_comes_in_time(path: Path) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         with pytest.raises(HeartbeatTimeoutError, match=r"0\.25 s"):
             server.wait_heartbeat(timeout=0.25)
         with pytest.raises(TimeoutError, match=f"unix:{path}"):
@@ -107,7 +107,7 @@ def test_nothing_comes_in_time(path: Path) -> None:
 
 
 def test_rearmed_it_forgets(path: Path) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         boot(path)
         server.rearm()
         boot(path)
@@ -120,7 +120,7 @@ def test_rearmed_it_forgets(path: Path) -> None:
 
 def test_addresses_come_and_go(path: Path) -> None:
     other = path.with_name("other")
-    with serve_in_thread(f"unix:{path}", once=False, socket_mode=0o620) as server:
+    with serve_in_thread(f"unix:{path}", keep=True, socket_mode=0o620) as server:
         added = server.listen(f"unix:{other}")
         assert [*map(str, server.addresses)] == [f"unix:{path}", str(added)]
         assert stat.S_IMODE(other.stat().st_mode) == 0o620
@@ -177,7 +177,7 @@ def test_an_exception_in_the_block_closes_everything(path: Path) -> None:
 
 @pytest.mark.parametrize("once", [True, False])
 def test_the_end_comes_during_a_wait(path: Path, pool: ThreadPoolExecutor, once: bool) -> None:
-    with serve_in_thread(f"unix:{path}", once=once) as server:
+    with serve_in_thread(f"unix:{path}", keep=not once) as server:
         asking = pool.submit(server.wait_heartbeat)
     with pytest.raises(NoHeartbeatError):
         asking.result()
@@ -304,7 +304,7 @@ def test_a_wait_can_be_interrupted_at_any_point(
 ) -> None:
     """In half of the 2,000 rounds a heartbeat is there: the call runs through all of its code."""
     rng = random.Random(0)
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         for round_ in range(2000):
             server.rearm()
             if round_ % 2:
@@ -324,7 +324,7 @@ def test_a_wait_can_be_interrupted_at_any_point(
 def test_an_interrupted_wait_claims_nothing(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         interrupts(0.05)
         with pytest.raises(KeyboardInterrupt):
             server.wait_heartbeat()
@@ -338,7 +338,7 @@ def test_an_interrupt_that_wakes_nobody_ends_a_wait(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
     """As one that comes just before a wait for a lock: another thread gets it, and sets a flag."""
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         began = time.monotonic()
         try:
@@ -447,7 +447,7 @@ def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:
 
     with (
         pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
-        serve_in_thread(f"unix:{path}", once=False, on_event=fail) as server,
+        serve_in_thread(f"unix:{path}", keep=True, on_event=fail) as server,
     ):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))

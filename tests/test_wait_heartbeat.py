@@ -31,7 +31,7 @@ from tests.support import B7, Client, PeersWithCids, beat, names, settled
 @asynccontextmanager
 async def running(*listen: Any, **options: Any) -> AsyncGenerator[HeartbeatServer]:
     """A server that answers any number of heartbeats, unless it is told otherwise."""
-    options = {"once": False} | options
+    options = {"keep": True} | options
     async with trio.open_nursery() as nursery:
         yield await nursery.start(partial(serve_heartbeat, *listen, **options))
         nursery.cancel_scope.cancel()
@@ -147,7 +147,7 @@ async def test_it_is_always_a_checkpoint_and_already_cancelled_it_claims_nothing
 
 
 async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> None:
-    async with running(f"unix:{path}", once=True) as server:
+    async with running(f"unix:{path}", keep=False) as server:
         await beat(Client(path))
         assert not path.exists()
         assert (await server.wait_heartbeat()).echoed
@@ -159,7 +159,7 @@ async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> N
 async def test_nobody_waits_for_an_address_that_is_done(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     async with (
-        running(f"unix:{a}", f"unix:{b}", once=True) as server,
+        running(f"unix:{a}", f"unix:{b}", keep=False) as server,
         trio.open_nursery() as nursery,
     ):
         for_a = Asking(nursery, server, address=f"unix:{a}")
@@ -242,7 +242,7 @@ async def test_a_cid_that_is_never_answered(vsock: PeersWithCids) -> None:
 
 async def test_rearmed_it_abandons_what_waits_and_answers_the_next(path: Path) -> None:
     events: list[Event] = []
-    async with running(f"unix:{path}", once=True, on_event=events.append) as server:
+    async with running(f"unix:{path}", keep=False, on_event=events.append) as server:
         with Client(path) as client:
             await settled()
             server.rearm()
@@ -289,7 +289,7 @@ async def test_rearmed_it_forgets_the_last_boot_of_that_address_only(tmp_path: P
 async def test_an_address_that_cannot_be_rearmed(
     path: Path, where: str | None, complaint: str
 ) -> None:
-    async with running(f"unix:{path}", once=True) as server:
+    async with running(f"unix:{path}", keep=False) as server:
         await beat(Client(path))
         with pytest.raises(UsageError, match=complaint):
             server.rearm(where)
@@ -304,7 +304,7 @@ async def test_rearmed_by_the_very_heartbeat_it_is_too_late(path: Path) -> None:
                 server.rearm()
             refused.append(caught.value)
 
-    async with running(f"unix:{path}", once=True, on_event=rearm) as server:
+    async with running(f"unix:{path}", keep=False, on_event=rearm) as server:
         await beat(Client(path))
     assert len(refused) == 1
 

@@ -69,7 +69,7 @@ async def serving(nursery: trio.Nursery, sock: socket.socket, listener: Listener
     await serve_heartbeat("vsock::9000", parse_address("fd:3"), sock, listener)
     await serve_heartbeat(
         UnixAddress("/run/x.sock"),
-        once=False,
+        keep=True,
         allow_cids={16, 17},
         any_byte=True,
         handshake_timeout=0.5,

@@ -56,7 +56,7 @@ class ServerContext:
         pending: The pending connections, each with its owner.
     """
 
-    once: bool
+    keep: bool
     allow_cids: frozenset[int] | None
     any_byte: bool
     handshake_timeout: float
@@ -90,7 +90,7 @@ class Acceptor:
         self.is_done = False
         self.heartbeat: events.Heartbeat | None = None
         self._context = context
-        self._latch = Latch(once=context.once, any_byte=context.any_byte)
+        self._latch = Latch(keep=context.keep, any_byte=context.any_byte)
         self._listening_since = trio.current_time() - age
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
@@ -112,7 +112,7 @@ class Acceptor:
 
     def rearm(self) -> None:
         """Forget the answer, and close the pending connections of this address."""
-        self._latch.reset()
+        self._latch.rearm()
         self._reject_pending(events.RejectReason.REARMED)
 
     def end(self, event: type[events.Done] | type[events.Unlistened]) -> None:
@@ -257,7 +257,7 @@ class Acceptor:
 
     def _conclude_heartbeat(self, connection: Connection) -> None:
         context = self._context
-        self.is_done = context.once
+        self.is_done = not context.keep
         if context.wants_events:
             now = trio.current_time()
             assert connection.handshake.byte is not None
@@ -273,7 +273,7 @@ class Acceptor:
             if context.claim_queue is not None:
                 context.claim_queue.deliver(self.heartbeat)
             context.emit(self.heartbeat)  # it may remove the address
-        if context.once:
+        if not context.keep:
             self.end(events.Done)
 
     def _reject(self, connection: Connection, reason: events.RejectReason) -> None:

@@ -90,7 +90,7 @@ class NoHeartbeatError(NitrohbError):
         else:
             why = (
                 "the address is closed\n"
-                "A one-shot address closes when it has answered. Use once=False to keep it open."
+                "A one-shot address closes when it has answered. Use keep=True to keep it open."
             )
         return f"no heartbeat{sender} can arrive{where} any more: {why}"
 

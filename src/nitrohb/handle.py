@@ -153,10 +153,10 @@ class HeartbeatServer:
     def listen(self, listen: ListenTarget) -> Address:
         """Listen on another address, as :func:`serve_heartbeat` does, or change nothing.
 
-        Its arguments apply: ``allow_cids``, ``once``, ``socket_mode`` and the others. When this
+        Its arguments apply: ``allow_cids``, ``keep``, ``socket_mode`` and the others. When this
         returns, the address accepts connections. A one-shot address that has answered can be
         listened on again. A one-shot server ends when all its addresses have answered: listen on
-        another one before, or use ``once=False``.
+        another one before, or use ``keep=True``.
 
         Args:
             listen: An address, as text or as an object, or a socket or listener that listens
@@ -183,7 +183,7 @@ class HeartbeatServer:
         are forgotten. A task that waits for one gets a :class:`NoHeartbeatError`, unless it can
         still arrive on another address.
 
-        With ``once=False`` the server goes on without any address. A one-shot server ends when all
+        With ``keep=True`` the server goes on without any address. A one-shot server ends when all
         addresses that are left have answered.
 
         Args:
@@ -261,7 +261,7 @@ class HeartbeatServer:
         if closed := [each for each in acceptors if each.is_done]:
             raise UsageError(
                 f"{closed[0].address} cannot be rearmed: it is closed\n"
-                "A one-shot address closes when it has answered. Use once=False to keep it open."
+                "A one-shot address closes when it has answered. Use keep=True to keep it open."
             )
         for acceptor in acceptors:
             self._claims.forget(acceptor.address)

@@ -44,7 +44,7 @@ _log: Final = logging.getLogger(__package__)
 
 async def serve_heartbeat(
     *listen: ListenTarget,
-    once: bool = True,
+    keep: bool = False,
     allow_cids: Collection[int] | None = None,
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
@@ -59,7 +59,7 @@ async def serve_heartbeat(
     An enclave's init connects to its parent (CID 3, port 9000), sends 0xB7 and waits for the same
     byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the whole
     exchange.) Each address answers one heartbeat and closes, as QEMU's device does
-    (hw/nitro/heartbeat.c), unless ``once`` is false. A connection that sends another byte, or none,
+    (hw/nitro/heartbeat.c), unless ``keep`` is true. A connection that sends another byte, or none,
     is closed, and the address keeps listening. Connections do not wait for one another. If another
     process deletes or replaces a socket file, it is created again within a second (:class:`Lost`).
 
@@ -70,7 +70,7 @@ async def serve_heartbeat(
         *listen: The listen addresses, as text (``"vsock::9000"``) or as objects, or sockets that
             listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``. With
             ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
-        once: Answer one heartbeat per address. If false, go on until cancelled.
+        keep: Go on after a heartbeat, until cancelled. If false, answer one per address.
         allow_cids: The CIDs to answer. A connection from another CID is closed before anything is
             read from it. None allows all. Only for AF_VSOCK: the peers of a Unix socket have no
             CID.
@@ -91,7 +91,7 @@ async def serve_heartbeat(
 
     Returns:
         The heartbeats, one per address, in the order in which it began to listen. With
-        ``once=False`` it never returns.
+        ``keep=True`` it never returns.
 
     Raises:
         AddressError: An address is malformed.
@@ -113,7 +113,7 @@ async def serve_heartbeat(
         wants_server = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue()
         context = ServerContext(
-            once=once,
+            keep=keep,
             allow_cids=_validate(allow_cids, handshake_timeout, max_pending),
             any_byte=any_byte,
             handshake_timeout=handshake_timeout,
@@ -121,7 +121,7 @@ async def serve_heartbeat(
             socket_mode=socket_mode,
             socket_group=socket_group,
             emit=on_event or _log_problem,
-            wants_events=once or wants_server or on_event is not None,
+            wants_events=not keep or wants_server or on_event is not None,
             claim_queue=claims if wants_server else None,
             pending=Pending(),
         )
@@ -132,7 +132,7 @@ async def serve_heartbeat(
         with claims:
             async with trio.open_nursery() as nursery:
                 acceptors.start(opened, nursery)
-                if not once:  # it goes on without an address
+                if keep:  # it goes on without an address
                     nursery.start_soon(trio.sleep_forever)
                 task_status.started(HeartbeatServer(acceptors))
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]

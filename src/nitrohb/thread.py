@@ -148,7 +148,7 @@ class ThreadServer:
 @contextmanager
 def serve_in_thread(
     *listen: ListenTarget,
-    once: bool = True,
+    keep: bool = False,
     allow_cids: Collection[int] | None = None,
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
@@ -177,7 +177,7 @@ def serve_in_thread(
 
     Args:
         *listen: As in :func:`serve_heartbeat`, like all the others.
-        once: Answer one heartbeat per address.
+        keep: Go on after a heartbeat.
         allow_cids: The CIDs to answer.
         any_byte: Echo any first byte.
         handshake_timeout: Seconds that a connection may stay silent.
@@ -201,7 +201,7 @@ def serve_in_thread(
     serve = partial(
         serve_heartbeat,
         *listen,
-        once=once,
+        keep=keep,
         allow_cids=allow_cids,
         any_byte=any_byte,
         handshake_timeout=handshake_timeout,

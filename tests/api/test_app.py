@@ -217,7 +217,7 @@ async def test_rearm_drops_unclaimed_heartbeats(tmp_path: Path) -> None:
 
 
 async def test_a_one_shot_address_is_not_ready_after_its_heartbeat(path: Path) -> None:
-    async with running(path, once=True) as api:
+    async with running(path, keep=False) as api:
         ready = await api.client.get("/readyz")
         assert ready.status == 200
         assert ready.json() == {"listeners": [{"address": f"unix:{path}", "listening": True}]}

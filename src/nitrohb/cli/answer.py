@@ -87,7 +87,7 @@ async def serve_listeners(
     listen: Sequence[ListenTarget] = listeners or [NOWHERE]
     await serve_heartbeat(
         *listen,
-        once=not settings.keep,
+        keep=settings.keep,
         allow_cids=settings.allow_cids,
         any_byte=settings.any_byte,
         handshake_timeout=settings.handshake_timeout,
