@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """serve_heartbeat() on real sockets, in virtual time."""
 
+import asyncio
 import contextlib
 import errno
 import math
@@ -17,6 +18,7 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import (
+    Console,
     Disconnected,
     Event,
     Heartbeat,
@@ -344,6 +346,10 @@ async def test_an_allow_list_on_a_unix_socket_is_a_usage_error(path: Path) -> No
         ({"handshake_timeout": math.nan}, r"handshake_timeout .* got nan"),
         ({"max_pending": 0}, r"max_pending .* at least 1, got 0"),
         ({"max_pending": -1}, r"max_pending .* got -1"),
+        ({"max_pending": 1.5}, r"max_pending .* integer .* got 1\.5"),
+        ({"max_pending": "16"}, r"max_pending .* got '16'"),
+        ({"handshake_timeout": "5"}, r"handshake_timeout .* number .* got '5'"),
+        ({"socket_mode": 660}, r"socket_mode .*0o660.* got 660"),
     ],
 )
 async def test_arguments_that_make_no_sense(
@@ -433,11 +439,64 @@ async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:
         return error.address == f"unix:{path}" and error.errno == errno.EBADF
 
     expected = pytest.RaisesExc(ListenError, check=is_about_the_address)
-    with pytest.RaisesGroup(expected, flatten_subgroups=True):
+    with pytest.RaisesGroup(expected):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_heartbeat, Scripted(path, errno.EBADF))
             Client(path).close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_awaited_directly_it_raises_an_error_as_it_is(path: Path, keep: bool) -> None:
+    """Neither in a group nor with one as its context: a traceback is as short as it can be."""
+    listener = Scripted(path, errno.EBADF)
+    with Client(path), pytest.raises(ListenError) as caught:
+        await serve_heartbeat(listener, keep=keep)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert isinstance(caught.value.__context__, OSError)
+
+
+async def test_errors_that_come_together_are_in_a_group(tmp_path: Path) -> None:
+    broken = [Scripted(tmp_path / name, errno.EBADF) for name in "ab"]
+    both = pytest.RaisesGroup(ListenError, ListenError, flatten_subgroups=True)
+    with Client(tmp_path / "a"), Client(tmp_path / "b"), both:
+        await serve_heartbeat(*broken)
+
+
+async def test_an_error_during_a_cancellation_is_raised_as_it_is(path: Path) -> None:
+    def fail(event: Event) -> None:
+        if event.name == "connected":
+            scope.cancel()
+            raise ZeroDivisionError
+
+    listeners = open_listeners([f"unix:{path}", f"unix:{path}2"])
+    with trio.CancelScope() as scope, Client(path), pytest.raises(ZeroDivisionError):
+        await serve_heartbeat(*listeners, on_event=fail)
+
+
+def test_under_asyncio_it_says_what_to_call_instead(path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    with pytest.raises(UsageError, match=r"needs trio.*\n.*serve_in_thread\(\)"):
+        asyncio.run(serve_heartbeat(sock))
+    assert sock.fileno() == -1
+
+
+class AsyncCallback:
+    async def __call__(self, event: Event) -> None:
+        pytest.fail("nobody awaits it")
+
+
+@pytest.mark.parametrize(
+    "callback", [AsyncCallback().__call__, AsyncCallback(), partial(AsyncCallback().__call__), "x"]
+)
+async def test_an_async_callback_is_refused_with_what_to_do(path: Path, callback: Any) -> None:
+    with pytest.raises(UsageError, match=r"on_event .*not awaited[^$]*\n.*open_memory_channel"):
+        await serve_heartbeat(f"unix:{path}", on_event=callback)
+    assert not path.exists()
+    with pytest.raises(UsageError, match=r"on_data .*not awaited"):
+        Console(f"unix:{path}", on_data=callback)
 
 
 async def test_a_socket_that_another_holder_shuts_down_ends_the_server(path: Path) -> None:

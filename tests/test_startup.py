@@ -68,7 +68,7 @@ AUTO = ["--timeout", "auto", "--eif", __file__, "--memory", "1"]
     ("command", "rest", "more"),
     [
         ("serve", [], set[str]()),
-        ("serve", AUTO, {"nitrohb.timeouts"}),
+        ("serve", AUTO, {"nitrohb.arguments", "nitrohb.timeouts"}),
         ("run", ["--", "true"], {"nitrohb.cli.run"}),
     ],
 )

@@ -20,6 +20,7 @@ from nitrohb import (
     AddressError,
     Connected,
     ConnectError,
+    ConnectionEvent,
     Console,
     Disconnected,
     Done,
@@ -113,8 +114,8 @@ async def sending(
 
 
 def timeouts() -> None:
-    assert_type(boot_timeout(1 << 30, 4096), float)
-    boot_timeout("x.eif", 4096)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(boot_timeout(eif_bytes=1 << 30, memory_mib=4096), float)
+    boot_timeout(1 << 30, 4096)  # type: ignore[misc,call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def listening(sock: socket.socket) -> None:
@@ -220,10 +221,12 @@ def errors(usage: UsageError, wrong: WrongByteError, unusable: UnusableAddressEr
     assert_type(unusable.see_also, str)
     bad_arguments: list[ValueError] = [usage, AddressError()]
     peers: list[PeerError] = [wrong, PeerClosedError()]
-    late: TimeoutError = HeartbeatTimeoutError()
+    late = HeartbeatTimeoutError("no heartbeat came within 60 s", ())
+    assert_type(late.instead, tuple[ConnectionEvent, ...])
+    assert_type([event.outcome for event in late.instead], list[str])
     environment: list[UnusableAddressError] = [
         ListenError("vsock::9000", None, "reason", "remedy"),
         ConnectError("vsock:3:9000", 110, "reason", "remedy"),
     ]
-    everything: list[NitrohbError] = [usage, *peers, *environment]
-    print(bad_arguments, late, everything)
+    everything: list[NitrohbError] = [usage, *peers, late, *environment]
+    print(bad_arguments, everything)

@@ -282,10 +282,16 @@ class Acceptor:
         self._emit(events.Rejected, connection, reason=reason, byte=byte)
 
     def _emit(
-        self, event_type: Callable[..., events.Event], connection: Connection, **more: object
+        self,
+        event_type: Callable[..., events.ConnectionEvent],
+        connection: Connection,
+        **more: object,
     ) -> None:
         now, peer = events.utc_now(), connection.peer
-        self._context.emit(event_type(address=self.address, time=now, peer=peer, **more))
+        event = event_type(address=self.address, time=now, peer=peer, **more)
+        if self._context.claim_queue is not None and event_type is not events.Connected:
+            self._context.claim_queue.note(event)
+        self._context.emit(event)
 
     def _close(self, connection: Connection) -> None:
         """Close a connection, and remove it from wherever it is. You can call it again."""

@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from .addresses import Address, VsockAddress
+from .arguments import check_callback
 from .client import connect, connectable
 from .errors import ConnectError
 from .sockets import syscalls
@@ -69,13 +70,14 @@ class Console:
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: The address is not one to connect to.
+        UsageError: The address is not one to connect to, or ``on_data`` is async.
     """
 
     def __init__(
         self, address: str | Address, *, on_data: Callable[[bytes], object] = lambda _: None
     ) -> None:
         self.address = connectable(address)
+        check_callback("on_data", on_data)
         self.error: ConnectError | None = None
         self._on_data = on_data
         self._fd: int | None = None  # while connected

@@ -18,9 +18,18 @@
 Any other exception that leaves nitrohb is a bug in nitrohb (or in the caller's own callback).
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .events import ConnectionEvent
+
 
 class NitrohbError(Exception):
     """Base class of every error that nitrohb raises on purpose."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class UsageError(NitrohbError, ValueError):
@@ -55,8 +64,30 @@ class WrongByteError(PeerError):
         return self.message
 
 
-class HeartbeatTimeoutError(NitrohbError, TimeoutError):
-    """No heartbeat, or no echo, arrived in time."""
+class HeartbeatTimeoutError(NitrohbError):
+    """No heartbeat, or no echo, arrived in time.
+
+    It is not a TimeoutError: that is an OSError, so that ``except OSError`` would catch it.
+
+    Attributes:
+        instead: The connections that came instead, each as the last event it had: Rejected,
+            Disconnected, Evicted; Heartbeat if that was claimed already, or is of another CID;
+            Connected if it is still silent. The message has them in words.
+    """
+
+    def __init__(self, message: str, instead: tuple[ConnectionEvent, ...] | None = None) -> None:
+        super().__init__(message, instead)
+        self.message = message
+        self.instead: tuple[ConnectionEvent, ...] = instead or ()
+
+    def __str__(self) -> str:
+        if self.args[1] is None:
+            return self.message
+        from collections import Counter  # the console script listens before it is loaded
+
+        counted = Counter(event.outcome for event in self.instead).most_common()
+        seen = "; ".join(f"{count} {outcome}" for outcome, count in counted)
+        return f"{self.message}: {seen or 'nobody connected'}"
 
 
 class NoHeartbeatError(NitrohbError):

@@ -79,7 +79,14 @@ class _PeerEvent(_Event):
         peer: The address of the peer; None on a Unix socket.
     """
 
+    words: ClassVar[str]
+
     peer: VsockAddress | None
+
+    @property
+    def outcome(self) -> str:
+        """What became of the connection, in words: "1 closed without a byte"."""
+        return self.words
 
     @property
     def cid(self) -> int | None:
@@ -92,6 +99,7 @@ class Connected(_PeerEvent):
     """A connection was accepted."""
 
     name = "connected"
+    words = "had sent nothing yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +121,25 @@ class Heartbeat(_PeerEvent):
     echoed: bool
 
     @property
+    def outcome(self) -> str:
+        """What became of the connection, in words, when a wait could not claim it."""
+        sender = "" if self.cid is None else f" as CID {self.cid}"
+        return f"sent a heartbeat{sender}, claimed already or not awaited"
+
+    @property
     def received_at(self) -> datetime:
         """When the byte was received, in UTC (the same as ``time``)."""
         return self.time
+
+
+_REJECTIONS: Final = {
+    RejectReason.CID: "came from CID {0.cid}, which is not allowed",
+    RejectReason.WRONG_BYTE: f"sent 0x{{0.byte:02X}} instead of 0x{HEARTBEAT[0]:02X}",
+    RejectReason.TIMEOUT: "sent nothing",
+    RejectReason.ALREADY_ANSWERED: "came after another was answered",
+    RejectReason.REARMED: "came before the address was rearmed",
+    RejectReason.UNLISTENED: "came before the address was removed",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +156,18 @@ class Rejected(_PeerEvent):
     reason: RejectReason
     byte: int | None = None
 
+    @property
+    def outcome(self) -> str:
+        """What became of the connection, in words: "1 sent 0x78 instead of 0xB7"."""
+        return _REJECTIONS[self.reason].format(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(_PeerEvent):
     """The peer closed the connection before it sent a byte."""
 
     name = "disconnected"
+    words = "closed without a byte"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +178,7 @@ class Evicted(_PeerEvent):
     """
 
     name = "evicted"
+    words = "evicted to make room"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +223,9 @@ class Lost(_Event):
             f" {self.problem}\nnitrohb tries again twice a second."
         )
 
+
+ConnectionEvent = Connected | Heartbeat | Rejected | Disconnected | Evicted
+"""An event of a connection."""
 
 Event = (
     Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Unlistened | Lost

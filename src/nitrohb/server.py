@@ -20,13 +20,14 @@ byte, closes the connection, emits the event, and passes the heartbeat to the wa
 """
 
 import logging
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, cast
 
 import trio
 
-from .acceptor import ServerContext
+from .acceptor import Acceptor, ServerContext
 from .addresses import CID_ANY, VsockAddress
+from .arguments import check_callback, check_count, check_seconds
 from .claims import ClaimQueue
 from .errors import UsageError
 from .events import Event, Heartbeat, Lost
@@ -96,20 +97,29 @@ async def serve_heartbeat(
     Raises:
         AddressError: An address is malformed.
         UsageError: The arguments contradict each other or make no sense.
-        ListenError: An address cannot be listened on. Then none is: the others are closed again.
+        ListenError: An address cannot be listened on. Then none is: the others are closed again. Or
+            a listening socket has broken, for example because another process shut it down.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
-    There is no time limit but the caller's cancel scope, for example ``trio.fail_after(60)``.
+    There is no time limit but the caller's cancel scope.
 
     **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
     however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
     socket file, no task.
 
-    **Error handling.** No peer can end the server. If a listening socket breaks (``ListenError``),
-    or ``on_event`` raises, everything is closed, and the error is raised in an exception group, as
-    by any nursery.
+    **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
+    raises, everything is closed, and that error is raised as it is. Only if several errors come at
+    the same time are they in an exception group. A nursery in which you start this raises
+    exception groups, as always: catch their errors with ``except*``.
     """
     with closing_stack(listen) as closing:
+        if not trio.lowlevel.in_trio_run():
+            raise UsageError(
+                "serve_heartbeat() needs trio, and asyncio or another event loop runs here\n"
+                "Use serve_in_thread(), or run it with trio.run()."
+            )
+        if on_event is not None:
+            check_callback("on_event", on_event)
         wants_server = task_status is not trio.TASK_STATUS_IGNORED
         claims = ClaimQueue()
         context = ServerContext(
@@ -130,21 +140,45 @@ async def serve_heartbeat(
         where = () if listen == (NOWHERE,) else listen or (DEFAULT_LISTEN,)
         opened = acceptors.open(where, may_wait=True)
         with claims:
-            async with trio.open_nursery() as nursery:
-                acceptors.start(opened, nursery)
-                if keep:  # it goes on without an address
-                    nursery.start_soon(trio.sleep_forever)
-                task_status.started(HeartbeatServer(acceptors))
+            await _serve(acceptors, opened, keep, task_status)
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
+
+
+async def _serve(
+    acceptors: Acceptors,
+    opened: Iterable[Acceptor],
+    keep: bool,
+    task_status: trio.TaskStatus[HeartbeatServer],
+) -> None:
+    """Serve, and raise the error that ends it as it is, without the groups of the nurseries."""
+    try:
+        async with trio.open_nursery() as nursery:
+            acceptors.start(opened, nursery)
+            if keep:  # it goes on without an address
+                nursery.start_soon(trio.sleep_forever)
+            task_status.started(HeartbeatServer(acceptors))
+        return
+    except BaseExceptionGroup as group:
+        errors = [*_leaves(group)]
+        if len(errors) != 1:
+            raise
+    raise errors[0]  # here, so that the group is not its context
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The errors in a group of groups, without cancellations."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(cast("BaseExceptionGroup[BaseException]", error))
+        elif not isinstance(error, trio.Cancelled):
+            yield error
 
 
 def _validate(
     allow_cids: Collection[int] | None, handshake_timeout: float, max_pending: int
 ) -> frozenset[int] | None:
-    if not handshake_timeout > 0:  # not "<= 0", which NaN would pass
-        raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
-    if max_pending < 1:
-        raise UsageError(f"max_pending must be at least 1, got {max_pending}")
+    check_seconds("handshake_timeout", handshake_timeout, may_be_0=False)
+    check_count("max_pending", max_pending)
     if allow_cids is None:
         return None
     if not allow_cids:

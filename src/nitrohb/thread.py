@@ -11,7 +11,6 @@ Two rules keep every call interruptible:
 
 import _thread
 import atexit
-import math
 import os
 import threading
 from collections.abc import Awaitable, Callable, Collection, Generator
@@ -24,7 +23,7 @@ from typing import Final, TypeVar
 import trio
 
 from .addresses import Address
-from .errors import HeartbeatTimeoutError, NoHeartbeatError, UsageError
+from .errors import NoHeartbeatError, UsageError
 from .events import Heartbeat
 from .handle import HeartbeatServer
 from .server import OnEvent, serve_heartbeat
@@ -71,7 +70,7 @@ class ThreadServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. It is also a :class:`TimeoutError`.
+            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead.
             UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
                 task, whose event loop it would block.
             NoHeartbeatError: The server has ended, or has closed the address. If the server failed,
@@ -80,17 +79,9 @@ class ThreadServer:
         An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
         heartbeat: then that is lost. A cancelled ``asyncio.to_thread()`` waits on, and claims.
         """
-        if timeout is not None and not timeout >= 0:
-            raise UsageError(f"timeout must be at least 0 s, got {timeout}")
-
-        async def wait() -> Heartbeat:
-            # Within 0 s it would be cancelled before it has looked at what is there.
-            with trio.move_on_after(math.inf if timeout is None else max(timeout, 0.001)):
-                return await self._server.wait_heartbeat(cid=cid, address=address, max_age=max_age)
-            sender = "" if cid is None else f" from CID {cid}"
-            where = "" if address is None else f" on {address}"
-            raise HeartbeatTimeoutError(f"no heartbeat{sender} came{where} within {timeout:g} s")
-
+        wait = partial(
+            self._server.wait_heartbeat, cid=cid, address=address, max_age=max_age, timeout=timeout
+        )
         return self._thread.call(wait, blocking=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
@@ -191,10 +182,10 @@ def serve_in_thread(
         The server.
 
     Raises:
-        AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering.
+        AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering. The
+            error of a server that fails later, or of ``on_event``, is raised on leaving.
         UsageError: You enter or leave it in a trio task: use :func:`serve_heartbeat` there. On
             leaving, the server ends all the same.
-        ExceptionGroup: The server failed, for example because ``on_event`` raised: on leaving.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
     _refuse_trio_tasks(*here)

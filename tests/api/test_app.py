@@ -145,7 +145,7 @@ async def test_a_timed_out_claim_reports_what_came_instead(
         Client(one).close()
         await trio.sleep(61)
         last = (await api.client.get("/heartbeats")).json()[0]["time"]
-        facts = (f"on unix:{one} ", "60 s", "1 disconnected", "2 wrong-byte", last)
+        facts = (f"on unix:{one} ", "60 s", "1 closed", "2 sent 0x00 ", last)
         assert missed.is_problem(504, *facts)
         assert served.status == 200
 

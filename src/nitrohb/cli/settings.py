@@ -241,7 +241,7 @@ def _timeout(args: Namespace) -> float:
         raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
     from ..timeouts import boot_timeout  # few need it
 
-    return boot_timeout(_image_size(args.eif), args.memory)
+    return boot_timeout(eif_bytes=_image_size(args.eif), memory_mib=args.memory)
 
 
 def _image_size(path: str) -> int:
