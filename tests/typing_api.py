@@ -115,7 +115,7 @@ async def sending(
 
 def timeouts() -> None:
     assert_type(boot_timeout(eif_bytes=1 << 30, memory_mib=4096), float)
-    boot_timeout(1 << 30, 4096)  # type: ignore[misc,call-arg]  # pyright: ignore[reportCallIssue]
+    boot_timeout(1 << 30, 4096)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def listening(sock: socket.socket) -> None:
