@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from . import observe
 from .contestants import Tools
 from .hostile import KINDS
 from .measure import Metrics, Round
-from .processes import Cores, Server
+from .processes import Cores, Server, prefer
 
 __all__ = ["ALONE", "LABELS", "NOBODY", "Delays"]
 
@@ -71,7 +71,7 @@ class Delays:
         argv = [self.tools.nitrohb, "serve", "--keep", "--quiet", "-l", f"unix:{where}", *options]
         log = os.path.join(self.directory, f"{key}.log")
         with Server(self.cores, argv, where, log) as server:
-            _prefer(server.pid)
+            prefer(server.pid)
             self._beats(server, 0.1)
             yield server
             server.stop()
@@ -96,7 +96,7 @@ class Delays:
         argv = [self.tools.load, "--socket", self._path("heartbeats"), "--warmup", "20"]
         argv += ["--pause-us", str(_PAUSE_US), "--seconds", str(seconds)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
-            _prefer(client.pid)
+            prefer(client.pid)
             out, err = client.communicate(timeout=seconds + _DEADLINE)
         if client.returncode:
             raise server.failure(err.decode().strip())
@@ -131,9 +131,3 @@ class _Asking:
         finally:
             self._process.kill()
             self._process.wait()
-
-
-def _prefer(pid: int) -> None:
-    """Give a process priority on its core, if this user has the permission."""
-    with suppress(PermissionError):
-        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))

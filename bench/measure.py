@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from . import observe
+from . import claims, observe
 from .contestants import NITROHB, PEERS, Peer, Tools
 from .processes import BenchError, Cores, Server, connect, time_command
 
@@ -135,15 +135,17 @@ class Bench:
         }
         if self.vsock:
             return metrics
-        where, api = (os.path.join(self.directory, name) for name in ("claimed", "api"))
-        argv = [script, "serve", "--keep", "--quiet", "--listen", f"unix:{where}"]
-        argv += ["--api", f"unix:{api}"]
-        with Server(self.cores, argv, where, f"{where}.log"):
+        names = ("claimed", "other", "api")
+        where, other, api = (os.path.join(self.directory, name) for name in names)
+        argv = [script, "serve", "--keep", "--quiet", "--api", f"unix:{api}"]
+        argv += ["--listen", f"unix:{where}", "--listen", f"unix:{other}"]
+        with Server(self.cores, argv, where, f"{where}.log") as server:
             with connect(where) as client:
                 client.sendall(b"\xb7")
                 client.recv(1)
             wait = [script, "wait", "--address", f"unix:{where}", "--api", f"unix:{api}"]
             metrics["wait_ms"] = time_command(self.cores, wait)
+            metrics["claim_p99_ms"] = claims.p99_ms(where, other, api, server.pid)
         return metrics
 
     def _at_start(self, peer: Peer, server: Server) -> Metrics:

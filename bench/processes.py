@@ -17,7 +17,7 @@ from typing import Self
 
 from tests.uml import launcher
 
-__all__ = ["BenchError", "Cores", "Server", "connect", "raise_file_limit", "time_command"]
+__all__ = ["BenchError", "Cores", "Server", "connect", "prefer", "raise_file_limit", "time_command"]
 
 _DEADLINE = 20.0  # seconds; for anything that takes less than one on any sane machine
 _POLL_PAUSE = 0.0001  # seconds between two attempts to connect: the resolution of a start-up time
@@ -176,6 +176,12 @@ def time_command(cores: Cores, argv: Sequence[str]) -> float:
     finally:
         process.kill()
         process.wait(_DEADLINE)
+
+
+def prefer(pid: int, policy: int = os.SCHED_FIFO) -> None:
+    """Give a process priority on its core, if this user has the permission."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(pid, policy, os.sched_param(int(policy == os.SCHED_FIFO)))
 
 
 def raise_file_limit() -> int:

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 from collections import deque
@@ -118,6 +119,20 @@ def child(command: Sequence[str], **options: Any) -> Generator[Any]:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def descriptors_left(number: int) -> Generator[None]:
+    """Let this process have exactly so many more descriptors while the block runs."""
+    free = [os.dup(1) for _ in range(number + 1)]  # the lowest ones that are free
+    for fd in free:
+        os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def names(events: list[Event]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from nitrohb import CID_ANY, Address, Heartbeat, UnixAddress, VsockAddress
+from nitrohb import CID_ANY, Address, Heartbeat, UnixAddress, UnixPeer, VsockAddress
 from nitrohb.claims import ClaimFilter, HeartbeatStore
 
 VSOCK = VsockAddress(CID_ANY, 9000)
@@ -22,7 +22,7 @@ def beat(address: Address = VSOCK, cid: int | None = 16) -> Heartbeat:
     return Heartbeat(
         address=address,
         time=datetime(2025, 1, 2, tzinfo=UTC),
-        peer=None if cid is None else VsockAddress(cid, 1024),
+        peer=UnixPeer(7, 8, 9) if cid is None else VsockAddress(cid, 1024),
         listening_seconds=0.0,
         echo_seconds=0.0,
         echoed=True,

@@ -29,6 +29,7 @@ from nitrohb.events import (
     Lost,
     Rejected,
     RejectReason,
+    UnixPeer,
     Unlistened,
     format_time,
     utc_now,
@@ -41,13 +42,17 @@ VM = UnixAddress("/tmp/vm4.sock")
 PEER = VsockAddress(16, 1234)
 
 ON_ANY: dict[str, object] = {"time": TIME_TEXT, "address": "vsock::9000", "cid": None}
-OF_PEER = ON_ANY | {"cid": 16, "peer": "vsock:16:1234"}
+OF_PEER = ON_ANY | {"cid": 16, "peer": "vsock:16:1234", "pid": None, "uid": None, "gid": None}
 ON_VM = ON_ANY | {"address": "unix:/tmp/vm4.sock"}
+PROCESS = {"peer": None, "pid": 7, "uid": 0, "gid": 9}
 
 EXAMPLES: list[tuple[Event, dict[str, object]]] = [
     (Listening(address=ANY, time=TIME), {"event": "listening"} | ON_ANY),
     (Connected(address=ANY, time=TIME, peer=PEER), {"event": "connected"} | OF_PEER),
-    (Connected(address=VM, time=TIME, peer=None), {"event": "connected"} | ON_VM | {"peer": None}),
+    (
+        Connected(address=VM, time=TIME, peer=UnixPeer(7, 0, 9)),
+        {"event": "connected"} | ON_VM | PROCESS,
+    ),
     (
         Heartbeat(
             address=ANY,
@@ -67,11 +72,16 @@ EXAMPLES: list[tuple[Event, dict[str, object]]] = [
     ),
     (
         Rejected(
-            address=HybridAddress("/vm4", 9000), time=TIME, peer=None, reason=RejectReason.TIMEOUT
+            address=HybridAddress("/vm4", 9000),
+            time=TIME,
+            peer=UnixPeer(None, 0, 9),
+            reason=RejectReason.TIMEOUT,
         ),
         {"event": "rejected"}
         | ON_ANY
-        | {"address": "hybrid:/vm4:9000", "peer": None, "reason": "timeout", "byte": None},
+        | {"address": "hybrid:/vm4:9000"}
+        | PROCESS
+        | {"pid": None, "reason": "timeout", "byte": None},
     ),
     (
         Disconnected(address=InheritedSocket(3), time=TIME, peer=PEER),
@@ -101,8 +111,8 @@ def test_every_event_has_an_example() -> None:
 
 
 def test_reasons_are_spelled_as_documented() -> None:
-    reasons = ["cid", "wrong-byte", "timeout", "already-answered", "rearmed", "unlistened"]
-    assert [*RejectReason] == reasons
+    reasons = "cid uid wrong-byte timeout already-answered rearmed unlistened"
+    assert [*RejectReason] == reasons.split()
 
 
 def test_events_are_immutable_values() -> None:
@@ -125,7 +135,10 @@ events_addresses: st.SearchStrategy[Address] = st.one_of(
     st.builds(VsockAddress, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
     st.builds(UnixAddress, st.sampled_from(["x", "/a b", "/é", "/\udcff", '/"\\'])),
 )
-peers = st.none() | st.builds(VsockAddress, st.integers(0, 2**32 - 2), st.integers(0, 2**32 - 1))
+ids = st.integers(0, 2**32 - 1)
+peers = st.builds(VsockAddress, st.integers(0, 2**32 - 2), ids) | st.builds(
+    UnixPeer, st.none() | st.integers(1, 2**22), ids, ids
+)
 times = st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC))
 seconds = st.floats(0, 1e9)
 
@@ -145,8 +158,11 @@ def test_nothing_gets_lost_on_the_way_through_json(beat: Heartbeat) -> None:
     form = json.loads(json.dumps(beat.to_json()))
     assert form["address"] == str(beat.address)
     assert datetime.fromisoformat(form["time"]) == beat.time
-    assert form["cid"] == (None if beat.peer is None else beat.peer.cid)
-    assert form["peer"] == (None if beat.peer is None else str(beat.peer))
+    is_unix = isinstance(beat.peer, UnixPeer)
+    assert form["peer"] == (None if is_unix else str(beat.peer))
+    process = tuple(beat.peer) if isinstance(beat.peer, UnixPeer) else (None, None, None)
+    assert (form["pid"], form["uid"], form["gid"]) == (beat.pid, beat.uid, beat.gid) == process
+    assert form["cid"] == beat.cid == getattr(beat.peer, "cid", None)
     assert (form["listening_seconds"], form["echo_seconds"], form["echoed"]) == (
         round(beat.listening_seconds, 6),  # to the microsecond, as the time is
         round(beat.echo_seconds, 6),

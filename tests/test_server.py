@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import socket
+import struct
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from nitrohb import (
     Console,
     Disconnected,
     Event,
+    Evicted,
     Heartbeat,
     HeartbeatServer,
     HybridAddress,
@@ -30,6 +32,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     UsageError,
     VsockAddress,
     open_listeners,
@@ -72,7 +75,7 @@ async def test_one_heartbeat_from_listening_to_done(path: Path, autojump_clock: 
             await beat(client)
     (heartbeat,) = returned
     assert heartbeat.address == UnixAddress(str(path))
-    assert (heartbeat.peer, heartbeat.cid) == (None, None)
+    assert heartbeat.peer == UnixPeer(os.getpid(), os.geteuid(), os.getegid())
     assert heartbeat.received_at.tzinfo is UTC
     assert (heartbeat.listening_seconds, heartbeat.echo_seconds) == (3.25, 0.25)
     assert heartbeat.echoed
@@ -334,9 +337,83 @@ async def test_an_allow_list_on_a_unix_socket_is_a_usage_error(path: Path) -> No
         assert sock.fileno() == -1
 
 
+async def test_a_user_that_is_not_allowed_is_closed_before_anything_is_read(path: Path) -> None:
+    async with serving(f"unix:{path}", allow_uids={os.geteuid() + 1}, keep=True) as events:
+        with Client(path) as stranger:
+            stranger.send(B7)
+            await settled()
+            assert stranger.look() == (b"", True)
+    (rejected,) = [event for event in events if isinstance(event, Rejected)]
+    assert (rejected.reason, rejected.byte) == (RejectReason.UID, None)
+    assert (rejected.pid, rejected.uid, rejected.gid) == (
+        os.getpid(),
+        os.geteuid(),
+        os.getegid(),
+    )
+
+
+@pytest.mark.parametrize(("more", "answer"), [(1, b""), (0, B7)])
+async def test_the_allow_list_holds_if_nobody_wants_the_events(
+    more: int, answer: bytes, path: Path
+) -> None:
+    (listener,) = open_listeners([f"unix:{path}"])
+    serve = partial(serve_heartbeat, keep=True, allow_uids=[os.geteuid() + more])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, listener)
+        with Client(path) as client:
+            client.send(B7)
+            await settled()
+            assert client.look() == (answer, True)
+        nursery.cancel_scope.cancel()
+
+
+async def test_with_both_allow_lists_each_kind_of_address_has_its_own(
+    path: Path, tmp_path: Path
+) -> None:
+    vsock, unix = PeersWithCids(tmp_path / "3"), f"unix:{path}"
+    lists = {"allow_cids": {16}, "allow_uids": {os.geteuid()}}
+    async with serving(vsock, unix, keep=True, **lists) as events:
+        await beat(Client(path))
+        await beat(vsock.connect(cid=16))
+        with vsock.connect(cid=os.geteuid()) as stranger:
+            await settled()
+            assert stranger.look() == (b"", True)
+    assert rejections(events) == [(RejectReason.CID, None)]
+    assert len(heartbeats(events)) == 2
+
+
+async def test_a_process_that_the_pid_namespace_hides_has_no_pid(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives 0 as its process ID. All of one address are one peer."""
+
+    def peer_credentials(_: int) -> bytes:
+        return struct.pack("3I", 0, 7, 8)
+
+    monkeypatch.setattr(syscalls, "peer_credentials", peer_credentials)
+    other = tmp_path / "other"
+    async with serving(f"unix:{path}", f"unix:{other}", max_pending=3, keep=True) as events:
+        with Client(other) as oldest, Client(path), Client(path), Client(path):
+            await settled()
+            await beat(oldest)
+    (evicted,) = [event for event in events if isinstance(event, Evicted)]
+    assert (str(evicted.address), evicted.peer) == (f"unix:{path}", UnixPeer(None, 7, 8))
+
+
+async def test_users_alone_cannot_be_allowed_where_peers_have_none(path: Path) -> None:
+    vsock = PeersWithCids(path)
+    with pytest.raises(UsageError, match=r"vsock:3:9000 .*no uid"):
+        await serve_heartbeat(vsock, allow_uids={16})
+    assert vsock.sock.fileno() == -1
+    with pytest.raises(UsageError, match=r"vsock::9000 .*no uid"):
+        await serve_heartbeat(allow_uids={16})
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        ({"allow_uids": []}, r"allow_uids is empty"),
+        ({"allow_uids": {"root"}}, r"allow_uids: .* 0 to 4294967294, got 'root'"),
         ({"allow_cids": ()}, r"allow_cids is empty"),
         ({"allow_cids": {"16"}}, r"allow_cids: .* 0 to 4294967294, got '16'"),
         ({"allow_cids": {-1}}, r"allow_cids: .* got -1"),
@@ -413,15 +490,16 @@ class Scripted(Listener):
 
 
 @pytest.mark.parametrize(
-    ("pause", "failures"),
+    ("expected", "failures"),
     [
-        (0.0, [errno.EAGAIN, errno.ECONNABORTED, errno.EPERM, errno.EPROTO]),
-        (0.1, [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]),
+        ([0.0] * 5, [errno.EAGAIN, errno.ECONNABORTED, errno.EPERM, errno.EPROTO]),
+        # At first the descriptor in reserve is given up.
+        ([0.0, 0.0, 0.1, 0.2, 0.3], [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]),
     ],
     ids=["of one connection", "exhaustion"],
 )
 async def test_errors_of_accept_that_pass(
-    path: Path, pause: float, failures: list[int], autojump_clock: MockClock
+    path: Path, expected: list[float], failures: list[int], autojump_clock: MockClock
 ) -> None:
     listener = Scripted(path, *failures)
     async with serving(listener):
@@ -431,7 +509,7 @@ async def test_errors_of_accept_that_pass(
             await trio.sleep(1)
             assert client.look() == (B7, True)
         times = [time - start for time in listener.times]
-        assert times == pytest.approx([pause * attempt for attempt in range(5)])
+        assert times == pytest.approx(expected)
 
 
 async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:

@@ -61,22 +61,25 @@ def run_python(code: str) -> list[str]:
     ).stdout.split()
 
 
-AUTO = ["--timeout", "auto", "--eif", __file__, "--memory", "1"]
-
-
 @pytest.mark.parametrize(
     ("command", "rest", "more"),
     [
         ("serve", [], set[str]()),
-        ("serve", AUTO, {"nitrohb.arguments", "nitrohb.timeouts"}),
+        (
+            "serve",
+            ["--timeout", "auto", "--memory", "1", "--eif"],
+            {"nitrohb.arguments", "nitrohb.timeouts"},
+        ),
         ("run", ["--", "true"], {"nitrohb.cli.run"}),
     ],
 )
 def test_what_is_loaded_before_the_script_listens(
     command: str, rest: list[str], more: set[str], tmp_path: Path
 ) -> None:
-    sock = str(tmp_path / "s")
-    args = [command, "--keep", "--quiet", "-l", f"unix:{sock}", *rest]
+    sock, image = str(tmp_path / "s"), tmp_path / "x.eif"
+    image.write_bytes(b".eif")
+    more_args = [*rest, str(image)] if rest[-1:] == ["--eif"] else rest
+    args = [command, "--keep", "--quiet", "-l", f"unix:{sock}", *more_args]
     listens, *loaded = run_python(LISTENS.format(sock=sock, args=args))
     assert listens == "True"
     own = {name for name in loaded if name.startswith("nitrohb")}

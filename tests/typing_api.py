@@ -43,6 +43,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     Unlistened,
     UnusableAddressError,
     UsageError,
@@ -72,6 +73,7 @@ async def serving(nursery: trio.Nursery, sock: socket.socket, listener: Listener
         UnixAddress("/run/x.sock"),
         keep=True,
         allow_cids={16, 17},
+        allow_uids=[1000],
         any_byte=True,
         handshake_timeout=0.5,
         max_pending=10,
@@ -173,17 +175,20 @@ def events(event: Event) -> None:
     assert_type(event.to_json(), dict[str, str | int | float | bool | None])
     match event:
         case Heartbeat():
-            assert_type(event.peer, VsockAddress | None)
+            assert_type(event.peer, VsockAddress | UnixPeer)
             assert_type(event.received_at, datetime)
             assert_type(event.listening_seconds, float)
             assert_type(event.echo_seconds, float)
             assert_type(event.echoed, bool)
         case Rejected():
-            assert_type(event.peer, VsockAddress | None)
+            assert_type(event.peer, VsockAddress | UnixPeer)
             assert_type(event.byte, int | None)
             assert_type(why(event.reason), str)
         case Connected() | Disconnected() | Evicted():
-            assert_type(event.peer, VsockAddress | None)
+            assert_type(event.peer, VsockAddress | UnixPeer)
+            assert_type(event.pid, int | None)
+            assert_type(event.uid, int | None)
+            assert_type(event.gid, int | None)
         case Lost():
             assert_type(event.replaced, bool)
             assert_type(event.problem, str | None)
@@ -197,6 +202,7 @@ def events(event: Event) -> None:
 def why(
     reason: Literal[
         RejectReason.CID,
+        RejectReason.UID,
         RejectReason.WRONG_BYTE,
         RejectReason.TIMEOUT,
         RejectReason.ALREADY_ANSWERED,

@@ -96,14 +96,23 @@ _GROUP: Final = {
     "preamble": {"bash": '\n_nitrohb_group() {\n  compgen -g -- "$1"\n}\n'},
 }
 
+_USER: Final = {
+    "bash": "_nitrohb_user",
+    "zsh": "_users",
+    "fish": "(__fish_complete_users)",
+    "preamble": {"bash": '\n_nitrohb_user() {\n  compgen -u -- "$1"\n}\n'},
+}
+
 # What stands for a value in --help tells what it is.
 _VALUES: Final[dict[str, Any]] = {
     "PATH": shtab.FILE,
+    "PATH|fd:N": shtab.FILE,
     "FILE": shtab.FILE,
     "DIR": shtab.DIRECTORY,
     "ADDR": _ADDRESS,
     "ADDR|auto": _ADDRESS,
     "GROUP": _GROUP,
+    "USER": _USER,
 }
 
 

@@ -32,7 +32,7 @@ MAIN: Final = """\
 import sys
 tag = sys.implementation.cache_tag
 sys.path[0] += "/" + (tag if tag in {tags!r} else "source")
-from nitrohb.cli import main
+from nitrohb.__main__ import main
 sys.exit(main())
 """
 

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any, Final, get_args, get_type_hints
 
-from nitrohb import CID_ANY, Event, RejectReason, VsockAddress
+from nitrohb import CID_ANY, Event, RejectReason, UnixPeer, VsockAddress
 from nitrohb.cli.output import LEVELS
 
 __all__ = ["create_schema", "meanings", "schema_of"]
@@ -38,7 +38,7 @@ _TYPES: Final[dict[object, Json]] = {
     bool: {"type": "boolean"},
     float: {"type": "number", "minimum": 0},  # seconds are the only ones
     RejectReason: {"enum": [str(reason) for reason in RejectReason]},
-    VsockAddress | None: {"type": ["string", "null"], "pattern": "^vsock:[0-9]+:[0-9]+$"},
+    VsockAddress | UnixPeer: {"type": ["string", "null"], "pattern": "^vsock:[0-9]+:[0-9]+$"},
     str | None: {"type": ["string", "null"]},
     int: {"type": "integer"} | _BYTE,  # a byte is the only one
     int | None: {"type": ["integer", "null"]} | _BYTE,
@@ -68,6 +68,10 @@ def schema_of(event: type[Any]) -> Json:
             properties[name] = _COMMON[name] | {"description": said[name]}
         elif name != "name":
             own[name] = _form(event, name, type_) | {"description": said[name]}
+        if name == "peer":
+            for it in UnixPeer._fields:
+                described = {"description": _in_json(inspect.getdoc(getattr(event, it)) or "")}
+                own[it] = {"type": ["integer", "null"], "minimum": int(it == "pid")} | described
     cid = _CID if "peer" in own else {"type": "null"}
     properties = {key: properties[key] for key in ("event", "time", "address")}
     properties["cid"] = cid | {"description": _in_json(inspect.getdoc(event.cid) or "")}

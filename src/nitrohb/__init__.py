@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Lost,
         Rejected,
         RejectReason,
+        UnixPeer,
         Unlistened,
     )
     from .handle import HeartbeatServer
@@ -66,7 +67,7 @@ __all__ = [
     "Address", "VsockAddress", "UnixAddress", "HybridAddress", "InheritedSocket", "NamedDescriptor",
     "parse_address", "CID_ANY", "HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID",
     "Event", "ConnectionEvent", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason",
-    "Disconnected", "Evicted", "Done", "Unlistened", "Lost",
+    "Disconnected", "Evicted", "Done", "Unlistened", "Lost", "UnixPeer",
     "NitrohbError", "UsageError", "AddressError", "UnusableAddressError", "ListenError",
     "ConnectError", "PeerError", "PeerClosedError", "WrongByteError", "HeartbeatTimeoutError",
     "NoHeartbeatError",

@@ -23,11 +23,12 @@ import trio
 from . import events
 from .addresses import VsockAddress
 from .claims import ClaimQueue
-from .connection import Connection
+from .connection import Allowed, Connection
 from .errors import ListenError
 from .pending import Pending
 from .protocol import Latch, ParentHandshake, State
 from .remedies import listen_error
+from .reserve import Reserve
 from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
 _BATCH: Final = 64  # connections accepted before polled ones are served
@@ -49,15 +50,17 @@ class ServerContext:
     """The validated arguments of ``serve_heartbeat()``, and what its addresses share.
 
     Attributes:
+        allowed: The peers to answer; None for all.
         socket_mode, socket_group: The permissions and the group of new socket files.
-        wants_events: Whether anything uses the events. If nothing does, the two frequent ones,
-            Connected and Heartbeat, are not created.
+        wants_events: Whether anything uses the events. If nothing does, those of connections are
+            not created.
         claim_queue: Takes the heartbeats, and hands them out; None if nobody can claim one.
         pending: The pending connections, each with its owner.
+        reserve: A descriptor for a connection that finds no other.
     """
 
     keep: bool
-    allow_cids: frozenset[int] | None
+    allowed: Allowed | None
     any_byte: bool
     handshake_timeout: float
     max_pending: int
@@ -67,10 +70,7 @@ class ServerContext:
     wants_events: bool
     claim_queue: ClaimQueue | None
     pending: Pending[tuple["Acceptor", Connection]]
-
-    def allows(self, peer: VsockAddress | None) -> bool:
-        """Whether a peer may be answered."""
-        return self.allow_cids is None or (peer is not None and peer.cid in self.allow_cids)
+    reserve: Reserve
 
 
 class Acceptor:
@@ -160,7 +160,11 @@ class Acceptor:
                 return False
             except OSError as error:
                 if error.errno in EXHAUSTION_ERRNOS:
-                    if not self._evict():
+                    # accept(2) takes a descriptor before it looks for a connection.
+                    if not listener.has_backlog():
+                        return False
+                    self._context.reserve.warn(error.errno, self.address)
+                    if not (self._context.reserve.spend() or self._evict()):
                         return True
                 elif error.errno not in CONNECTION_ERRNOS:
                     raise listen_error(self.address, error.errno or 0) from error
@@ -176,11 +180,12 @@ class Acceptor:
         try:
             if context.wants_events:
                 connection.accepted_at = trio.current_time()
+                connection.identify()
                 self._emit(events.Connected, connection)
             if self.is_done:  # on_event has just removed the address
                 self._reject(connection, events.RejectReason.UNLISTENED)
-            elif not context.allows(connection.peer):
-                self._reject(connection, events.RejectReason.CID)
+            elif context.allowed and (why := context.allowed.refusal(connection.identify())):
+                self._reject(connection, why)
             elif connection.advance():
                 self._conclude(connection)
             else:
@@ -192,9 +197,9 @@ class Acceptor:
     # Pending connections: polled for a moment, then left to a handler task each.
 
     def _add_pending(self, connection: Connection) -> None:
-        peer = connection.peer
-        # No CID is negative. A process of another PID namespace has ID 0: take the address.
-        key = (-self.listener.peer_pid(connection.fd) or self) if peer is None else peer.cid
+        peer = connection.identify()
+        # No CID is negative. Processes that this PID namespace hides count per address.
+        key = peer.cid if isinstance(peer, VsockAddress) else -(peer.pid or 0) or self
         if len(self._context.pending) >= self._context.max_pending:
             self._evict()
         self._context.pending.add(key, (self, connection))
@@ -264,7 +269,7 @@ class Acceptor:
             self.heartbeat = events.Heartbeat(
                 address=self.address,
                 time=datetime.fromtimestamp(connection.received_at, UTC),
-                peer=connection.peer,
+                peer=connection.identify(),
                 byte=connection.handshake.byte,
                 listening_seconds=now - self._listening_since,
                 echo_seconds=now - connection.accepted_at,
@@ -287,11 +292,12 @@ class Acceptor:
         connection: Connection,
         **more: object,
     ) -> None:
-        now, peer = events.utc_now(), connection.peer
-        event = event_type(address=self.address, time=now, peer=peer, **more)
-        if self._context.claim_queue is not None and event_type is not events.Connected:
-            self._context.claim_queue.note(event)
-        self._context.emit(event)
+        if self._context.wants_events:
+            now, peer = events.utc_now(), connection.peer
+            event = event_type(address=self.address, time=now, peer=peer, **more)
+            if self._context.claim_queue is not None and event_type is not events.Connected:
+                self._context.claim_queue.note(event)
+            self._context.emit(event)
 
     def _close(self, connection: Connection) -> None:
         """Close a connection, and remove it from wherever it is. You can call it again."""
@@ -304,6 +310,8 @@ class Acceptor:
                 self._poll.unregister(fd)
             trio.lowlevel.notify_closing(fd)  # wakes its handler task
         os.close(fd)
+        if self._context.reserve.fd < 0:
+            self._context.reserve.refill()
 
     # Busy polling. Sleeping and waking up take longer than all the rest of a heartbeat. So after it
     # the listener task polls for a moment: for the next connection, and for the bytes of a few

@@ -189,9 +189,10 @@ class ClaimQueue:
             noted.append((trio.current_time(), event))
 
     def noted(self, address: Address | None, since: float) -> list[ConnectionEvent]:
-        """How the last connections ended, on one address or on all, oldest first."""
-        noted = [(address, self._noted.get(address, ()))] if address else self._noted.items()
-        return [event for _, each in noted for time, event in each if time >= since]
+        """How the last connections ended, on one address or on all. Older ones: heartbeats only."""
+        noted = self._noted.values() if address is None else [self._noted.get(address, ())]
+        last = (entry for each in noted for entry in each)
+        return [event for at, event in last if at >= since or isinstance(event, Heartbeat)]
 
     def forget(self, address: Address) -> None:
         """Drop the unclaimed heartbeats of a listen address."""

@@ -1,18 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One accepted connection: its byte is read, and echoed."""
+"""One accepted connection: who it is from, and its byte, which is read and echoed."""
 
+import struct
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import trio
 
 from .addresses import VsockAddress
+from .events import Peer, RejectReason, UnixPeer
 from .protocol import ParentHandshake, State
 from .sockets import syscalls
 
 _WAITING: Final = State.WAITING  # see protocol.py
+
+
+class Allowed(NamedTuple):
+    """The peers to answer: CIDs on AF_VSOCK, user IDs on Unix sockets."""
+
+    cids: frozenset[int]
+    uids: frozenset[int]
+
+    def refusal(self, peer: Peer) -> RejectReason | None:
+        """Why a peer is not answered; None if it is."""
+        if isinstance(peer, VsockAddress):
+            return None if peer.cid in self.cids else RejectReason.CID
+        return None if peer.uid in self.uids else RejectReason.UID
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +36,7 @@ class Connection:
     """One accepted connection."""
 
     fd: int  # -1 once it is closed
-    peer: VsockAddress | None  # None on a Unix socket
+    peer: Peer | None  # None on a Unix socket, until identify() is called
     handshake: ParentHandshake
     echoed: bool = False
     accepted_at: float = 0.0  # in seconds of trio's clock
@@ -28,6 +44,12 @@ class Connection:
     pending_key: Hashable = None  # stands for its peer, once it is pending
     deadline: float = 0.0  # in seconds of trio's clock
     polled_since: int = 0  # in nanoseconds of the monotonic clock
+
+    def identify(self) -> Peer:
+        """Who the peer is. On a Unix socket it is a system call, once."""
+        if self.peer is None:
+            self.peer = _unix_peer(syscalls.peer_credentials(self.fd))
+        return self.peer
 
     def advance(self) -> bool:
         """Read the byte and echo it without blocking; return whether the exchange is over."""
@@ -49,3 +71,9 @@ class Connection:
             await trio.lowlevel.wait_readable(self.fd)
         else:
             await trio.lowlevel.wait_writable(self.fd)
+
+
+@lru_cache(maxsize=64)  # a VMM connects again and again
+def _unix_peer(credentials: bytes) -> UnixPeer:
+    pid, uid, gid = struct.unpack("3I", credentials)
+    return UnixPeer(pid or None, uid, gid)

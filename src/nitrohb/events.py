@@ -9,13 +9,15 @@ its socket file is deleted or replaced in between, there is a :class:`Lost`, and
 :class:`Listening` when peers can connect again.
 
 In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as text) and
-``cid`` (a number or null), and then its own fields. Names never change their meaning.
+``cid`` (a number or null), and then its own fields. The events of a connection have ``pid``,
+``uid`` and ``gid`` (numbers or null) after ``peer``. Names never change their meaning.
 """
 
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import ClassVar, Final, get_args
+from functools import lru_cache
+from typing import ClassVar, Final, NamedTuple, get_args
 
 from .addresses import Address, VsockAddress
 from .protocol import HEARTBEAT
@@ -27,11 +29,29 @@ class RejectReason(StrEnum):
     """Why a connection was closed without an echo."""
 
     CID = "cid"  # its CID is not in the allow-list; nothing was read from it
+    UID = "uid"  # its uid is not in the allow-list; nothing was read from it
     WRONG_BYTE = "wrong-byte"  # its first byte is not the heartbeat
     TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
     ALREADY_ANSWERED = "already-answered"  # the one-shot address has answered another connection
     REARMED = "rearmed"  # the address was rearmed while the connection was pending
     UNLISTENED = "unlistened"  # the address was removed while the connection was pending
+
+
+class UnixPeer(NamedTuple):
+    """The process that connected to a Unix socket, as it was then (SO_PEERCRED of unix(7)).
+
+    Attributes:
+        pid: Its process ID; None if this PID namespace does not show it. It can have ended since.
+        uid: Its effective user ID; 65534 if this user namespace has no number for it.
+        gid: Its effective group ID, likewise.
+    """
+
+    pid: int | None
+    uid: int
+    gid: int
+
+
+Peer = VsockAddress | UnixPeer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,22 +96,35 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The address of the peer; None on a Unix socket.
+        peer: The address of the peer, or the process on a Unix socket. In JSON, null there.
     """
 
-    words: ClassVar[str]
-
-    peer: VsockAddress | None
+    peer: Peer
 
     @property
     def outcome(self) -> str:
-        """What became of the connection, in words: "1 closed without a byte"."""
-        return self.words
+        """What became of the connection, in words."""
+        return _OUTCOMES[getattr(self, "reason", self.name)].format(self)
 
     @property
     def cid(self) -> int | None:
         """The CID of the peer; None on a Unix socket."""
-        return None if self.peer is None else self.peer.cid
+        return self.peer.cid if isinstance(self.peer, VsockAddress) else None
+
+    @property
+    def pid(self) -> int | None:
+        """The process ID of the peer; None on AF_VSOCK, or if this PID namespace hides it."""
+        return self.peer.pid if isinstance(self.peer, UnixPeer) else None
+
+    @property
+    def uid(self) -> int | None:
+        """The user ID of the peer; None on AF_VSOCK."""
+        return self.peer.uid if isinstance(self.peer, UnixPeer) else None
+
+    @property
+    def gid(self) -> int | None:
+        """The group ID of the peer; None on AF_VSOCK."""
+        return self.peer.gid if isinstance(self.peer, UnixPeer) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +132,6 @@ class Connected(_PeerEvent):
     """A connection was accepted."""
 
     name = "connected"
-    words = "had sent nothing yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,24 +154,14 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """What became of the connection, in words, when a wait could not claim it."""
+        """What became of the connection, in words, for those who cannot claim it."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
-        return f"sent a heartbeat{sender}, claimed already or not awaited"
+        return f"sent a heartbeat{sender}, claimed already, too old or not awaited"
 
     @property
     def received_at(self) -> datetime:
         """When the byte was received, in UTC (the same as ``time``)."""
         return self.time
-
-
-_REJECTIONS: Final = {
-    RejectReason.CID: "came from CID {0.cid}, which is not allowed",
-    RejectReason.WRONG_BYTE: f"sent 0x{{0.byte:02X}} instead of 0x{HEARTBEAT[0]:02X}",
-    RejectReason.TIMEOUT: "sent nothing",
-    RejectReason.ALREADY_ANSWERED: "came after another was answered",
-    RejectReason.REARMED: "came before the address was rearmed",
-    RejectReason.UNLISTENED: "came before the address was removed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,18 +178,12 @@ class Rejected(_PeerEvent):
     reason: RejectReason
     byte: int | None = None
 
-    @property
-    def outcome(self) -> str:
-        """What became of the connection, in words: "1 sent 0x78 instead of 0xB7"."""
-        return _REJECTIONS[self.reason].format(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(_PeerEvent):
     """The peer closed the connection before it sent a byte."""
 
     name = "disconnected"
-    words = "closed without a byte"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +194,6 @@ class Evicted(_PeerEvent):
     """
 
     name = "evicted"
-    words = "evicted to make room"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,13 +242,27 @@ class Lost(_Event):
 ConnectionEvent = Connected | Heartbeat | Rejected | Disconnected | Evicted
 """An event of a connection."""
 
+_OUTCOMES: Final[dict[str, str]] = {
+    RejectReason.CID: "came from CID {0.cid}, which is not allowed",
+    RejectReason.UID: "came from uid {0.uid}, which is not allowed",
+    RejectReason.WRONG_BYTE: f"sent 0x{{0.byte:02X}} instead of 0x{HEARTBEAT[0]:02X}",
+    RejectReason.TIMEOUT: "sent nothing",
+    RejectReason.ALREADY_ANSWERED: "came after another was answered",
+    RejectReason.REARMED: "came before the address was rearmed",
+    RejectReason.UNLISTENED: "came before the address was removed",
+    Connected.name: "had sent nothing yet",
+    Disconnected.name: "closed without a byte",
+    Evicted.name: "evicted to make room",
+}
+
 Event = (
     Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Unlistened | Lost
 )
 
-# The fields that not every event has.
+# What not every event has in JSON.
+_IN_JSON: Final = {"address": (), "time": (), "peer": ("peer", *UnixPeer._fields)}
 _OWN_FIELDS: Final = {
-    event: tuple(field.name for field in fields(event) if field.name not in ("address", "time"))
+    event: tuple(name for it in fields(event) for name in _IN_JSON.get(it.name, (it.name,)))
     for event in get_args(Event)
 }
 
@@ -245,12 +274,14 @@ def utc_now() -> datetime:
 
 def format_time(time: datetime) -> str:
     """A time in UTC in the spelling of RFC 3339, to the microsecond."""
-    utc = time.astimezone(UTC)
-    # isoformat() takes twice as long, and so does an f-string. Each printed heartbeat needs two.
-    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (  # noqa: UP031
-        *(utc.year, utc.month, utc.day),
-        *(utc.hour, utc.minute, utc.second, utc.microsecond),
-    )
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    second = _format_second(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second)
+    return f"{second}.{utc.microsecond:06}Z"
+
+
+@lru_cache(maxsize=4)  # isoformat() takes twice as long. Each printed heartbeat needs two times.
+def _format_second(*parts: int) -> str:
+    return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*parts)
 
 
 def _plain(value: object) -> JsonValue:
@@ -258,5 +289,7 @@ def _plain(value: object) -> JsonValue:
         return str(value)
     if isinstance(value, float):  # seconds: to the microsecond, as times are
         return round(value, 6)
+    if isinstance(value, UnixPeer):  # its fields follow
+        return None
     assert value is None or isinstance(value, str | int)
     return value

@@ -29,7 +29,7 @@ from .sockets.opening import (
     check_distinct,
     closing_stack,
     open_listeners,
-    require_cids,
+    require_allowable,
     resolve,
 )
 
@@ -62,10 +62,9 @@ class Acceptors:
 
     def open(self, listen: Iterable[ListenTarget], *, may_wait: bool) -> list[Acceptor]:
         """Open all of some targets, or on none."""
-        allowed = self.context.allow_cids
         targets = resolve(listen)
-        if allowed is not None:
-            require_cids(targets)
+        allowed = self.context.allowed or (None, None)
+        require_allowable(targets, *allowed)
         ages = [target.age if isinstance(target, Listener) else 0.0 for target in targets]
         listeners = open_listeners(
             targets,
@@ -74,8 +73,7 @@ class Acceptors:
             may_wait=may_wait,
         )
         with closing_stack(listeners) as opened:
-            if allowed is not None:
-                require_cids(listeners)  # the family of an inherited socket is known only now
+            require_allowable(listeners, *allowed)  # also the inherited ones, now that it can
             opened.pop_all()
         return [Acceptor(*each, self.context) for each in zip(listeners, ages, strict=True)]
 
@@ -133,7 +131,7 @@ class Acceptors:
         for owner, connection in self.context.pending:
             if where in (None, owner.address):
                 time = utc_now() - timedelta(seconds=now - connection.accepted_at)
-                yield Connected(address=owner.address, time=time, peer=connection.peer)
+                yield Connected(address=owner.address, time=time, peer=connection.identify())
 
     def close(self) -> None:
         """Close all listeners."""
@@ -166,7 +164,7 @@ class HeartbeatServer:
     def listen(self, listen: ListenTarget) -> Address:
         """Listen on another address, as :func:`serve_heartbeat` does, or change nothing.
 
-        Its arguments apply: ``allow_cids``, ``keep``, ``socket_mode`` and the others. When this
+        Its arguments apply: ``allow_cids``, ``allow_uids``, ``keep`` and the others. When this
         returns, the address accepts connections. A one-shot address that has answered can be
         listened on again. A one-shot server ends when all its addresses have answered: listen on
         another one before, or use ``keep=True``.
@@ -182,7 +180,7 @@ class HeartbeatServer:
         Raises:
             AddressError: The text is not an address.
             UsageError: The server has ended, listens on this address already, or answers only
-                certain CIDs, which no peer of this address has.
+                certain CIDs or users, which no peer of this address has.
             ListenError: The address cannot be listened on, for example because its directory does
                 not exist yet. Listen again when that has changed.
         """
@@ -243,9 +241,9 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead, also up
-                to ``max_age`` seconds before: the last 16 connections of each address, and those
-                that are silent.
+            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead, up to
+                ``max_age`` seconds before: the last 16 connections of each address, and those that
+                are silent. Of earlier ones it has the heartbeats.
             UsageError: The server does not listen on this address, no peer there has a CID, or the
                 arguments make no sense.
             NoHeartbeatError: The server has ended, or has closed the address, and there is no such
@@ -297,14 +295,14 @@ class HeartbeatServer:
 
     def _check_cid(self, cid: int, where: Address | None) -> None:
         """Refuse a CID that can never be answered here."""
-        checked_cid("cid", cid)
+        checked_id("cid", cid)
         listeners = [acceptor.listener for acceptor in self._acceptors.of(where)]
         if listeners and not any(listener.has_cids for listener in listeners):
             raise UsageError(
                 f"the peers of {listeners[0].address} have no CID: ask by address instead"
             )
-        allowed = self._acceptors.context.allow_cids
-        if allowed is not None and cid not in allowed:
+        allowed = self._acceptors.context.allowed
+        if allowed is not None and cid not in allowed.cids:
             raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
 
     def _known_address(self, address: Address | str | None) -> Address | None:
@@ -319,8 +317,8 @@ class HeartbeatServer:
         return where
 
 
-def checked_cid(name: str, cid: object) -> int:
-    """The CID of an argument. Raises UsageError."""
-    if not isinstance(cid, int) or not 0 <= cid < CID_ANY:
-        raise UsageError(f"{name}: expected CIDs from 0 to {CID_ANY - 1}, got {cid!r}")
-    return cid
+def checked_id(name: str, number: object) -> int:
+    """The CID or user ID of an argument: 32 bits, all ones stand for none. Raises UsageError."""
+    if not isinstance(number, int) or not 0 <= number < CID_ANY:
+        raise UsageError(f"{name}: expected numbers from 0 to {CID_ANY - 1}, got {number!r}")
+    return number

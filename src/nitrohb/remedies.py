@@ -105,8 +105,8 @@ _VSOCK_LISTEN: Final = _VSOCK | {
     ),
     errno.EADDRINUSE: (
         "port {port} is taken; a listener on any CID takes the port on all CIDs",
-        "Find the other listener (ss --vsock -lp) and stop it. If it is nitro-cli or QEMU -M nitro,"
-        " wait until the launch is over.",
+        "Find the other listener (ss --vsock -lp, as root on the host) and stop it. If it is"
+        " nitro-cli or QEMU -M nitro, wait until the launch is over.",
         _FIND_PROCESS,
     ),
 }
@@ -129,6 +129,11 @@ _VSOCK_CONNECT: Final = _VSOCK | {
     errno.ENODEV: ("CID {cid} cannot be reached from here", _CHECK_CID),
     errno.ETIMEDOUT: ("CID {cid} does not answer", _CHECK_CID),
 }
+
+# A loopback that is loaded resets a connection. Without it, the kernel asks the hypervisor.
+_LOOPBACK_CONNECT: Final = _VSOCK_CONNECT | dict.fromkeys(
+    (errno.ENODEV, errno.ETIMEDOUT), (_NO_LOOPBACK[0], "Load its module: modprobe vsock_loopback")
+)
 
 _UNIX_LISTEN: Final = _PASSED_IN | {
     errno.ENOENT: ("{directory} does not exist", "Create it first: mkdir -p {shell_directory}"),
@@ -174,6 +179,11 @@ _UNIX_CONNECT: Final = _ANY | {
         "Find out why the server does not accept them.",
     ),
 }
+
+_OTHER_USER: Final = (
+    "A VMM that runs as another user needs --socket-mode 660 --socket-group GROUP, and must be able"
+    " to enter the directory."
+)
 
 # What a look at the path adds to the error number.
 _NO_HOME: Final = (
@@ -240,6 +250,8 @@ def connect_error(address: Address, number: int) -> ConnectError:
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
         table = _UNIX_CONNECT | _connect_rows(address.path)
+    elif isinstance(address, VsockAddress) and address.cid == LOOPBACK_CID:
+        table = _LOOPBACK_CONNECT
     real = None if number == NO_AF_VSOCK else number
     return ConnectError(str(address), real, *_look_up(table, number, _facts(address)))
 
@@ -251,6 +263,18 @@ def advice_from(table: _Table, number: int, address: object) -> tuple[str, str, 
         The reason, the remedy, and where to learn more or nothing.
     """
     return _look_up({**_ANY, **table}, number, _common(address))
+
+
+def who_may_connect(path: str) -> tuple[str, str | None]:
+    """Who may connect to a socket file, and how to let another user in if it is only the owner.
+
+    Raises:
+        OSError: The file cannot be looked at.
+    """
+    status = os.stat(path)
+    mode = stat.S_IMODE(status.st_mode)
+    seen = f"{path} has mode {mode:03o}, owner {status.st_uid} and group {status.st_gid}"
+    return seen, None if mode & 0o022 else _OTHER_USER
 
 
 def descriptor_shortage(number: int | None) -> NitrohbError | None:

@@ -20,20 +20,22 @@ byte, closes the connection, emits the event, and passes the heartbeat to the wa
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, cast
 
 import trio
 
-from .acceptor import Acceptor, ServerContext
+from .acceptor import ServerContext
 from .addresses import CID_ANY, VsockAddress
 from .arguments import check_callback, check_count, check_seconds
 from .claims import ClaimQueue
+from .connection import Allowed
 from .errors import UsageError
 from .events import Event, Heartbeat, Lost
-from .handle import Acceptors, HeartbeatServer, checked_cid
+from .handle import Acceptors, HeartbeatServer, checked_id
 from .pending import Pending
 from .protocol import HEARTBEAT_PORT
+from .reserve import Reserve
 from .sockets.opening import NOWHERE, ListenTarget, closing_stack
 
 OnEvent = Callable[[Event], object]
@@ -47,6 +49,7 @@ async def serve_heartbeat(
     *listen: ListenTarget,
     keep: bool = False,
     allow_cids: Collection[int] | None = None,
+    allow_uids: Collection[int] | None = None,
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
     max_pending: int = 1024,
@@ -72,9 +75,12 @@ async def serve_heartbeat(
             listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``. With
             ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
         keep: Go on after a heartbeat, until cancelled. If false, answer one per address.
-        allow_cids: The CIDs to answer. A connection from another CID is closed before anything is
-            read from it. None allows all. Only for AF_VSOCK: the peers of a Unix socket have no
-            CID.
+        allow_cids: The CIDs to answer on AF_VSOCK. A connection from another CID is closed before
+            anything is read from it. The peers of a Unix socket have no CID: it needs
+            ``allow_uids`` then. If both are None, all peers are answered.
+        allow_uids: The numeric users to answer on Unix sockets, likewise; root is one of them only
+            if named. The peers of AF_VSOCK have no user: it needs ``allow_cids`` then. Whether
+            these users can connect depends on ``socket_mode`` and ``socket_group``.
         any_byte: Echo any first byte, as QEMU's device does.
         handshake_timeout: Seconds that a connection may stay silent.
         max_pending: How many connections may be silent at a time, on all addresses together. One
@@ -99,6 +105,7 @@ async def serve_heartbeat(
         UsageError: The arguments contradict each other or make no sense.
         ListenError: An address cannot be listened on. Then none is: the others are closed again. Or
             a listening socket has broken, for example because another process shut it down.
+        NitrohbError: No descriptor is left to keep in reserve.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
     There is no time limit but the caller's cancel scope.
@@ -121,10 +128,11 @@ async def serve_heartbeat(
         if on_event is not None:
             check_callback("on_event", on_event)
         wants_server = task_status is not trio.TASK_STATUS_IGNORED
-        claims = ClaimQueue()
+        claims, reserve = ClaimQueue(), Reserve()
+        closing.callback(reserve.spend)
         context = ServerContext(
             keep=keep,
-            allow_cids=_validate(allow_cids, handshake_timeout, max_pending),
+            allowed=_validate(allow_cids, allow_uids, handshake_timeout, max_pending),
             any_byte=any_byte,
             handshake_timeout=handshake_timeout,
             max_pending=max_pending,
@@ -134,35 +142,26 @@ async def serve_heartbeat(
             wants_events=not keep or wants_server or on_event is not None,
             claim_queue=claims if wants_server else None,
             pending=Pending(),
+            reserve=reserve,
         )
         acceptors = Acceptors(context, claims)
         closing.callback(acceptors.close)
         where = () if listen == (NOWHERE,) else listen or (DEFAULT_LISTEN,)
         opened = acceptors.open(where, may_wait=True)
         with claims:
-            await _serve(acceptors, opened, keep, task_status)
+            errors: list[BaseException] = []
+            try:
+                async with trio.open_nursery() as nursery:
+                    acceptors.start(opened, nursery)
+                    if keep:  # it goes on without an address
+                        nursery.start_soon(trio.sleep_forever)
+                    task_status.started(HeartbeatServer(acceptors))
+            except BaseExceptionGroup as group:
+                if len(errors := [*_leaves(group)]) != 1:
+                    raise
+            if errors:
+                raise errors[0]  # here, so that the group is not its context
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
-
-
-async def _serve(
-    acceptors: Acceptors,
-    opened: Iterable[Acceptor],
-    keep: bool,
-    task_status: trio.TaskStatus[HeartbeatServer],
-) -> None:
-    """Serve, and raise the error that ends it as it is, without the groups of the nurseries."""
-    try:
-        async with trio.open_nursery() as nursery:
-            acceptors.start(opened, nursery)
-            if keep:  # it goes on without an address
-                nursery.start_soon(trio.sleep_forever)
-            task_status.started(HeartbeatServer(acceptors))
-        return
-    except BaseExceptionGroup as group:
-        errors = [*_leaves(group)]
-        if len(errors) != 1:
-            raise
-    raise errors[0]  # here, so that the group is not its context
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -175,15 +174,22 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 def _validate(
-    allow_cids: Collection[int] | None, handshake_timeout: float, max_pending: int
-) -> frozenset[int] | None:
+    cids: Collection[int] | None,
+    uids: Collection[int] | None,
+    handshake_timeout: float,
+    max_pending: int,
+) -> Allowed | None:
     check_seconds("handshake_timeout", handshake_timeout, may_be_0=False)
     check_count("max_pending", max_pending)
-    if allow_cids is None:
+    if cids is uids is None:
         return None
-    if not allow_cids:
-        raise UsageError("allow_cids is empty: no enclave would be answered (None allows all)")
-    return frozenset(checked_cid("allow_cids", cid) for cid in allow_cids)
+    return Allowed(_checked_ids("allow_cids", cids), _checked_ids("allow_uids", uids))
+
+
+def _checked_ids(name: str, numbers: Collection[int] | None) -> frozenset[int]:
+    if numbers is not None and not numbers:
+        raise UsageError(f"{name} is empty: no enclave would be answered (None allows all)")
+    return frozenset(checked_id(name, number) for number in numbers or ())
 
 
 def _log_problem(event: Event) -> None:

@@ -141,6 +141,7 @@ def serve_in_thread(
     *listen: ListenTarget,
     keep: bool = False,
     allow_cids: Collection[int] | None = None,
+    allow_uids: Collection[int] | None = None,
     any_byte: bool = False,
     handshake_timeout: float = 5.0,
     max_pending: int = 1024,
@@ -169,7 +170,8 @@ def serve_in_thread(
     Args:
         *listen: As in :func:`serve_heartbeat`, like all the others.
         keep: Go on after a heartbeat.
-        allow_cids: The CIDs to answer.
+        allow_cids: The CIDs to answer on AF_VSOCK.
+        allow_uids: The numeric users to answer on Unix sockets.
         any_byte: Echo any first byte.
         handshake_timeout: Seconds that a connection may stay silent.
         max_pending: How many connections may be silent at a time.
@@ -194,6 +196,7 @@ def serve_in_thread(
         *listen,
         keep=keep,
         allow_cids=allow_cids,
+        allow_uids=allow_uids,
         any_byte=any_byte,
         handshake_timeout=handshake_timeout,
         max_pending=max_pending,

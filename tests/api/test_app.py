@@ -144,8 +144,7 @@ async def test_a_timed_out_claim_reports_what_came_instead(
                 await settled()
         Client(one).close()
         await trio.sleep(61)
-        last = (await api.client.get("/heartbeats")).json()[0]["time"]
-        facts = (f"on unix:{one} ", "60 s", "1 closed", "2 sent 0x00 ", last)
+        facts = (f"on unix:{one} ", "60 s", "1 closed", "2 sent 0x00 ", "1 sent a heart")
         assert missed.is_problem(504, *facts)
         assert served.status == 200
 
@@ -354,7 +353,7 @@ async def test_readers_of_events_have_a_limit_in_number(
         readers[0].disconnect()
         await settled()
         # Whatever a client says it has seen last, another client can read afterwards.
-        for seen in ("9" * 5000, "9" * 19, "-1", "1.5", "\u0661", "x", ""):
+        for seen in ("9" * 4000, "9" * 19, "-1", "1.5", "\u0661", "x", ""):
             reader = api.client.begin("GET", "/events", headers={"last-event-id": seen})
             await settled()
             assert reader.status == 200, seen

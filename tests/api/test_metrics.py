@@ -21,12 +21,14 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
 )
 from nitrohb.api.metrics import Metrics
 
 WHERE = UnixAddress("/run/x\udc80")
 TIME = datetime(2025, 1, 2, tzinfo=UTC)
-CONNECTED = Connected(address=WHERE, time=TIME, peer=None)
+PEER = UnixPeer(7, 8, 9)
+CONNECTED = Connected(address=WHERE, time=TIME, peer=PEER)
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -55,14 +57,14 @@ def test_everything_is_counted() -> None:
         Heartbeat(
             address=WHERE,
             time=TIME,
-            peer=None,
+            peer=PEER,
             listening_seconds=0.5,
             echo_seconds=6.0,
             echoed=True,
         ),
-        Rejected(address=WHERE, time=TIME, peer=None, reason=RejectReason.WRONG_BYTE, byte=1),
-        Disconnected(address=WHERE, time=TIME, peer=None),
-        Evicted(address=WHERE, time=TIME, peer=None),
+        Rejected(address=WHERE, time=TIME, peer=PEER, reason=RejectReason.WRONG_BYTE, byte=1),
+        Disconnected(address=WHERE, time=TIME, peer=PEER),
+        Evicted(address=WHERE, time=TIME, peer=PEER),
         Lost(address=WHERE, time=TIME, replaced=False),
         Done(address=WHERE, time=TIME),
     ]

@@ -11,10 +11,13 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nitrohb import UnixAddress
+from nitrohb.cli import settings as module
+from nitrohb.cli.parser import parse
 from nitrohb.cli.serve_api import open_api
 from nitrohb.cli.settings import UnixApiSettings
 from tests.api.over_http import OverUnix, ask, port_that_is_free
@@ -77,6 +80,49 @@ def test_mode_and_group_of_the_socket(api: Path) -> None:
         assert stat.S_IMODE(api.stat().st_mode) == 0o660
         assert api.stat().st_gid == other
     assert not api.exists()
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_serve_and_its_clients_have_one_default(
+    user: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parsed(line: str) -> Any:
+        return parse(line.split())
+
+    system, own = tmp_path / "run", tmp_path / "own"
+    path = (own if user else system) / "nitrohb/api.sock"
+    other = system / "nitrohb/api.sock"
+    monkeypatch.setattr(module, "_SYSTEM_API", UnixAddress(str(other)))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    clients = ("wait --cid 1", "listen unix:/x", "unlisten unix:/x")
+    settings = parsed("--keep --api").api
+    assert settings.address == UnixAddress(str(path))
+    assert {parsed(line).api for line in clients} == {settings.address}
+    for directory in (system, own):
+        directory.mkdir()
+    with ExitStack() as stack:
+        open_api(settings, [], stack)  # makes the directory
+        assert stat.S_IMODE(path.parent.stat().st_mode) & ~0o055 == 0o700
+        assert {parsed(line).api for line in clients} == {settings.address}
+    if user:  # a server of the system helps all users, if they have none of their own
+        other.parent.mkdir()
+        other.touch()
+        assert {parsed(line).api for line in clients} == {UnixAddress(str(other))}
+        assert parsed("--keep --api").api.address == UnixAddress(str(path))
+        for none in ("", "relative"):
+            monkeypatch.setenv("XDG_RUNTIME_DIR", none)
+            assert parsed("--keep --api").api.address == UnixAddress(str(other))
+
+
+def test_a_default_that_cannot_be_made_is_an_error(
+    sock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SYSTEM_API", UnixAddress(f"{tmp_path}/run/nitrohb/api.sock"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    code, out, err = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api")
+    assert (code, out) == (1, "")
+    assert f"{tmp_path}/run/nitrohb does not exist" in err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

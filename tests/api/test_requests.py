@@ -25,23 +25,42 @@ async def test_a_foreign_host_header_is_refused() -> None:
             assert (await client.get("/healthz", {"host": host})).is_problem(421, repr(host))
 
 
-async def test_a_post_from_a_foreign_page_is_refused() -> None:
+@pytest.mark.parametrize(("method", "passes"), [("POST", 400), ("GET", 405), ("DELETE", 405)])
+async def test_a_request_of_a_foreign_page_is_refused(method: str, passes: int) -> None:
     async with client_of(app()) as client:
-        for origin, status in (
-            (None, 400),
-            ("http://localhost", 400),
-            ("https://localhost", 400),
-            ("http://localhost:81", 403),
-            ("http://evil.example", 403),
-            ("null", 403),
-            ("", 403),
+        for headers, is_foreign in (
+            ({}, False),
+            ({"origin": "http://localhost"}, False),
+            ({"origin": "https://localhost"}, False),
+            ({"origin": "http://localhost:81"}, True),
+            ({"origin": "http://evil.example"}, True),
+            ({"origin": "null"}, True),
+            ({"origin": ""}, True),
+            ({"sec-fetch-site": "same-origin"}, False),
+            ({"sec-fetch-site": "none"}, False),
+            ({"sec-fetch-site": "same-site"}, True),  # another port of this machine
+            ({"sec-fetch-site": "cross-site"}, True),
+            ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "iframe"}, True),
+            ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}, method != "GET"),
+            ({"sec-fetch-site": "same-origin", "origin": "http://evil.example"}, True),
         ):
-            headers = {} if origin is None else {"origin": origin}
-            answer = await client.post("/claims", b"nonsense", headers)
-            assert answer.is_problem(status), origin
+            answer = await client.whole(client.begin(method, "/claims", b"nonsense", {**headers}))
+            assert answer.is_problem(403 if is_foreign else passes), headers
             # Its body may still be on its way: the next request needs another connection.
-            assert ("connection" in answer.headers) == (status == 403)
-            assert (await client.get("/healthz", headers)).status == 200
+            assert ("connection" in answer.headers) == is_foreign
+
+
+async def test_a_foreign_page_takes_no_place_among_the_readers_of_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nitrohb.api.requests.MAX_CONNECTIONS", 4)  # one of them reads events
+    async with client_of(app()) as client:
+        foreign = client.begin("GET", "/events", headers={"origin": "http://evil.example"})
+        await settled()
+        own = client.begin("GET", "/events")
+        await settled()
+        assert (foreign.status, own.status) == (403, 200)
+        own.disconnect()
 
 
 async def test_http_2_is_refused() -> None:

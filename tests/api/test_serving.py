@@ -21,7 +21,8 @@ from trio.testing import MockClock
 
 from nitrohb import UnixAddress
 from nitrohb.api.app import create_app
-from nitrohb.api.serving import PASSES, REST, FairQueue, serving
+from nitrohb.api.requests import HEAD_LIMIT
+from nitrohb.api.serving import PASSES, RECEIVE_SIZE, REST, FairQueue, serving
 from nitrohb.api.state import ServerState
 from nitrohb.cli.serve_api import open_api
 from nitrohb.cli.settings import UnixApiSettings
@@ -104,9 +105,13 @@ async def test_the_bug_of_one_connection_does_not_end_the_others(
 
 
 async def test_without_a_free_descriptor_it_tries_again(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, clock: MockClock
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    failures = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+    numbers = [errno.EMFILE, errno.EMFILE, errno.ECONNABORTED]
+    failures = [OSError(number, os.strerror(number)) for number in numbers]
     kind = type(trio.socket.from_stdlib_socket(listener))
     accept = kind.accept
 
@@ -118,8 +123,11 @@ async def test_without_a_free_descriptor_it_tries_again(
     monkeypatch.setattr(kind, "accept", scarce)
     async with serving_one(listener) as client:
         client.send(REQUEST)
-        assert await answered([client], 0.05) == 0
+        assert await answered([client], 0.25) == 0
         assert await answered([client], 0.2) == 1
+    (message,) = caplog.messages
+    assert "--api" in message
+    assert "(EMFILE)" in message
 
 
 class Waits:
@@ -214,14 +222,46 @@ async def test_a_refused_client_that_sends_on_is_disconnected(
         assert (got[:13], ended) == (b"HTTP/1.1 413 ", True)
 
 
-@pytest.mark.parametrize(("lines", "status"), [(1000, b"200"), (3000, b"431")])
-async def test_long_headers_are_refused(
-    lines: int, status: bytes, listener: socket.socket, clock: MockClock
+@pytest.mark.parametrize("piece", [1500, RECEIVE_SIZE, HEAD_LIMIT, 10_000])
+@pytest.mark.parametrize("query", ["", "?x"])
+async def test_the_limit_of_headers_is_exact(
+    query: str, piece: int, listener: socket.socket, clock: MockClock
 ) -> None:
+    """However they are sent: h11 sees only what has not arrived completely."""
+    app = create_app(ServerState([]))
+    async with serving(listener, app):
+        for size, status in ((HEAD_LIMIT, b"200"), (HEAD_LIMIT + 1, b"431"), (10_000, b"431")):
+            start = f"GET /healthz{query} HTTP/1.1\r\nHost: x\r\nX: ".encode()
+            head = start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+            with Client(listener.getsockname()) as client:
+                for begin in range(0, size, piece):
+                    client.send(head[begin : begin + piece])
+                    await trio.sleep(0.1)
+                got, is_closed = client.look()
+                assert got.startswith(b"HTTP/1.1 " + status)
+                assert is_closed == (status == b"431")
+
+
+async def test_many_short_headers_are_refused(listener: socket.socket, clock: MockClock) -> None:
     async with serving_one(listener) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * lines + b"\r\n")
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 3000 + b"\r\n")
         await trio.sleep(1)
-        assert client.look()[0].startswith(b"HTTP/1.1 " + status)
+        assert client.look()[0].startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize("follows", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_two_lengths_of_a_body_close_the_connection(
+    follows: bytes, listener: socket.socket, clock: MockClock
+) -> None:
+    """A proxy that believes the other one would take what follows for a part of the body."""
+    head = b"POST /rearm HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 99"
+    async with serving_one(listener, create_app(ServerState([]))) as client:
+        client.send(head + b"\r\n\r\n0\r\n\r\n" + follows)
+        await trio.sleep(1)
+        got, is_closed = client.look()
+        assert is_closed
+        assert b"HTTP/1.1 200" not in got
+        assert follows or got.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_loaded_modules_are_not_searched_for_garbage(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_sockets_that_cannot_be_served(sock: Path) -> None:
             code, out, err = script.end()
         assert (code, out) == (2, "")
         assert f"unix:{sock} is named twice" in err
-        code, out, err = nitrohb_here("-l", f"fd:{server.detach()}", "--allow-cid", "4")
+        here = ("run", "-l", f"fd:{server.detach()}", "--allow-cid", "4", "--", "echo", "started")
+        code, out, err = nitrohb_here(*here)
     assert (code, out) == (2, "")
     assert f"unix:{sock} is a Unix socket, whose peers have no CID" in err
 

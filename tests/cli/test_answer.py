@@ -87,7 +87,7 @@ async def test_lost_socket_file_is_created_again(
     directory = tmp_path / "vms"
     sock = directory / "hb"
     directory.mkdir()
-    settings = server_settings(keep=True, format="json")
+    settings, output.is_json = server_settings(keep=True), True
     with open_listeners([f"unix:{sock}"])[0] as listener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer_and_report, settings, [listener], None, output)
@@ -98,7 +98,7 @@ async def test_lost_socket_file_is_created_again(
             directory.rename(tmp_path / "gone")
             await trio.sleep(1)
             out, err = capfd.readouterr()
-            assert err.startswith(f"nitrohb: the socket file of unix:{sock} is gone")
+            assert json.loads(err)["message"].startswith(f"the socket file of unix:{sock} is gone")
             assert f"mkdir -p {directory}" in err
             events = [json.loads(line) for line in out.splitlines()]
             directory.mkdir()

@@ -13,7 +13,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from nitrohb import Address, Listener, VsockAddress
+from nitrohb.addresses import CID_ANY
 from nitrohb.cli.doctor import to_text
+from nitrohb.doctor.probes import Enclaves
 from nitrohb.doctor.verdicts import CheckResult, Finding, Verdict
 
 from .process import NITROHB, listening, nitrohb, nitrohb_here, read_until, started, wait_for
@@ -25,9 +28,9 @@ def test_lines_without_a_terminal(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, out, err = nitrohb_here("doctor", "-l", f"unix:{sock}")
     assert (code, err) == (0, "")
-    first, *lines, last = out.splitlines()
+    answer, first, *lines = out.splitlines()
+    assert answer == f"Yes: the heartbeat of an enclave can arrive on unix:{sock}."
     assert first.startswith(f"ok       listen unix:{sock}: ")
-    assert last == f"nitrohb serve can listen on unix:{sock}."
     assert all(re.match(r"(ok|info|warning|skipped) +\S|         -> \S", line) for line in lines)
     assert any(re.match(r"ok +self-test, Unix: .* answered in \d+\.\d ms", line) for line in lines)
     assert os.listdir(tmp_path) == []
@@ -37,6 +40,7 @@ def test_a_self_test_that_fails_is_a_failure(sock: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("nitrohb.doctor.selftest.beat_over_unix", lambda: "no answer")
     code, out, err = nitrohb_here("doctor", "-l", f"unix:{sock}")
     assert (code, err) == (1, "")
+    assert out.startswith("No: self-test, Unix: a heartbeat was not answered: no answer.\n")
     assert f"ok       listen unix:{sock}: " in out
 
 
@@ -63,19 +67,67 @@ def test_an_address_that_is_taken_fails_and_its_holder_is_named(sock: Path) -> N
         assert sock.exists()
     comm = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
     assert (code, err) == (1, "")
-    failure, remedy, *_, last = out.splitlines()
+    answer, failure, remedy, *_ = out.splitlines()
+    assert answer.startswith(f"No: nitrohb cannot listen on unix:{sock}: ")
     assert failure.startswith(f"failed   listen unix:{sock}: ")
     assert "(EADDRINUSE)" in failure
     assert failure.endswith(f"held by process {os.getpid()} ({comm})")
     assert remedy.startswith("         -> ")
-    assert last.startswith("nitrohb serve would fail here")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "answer", "why"),
+    [
+        ("", 1, "No: nitrohb can listen on {}, but the heartbeat of an enclave", "CID 1 or 2 or 3"),
+        ("--for nitro", 1, "No: nitrohb can listen on {}, but the heartbeat of a real", "CID 3"),
+        ("--for firecracker", 1, "No: nitrohb can listen on {}, but", "Unix socket"),
+        ("3", 0, "Perhaps: nitrohb can listen on {}, but", "sibling VMs"),
+        ("--for qemu 1", 0, "Yes: the heartbeat of a QEMU guest can arrive on {}", ""),
+        ("--for nitro 1", 1, "No: nitrohb can listen on {}, but the heartbeat of a real", "CID 3"),
+    ],
+)
+def test_the_first_line_answers_for_a_machine_with_some_cids(
+    args: str, code: int, answer: str, why: str, sock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an AF_VSOCK socket for the doctor. tests/vsock has real ones."""
+    words = args.split()
+    mine = [int(words.pop())] if words and words[-1].isdigit() else []
+    is_parent = mine == [3]
+
+    def errno_of_bind(cid: int) -> int:
+        return 0 if cid in mine else errno.EADDRNOTAVAIL
+
+    def enclaves() -> Enclaves:
+        return Enclaves.DISABLED if is_parent else Enclaves.UNKNOWN
+
+    def where_bound(_: Listener) -> Address:
+        return VsockAddress(CID_ANY, 9000)
+
+    monkeypatch.setattr("nitrohb.doctor.examine.where_bound", where_bound)
+    monkeypatch.setattr("nitrohb.doctor.probes.bind_errno", errno_of_bind)
+    monkeypatch.setattr("nitrohb.doctor.probes.enclaves", enclaves)
+    ended, out, err = nitrohb_here("doctor", "-l", f"unix:{sock}", *words)
+    assert (ended, err) == (code, "")
+    first = out.splitlines()[0]
+    assert first.startswith(answer.format(f"unix:{sock}"))
+    assert why in first
+
+
+def test_a_vmm_of_another_user_is_told_how_to_be_let_in(sock: Path) -> None:
+    listen = ("doctor", "-l", f"hybrid:{sock}:9000")
+    _, out, _ = nitrohb_here(*listen)
+    assert f"{sock}_9000 has mode 600, owner {os.getuid()}" in out
+    assert "--socket-mode 660 --socket-group GROUP" in out
+    code, out, _ = nitrohb_here(*listen, "--socket-mode", "660", "--socket-group", str(os.getgid()))
+    assert (code, "--socket-group" in out) == (0, False)
+    assert f"{sock}_9000 has mode 660, owner {os.getuid()} and group {os.getgid()}" in out
 
 
 def test_a_warning_is_no_failure(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--max-pending", "4294967290")
     code, out, _ = nitrohb_here("doctor", *args)
     assert "\nwarning  open files: " in out
-    assert out.endswith(f"nitrohb serve can listen on unix:{sock}, but see the warnings.\n")
+    assert out.partition("\n")[0].endswith(f"can arrive on unix:{sock}, but see the warnings.")
     assert code == 0
 
 
@@ -90,19 +142,19 @@ def test_lines_fit_a_terminal(sock: Path) -> None:
     finally:
         os.close(ours)
     assert max(map(len, written.splitlines())) <= 80
-    assert " ".join(written.split()).endswith(f" nitrohb serve can listen on unix:{sock}.")
+    assert f" can arrive on unix:{sock}. " in " ".join(written.split())
 
 
 def test_lines_are_wrapped_to_a_width() -> None:
     finding = Finding(Verdict.OK, "word " * 50, "do this")
     checks = [CheckResult("listen", "listen", "unix:x", finding)]
-    text = to_text(checks, 40)
-    first, second, *_ = text.splitlines()
+    text = to_text(checks, None, 40)
+    _, _, first, second, *_ = text.splitlines()
     assert first.startswith("ok       listen unix:x: word")
     assert second.startswith("         word")
     assert 31 < max(map(len, text.splitlines())) <= 40
-    assert text.split() == to_text(checks, None).split()
-    assert len(to_text(checks, None).splitlines()) == 3
+    assert text.split() == to_text(checks, None, None).split()
+    assert len(to_text(checks, None, None).splitlines()) == 3
 
 
 # When something is missing, or a signal comes.

@@ -28,6 +28,7 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     Unlistened,
 )
 from nitrohb.cli.answer import up_to_level
@@ -45,8 +46,16 @@ EXAMPLES: list[tuple[Event, str]] = [
     (made(Listening), "nitro_listening address=vsock::9000 level=info"),
     (made(Connected), f"nitro_connected {PEERS} level=debug"),
     (
-        made(Connected, address=UnixAddress("/run/x"), peer=None),
-        "nitro_connected address=unix:/run/x level=debug",
+        made(Connected, address=UnixAddress("/run/x"), peer=UnixPeer(7, 8, 9)),
+        "nitro_connected address=unix:/run/x pid=7 uid=8 gid=9 level=debug",
+    ),
+    (
+        made(Connected, address=UnixAddress("/run/x"), peer=UnixPeer(None, 8, 9)),
+        "nitro_connected address=unix:/run/x uid=8 gid=9 level=debug",
+    ),
+    (
+        made(Evicted, address=UnixAddress("/run/x"), peer=UnixPeer(7, 0, 9)),
+        "nitro_evicted address=unix:/run/x pid=7 uid=0 gid=9 level=warning",
     ),
     (made(Disconnected), f"nitro_disconnected {PEERS} level=warning"),
     (made(Evicted), f"nitro_evicted {PEERS} level=warning"),
@@ -120,7 +129,8 @@ def test_what_is_written_is_read_again(address: Address, byte: int, echoed: bool
     fields = parsed(line)
     assert list(fields)[:2] == ["2026-01-02T03:04:05.006789Z", "nitro_heartbeat"]
     wanted = event.to_json()
-    assert list(fields)[2:] == [*list(wanted)[2:], "level"]
+    shown = [name for name, value in wanted.items() if value is not None]
+    assert list(fields)[2:] == [*shown[2:], "level"]
     assert fields["address"] == str(address)
     assert (int(fields["byte"], 16), json.loads(fields["echoed"])) == (byte, echoed)
     for number in ("cid", "listening_seconds", "echo_seconds"):

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from nitrohb.cli import output as module
 from nitrohb.cli.output import ERROR, WARNING, Output, Stream
 from nitrohb.cli.printer import draining
+from tests.support import descriptors_left
 
 from .process import HEARTBEAT, PATIENCE, beat, read_until, started
 
@@ -286,3 +287,11 @@ def test_a_terminal_that_is_stopped_delays_no_heartbeat(sock: Path) -> None:
             read_until(controller, lambda seen: b"nitro_heartbeat" in seen)
             script.popen.terminate()
             assert script.popen.wait(PATIENCE) == 143
+
+
+def test_the_last_descriptor_is_left_to_the_heartbeats() -> None:
+    with small_pipe() as (pipe, _), descriptors_left(1):
+        stream = Stream(pipe)
+        stream.open_nonblocking()
+        assert stream.fd == pipe.fileno()
+        os.close(os.dup(stream.fd))

@@ -30,12 +30,13 @@ class Printed(list[list[str]]):
 @pytest.mark.parametrize("end", ["return", "cancellation", "failure"])
 @pytest.mark.parametrize("is_idle_first", [False, True])
 async def test_the_rest_is_printed_at_the_end(
-    end: str, is_idle_first: bool, output: Output
+    end: str, is_idle_first: bool, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = Printed()
+    monkeypatch.setattr(output, "write_events", printed)
     fails = pytest.RaisesGroup(ZeroDivisionError) if end == "failure" else nullcontext()
     with fails, trio.CancelScope() as scope:
-        async with printing(printed, output.stdout, "text") as printer:
+        async with printing(output) as printer:
             if is_idle_first:
                 await wait_all_tasks_blocked()
             printer.on_event(CONNECTED)
@@ -48,9 +49,12 @@ async def test_the_rest_is_printed_at_the_end(
     assert printed == [["connected", "disconnected"]]
 
 
-async def test_events_of_one_pass_of_the_event_loop_are_printed_together(output: Output) -> None:
+async def test_events_of_one_pass_of_the_event_loop_are_printed_together(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
     printed = Printed()
-    async with printing(printed, output.stdout, "text") as printer:
+    monkeypatch.setattr(output, "write_events", printed)
+    async with printing(output) as printer:
         await wait_all_tasks_blocked()
         assert not printed
         printer.on_event(LISTENING)

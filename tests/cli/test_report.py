@@ -4,7 +4,9 @@
 test_logs.py has their lines; test_serve.py and test_run.py have the messages at the end.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +23,10 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     Unlistened,
     VsockAddress,
+    open_listeners,
 )
 from nitrohb.addresses import InheritedSocket
 from nitrohb.cli.output import Output
@@ -54,6 +58,10 @@ def summary_of(*events: Event) -> Summary:
         ([CONNECTED, DISCONNECTED], "1 closed without a byte"),
         ([CONNECTED, made(Evicted)], "1 evicted to make room"),
         (rejected(RejectReason.CID), "1 came from CID 16, which is not allowed"),
+        (
+            [CONNECTED, made(Rejected, peer=UnixPeer(None, 7, 8), reason=RejectReason.UID)],
+            "1 came from uid 7, which is not allowed",
+        ),
         (rejected(RejectReason.REARMED), "1 came before the address was rearmed"),
         (
             [*2 * rejected(RejectReason.TIMEOUT), *rejected(RejectReason.WRONG_BYTE)],
@@ -72,10 +80,12 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
     assert (summary.all_listen(2), summary.all_listen(3)) == (True, False)
     waiting = f"waiting for a heartbeat on vsock::9000, {UNIX}"
     assert summary.status() == waiting
-    for count, event in enumerate((made(Heartbeat), made(Heartbeat, address=UNIX, peer=None)), 1):
+    for count, event in enumerate(
+        (made(Heartbeat), made(Heartbeat, address=UNIX, peer=UnixPeer(7, 8, 9))), 1
+    ):
         summary.on_event(made(Connected, address=event.address))
         summary.on_event(event)
-        cid = "" if event.peer is None else " from CID 16"
+        cid = "" if event.cid is None else " from CID 16"
         last = f"last heartbeat 2026-01-02 03:04:05Z{cid} on {event.address}, {count} in all"
         assert summary.status() == f"{last}; {waiting}"
     summary.on_event(made(Done))
@@ -107,6 +117,20 @@ def test_timeout_without_a_connection_says_what_to_try(
     send, doctor = advice
     assert send == where
     assert doctor.startswith("To check this machine: nitrohb doctor -l ")
+
+
+def test_timeout_on_a_socket_file_says_who_may_connect(
+    tmp_path: Path, output: Output, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Even if the file is gone by then, as that of a server that has ended."""
+    for mode, is_advised in ((0o600, True), (0o660, False)):
+        address = HybridAddress(str(tmp_path / "v.sock"), 9000)
+        with open_listeners([address], socket_mode=mode)[0]:
+            summary = summary_of(made(Listening, address=address))
+        explain_timeout(summary, 5, output)
+        err = capfd.readouterr().err
+        assert f"\n{address.path} has mode {mode:o}, owner {os.getuid()} and group " in err
+        assert ("--socket-mode 660 --socket-group GROUP" in err) == is_advised
 
 
 def test_an_address_that_was_removed_is_awaited_no_more() -> None:

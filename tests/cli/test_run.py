@@ -110,6 +110,16 @@ def test_with_keep_a_command_needs_no_heartbeat(sock: Path) -> None:
     assert run_here(sock, "sh", "-c", "exit 9", options=("--keep",)) == (9, "", "")
 
 
+def test_nitro_cli_needs_no_nitrohb(sock: Path, tmp_path: Path) -> None:
+    """It finds its port taken. This one does nothing but fail as it does then."""
+    script = tmp_path / "nitro-cli"
+    script.write_text("#!/bin/sh\nexit 36\n")
+    script.chmod(0o755)
+    code, _, err = run_here(sock, str(script), "run-enclave")
+    assert code == 125
+    assert "nitro-cli brings a listener of its own" in err
+
+
 @pytest.mark.parametrize("options", [(), ("--keep",)])
 def test_launcher_that_exits_with_0_before_its_enclave_boots(
     options: tuple[str, ...], sock: Path
@@ -227,14 +237,15 @@ echo ready; until read line; do kill -0 $PPID || exit; done
 """
 
 
-def test_each_signal_is_passed_on(sock: Path) -> None:
-    """A signal that waits for its process is only one."""
+def test_each_signal_is_passed_on_and_status_0_after_it_is_no_end(sock: Path) -> None:
+    """The signal may have told it to reload. A signal that waits for its process is only one."""
     with running(sock, "--quiet", shell=RELOADS) as script:
         assert script.line() == "ready\n"
         for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "INT"):
             send(script, name)
             assert script.line() == f"{name}\n"
         write(script, "\n")
+        assert "status 0; waiting for a heartbeat" in script.error_line()
         send(script, "TERM")
         assert script.end() == (143, "", "")
 

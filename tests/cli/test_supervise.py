@@ -57,6 +57,7 @@ def supervisor_of(process: Process, sock: Path, **fields: Any) -> Generator[Supe
     (listener,) = open_listeners([f"unix:{sock}"])
     with pytest.MonkeyPatch.context() as patch, closing(Output()) as output, listener:
         patch.setattr("nitrohb.cli.supervise.Process", Mock(return_value=process))
+        output.events = output.stderr
         yield Supervisor(run_settings("x", timeout=60, **fields), [listener], output)
 
 

@@ -102,10 +102,10 @@ def test_send_shows_its_wait(sock: Path) -> None:
 def test_error_clears_the_waiting_line(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.1")
     with on_terminal(*args, stdout=subprocess.PIPE) as (script, terminal):
-        first, _, _, third, end = on_screen(rest(terminal)).split("\n")
+        first, *_, last, end = on_screen(rest(terminal)).split("\n")
         assert script.end()[:2] == (124, "")
     assert first == f"nitrohb: no heartbeat on unix:{sock} within 0.1 s: nobody connected"
-    assert third.endswith(f"nitrohb doctor -l unix:{sock}")
+    assert last.endswith(f"nitrohb doctor -l unix:{sock}")
     assert end == ""
 
 

@@ -4,6 +4,7 @@
 import errno
 import grp
 import os
+import pwd
 import re
 import shlex
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_help_has_an_example_and_fits_a_screen_with_the_prompt_below(
     code, out, err = nitrohb_here(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"  nitrohb {command}" in out.partition("example")[2]
-    high = {"serve": 50, "run": 60, "doctor": 30}  # the old terminal, but for the most options
+    high = {"serve": 54, "run": 60, "doctor": 37}  # the old terminal, but for the most options
     assert len(out.splitlines()) < high.get(command, 24)
     assert max(map(len, out.splitlines())) <= 80
 
@@ -112,7 +113,7 @@ WRONG_VALUES = """
 --timeout 1_0  --timeout ٣  --timeout ' 5'  --timeout +5  --max-pending 1_0  --handshake-timeout ٣
 --timeout soon  --timeout 0  --timeout nan  --timeout automatic  --handshake-timeout inf
 --socket-mode 0o600  --socket-mode 1777  --socket-group 'no such group'
---socket-group 00000000000123
+--socket-group 00000000000123  --allow-uid 'no such user'  --allow-uid -1
 --format xml  --log-level loud
 --api example.com:9180  --api 127.0.0.1  --api ::1:9180  --api [127.0.0.1]:9180
 --api [fe80::1%1]:9180  --api localhost:0
@@ -156,7 +157,7 @@ def test_malformed_argument_is_named(line: str, named: list[str]) -> None:
     message, remedy = err.splitlines()
     command = f"nitrohb {args[0] if args[0][0] != '-' else 'serve'}"
     program = command if args[0] not in ("attend", "help") else "nitrohb"
-    assert message.startswith(f"{program}: ")
+    assert message.startswith("nitrohb: ")
     assert not [name for name in named if name not in message]
     assert remedy == f"Try: {program} --help"
 
@@ -173,6 +174,8 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
     ("line", "named"),
     [
         ("--allow-cid 4 -l unix:{sock}", ["unix:{sock}", "no CID"]),
+        ("--allow-uid 4", ["vsock::9000", "no uid"]),
+        ("run --allow-uid 4 -l unix:{sock} -l vsock::9001 -- true", ["vsock::9001", "no uid"]),
         ("-l unix:{sock} -l unix:{sock}", ["unix:{sock}", "twice"]),
         ("--timeout auto -l unix:{sock}", AUTO),
         ("--timeout auto --eif x.eif -l unix:{sock}", AUTO),
@@ -185,6 +188,11 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("-l unix:{sock} --keep --api-group 0", NO_API),
         ("-l unix:{sock} --keep --api-allow-remote", NO_API),
         ("-l unix:{sock} --keep --api-host example.com", NO_API),
+        ("--events fd:999", ["--events: 999 ", "3>FILE"]),
+        ("--events fd:x", ["--events", "'x'"]),
+        ("run --ready-fd 2 -- true", ["--ready-fd: 2 ", "3 up"]),
+        ("run --ready-fd 999 -- true", ["--ready-fd: 999 ", "3>FILE"]),
+        ("--ready-fd -1", ["--ready-fd", "'-1'"]),
         ("run -l unix:{sock}", COMMAND),
         ("run -l unix:{sock} --", COMMAND),
         ("run -l unix:{sock} true", COMMAND),
@@ -216,7 +224,7 @@ def test_without_the_extra_it_says_how_to_get_it(
         missing.setattr("importlib.util.find_spec", find_nothing)
         code, out, err = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api", "127.0.0.1:9180")
     assert (code, out) == (2, "")
-    assert "pip install 'nitrohb[api]'" in err
+    assert "pip install '.[api]'" in err
     assert not sock.exists()
 
 
@@ -224,7 +232,9 @@ def test_without_the_extra_it_says_how_to_get_it(
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    problems = {"missing": os.strerror(errno.ENOENT), ".": "not an image", "empty": "not an image"}
+    (tmp_path / "text").write_text("not an image")
+    problems = {"missing": os.strerror(errno.ENOENT), ".": os.strerror(errno.EISDIR)}
+    problems |= dict.fromkeys(("empty", "text"), "EIF")
     for name, problem in problems.items():
         eif = str(tmp_path / name)
         options = ("--timeout", "auto", "--eif", eif, "--memory", "64", "-l", f"unix:{sock}")
@@ -238,10 +248,22 @@ def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> 
 def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
     eif = tmp_path / "x.eif"
     with eif.open("wb") as image:
+        image.write(b".eif")
         image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
     settings = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
     assert isinstance(settings, ServeSettings)
-    assert settings.answer.timeout == 270.0
+    assert (settings.answer.timeout, settings.answer.warning) == (270.0, "")
+
+
+def test_memory_that_nitro_cli_would_refuse(tmp_path: Path, sock: Path) -> None:
+    eif = tmp_path / "x.eif"
+    with eif.open("wb") as image:
+        image.write(b".eif")
+        image.truncate(400 << 20)
+    auto = ("--timeout", "auto", "--eif", str(eif), "--memory")
+    run = ("run", "-l", f"unix:{sock}", *auto)
+    assert "--memory 1599 is too small" in nitrohb_here(*run, "1599", "--", "false")[2]
+    assert "--memory" not in nitrohb_here(*run, "1600", "--", "false")[2]
 
 
 def test_options_of_the_command_that_run_starts_are_its_own() -> None:
@@ -252,12 +274,13 @@ def test_options_of_the_command_that_run_starts_are_its_own() -> None:
     assert settings.argv == ["ls", "--keep", "--", "-l", "x"]
 
 
-def test_groups_have_names_and_numbers() -> None:
-    group = grp.getgrall()[0]
-    for name, number in ((group.gr_name, group.gr_gid), ("4294967294", 4294967294)):
-        settings = parse(["--socket-group", name])
+def test_groups_and_users_have_names_and_numbers() -> None:
+    group, user = grp.getgrall()[0], pwd.getpwall()[0]
+    names = (group.gr_name, group.gr_gid, user.pw_name, user.pw_uid)
+    for gid_text, gid, uid_text, uid in (names, ("4294967294", 2**32 - 2, "4294967294", 2**32 - 2)):
+        settings = parse(["--socket-group", str(gid_text), "--allow-uid", str(uid_text)])
         assert isinstance(settings, ServeSettings)
-        assert settings.answer.socket_group == number
+        assert (settings.answer.socket_group, settings.answer.allow_uids) == (gid, [uid])
 
 
 def test_settings_are_frozen() -> None:

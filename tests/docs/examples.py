@@ -49,6 +49,8 @@ _VARYING: Final = {
     r"(_seconds(?:=|\": ))[\d.]+(?:e-\d+)?(?= |,|$)": r"\1SECONDS",
     r"\b(answered in|after) \d+\.\d ms\b": r"\1 DURATION",
     r"/tmp/nitrohb-\w{8}/": "/tmp/nitrohb-NAME/",
+    r"\b(owner|group) \d+\b": r"\1 ID",
+    r"\b([pug]id(?:=|\": ))\d+": r"\1ID",
 }
 
 

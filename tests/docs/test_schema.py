@@ -17,6 +17,7 @@ from nitrohb import (
     HybridAddress,
     InheritedSocket,
     UnixAddress,
+    UnixPeer,
     VsockAddress,
 )
 from nitrohb.cli.report import to_json
@@ -40,7 +41,8 @@ BYTES = st.integers(0, 255)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "address": addresses,
     "time": st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC)),
-    "peer": st.none() | st.builds(VsockAddress, st.integers(0, 2**32 - 2), numbers),
+    "peer": st.builds(VsockAddress, st.integers(0, 2**32 - 2), numbers)
+    | st.builds(UnixPeer, st.none() | st.integers(1, 2**22), numbers, numbers),
     "listening_seconds": st.floats(0, 1e9),
     "echo_seconds": st.floats(0, 1e9),
     "problem": st.none() | st.text(),
@@ -88,7 +90,9 @@ def test_what_no_event_is_like(all_kinds: tuple[Event, ...], data: st.DataObject
     for event in all_kinds:
         form = event.to_json()
         missing = data.draw(st.sampled_from(sorted(form)))
-        wrong = WRONG | ({"peer": 1, "cid": -1} if "peer" in form else {})
+        wrong = WRONG | (
+            {"peer": 1, "cid": -1, "pid": 0, "uid": -1, "gid": "x"} if "peer" in form else {}
+        )
         assert not VALIDATOR.is_valid({name: form[name] for name in form if name != missing})
         for name, value in wrong.items():
             assert not VALIDATOR.is_valid(form | {name: value}), name

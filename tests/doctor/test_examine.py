@@ -31,18 +31,10 @@ from nitrohb.sockets.opening import open_listeners
 
 NAMES = [
     "listen",
-    "python",
-    "kernel",
-    "transport-loopback",
-    "transport-guest",
-    "transport-host",
-    "local-cid",
-    "device-vsock",
-    "device-vhost-vsock",
+    "reach",
     "device-nitro-enclaves",
     "descriptors",
     "self-test-unix",
-    "self-test-loopback",
 ]
 
 
@@ -53,7 +45,7 @@ def free(tmp_path: Path) -> list[Address]:
 
 
 def failing(error: Exception) -> Callable[..., Any]:
-    def fail(*_: object) -> Any:
+    def fail(*_: object, **__: object) -> Any:
         raise error
 
     return fail
@@ -67,7 +59,7 @@ def finding(name: str, checks: list[CheckResult]) -> Finding:
 async def test_addresses_are_tried_together_as_a_server_has_them(tmp_path: Path) -> None:
     texts = [f"unix:{tmp_path}/a_9000", f"hybrid:{tmp_path}/a:9001", f"unix:{tmp_path}/b/c"]
     checks = await examine([parse_address(text) for text in texts], 1)
-    assert [check.name for check in checks] == [*["listen"] * 2, *NAMES]
+    assert [check.name for check in checks] == ["listen", "listen", *NAMES[:2], *NAMES[1:]]
     listens = checks[:3]
     assert [check.subject for check in listens] == texts
     verdicts = [check.finding.verdict for check in listens]
@@ -88,9 +80,9 @@ async def test_addresses_are_tried_before_all_else_and_alone(
         seen.append(os.listdir(tmp_path))
         return limit()
 
-    def listen(addresses: list[Address]) -> list[Listener]:
+    def listen(addresses: list[Address], **options: Any) -> list[Listener]:
         assert seen == []
-        return open_listeners(addresses)
+        return open_listeners(addresses, **options)
 
     monkeypatch.setattr(probes, "descriptor_limit", look)
     monkeypatch.setattr(examining, "open_listeners", listen)
@@ -105,10 +97,10 @@ async def test_a_lack_of_descriptors_ends_one_check_alone(
     """It can occur while the module with the remedies is imported."""
     lack = failing(OSError(errno.EMFILE, "too many"))
     monkeypatch.setattr(examining, "open_listeners", lack)
-    monkeypatch.setattr(probes, "transports", lack)
+    monkeypatch.setattr(probes, "enclaves", lack)
     checks = await examine(free, 1)
-    assert [check.name for check in checks] == NAMES
-    for name, verdict in (("listen", Verdict.FAILED), ("transport-host", Verdict.SKIPPED)):
+    assert [check.name for check in checks] == ["listen", *NAMES[2:]]
+    for name, verdict in (("listen", Verdict.FAILED), (NAMES[2], Verdict.SKIPPED)):
         assert finding(name, checks).verdict is verdict
         assert "(EMFILE)" in finding(name, checks).evidence
         assert "ulimit -n" in (finding(name, checks).remedy or "")
@@ -140,6 +132,57 @@ async def test_another_listener_is_left_alone(tmp_path: Path) -> None:
         sock.setblocking(False)
         with pytest.raises(BlockingIOError):  # no connection waits
             sock.accept()
+
+
+async def test_who_may_connect_to_a_socket_file_is_told(tmp_path: Path) -> None:
+    """As it will be when the server has made it, and for an inherited socket as it is."""
+    path, gid = str(tmp_path / "s"), os.getgid()
+    (reach,) = (
+        check.finding
+        for check in await examine([UnixAddress(path)], 1, socket_mode=0o660, socket_group=gid)
+        if check.name == "reach"
+    )
+    assert reach == Finding(
+        Verdict.OK, f"{path} has mode 660, owner {os.getuid()} and group {gid}", None
+    )
+    with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
+        named.bind(path)
+        abstract.bind("\0nitrohb test of the doctor")
+        os.chmod(path, 0o700)
+        for sock in (named, abstract):
+            sock.listen()
+        addresses = [InheritedSocket(os.dup(sock.fileno())) for sock in (named, abstract)]
+        own, anybody = (check for check in await examine(addresses, 1) if check.name == "reach")
+    assert own.finding.verdict is Verdict.INFO
+    assert f"{path} has mode 700" in own.finding.evidence
+    assert "--socket-mode 660 --socket-group GROUP" in (own.finding.remedy or "")
+    assert (anybody.finding.verdict, anybody.finding.remedy) == (Verdict.OK, None)
+
+
+async def test_a_vsock_address_is_reached_by_the_cids_of_the_machine(
+    free: list[Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket says whether it is in a local namespace: it might be another one's."""
+
+    def where_bound(_: Listener) -> Address:
+        return VsockAddress(CID_ANY, 9000)
+
+    def errno_of_bind(cid: int) -> int:
+        return 0 if cid == 1 else errno.EADDRNOTAVAIL
+
+    monkeypatch.setattr(examining, "where_bound", where_bound)
+    monkeypatch.setattr(probes, "bind_errno", errno_of_bind)
+    for is_isolated, verdict in ((False, Verdict.INFO), (True, Verdict.WARNING)):
+        monkeypatch.setattr(Listener, "is_isolated", lambda _, known=is_isolated: known)  # pyright: ignore
+        assert finding("reach", await examine(free, 1)).verdict is verdict
+
+
+async def test_a_kind_of_enclave_without_the_device_needs_no_check_of_it(
+    free: list[Address],
+) -> None:
+    checks = await examine(free, 1, kind="firecracker")
+    assert [check.name for check in checks] == [name for name in NAMES if name != NAMES[2]]
+    assert finding("reach", await examine(free, 1, kind="nitro")).verdict is Verdict.FAILED
 
 
 async def test_an_inherited_socket() -> None:
@@ -212,7 +255,7 @@ async def test_a_stuck_check_delays_no_other(
     overdue = "it did not finish within 0.5 s"
     assert finding("descriptors", checks) == Finding(Verdict.SKIPPED, overdue)
     assert finding("self-test-unix", checks) == Finding(Verdict.FAILED, overdue)
-    assert finding("kernel", checks).evidence != overdue
+    assert finding("device-nitro-enclaves", checks).evidence != overdue
     assert finding("listen", checks).verdict is Verdict.OK
 
 
@@ -234,8 +277,9 @@ async def test_addresses_are_tried_where_no_more_threads_can_be_started(
     addresses = [UnixAddress(str(tmp_path / name)) for name in ("s", "missing/s")]
     checks = await examine(addresses, 1)
     assert [check.name for check in checks] == ["listen", *NAMES]
-    free, missing, *others = (check.finding for check in checks)
+    free, missing, reach, *others = (check.finding for check in checks)
     assert free.verdict is Verdict.OK
+    assert "has mode 600" in reach.evidence
     assert "(ENOENT)" in missing.evidence
     for other in others:
         assert other.verdict is Verdict.WARNING

@@ -13,17 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from nitrohb.addresses import CID_ANY, PORT_ANY
+from nitrohb.addresses import PORT_ANY
 from nitrohb.doctor import probes
-from nitrohb.doctor.probes import Device, holder_of_path, suspects_of_port
+from nitrohb.doctor.probes import Enclaves, enclaves, holder_of_path, suspects_of_port
 from nitrohb.remedies import NO_AF_VSOCK
 from nitrohb.sockets import vsock as device_of_vsock
 from tests.support import child
 
 
 def test_the_kernel_is_asked_for_af_vsock() -> None:
-    assert probes.vsock_socket() in {0, errno.EAFNOSUPPORT, errno.EPERM}
-    assert probes.vsock_socket(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
+    assert probes.bind_errno(77) in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPERM}
 
 
 def refuse(*_: object) -> socket.socket:
@@ -34,8 +33,7 @@ def test_a_python_or_a_kernel_without_af_vsock(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "socket", refuse)
     for family, number in ((None, NO_AF_VSOCK), (40, errno.EAFNOSUPPORT)):
         monkeypatch.setattr(probes, "AF_VSOCK", family)
-        assert probes.vsock_socket(1) == number
-        assert probes.vsock_socket() == errno.EAFNOSUPPORT
+        assert probes.bind_errno(1) == number
 
 
 class Bindable:
@@ -54,59 +52,46 @@ class Bindable:
         self.bound = address
 
 
-def test_a_cid_is_local_if_a_socket_can_be_bound_to_it(
+def test_a_machine_has_a_cid_if_a_socket_can_be_bound_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(probes, "AF_VSOCK", 40)
     monkeypatch.setattr(socket, "socket", Bindable)
-    assert probes.vsock_socket(1) == 0
+    assert probes.bind_errno(1) == 0
 
 
-def test_another_device_has_no_cid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_device_has_no_cid() -> None:
     with pytest.raises(OSError, match="ioctl") as no:
         device_of_vsock.read_local_cid("/dev/null")
     assert no.value.errno == errno.ENOTTY
 
-    monkeypatch.setattr(probes, "read_local_cid", refuse)
-    assert isinstance(probes.local_cid(), OSError)
 
+def test_a_device_of_enclaves_that_is_missing_is_explained_by_its_pci_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, devices = tmp_path / "nitro_enclaves", tmp_path / "bus/pci/devices"
 
-def test_the_local_cid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "read_local_cid", lambda: 3)
-    assert probes.local_cid() == 3
+    def look() -> Enclaves:
+        return enclaves(str(device), str(tmp_path))
 
-
-def test_transports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel with the CIDs 1 and 16."""
-
-    def bind(cid: int) -> int:
-        return 0 if cid in (1, 16) else errno.EADDRNOTAVAIL
-
-    monkeypatch.setattr(probes, "vsock_socket", bind)
-    for local, guest in (
-        (CID_ANY, errno.EADDRNOTAVAIL),
-        (1, errno.EADDRNOTAVAIL),
-        (2, errno.EADDRNOTAVAIL),
-        (16, 0),
-        (OSError(errno.ENOENT, "no"), None),
+    assert look() is Enclaves.UNKNOWN
+    for name, modalias in (
+        ("0", "pci:v00001AF4d00001045sv00001AF4sd00001045bc"),
+        ("1", None),
+        ("2", "pci:v00001D0Fd0000E4C1sv00000000sd00000000bc"),
     ):
-        monkeypatch.setattr(probes, "local_cid", lambda local=local: local)
-        seen = {"loopback": 0, "guest": guest, "host": errno.EADDRNOTAVAIL}
-        assert probes.transports() == seen, local
-
-
-def test_modules(tmp_path: Path) -> None:
-    assert probes.modules(str(tmp_path)) == []
-    (tmp_path / "module" / "vhost_vsock").mkdir(parents=True)
-    assert probes.modules(str(tmp_path)) == ["vhost_vsock"]
-
-
-def test_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probes.device("/dev/null") is Device.USABLE
-    assert probes.device(str(tmp_path / "missing")) is Device.MISSING
-    assert probes.device(str(tmp_path)) is Device.OTHER
+        if name == "2":
+            assert look() is Enclaves.DISABLED
+        (devices / name).mkdir(parents=True)
+        if modalias is not None:
+            (devices / name / "modalias").write_text(f"{modalias}\n")
+    assert look() is Enclaves.NO_DRIVER
+    (devices / "2/driver").mkdir()
+    assert look() is Enclaves.OUTSIDE
+    device.touch()
+    assert look() is Enclaves.STARTABLE
     monkeypatch.setattr(os, "access", lambda *_: False)  # pyright: ignore
-    assert probes.device("/dev/null") is Device.REFUSED
+    assert look() is Enclaves.REFUSED
 
 
 def test_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,13 +182,14 @@ def test_processes_with_af_vsock_sockets_are_suspected(
     fake_process(tmp_path, os.getpid(), 1)
     for pid in (9000101, 9000102):
         fake_process(tmp_path, pid, pid)
-    assert suspects_of_port(str(tmp_path)) is None
+    assert "not visible from here" in suspects_of_port(str(tmp_path))
+    assert "shared by all containers" in suspects_of_port(str(tmp_path))
     fake_process(tmp_path, 9000103, 9000103, "its \x1b[31mchild\n")
     one = "process 9000103 (its ?[31mchild)"
     found = suspects_of_port(str(tmp_path))
     assert found == f"probably held by {one}, which has AF_VSOCK sockets open"
     fake_process(tmp_path, 9000104, 9000104, None)
-    named = (suspects_of_port(str(tmp_path)) or "").removeprefix("probably held by ")
+    named = suspects_of_port(str(tmp_path)).removeprefix("probably held by ")
     named = named.removesuffix(", which have AF_VSOCK sockets open")
     assert sorted(named.split(" or ")) == [one, "process 9000104"]
 
@@ -211,9 +197,9 @@ def test_processes_with_af_vsock_sockets_are_suspected(
 def test_a_search_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getxattr", lambda *_: b"AF_VSOCK\0")  # pyright: ignore
     fake_process(tmp_path, 9000101, 9000101)
-    assert suspects_of_port(str(tmp_path)) is not None
+    assert "9000101" in suspects_of_port(str(tmp_path))
     monkeypatch.setattr(probes, "_SEARCH_DEADLINE", -1)
-    assert suspects_of_port(str(tmp_path)) is None
+    assert "9000101" not in suspects_of_port(str(tmp_path))
 
 
 def test_the_kernel_names_the_protocol_of_a_socket() -> None:

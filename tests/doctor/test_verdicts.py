@@ -9,61 +9,54 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nitrohb.addresses import CID_ANY, Address, InheritedSocket, UnixAddress, VsockAddress
-from nitrohb.doctor.probes import Device
+from nitrohb.cli.options import KINDS as CHOICES
+from nitrohb.doctor.probes import Enclaves
 from nitrohb.doctor.verdicts import (
-    DEVICES,
+    CIDS,
+    KINDS,
     LISTENS,
-    LISTENS_LOCALLY,
-    TRANSPORTS,
     CheckResult,
+    Endpoint,
     Finding,
     Verdict,
     judge_descriptors,
-    judge_device,
-    judge_kernel,
+    judge_enclaves,
+    judge_heartbeat,
     judge_listen,
-    judge_local_cid,
-    judge_loopback_heartbeat,
-    judge_python,
-    judge_transport,
-    judge_unix_heartbeat,
+    judge_reach,
     overall,
-    unneeded,
 )
-from nitrohb.remedies import NO_AF_VSOCK, listen_error
+from nitrohb.remedies import LOCAL_ADVICE, NO_AF_VSOCK, listen_error
 
 OK, INFO, WARNING, FAILED, SKIPPED = Verdict
 ABSENT: Final = errno.EADDRNOTAVAIL
-MODULES: Final = ["vsock_loopback", "vmw_vsock_virtio_transport", "hv_sock", "vhost_vsock"]
-
 errnos = st.one_of(
     st.just(0), st.just(NO_AF_VSOCK), st.just(ABSENT), st.sampled_from([*errno.errorcode])
 )
-machines = st.fixed_dictionaries(dict.fromkeys(TRANSPORTS, st.one_of(st.none(), errnos)))
+cids = st.fixed_dictionaries(dict.fromkeys(CIDS, errnos))
+vsocks = st.builds(Endpoint, st.sampled_from([*CIDS, 77, CID_ANY]), st.booleans(), st.none())
+FILE: Final = ("s has mode 600", "--socket-mode")
+unixes = st.just(Endpoint(CID_ANY, False, FILE))
 counts = st.integers(0, 1 << 20)
 failures = st.builds(OSError, errnos, st.just("x"))
 beats = st.one_of(st.floats(0, 10), st.text("ab {}\n\x1b"), failures)
 
 FINDINGS: Final[dict[str, st.SearchStrategy[Finding]]] = {
-    "python": st.builds(judge_python, st.booleans()),
-    "kernel": st.builds(judge_kernel, errnos, st.sampled_from(Device)),
-    "transport": st.builds(
-        judge_transport,
-        st.sampled_from([*TRANSPORTS]),
-        machines,
-        st.lists(st.sampled_from([*MODULES, "ext4"])),
-        st.booleans(),
+    "reach": st.builds(
+        judge_reach,
+        st.sampled_from([*KINDS]),
+        st.one_of(vsocks, unixes),
+        cids,
+        st.sampled_from(Enclaves),
     ),
-    "local-cid": st.builds(judge_local_cid, st.one_of(st.integers(0, CID_ANY), failures)),
-    "device": st.builds(judge_device, st.sampled_from([*DEVICES]), st.sampled_from(Device)),
+    "device-nitro-enclaves": st.builds(judge_enclaves, st.sampled_from(Enclaves)),
     "descriptors": st.builds(judge_descriptors, counts, st.integers(1, 1 << 20)),
     "listen": st.builds(
         judge_listen,
         st.builds(listen_error, st.just(VsockAddress(3, 9000)), errnos),
         st.sampled_from([None, "held by process 1 (init)"]),
     ),
-    "self-test-unix": st.builds(judge_unix_heartbeat, beats),
-    "self-test-loopback": st.builds(judge_loopback_heartbeat, beats),
+    "self-test-unix": st.builds(judge_heartbeat, beats),
 }
 
 
@@ -83,8 +76,8 @@ def test_a_finding_has_evidence_and_a_problem_has_a_remedy(name: str, data: st.D
 @given(errnos, st.sampled_from([VsockAddress(3, 9000), UnixAddress("s"), InheritedSocket(3)]))
 def test_the_doctor_does_not_refer_to_itself(number: int, address: Address) -> None:
     listen = judge_listen(listen_error(address, number), None)
-    kernel = judge_kernel(number, Device.MISSING)
-    assert "doctor" not in f"{listen.remedy} {kernel.remedy}"
+    reach = judge_reach(None, ANY, dict.fromkeys(CIDS, number), Enclaves.UNKNOWN)
+    assert "doctor" not in f"{listen.remedy} {reach.remedy}"
 
 
 @given(st.lists(st.one_of(*FINDINGS.values())))
@@ -96,69 +89,83 @@ def test_the_worst_verdict_is_the_overall_one(findings: list[Finding]) -> None:
     assert worst in verdicts | {OK}
 
 
-@given(st.one_of(*FINDINGS.values()))
-def test_what_is_not_needed_is_no_problem(finding: Finding) -> None:
-    seen = unneeded(finding)
-    assert seen.verdict is (INFO if finding.verdict in (FAILED, WARNING) else finding.verdict)
-    assert (seen.evidence, seen.remedy) == (finding.evidence, finding.remedy)
+@given(vsocks, cids, st.sampled_from(Enclaves))
+def test_an_enclave_can_arrive_if_one_of_some_kind_can(
+    end: Endpoint, seen: dict[int, int], enclaves: Enclaves
+) -> None:
+    """And no heartbeat arrives at a CID that the machine does not have."""
+    arrive = {OK, INFO, WARNING}
+    verdicts = {kind: judge_reach(kind, end, seen, enclaves).verdict for kind in KINDS}
+    if arrive & {*verdicts.values()}:
+        assert verdicts[None] in arrive
+    if 0 not in seen.values() and end.cid == CID_ANY:
+        assert arrive.isdisjoint(verdicts.values())
 
 
-def judge(
-    kind: str, loopback: int, guest: int | None, host: int, *modules: str, is_local: bool = False
+def test_the_kinds_are_those_of_the_command_line() -> None:
+    assert [*KINDS] == [None, *CHOICES]
+
+
+ANY: Final = Endpoint(CID_ANY, False, None)
+UNIX: Final = Endpoint(CID_ANY, False, FILE)
+SHUT: Final = Endpoint(CID_ANY, True, None)
+
+
+def reach(
+    *present: int, kind: str | None = None, end: Endpoint = ANY, at: Enclaves = Enclaves.UNKNOWN
 ) -> Finding:
-    seen = {"loopback": loopback, "guest": guest, "host": host}
-    return judge_transport(kind, seen, [*modules], is_local)
+    """On a machine that has some CIDs."""
+    return judge_reach(kind, end, {cid: 0 if cid in present else ABSENT for cid in CIDS}, at)
 
 
-NO_FAMILY = errno.EAFNOSUPPORT
+def at(cid: int) -> Endpoint:
+    return Endpoint(cid, False, None)
+
+
+EPERM: Final = dict.fromkeys(CIDS, errno.EPERM)
 TAKEN = listen_error(VsockAddress(CID_ANY, 9000), errno.EADDRINUSE)
 FULL = OSError(errno.ENOSPC, "full")
-MISSING, REFUSED, USABLE = Device.MISSING, Device.REFUSED, Device.USABLE
+LOCAL, HELP = LOCAL_ADVICE
 
 VERDICTS: Final[list[tuple[Finding, Verdict, str, str]]] = [
-    (judge_python(False), FAILED, "without AF_VSOCK", "another Python"),
-    (judge_python(True), OK, "AF_VSOCK", ""),
-    (judge_kernel(0, USABLE), OK, "AF_VSOCK", ""),
-    (judge_kernel(NO_FAMILY, MISSING), FAILED, "no AF_VSOCK (EAFNOSUPPORT)", "modprobe vsock"),
-    (judge_kernel(NO_FAMILY, Device.OTHER), FAILED, "no AF_VSOCK", "modprobe vsock"),
-    (judge_kernel(NO_FAMILY, USABLE), FAILED, "although /dev/vsock", "RestrictAddressFamilies="),
-    (judge_kernel(NO_FAMILY, REFUSED), FAILED, "although /dev/vsock", "seccomp profile"),
-    (judge_kernel(errno.EPERM, USABLE), FAILED, "seccomp profile", "Allow AF_VSOCK"),
-    (judge_kernel(errno.EACCES, USABLE), FAILED, "SELinux", "policy"),
-    (judge("loopback", 0, 1, 1, "vsock_loopback"), OK, "present (module vsock_loopback)", ""),
-    (judge("loopback", ABSENT, 0, ABSENT), INFO, "this machine itself", "vsock_loopback"),
-    (judge("host", ABSENT, ABSENT, ABSENT), WARNING, "like all others", "vhost_vsock"),
-    (judge("host", 1, 1, errno.EPERM), SKIPPED, "not permitted", ""),
-    (judge("guest", 0, None, 0, MODULES[1]), SKIPPED, "local CID (module vmw_vsock_virtio", ""),
-    (judge("guest", ABSENT, 0, ABSENT), OK, "present", ""),
-    (judge("guest", ABSENT, 0, ABSENT, is_local=True), INFO, "closed to a local vsock", ""),
-    (judge("loopback", 0, 0, ABSENT, is_local=True), OK, "present", ""),
-    (judge_local_cid(3), OK, "CID 3", ""),
-    (judge_local_cid(2), OK, "CID 2: a host", ""),
-    (judge_local_cid(1), OK, "CID 1: only the loopback", ""),
-    (judge_local_cid(CID_ANY), INFO, "none", ""),
-    (judge_local_cid(OSError(errno.EACCES, "no")), SKIPPED, "(EACCES)", ""),
-    (judge_device("/dev/nitro_enclaves", MISSING), INFO, "not exist", "nitro_enclaves"),
-    (judge_device("/dev/vsock", USABLE), OK, "may open", ""),
-    (judge_device("/dev/vsock", REFUSED), INFO, "may not open", "--device /dev/vsock"),
-    (judge_device("/dev/vhost-vsock", REFUSED), INFO, "may not open", "ls -l /dev/vhost-vsock"),
+    (reach(), FAILED, "not have CID 1 or 2 or 3", "modprobe vsock_loopback"),
+    (reach(1), INFO, "over the loopback", "modprobe vhost_vsock"),
+    (reach(1, 2, 3), OK, "real enclaves", ""),
+    (reach(77, end=at(77)), OK, "clients of CID 77", ""),
+    (reach(3, end=at(3)), OK, "from real enclaves", ""),
+    (reach(3, at=Enclaves.DISABLED), SKIPPED, "only sibling VMs", "modprobe vsock_loopback"),
+    (reach(1, 3, kind="qemu", at=Enclaves.DISABLED), OK, "the loopback", ""),
+    (judge_reach(None, ANY, EPERM, Enclaves.UNKNOWN), SKIPPED, "not permitted", ""),
+    (reach(1, 2, kind="nitro"), FAILED, "not have CID 3", "EC2"),
+    (reach(3, kind="nitro"), OK, "real enclaves", ""),
+    (reach(3, kind="nitro", at=Enclaves.DISABLED), FAILED, "1d0f:e4c1", "with enclaves enabled"),
+    (reach(3, kind="nitro", at=Enclaves.NO_DRIVER), FAILED, "no driver", "modprobe nitro"),
+    (reach(3, kind="nitro", at=Enclaves.OUTSIDE), OK, "real enclaves", ""),
+    (reach(1, kind="nitro", end=at(1)), FAILED, "never connects to CID 1", "vsock::9000"),
+    (reach(kind="nitro", end=UNIX), FAILED, "never connects to a Unix socket", "vsock::9000"),
+    (reach(1, 3, end=SHUT), WARNING, LOCAL, HELP),
+    (reach(3, end=SHUT), FAILED, LOCAL, HELP),
+    (reach(1, 3, kind="nitro", end=SHUT), FAILED, LOCAL, HELP),
+    (reach(3, kind="qemu"), INFO, "sibling VMs", "vsock_loopback"),
+    (reach(kind="qemu", end=UNIX), WARNING, "CID 2 only", "forward-cid=1"),
+    (reach(kind="qemu", end=UNIX), WARNING, *FILE),
+    (reach(1, 2, 3, kind="firecracker"), FAILED, "a Firecracker VM", "hybrid:PATH:9000"),
+    (reach(kind="cloud-hypervisor", end=UNIX), INFO, *FILE),
+    (reach(end=Endpoint(CID_ANY, False, ("mode 666", None))), OK, "mode 666", ""),
+    (judge_enclaves(Enclaves.STARTABLE), OK, "may open", ""),
+    (judge_enclaves(Enclaves.REFUSED), INFO, "may not open", "group"),
+    (judge_enclaves(Enclaves.DISABLED), INFO, "not enabled", "launched with enclaves enabled"),
+    (judge_enclaves(Enclaves.NO_DRIVER), INFO, "no driver", "modprobe nitro_enclaves"),
     (judge_descriptors(1024, 1024), OK, "1024 may be open", ""),
     (judge_descriptors(float("inf"), 2), OK, "inf may be open", ""),
     (judge_descriptors(1023, 1024), WARNING, "--max-pending is 1024", "LimitNOFILE=1088"),
     (judge_listen(TAKEN, "held by 7"), FAILED, "(EADDRINUSE); held by 7", "ss --vsock -lp"),
     (LISTENS, OK, "can listen there", ""),
-    (LISTENS_LOCALLY, WARNING, "can listen there (tried and undone), but only", "--network host"),
-    (judge_unix_heartbeat(0.0012), OK, "1.2 ms", ""),
-    (judge_unix_heartbeat("no"), FAILED, "not answered: no", "report"),
-    (judge_unix_heartbeat(FULL), WARNING, "full", "TMPDIR=DIR nitrohb doctor"),
-    (judge_unix_heartbeat(OSError("long")), WARNING, "long", "TMPDIR=DIR"),
-    (judge_unix_heartbeat(OSError(errno.EMFILE, "x")), WARNING, "(EMFILE)", "ulimit -n"),
-    (judge_loopback_heartbeat(0.0012), OK, "1.2 ms", ""),
-    (judge_loopback_heartbeat("no"), WARNING, "not answered: no", "CID 1"),
-    (judge_loopback_heartbeat(OSError(ABSENT, "x")), SKIPPED, "there is no loopback", ""),
-    (judge_loopback_heartbeat(OSError(errno.EPERM, "x")), SKIPPED, "not permitted", ""),
-    (judge_loopback_heartbeat(OSError(errno.EMFILE, "x")), SKIPPED, "(EMFILE)", ""),
-    (judge_loopback_heartbeat(OSError(NO_AF_VSOCK, "x")), SKIPPED, "without AF_VSOCK", ""),
+    (judge_heartbeat(0.0012), OK, "1.2 ms", ""),
+    (judge_heartbeat("no"), FAILED, "not answered: no", "report"),
+    (judge_heartbeat(FULL), WARNING, "full", "TMPDIR=DIR nitrohb doctor"),
+    (judge_heartbeat(OSError("long")), WARNING, "long", "TMPDIR=DIR"),
+    (judge_heartbeat(OSError(errno.EMFILE, "x")), WARNING, "(EMFILE)", "ulimit -n"),
 ]
 
 

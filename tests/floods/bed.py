@@ -182,11 +182,14 @@ class Bed:
         self.address = address
 
     @contextmanager
-    def serving(self, *options: str, under: Under = Under()) -> Generator[tuple[Server, Enclave]]:
+    def serving(
+        self, *options: str, under: Under = Under(), warning: str = ""
+    ) -> Generator[tuple[Server, Enclave]]:
         """A server, and the honest enclave that beats all the while.
 
         In the end, with the clients of the block gone, the server has no more descriptors open
-        than in the beginning, every heartbeat was echoed, and SIGTERM ends it without a word.
+        than in the beginning, every heartbeat was echoed, and SIGTERM ends it. It has said nothing
+        on stderr, but one expected warning.
         """
         with self.server(*options, under=under) as server, Enclave(self.client_address) as enclave:
             enclave.beats(2)  # by then the server has opened all that it needs
@@ -196,7 +199,9 @@ class Bed:
             until(lambda: server.descriptors() <= start, "all descriptors are closed again")
             assert not enclave.failures, enclave.failures
             server.send(signal.SIGTERM)
-            assert (server.ends(), server.errors()) == (128 + signal.SIGTERM, "")
+            assert server.ends() == 128 + signal.SIGTERM
+            said = server.errors().splitlines()
+            assert (len(said), warning in "".join(said)) == (2 if warning else 0, True), said
 
     @contextmanager
     def server(self, *options: str, under: Under) -> Generator[Server]:

@@ -87,7 +87,7 @@ def never_reads(bed: Bed) -> None:
 def few_descriptors(bed: Bed) -> None:
     """RLIMIT_NOFILE = 64, of which a flood takes what it can get."""
     with (
-        bed.serving(*PATIENT, under=limit("nofile", 64)) as (server, enclave),
+        bed.serving(*PATIENT, under=limit("nofile", 64), warning="(EMFILE)") as (server, enclave),
         bed.flood("silent", (100,)) as flood,
     ):
         flood.reaches_its_goal()
@@ -186,12 +186,13 @@ def exhausted_accepts(bed: Bed) -> None:
     silent = 10 + len(EXHAUSTION)
     with (
         AcceptFaults() as faults,
-        bed.serving(*PATIENT, under=faults.under) as (server, enclave),
+        bed.serving(*PATIENT, under=faults.under, warning="(EMFILE)") as (server, enclave),
         bed.flood("silent", (silent,)),
     ):
         until(lambda: server.descriptors() > silent, "all are accepted")
         for gone, number in enumerate(EXHAUSTION, 1):
-            faults.script(number)
+            # One can meet an empty backlog, and the next one takes the descriptor in reserve.
+            faults.script(number, number, number)
             server.reports(gone, "evicted")
             enclave.beats(1)
 

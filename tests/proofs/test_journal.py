@@ -47,7 +47,7 @@ def test_priorities_in_the_journal() -> None:
     assert entries[len(events) :] == [
         (3, "nitrohb: cannot listen on unix:/missing/s: /missing does not exist (ENOENT)"),
         (3, "Create it first: mkdir -p /missing"),
-        (3, "nitrohb serve: unknown arguments: --port"),
+        (3, "nitrohb: unknown arguments: --port"),
         (3, "Try: nitrohb serve --help"),
     ]
 

@@ -37,7 +37,7 @@ from nitrohb.sockets.opening import (
     ListenTarget,
     check_distinct,
     open_listeners,
-    require_cids,
+    require_allowable,
     resolve,
     where_bound,
 )
@@ -263,18 +263,26 @@ def test_targets_that_cannot_be_listened_on() -> None:
         open_listeners([address])
 
 
-# --- allow-lists need CIDs ----------------------------------------------------------------------
+# --- allow-lists --------------------------------------------------------------------------------
 
 
-def test_vsock_has_cids_and_a_unix_socket_has_none() -> None:
-    require_cids(resolve(["vsock::9000", "vsock:3:9001", "fd:3"]))
-    for text in ("unix:a", "hybrid:a:1"):
+def test_the_peers_of_vsock_have_cids_and_those_of_a_unix_socket_have_uids() -> None:
+    vsock, unix = ["vsock::9000", "vsock:3:9001"], ["unix:a", "hybrid:a:1"]
+    require_allowable(resolve([*vsock, "fd:3"]), [16], None)
+    require_allowable(resolve([*unix, "fd:3"]), None, [0])
+    for cids, uids in ((None, None), ([16], [0])):
+        require_allowable(resolve([*vsock, *unix]), cids, uids)
+    for text in unix:
         with pytest.raises(UsageError, match=f"^{text} is a Unix socket.* no CID"):
-            require_cids(resolve(["vsock::9000", text]))
+            require_allowable(resolve([*vsock, text]), [16], None)
+    for text in vsock:
+        with pytest.raises(UsageError, match=f"^{text} is a vsock address.* no uid"):
+            require_allowable(resolve([*unix, text]), None, [0])
     with listening(server("theirs")) as listener:
-        require_cids([listener.sock])  # unknown as yet
+        require_allowable([listener.sock], [16], None)  # unknown as yet
         with pytest.raises(UsageError, match=rf"^fd:{listener.sock.fileno()} is a Unix socket"):
-            require_cids([listener])
+            require_allowable([listener], [16], None)
+        require_allowable([listener], None, [0])
 
 
 # --- socket files -------------------------------------------------------------------------------
@@ -677,7 +685,7 @@ def test_vsock(script: Script, text: str, bound: int) -> None:
     with listening(text) as listener:
         assert script.calls == [(AF_VSOCK, socket.SOCK_STREAM), (bound, 9000)]
         assert listener.has_cids
-        require_cids([listener])
+        require_allowable([listener], [16], None)
         assert not listener.sock.getblocking()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect(f"({bound}, 9000)")

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
 from ..errors import HeartbeatTimeoutError, ListenError, NoHeartbeatError, UsageError
-from ..events import format_time, utc_now
+from ..events import utc_now
 from ..handle import HeartbeatServer
 from ..remedies import CID_ADVICE
 from .requests import (
@@ -217,7 +217,7 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
         return ProblemError(status, str(error)).to_response()
     except HeartbeatTimeoutError as error:
         state.metrics.timeouts.inc()
-        detail = f"{error}{_explain_last(server, claim)}"
+        detail = str(error)
         if state.may_have_come_over_loopback(claim, began - claim.max_age):
             detail += f"; {CID_ADVICE}"
         await trio.sleep(random.uniform(0, JITTER))
@@ -225,17 +225,6 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
     if beat.time >= asked:
         state.metrics.wait.observe(trio.current_time() - began)
     return _json(beat.to_json())
-
-
-def _explain_last(server: HeartbeatServer, claim: Claim) -> str:
-    """Say when the last heartbeat came that was wanted."""
-    last = [
-        format_time(beat.time)
-        for beat in server.last_heartbeats()
-        if claim.cid in (None, beat.cid) and claim.address in (None, beat.address)
-    ]
-    old = f"more than {claim.max_age:g} s old"
-    return f"; the last one, of {last[-1]}, is claimed already or {old}" if last else ""
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

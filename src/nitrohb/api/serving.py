@@ -31,15 +31,13 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .requests import max_connections
+from ..remedies import descriptor_shortage
+from .requests import HEAD_LIMIT, max_connections
 
 IDLE_TIMEOUT: Final = 5.0  # seconds without a request, or until the headers of one are complete
 SEND_TIMEOUT: Final = 10.0  # seconds that a client can leave data unread
 WATCH_INTERVAL: Final = 1.0  # seconds between two checks whether a client has disconnected
 RECEIVE_SIZE: Final = 2048  # bytes that are received in a turn
-MAX_HEADER_BYTES: Final = (
-    4096  # bytes; if they are many short ones, h11 takes 1 ms in a single step
-)
 PASSES: Final = 20  # of the event loop in a turn: a short request needs as many
 REST: Final = 0.001  # seconds between two turns, at least: the resolution of epoll_wait(2)
 _PAUSE: Final = 0.1  # seconds after accept() fails: there can be a lack of descriptors
@@ -122,11 +120,26 @@ class _Server:
         self._context: Any = WorkerContext(None)
         self._free = trio.Semaphore(max_connections())
         self._streams: set[_Stream] = set()
+        self._has_warned = False
 
     async def accept_forever(self, listener: _Socket, nursery: trio.Nursery) -> None:
         while True:
             await self._free.acquire()
-            await nursery.start(self._serve, await _accept(listener))
+            await nursery.start(self._serve, await self._accept(listener))
+
+    async def _accept(self, listener: _Socket) -> _Socket:
+        while True:
+            try:
+                sock, _ = await listener.accept()
+            except OSError as error:
+                if not self._has_warned and (shortage := descriptor_shortage(error.errno)):
+                    self._has_warned = True
+                    _log.warning("nitrohb: --api does not answer: %s", shortage)
+                await trio.sleep(_PAUSE)
+            else:
+                with suppress(OSError):  # a Unix socket does not have this option
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
 
     def close_all(self) -> None:
         for stream in self._streams:
@@ -231,18 +244,6 @@ def _config() -> Config:
     config.errorlog = config.accesslog = None
     config.include_server_header = False
     config.keep_alive_timeout = IDLE_TIMEOUT
-    config.h11_max_incomplete_size = MAX_HEADER_BYTES
+    config.h11_max_incomplete_size = HEAD_LIMIT
     config.h2_max_concurrent_streams = 1  # HTTP/2 is refused
     return config
-
-
-async def _accept(listener: _Socket) -> _Socket:
-    while True:
-        try:
-            sock, _ = await listener.accept()
-        except OSError:
-            await trio.sleep(_PAUSE)
-        else:
-            with suppress(OSError):  # a Unix socket does not have this option
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock

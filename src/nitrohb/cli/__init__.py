@@ -33,18 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             ``run`` that of its command, or 125 to 127.
 
     Raises:
-        SystemExit: After ``--help`` and ``--version``, and for arguments that cannot be parsed.
+        SystemExit: After ``--help`` and ``--version``.
     """
     # First, and until the process ends: a signal never shows a traceback.
     signals = Signals()
     signals.install()
     from .output import Output
-    from .parser import parse
+    from .parser import parse, wants_json
 
+    argv = sys.argv[1:] if argv is None else argv
     output = Output()
+    output.is_json = wants_json(argv)
     status, needs_output = exit_codes.DONE, False
     try:
-        settings = parse(sys.argv[1:] if argv is None else argv)
+        settings = parse(argv)
         needs_output = settings.needs_output
         name = f"{__package__}.{settings.command}"
         __import__(name)  # importlib is not loaded yet

@@ -36,10 +36,7 @@ async def answer_and_report(
     warn = partial(output.print_err, level=WARNING)
     notifier, summary = find_notifier(warn), Summary()
     warner = Warner(warn, settings.allow_cids)
-    async with (
-        draining(output),
-        printing(output.write_out, output.stdout, settings.format) as printer,
-    ):
+    async with draining(output), printing(output) as printer:
         # Connections are reported only if something uses the events.
         observers: list[OnEvent] = []
         if settings.event_level > ERROR:  # no event is an error
@@ -89,6 +86,7 @@ async def serve_listeners(
         *listen,
         keep=settings.keep,
         allow_cids=settings.allow_cids,
+        allow_uids=settings.allow_uids,
         any_byte=settings.any_byte,
         handshake_timeout=settings.handshake_timeout,
         max_pending=settings.max_pending,

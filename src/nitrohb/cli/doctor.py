@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb doctor``: what this machine can do, what it lacks, and what helps."""
+"""``nitrohb doctor``: whether the heartbeat of an enclave can arrive here, and why."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from ..doctor.examine import examine
-from ..doctor.verdicts import CheckResult, Verdict, overall
+from ..doctor.verdicts import KINDS, CheckResult, Verdict, overall
 from ..errors import NitrohbError
 from ..remedies import descriptor_shortage
 from . import exit_codes
@@ -20,12 +20,24 @@ from .signals import Signals
 
 
 def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
-    """Examine this machine and print what was found."""
+    """Examine this machine and print what was found.
+
+    Returns:
+        0 if a heartbeat can arrive or nothing is known to prevent it, 1 if not.
+    """
 
     async def run() -> int:
-        checks = await examine(settings.listen, settings.max_pending)
-        found = to_json(checks) if settings.format == "json" else to_text(checks, _width())
-        output.print_out(found)
+        checks = await examine(
+            settings.listen,
+            settings.max_pending,
+            kind=settings.kind,
+            socket_mode=settings.socket_mode,
+            socket_group=settings.socket_group,
+        )
+        if settings.format == "json":
+            output.print_out(to_json(checks))
+        else:
+            output.print_out(to_text(checks, settings.kind, _width()))
         failed = overall(checks) is Verdict.FAILED
         return exit_codes.FAILED if failed else exit_codes.DONE
 
@@ -48,10 +60,10 @@ def to_json(checks: Sequence[CheckResult]) -> str:
     return json.dumps(found, indent=2)
 
 
-def to_text(checks: Sequence[CheckResult], width: int | None) -> str:
-    """Format checks as lines, and wrap them to a width if there is one."""
+def to_text(checks: Sequence[CheckResult], kind: str | None, width: int | None) -> str:
+    """Format checks as lines, the answer first, and wrap them to a width if there is one."""
     lines = [line for check in checks for line in _lines(check, width)]
-    return "\n".join([*lines, _wrap(_conclusion(checks), width, 0)])
+    return "\n".join([_wrap(_answer(checks, KINDS[kind][0]), width, 0), *lines])
 
 
 def _width() -> int | None:
@@ -68,13 +80,26 @@ def _lines(check: CheckResult, width: int | None) -> Iterator[str]:
         yield _wrap(f"{'':8} -> {finding.remedy}", width, 12)
 
 
-def _conclusion(checks: Sequence[CheckResult]) -> str:
-    where = ", ".join(check.subject for check in checks if check.subject is not None)
-    verdict = overall(checks)
-    if verdict is Verdict.FAILED:
-        return "nitrohb serve would fail here. See what failed above."
-    but = ", but see the warnings" if verdict is Verdict.WARNING else ""
-    return f"nitrohb serve can listen on {where}{but}."
+def _answer(checks: Sequence[CheckResult], who: str) -> str:
+    """Whether the heartbeat of an enclave can arrive, in one sentence."""
+    heartbeat = f"the heartbeat of {who}"
+    reasons = {
+        "listen": "nitrohb cannot listen on {}",
+        "reach": f"nitrohb can listen on {{}}, but {heartbeat} cannot arrive there",
+    }
+    seen = {check.finding.verdict: check for check in reversed(checks)}
+    if bad := seen.get(Verdict.FAILED):
+        reason = reasons.get(bad.name, bad.title).format(bad.subject)
+        return f"No: {reason}: {bad.finding.evidence}."
+    for check in checks:
+        if (check.name, check.finding.verdict) == ("reach", Verdict.SKIPPED):
+            return (
+                f"Perhaps: nitrohb can listen on {check.subject}, but whether {heartbeat} can"
+                f" arrive there is unknown: {check.finding.evidence}."
+            )
+    where = ", ".join(str(check.subject) for check in checks if check.name == "listen")
+    but = ", but see the warnings" if overall(checks) is Verdict.WARNING else ""
+    return f"Yes: {heartbeat} can arrive on {where}{but}."
 
 
 def _wrap(text: str, width: int | None, indent: int) -> str:

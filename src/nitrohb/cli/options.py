@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     Command = tuple[str, Groups, str | None, Sequence[Option]]
 
 SHELLS: Final = ("bash", "zsh", "fish")
+KINDS: Final = ("nitro", "qemu", "firecracker", "cloud-hypervisor")
+"""Kinds of enclaves, for the doctor."""
 
-_GID_MAX: Final = 2**32 - 1  # chown(2) takes -1 for no change
+_ID_MAX: Final = 2**32 - 1  # of users and groups: chown(2) takes -1 for no change
 
 # How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
 
@@ -103,13 +105,23 @@ def _mode(text: str) -> int:
 def _group(text: str) -> int:
     import grp  # few need it
 
+    return _id("group", lambda: grp.getgrnam(text).gr_gid, text)
+
+
+def _user(text: str) -> int:
+    import pwd  # few need it
+
+    return _id("user", lambda: pwd.getpwnam(text).pw_uid, text)
+
+
+def _id(kind: str, find_name: Callable[[], int], text: str) -> int:
     try:
-        return grp.getgrnam(text).gr_gid
+        return find_name()
     except KeyError:
         pass
-    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _GID_MAX:
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _ID_MAX:
         return int(text)
-    raise argparse.ArgumentTypeError(f"expected the name or number of a group, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected the name or number of a {kind}, got {text!r}")
 
 
 # The options, in groups. The first group has no title.
@@ -138,9 +150,11 @@ _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "MODE": _mode,
     "N": _count,
     "NAME": str,
+    "PATH|fd:N": str,
     "PATH": str,
     "SEC": _seconds,
     "SEC|auto": _timeout,
+    "USER": _user,
 }
 
 _FORMATS: Final = ("text", "json")
@@ -153,17 +167,25 @@ _LISTEN: Final = _option(
 )
 
 
+_SOCKET_FILES: Final = [
+    _option("--socket-mode MODE", "their permissions, in octal (default: 600)", default=0o600),
+    _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
+]
+
+
 def _max_pending(text: str) -> Option:
     return _option("--max-pending N", f"{text} (default: 1024)", default=1024)
 
 
 def _answer_options(timeout: str, output: str) -> Groups:
     allow_cid = "answer this CID only, on vsock (default: any) *"
+    allow_uid = "answer this user only, on Unix sockets *"
     return {
         "": [
             _LISTEN,
             _flag("--keep", "go on after a heartbeat (default: one per ADDR)"),
             _option("--allow-cid CID", allow_cid, action="append", dest="allow_cids"),
+            _option("--allow-uid USER", allow_uid, action="append", dest="allow_uids"),
             _flag("--any-byte", "echo any byte, as QEMU does (default: only 0xB7)"),
             _max_pending("how many may be silent at a time"),
         ],
@@ -177,14 +199,11 @@ def _answer_options(timeout: str, output: str) -> Groups:
                 default=5.0,
             ),
         ],
-        "socket files": [
-            _option(
-                "--socket-mode MODE", "their permissions, in octal (default: 600)", default=0o600
-            ),
-            _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
-        ],
+        "socket files": _SOCKET_FILES,
         "output": [
-            _choice("--format", _FORMATS, f"of the events on {output} (default: text)"),
+            _choice("--format", _FORMATS, "of events and messages (default: text)"),
+            _option("--events PATH|fd:N", f"where events are written (default: {output})"),
+            _option("--ready-fd N", "write a newline to it when all ADDR listen", type=str),
             _choice(
                 "--log-level",
                 tuple(reversed(LEVELS)),
@@ -198,8 +217,14 @@ def _answer_options(timeout: str, output: str) -> Groups:
 
 def _serve_options() -> Groups:
     return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
-        "HTTP interface (pip install 'nitrohb[api]')": [
-            _option("--api ADDR", "with --keep: offer it on unix:PATH or IP:PORT", type=_api),
+        "HTTP interface (it needs the extra api)": [
+            _option(
+                "--api ADDR",
+                "with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)",
+                type=_api,
+                nargs="?",
+                const=True,
+            ),
             _option("--api-mode MODE", "permissions of its socket file (default: 600)"),
             _option("--api-group GROUP", "group of its socket file (default: yours)"),
             _flag("--api-allow-remote", "let other machines in: there are no passwords"),
@@ -237,7 +262,7 @@ def _timeout_option(seconds: float) -> Option:
 
 _API: Final = _option(
     "--api ADDR",
-    "where the server has its interface (default: unix:/run/nitrohb/api.sock)",
+    "where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)",
     type=_api,
 )
 
@@ -302,7 +327,7 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
-        "  nitrohb run --keep --format json -- ./launch-many 2> events\n\n"
+        "  nitrohb run --keep --format json --events events -- ./launch-many\n\n"
         "The command finds the addresses in NITROHB_LISTEN, one per line. SIGTERM and a\n"
         "time-out end it and all that it has started. It gets the other signals, too.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
@@ -355,18 +380,20 @@ OPTIONS: Final = {
     "demo": _command(f"example:\n  nitrohb demo\n\n{_EXIT_CODES}"),
     "doctor": _command(
         "examples:\n"
-        "  nitrohb doctor                        can it listen on vsock::9000?\n"
-        "  nitrohb doctor -l unix:/run/x.sock    ... and there?\n"
+        "  nitrohb doctor                        can a heartbeat arrive on vsock::9000?\n"
+        "  nitrohb doctor --for nitro            ... that of a real enclave?\n"
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
         "Each address is listened on for a moment, and no file is left behind.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
-        "exit codes: 0 serve can listen, 1 an address or the self-test failed, 2 usage\n",
+        "exit codes: 0 a heartbeat can arrive, 1 it cannot, 2 usage\n",
         {
             "": [
                 _LISTEN,
+                _choice("--for", KINDS, "the kind of enclave (default: any)", default=None),
                 _max_pending("how many silent connections serve should allow"),
                 _choice("--format", _FORMATS, "lines for people, or a JSON object (default: text)"),
-            ]
+            ],
+            "socket files": _SOCKET_FILES,
         },
     ),
     "completion": _command(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the console script prints: lines on stdout and stderr, and a status line on a terminal.
+"""What the console script prints: events, messages on stderr, and a status line on a terminal.
 
 Nothing here ever blocks. A line that its reader does not take now waits in a bounded queue. When
 the queue is full, lines are left out and counted. So a reader that pauses, such as a terminal after
@@ -16,6 +16,8 @@ import stat
 import sys
 import time
 from contextlib import suppress
+
+from ..errors import NitrohbError
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -45,9 +47,10 @@ _UNWRAPPED: Final = "\x1b[?7l{}\x1b[?7h"
 
 
 class Stream:
-    """stdout or stderr; None if it was closed before Python started.
+    """stdout, stderr or another file; None if it was closed before Python started.
 
     Attributes:
+        name: What messages call it.
         fd: Its descriptor, or that of a non-blocking duplicate; -1 if it has none.
         is_journal: Whether it goes to the systemd journal.
         problem: Why nothing can be written any more; empty while writing works.
@@ -55,7 +58,8 @@ class Stream:
         on_queued: Called when something has to wait in the queue.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, name: str = "") -> None:
+        self.name = name
         self._stream = stream
         self._queue = bytearray()
         self._dropped = 0
@@ -77,8 +81,12 @@ class Stream:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
             if stat.S_ISFIFO(os.fstat(self.fd).st_mode) or os.isatty(self.fd):
-                self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
-                self._is_ours = True
+                spare = os.dup(self.fd)  # leave one descriptor for the heartbeats
+                try:
+                    self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
+                    self._is_ours = True
+                finally:
+                    os.close(spare)
         except OSError:
             pass  # closed, no descriptor left, no /proc, or another user's terminal: see _write()
 
@@ -174,19 +182,24 @@ class Stream:
 
 
 class Output:
-    """stdout and stderr of the console script.
+    """stdout and stderr of the console script, and where its events go.
 
     Attributes:
         stdout: stdout.
         stderr: stderr.
+        events: Where events go: stdout, stderr, or what ``--events`` names.
+        is_json: Whether events and messages are lines of JSON.
         is_terminal: Whether stderr is a terminal that can clear a line.
         level: The least serious level that is printed: see :data:`LEVELS`.
     """
 
     def __init__(self) -> None:
-        self.stdout = Stream(sys.stdout)
+        self.stdout = self.stderr = self.events = Stream(sys.stdout, "stdout")
         # One queue for one terminal or pipe, so that the order of the lines stays.
-        self.stderr = self.stdout if _are_same(sys.stdout, sys.stderr) else Stream(sys.stderr)
+        if not _are_same(sys.stdout, sys.stderr):
+            self.stderr = Stream(sys.stderr, "stderr")
+        self._file: TextIO | None = None
+        self.is_json = False
         self.is_terminal = _is_terminal(sys.stderr)
         self.level = DEBUG
         self._status = ""
@@ -197,6 +210,28 @@ class Output:
         """Whether a line on stdout is missing."""
         return self.stdout.has_dropped_lines
 
+    @property
+    def streams(self) -> set[Stream]:
+        """All that is written to. Some of the three can be one."""
+        return {self.stdout, self.stderr, self.events}
+
+    def open_events(self, target: str | int) -> None:
+        """Have the events written to another file.
+
+        Args:
+            target: Its path, and it is emptied; or the number of a descriptor, which stays open.
+
+        Raises:
+            NitrohbError: It cannot be written.
+        """
+        shown = quoted(target) if isinstance(target, str) else f"fd:{target}"
+        name, closefd = f"--events {shown}", isinstance(target, str)
+        try:
+            self._file = open(target, "w", closefd=closefd, opener=_create)  # noqa: SIM115 - close()
+        except OSError as error:
+            raise NitrohbError(f"{name} cannot be written: {error.strerror}") from error
+        self.events = Stream(self._file, name)
+
     def print_out(self, text: str, level: int = INFO) -> None:
         """Print one or more lines to stdout, if their level is to be printed.
 
@@ -205,47 +240,50 @@ class Output:
             level: Their level.
         """
         if level <= self.level:
-            self.write_out(prioritized(text, level) if self.stdout.is_journal else text)
+            self._write(self.stdout, prioritized(text, level) if self.stdout.is_journal else text)
 
-    def write_out(self, text: str) -> None:
-        """Print lines to stdout that are selected and prioritized already."""
-        self.tell_dropped()
-        self._clear_status()
-        problem = self.stdout.write(f"{text}\n")
-        self._show_status()
-        self._tell_problem(problem)
+    def write_events(self, text: str) -> None:
+        """Write the lines of events. They are selected and prioritized already."""
+        self._write(self.events, text)
 
     def print_err(self, text: str, level: int = ERROR) -> None:
-        """Print one or more lines to stderr, for a person: see :meth:`print_out`."""
+        """Print a message, of one or more lines, to stderr: see :meth:`print_out`."""
         if level <= self.level:
-            self.write_err(prioritized(text, level) if self.stderr.is_journal else text)
+            self._write(self.stderr, self._message(text, level))
 
-    def write_err(self, text: str) -> None:
-        """Print lines to stderr that are selected and prioritized already."""
+    def _message(self, text: str, level: int) -> str:
+        if self.is_json:
+            import json  # few messages are JSON, and few are printed before the listen
+            from datetime import UTC, datetime
+
+            time = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            fields = {"event": "message", "time": time, "message": text.removeprefix("nitrohb: ")}
+            text = json.dumps({**fields, "level": LEVEL_NAMES[level]})
+        return prioritized(text, level) if self.stderr.is_journal else text
+
+    def _write(self, stream: Stream, text: str) -> None:
+        self.tell_dropped()
         self._clear_status()
-        if count := self.stderr.take_dropped():
-            self.stderr.write(f"{self._dropped('stderr', count)}\n")
-        self.stderr.write(f"{text}\n")
+        problem = stream.write(f"{text}\n")
         self._show_status()
+        self._tell_problem(stream, problem)
 
     def flush(self, stream: Stream) -> None:
-        """Write what is queued as far as the reader takes it, and say what is missing on stdout."""
-        self._tell_problem(stream.flush())  # of stderr nobody can be told
+        """Write what is queued as far as the reader takes it, and say what is missing."""
+        self._tell_problem(stream, stream.flush())
         self.tell_dropped()
 
-    def _tell_problem(self, problem: str) -> None:
-        if problem:
-            self.print_err(f"nitrohb: stdout: {problem}", WARNING)
+    def _tell_problem(self, stream: Stream, problem: str) -> None:
+        if problem:  # of stderr nobody can be told
+            self.print_err(f"nitrohb: {stream.name}: {problem}", WARNING)
 
     def tell_dropped(self) -> None:
-        """Say how many lines are missing on stdout, as soon as its reader goes on."""
-        if count := self.stdout.take_dropped():
-            self.write_err(self._dropped("stdout", count))
-
-    def _dropped(self, name: str, count: int) -> str:
-        lines = "1 line was" if count == 1 else f"{count} lines were"
-        text = f"nitrohb: {name}: {lines} left out while nobody read"
-        return prioritized(text, WARNING) if self.stderr.is_journal else text
+        """Say how many lines are missing, as soon as the reader of a stream goes on."""
+        for stream in self.streams:
+            if count := stream.take_dropped():
+                lines = "1 line was" if count == 1 else f"{count} lines were"
+                text = f"nitrohb: {stream.name}: {lines} left out while nobody read"
+                self._write(self.stderr, self._message(text, WARNING))
 
     def status(self, text: str) -> None:
         """Show a status line below everything else, on a terminal only. Empty removes it."""
@@ -268,9 +306,19 @@ class Output:
     def close(self) -> None:
         """Remove the status, wait a moment for paused readers, and say what is missing."""
         self.status("")
-        self.stdout.close()
+        for stream in self.streams - {self.stderr}:
+            stream.close()
         self.tell_dropped()
         self.stderr.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def _create(path: str, _: int) -> int:
+    """Open a file of events. A FIFO is read, too, so that its reader may come late, and again."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
 
 
 def _are_same(one: TextIO | None, other: TextIO | None) -> bool:

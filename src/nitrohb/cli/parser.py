@@ -9,6 +9,7 @@ import sys
 from functools import partial
 
 from .. import __version__
+from ..errors import UsageError
 from . import exit_codes
 from .output import Output
 
@@ -28,7 +29,7 @@ COMMANDS: Final = {
     "listen": "add a listen address to a running serve --keep --api",
     "unlisten": "remove a listen address from a running serve --keep --api",
     "demo": "show both sides of a boot, on a temporary Unix socket",
-    "doctor": "check what this machine can do, what it lacks, and what helps",
+    "doctor": "check whether the heartbeat of an enclave can arrive here",
     "completion": "print what lets a shell complete these commands and options",
 }
 """The commands, and what each does, in a line."""
@@ -42,9 +43,9 @@ def parse(argv: Sequence[str]) -> CommandSettings:
     """Read a command line. Options without a command are those of ``serve``.
 
     Raises:
-        SystemExit: It asks for help or for the version, or argparse cannot read it.
-        UsageError: Its options contradict each other, or a variable of the environment makes no
-            sense.
+        SystemExit: It asks for help or for the version.
+        UsageError: It cannot be read, its options contradict each other, or a variable of the
+            environment makes no sense.
     """
     argv, child_argv = _split(list(argv))
     own = ("-h", "--help", "--version")
@@ -57,6 +58,14 @@ def parse(argv: Sequence[str]) -> CommandSettings:
     from .settings import make_settings  # the help and the version need none
 
     return make_settings(args)
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether a command line, which may have mistakes, says ``--format json``."""
+    own, _ = _split([*argv])
+    pairs = zip(own, [*own[1:], ""], strict=False)
+    found = [word[9:] or after for word, after in pairs if word.split("=")[0] == "--format"]
+    return found[-1:] == ["json"]
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -74,17 +83,17 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
+        del file  # the help and the version go to stdout
         output = Output()
-        is_help = file is sys.stdout and file is not sys.stderr
-        (output.print_out if is_help else output.print_err)(message.removesuffix("\n"))
+        output.print_out(message.removesuffix("\n"))
         output.close()
-        if output.has_dropped_lines:  # the help or the version, which is all that was asked for
+        if output.has_dropped_lines:  # that is all that was asked for
             sys.exit(exit_codes.FAILED)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with a message about a mistake."""
+        """Raise a UsageError."""
         message = message.replace("ignored explicit argument", "takes no value, got")
-        self.exit(exit_codes.USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+        raise UsageError(f"{message}\nTry: {self.prog} --help")
 
 
 def _terminal_width() -> int:

@@ -41,16 +41,14 @@ class Printer:
 
 
 @asynccontextmanager
-async def printing(
-    print_all: Callable[[str], None], stream: Stream, line_format: str
-) -> AsyncGenerator[Printer]:
+async def printing(output: Output) -> AsyncGenerator[Printer]:
     """Print events while the block runs, and the rest at its end, whatever ends it."""
-    to_line = to_json if line_format == "json" else to_text
+    to_line = to_json if output.is_json else to_text
 
     def to_entry(event: Event) -> str:
         return prioritized(to_line(event), level_of(event))
 
-    printer = Printer(print_all, to_entry if stream.is_journal else to_line)
+    printer = Printer(output.write_events, to_entry if output.events.is_journal else to_line)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(printer.run)
         try:
@@ -77,7 +75,7 @@ async def draining(output: Output) -> AsyncGenerator[None]:
     """Write what is queued when its reader goes on, and print log records, while the block runs."""
     logging.basicConfig(format="%(message)s", handlers=[_LogHandler(output)])
     async with trio.open_nursery() as nursery:
-        for stream in {output.stdout, output.stderr}:  # they may be one
+        for stream in output.streams:
             stream.open_nonblocking()
             nursery.start_soon(_drain, stream, output)
         try:

@@ -6,13 +6,14 @@ import shlex
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
 from .. import events
 from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
 from ..protocol import PARENT_CID
-from ..remedies import LOOPBACK_CID
+from ..remedies import LOOPBACK_CID, who_may_connect
 from .lines import json_line, text_line
 from .output import DEBUG, INFO, WARNING, Output, quoted
 
@@ -70,28 +71,42 @@ def to_text(event: events.Event) -> str:
 
 # Nearly all events are of these two kinds. Written like this they cost a third, and the lines are
 # the same (tests/cli/test_report.py).
-_CONNECTED_JSON: Final = (
-    '{"event": "connected", "time": "%s", "address": %s, "cid": %s, "peer": %s, "level": "debug"}'
-)
+_CONNECTED_JSON: Final = '{"event": "connected", "time": "%s", "address": %s, %s, "level": "debug"}'
 _HEARTBEAT_JSON: Final = (
-    '{"event": "heartbeat", "time": "%s", "address": %s, "cid": %s, "peer": %s, "byte": %d,'
-    ' "listening_seconds": %r, "echo_seconds": %r, "echoed": %s, "level": "info"}'
+    '{"event": "heartbeat", "time": "%s", "address": %s, %s, "byte": %d, "listening_seconds": %r,'
+    ' "echo_seconds": %r, "echoed": %s, "level": "info"}'
 )
 _HEARTBEAT_TEXT: Final = (
     "%s byte=0x%02x listening_seconds=%.6f echo_seconds=%.6f echoed=%s level=info"
 )
 
 
-def _common_json(event: events.Connected | events.Heartbeat) -> tuple[str, str, object, str]:
+def _common_json(event: events.Connected | events.Heartbeat) -> tuple[str, str, str]:
     peer = event.peer
-    cid, shown = ("null", "null") if peer is None else (peer.cid, f'"{peer}"')
-    return events.format_time(event.time), _address_json(event.address), cid, shown
+    if isinstance(peer, VsockAddress):
+        shown = f'"cid": {peer.cid}, "peer": "{peer}", "pid": null, "uid": null, "gid": null'
+    else:
+        shown = _unix_peer_json(peer)
+    return events.format_time(event.time), _address_json(event.address), shown
 
 
 def _common_text(event: events.Connected | events.Heartbeat) -> str:
     time, peer = events.format_time(event.time), event.peer
-    shown = "" if peer is None else f" cid={peer.cid} peer={peer}"
-    return f"{time} nitro_{event.name} {_address_text(event.address)}{shown}"
+    if isinstance(peer, VsockAddress):
+        shown = f"cid={peer.cid} peer={peer}"
+    else:
+        shown = _unix_peer_text(peer)
+    return f"{time} nitro_{event.name} {_address_text(event.address)} {shown}"
+
+
+@lru_cache(maxsize=64)
+def _unix_peer_json(peer: events.UnixPeer) -> str:
+    return json.dumps({"cid": None, "peer": None, **peer._asdict()})[1:-1]
+
+
+@lru_cache(maxsize=64)
+def _unix_peer_text(peer: events.UnixPeer) -> str:
+    return " ".join(f"{key}={value}" for key, value in peer._asdict().items() if value is not None)
 
 
 @lru_cache(maxsize=64)
@@ -104,13 +119,21 @@ def _address_text(address: Address) -> str:
     return f"address={quoted(str(address))}"
 
 
+_SILENT: Final = "had sent nothing yet"
+
+
 class Summary:
-    """Takes events, and remembers what became of the connections of each address."""
+    """Takes events, and remembers what became of the connections of each address.
+
+    Attributes:
+        access: Who may connect to the file of a Unix socket, in words.
+    """
 
     def __init__(self) -> None:
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._booted: set[Address] = set()
         self._done: set[Address] = set()
+        self.access: dict[Address, str] = {}
         self._last: events.Heartbeat | None = None
         self._heartbeats = 0
 
@@ -119,9 +142,9 @@ class Summary:
         seen = self._seen[event.address]
         match event:
             case events.Connected():
-                seen[event.outcome] += 1
+                seen[_SILENT] += 1
             case events.Heartbeat() | events.Rejected() | events.Disconnected() | events.Evicted():
-                seen[events.Connected.words] -= 1
+                seen[_SILENT] -= 1
                 seen[event.outcome] += 1
                 if isinstance(event, events.Heartbeat):
                     self._booted.add(event.address)
@@ -132,6 +155,10 @@ class Summary:
             case events.Unlistened():
                 del self._seen[event.address]
                 self._booted.discard(event.address)
+            case events.Listening(address=UnixAddress() | HybridAddress() as address):
+                with suppress(OSError):  # it has been deleted already
+                    access = who_may_connect(address.path)
+                    self.access[address] = "".join(f"\n{text}" for text in access if text)
             case events.Listening() | events.Lost():
                 pass
 
@@ -174,11 +201,11 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
     if not without_heartbeat:  # only with --keep
         output.print_err(f"nitrohb: the time is up, after {timeout:g} s")
     for address, seen in without_heartbeat:
-        output.print_err(_explain(address, seen, f"within {timeout:g} s"))
+        text = _explain(address, seen, f"within {timeout:g} s")
         if not seen:
-            output.print_err("Check that the enclave is running and that it can reach this host.")
-            if advice := _how_to_test(address):
-                output.print_err(advice)
+            text += "\nCheck that the enclave is running and that it can reach this host."
+            text += summary.access.get(address, "") + _how_to_test(address)
+        output.print_err(text)
 
 
 def explain_end(summary: Summary, status: int, output: Output) -> None:
@@ -203,7 +230,7 @@ def _how_to_test(address: Address) -> str:
             where = f"On this machine: nitrohb send {written}"
         case _:
             return ""
-    return f"{where}\nTo check this machine: nitrohb doctor -l {written}"
+    return f"\n{where}\nTo check this machine: nitrohb doctor -l {written}"
 
 
 def _status(status: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 
-from .serve import listening
+from .serve import listening, tell_ready
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def run(settings: RunSettings, output: Output, signals: Signals) -> int:
     """Listen, start the command, answer and report, and return the status of the command."""
-    output.level = settings.answer.level
+    output.level, output.events = settings.answer.level, output.stderr
     signals.install_forwarded()
     # If SIGCHLD is ignored, the kernel forgets how the command ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with listening(settings.answer, output) as listeners:
+        tell_ready(settings.answer.ready_fd, output)
         from .supervise import Supervisor  # loads trio
 
         supervisor = Supervisor(settings, listeners, output)

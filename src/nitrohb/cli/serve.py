@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 
 from ..remedies import LOCAL_ADVICE
-from ..sockets.opening import check_distinct, open_listeners, require_cids, where_bound
-from .output import WARNING
+from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
+from .output import WARNING, Stream
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
             from .serve_api import open_api  # only if it is asked for
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
+        tell_ready(answer.ready_fd, output)
         from .answer import answer_and_report  # loads trio
 
         return signals.run(lambda: answer_and_report(answer, listeners, api, output))
@@ -46,8 +48,9 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             no sense.
         ListenError: An address cannot be listened on.
     """
-    if settings.allow_cids is not None:
-        require_cids(settings.listen)
+    if settings.warning:
+        output.print_err(f"nitrohb: {settings.warning}", level=WARNING)
+    require_allowable(settings.listen, settings.allow_cids, settings.allow_uids)
     with ExitStack() as closing:
         listeners = open_listeners(
             settings.listen, socket_mode=settings.socket_mode, socket_group=settings.socket_group
@@ -59,4 +62,22 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
                 warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_ADVICE)}"
                 output.print_err(warning, level=WARNING)
         check_distinct(listeners)  # a socket may have been passed in twice
+        if settings.events is not None:
+            output.open_events(settings.events)
         yield listeners
+
+
+def tell_ready(fd: int | None, output: Output) -> None:
+    """Write a newline to a descriptor and close it. That is how a service of s6 is ready.
+
+    A descriptor that takes none stays open: it may be a socket on which nitrohb listens.
+    """
+    if fd is None:
+        return
+    with open(fd, "w", closefd=False) as file:
+        stream = Stream(file)
+        problem = stream.write("\n") or ("nobody reads it" if stream.has_queued else "")
+    if problem:
+        output.print_err(f"nitrohb: --ready-fd {fd}: {problem}", level=WARNING)
+    else:
+        os.close(fd)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..api.address import tcp_listen_error
 from ..errors import UsageError
 from ..sockets.opening import check_distinct, open_listeners
-from .settings import TcpApiSettings, UnixApiSettings
+from .settings import TcpApiSettings, UnixApiSettings, default_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -46,7 +47,7 @@ def open_api(
         ListenError: Its address cannot be listened on.
     """
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
-        raise UsageError("--api needs the extra api: pip install 'nitrohb[api]'")
+        raise UsageError("--api needs the extra api: pip install '.[api]' in a checkout")
     sock = _listen(settings, addresses, closing)
 
     @asynccontextmanager
@@ -71,6 +72,9 @@ def _listen(
     settings: UnixApiSettings | TcpApiSettings, addresses: Sequence[Address], closing: ExitStack
 ) -> socket.socket:
     if isinstance(settings, UnixApiSettings):
+        if settings.address == default_api():
+            with suppress(OSError):  # the listen tells what is wrong
+                os.mkdir(os.path.dirname(settings.address.path), 0o755)
         check_distinct([*addresses, settings.address])
         (listener,) = open_listeners(
             [settings.address], socket_mode=settings.mode, socket_group=settings.group

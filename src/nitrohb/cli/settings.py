@@ -7,9 +7,8 @@ Only this module and :mod:`.parser` see argparse's Namespace.
 from __future__ import annotations
 
 import os
-import stat
 
-from ..addresses import CID_ANY, UnixAddress, VsockAddress
+from ..addresses import CID_ANY, UnixAddress, VsockAddress, parse_number
 from ..errors import UsageError
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from ..sockets.activation import inherited_sockets
@@ -53,6 +52,9 @@ class AnswerSettings(Settings):
     """How heartbeats are answered and reported.
 
     Attributes:
+        events: Where events go, a path or a descriptor; None for stdout, or stderr under ``run``.
+        warning: What to warn of before the listen; empty for nothing.
+        ready_fd: The descriptor that is told that all addresses listen, or None.
         event_level: The least serious level of an event that is printed: see :mod:`.output`.
         level: The least serious level of anything else that is printed.
     """
@@ -60,13 +62,16 @@ class AnswerSettings(Settings):
     listen: Sequence[Address]
     keep: bool
     allow_cids: Sequence[int] | None
+    allow_uids: Sequence[int] | None
     any_byte: bool
     max_pending: int
     handshake_timeout: float
     timeout: float
+    warning: str
     socket_mode: int
     socket_group: int | None
-    format: str
+    events: str | int | None
+    ready_fd: int | None
     event_level: int
     level: int
 
@@ -176,7 +181,10 @@ class DoctorSettings(Settings):
     needs_output = True
 
     listen: Sequence[Address]
+    kind: str | None
     max_pending: int
+    socket_mode: int
+    socket_group: int | None
     format: str
 
 
@@ -204,23 +212,57 @@ CommandSettings = (
 
 # From the command line.
 
+_STDERR: Final = 2
+_EIF_MAGIC: Final = b".eif"
+_EIF_MEMORY_FACTOR: Final = 4  # source: nitro-cli's check of the memory
+_FD_MAX: Final = 2**31 - 1
+_SYSTEM_API: Final = UnixAddress("/run/nitrohb/api.sock")
+
 
 def _answer(args: Namespace) -> AnswerSettings:
-    level = LEVELS[args.log_level]
+    level, (timeout, warning) = LEVELS[args.log_level], _timeout(args)
+    events, ready_fd = args.events, args.ready_fd
+    if events is not None and events.startswith("fd:"):
+        events = _descriptor("--events", events[3:])
+    if ready_fd is not None:
+        ready_fd = _descriptor("--ready-fd", ready_fd)
+        if ready_fd == events:
+            raise UsageError("--events and --ready-fd need two descriptors: the second is closed")
     return AnswerSettings(
         listen=_listen(args),
         keep=args.keep,
         allow_cids=args.allow_cids,
+        allow_uids=args.allow_uids,
         any_byte=args.any_byte,
         max_pending=args.max_pending,
         handshake_timeout=args.handshake_timeout,
-        timeout=_timeout(args),
+        timeout=timeout,
+        warning=warning,
         socket_mode=args.socket_mode,
         socket_group=args.socket_group,
-        format=args.format,
+        events=events,
+        ready_fd=ready_fd,
         event_level=NOTHING if args.quiet else level,
         level=level,
     )
+
+
+def _descriptor(option: str, text: str) -> int:
+    """A descriptor to write to. Later a socket of nitrohb can have its number."""
+    import fcntl  # few need it
+
+    number = parse_number(f"descriptor of {option}", text, _FD_MAX)
+    try:
+        can_write = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:
+        can_write = False
+    if number <= _STDERR or not can_write:
+        raise UsageError(
+            f"{option}: {number} is not a descriptor from 3 up that is open for writing."
+            " Open one, as in: nitrohb ... 3>FILE"
+        )
+    os.set_inheritable(number, False)  # it is not for the command of run
+    return number
 
 
 def _listen(args: Namespace) -> Sequence[Address]:
@@ -232,34 +274,40 @@ def _listen(args: Namespace) -> Sequence[Address]:
     return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
 
 
-def _timeout(args: Namespace) -> float:
+def _timeout(args: Namespace) -> tuple[float, str]:
+    """The time limit, and what is wrong with the memory."""
     if args.timeout != "auto":
         if args.eif is not None or args.memory is not None:
             raise UsageError("--eif and --memory need --timeout auto")
-        return float(args.timeout)
+        return float(args.timeout), ""
     if args.eif is None or args.memory is None:
         raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
     from ..timeouts import boot_timeout  # few need it
 
-    return boot_timeout(eif_bytes=_image_size(args.eif), memory_mib=args.memory)
+    size = _image_size(args.eif)
+    need = -(-size * _EIF_MEMORY_FACTOR >> 20)  # rounded up
+    warning = f"--memory {args.memory} is too small for this image: nitro-cli demands {need} MiB"
+    timeout = boot_timeout(eif_bytes=size, memory_mib=args.memory)
+    return timeout, warning if args.memory < need else ""
 
 
 def _image_size(path: str) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size, magic = os.fstat(fd).st_size, os.read(fd, len(_EIF_MAGIC))
+        finally:
+            os.close(fd)
     except OSError as error:
         raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
-    try:
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        raise UsageError(f"--eif {quoted(path)} is not an image: it must be a file, and not empty")
-    return status.st_size
+    if magic != _EIF_MAGIC:
+        raise UsageError(f"--eif {quoted(path)} is not an enclave image: it has no EIF header")
+    return size
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
-    address, has_file_options = args.api, (args.api_mode, args.api_group) != (None, None)
+    address = default_api() if args.api is True else args.api
+    has_file_options = (args.api_mode, args.api_group) != (None, None)
     if address is None:
         if has_file_options or args.api_allow_remote or args.api_host:
             raise UsageError("the options that begin with --api- need --api")
@@ -284,9 +332,17 @@ def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
     return TcpApiSettings(address=address, hosts=frozenset(name.lower() for name in args.api_host))
 
 
+def default_api() -> UnixAddress:
+    """Where ``serve --api`` offers its interface: for each user another socket."""
+    directory = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else ""
+    return UnixAddress(f"{directory}/nitrohb/api.sock") if os.path.isabs(directory) else _SYSTEM_API
+
+
 def _running(args: Namespace) -> UnixAddress | TcpAddress:
-    """Where a running server has its interface."""
-    return args.api or UnixAddress("/run/nitrohb/api.sock")
+    """Where a running server has its interface: that of the user, or else of the system."""
+    own = default_api()
+    is_ours = os.path.exists(own.path) or not os.path.exists(_SYSTEM_API.path)
+    return args.api or (own if is_ours else _SYSTEM_API)
 
 
 def _child_argv(args: Namespace) -> Sequence[str]:
@@ -334,7 +390,12 @@ _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
     "unlisten": lambda args: UnlistenSettings(address=args.address, api=_running(args)),
     "demo": lambda _: DemoSettings(),
     "doctor": lambda args: DoctorSettings(
-        listen=_listen(args), max_pending=args.max_pending, format=args.format
+        listen=_listen(args),
+        kind=getattr(args, "for"),
+        max_pending=args.max_pending,
+        socket_mode=args.socket_mode,
+        socket_group=args.socket_group,
+        format=args.format,
     ),
     "completion": lambda args: CompletionSettings(shell=args.shell),
 }

@@ -75,10 +75,7 @@ class Supervisor:
         """Listen, start the command, wait for its end, and return the exit code."""
         settings, output = self._settings.answer, self._output
         notifier = notify.find_notifier(self._warn)
-        async with (
-            draining(output),
-            printing(output.write_err, output.stderr, settings.format) as printer,
-        ):
+        async with draining(output), printing(output) as printer:
             observers: list[OnEvent] = [
                 up_to_level(settings.event_level, printer.on_event),
                 Warner(self._warn, settings.allow_cids).on_event,
@@ -163,6 +160,10 @@ class Supervisor:
         # It may be the command's answer to the signal.
         if self._is_early() and number is None:
             explain_end(self._summary, process.status, self._output)
+            if os.path.basename(self._settings.argv[0]) == "nitro-cli":
+                self._output.print_err(
+                    "nitro-cli brings a listener of its own for this port: run it without nitrohb."
+                )
             self._explain_console()
             return exit_codes.TOO_EARLY
         return process.status

@@ -19,6 +19,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "address": (str,),
     "cid": (int, type(None)),
     "peer": (str, type(None)),
+    **dict.fromkeys(("pid", "uid", "gid"), (int, type(None))),
     "byte": (int,),
     "listening_seconds": (float, int),
     "echo_seconds": (float, int),
@@ -62,10 +63,9 @@ def _print_answer(
         output.print_out(to_line(fields, INFO))
         return exit_codes.DONE
     if status in (TIMEOUT, BUSY):
-        output.print_err(f"nitrohb: {detail(status, answer)}")
+        text = f"nitrohb: {detail(status, answer)}"
         if status == answer.get("status") == TIMEOUT:
-            output.print_err(
-                f"The server at {settings.api} prints on its stdout what connected instead."
-            )
+            text += f"\nThe events of the server at {settings.api} tell what connected instead."
+        output.print_err(text)
         return exit_codes.TIMED_OUT
     raise refusal(settings.api, status, answer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine can do for heartbeats, what it lacks, and what helps.
+"""Whether the heartbeat of an enclave can arrive on this machine, and what helps if not.
 
 ``probes`` and ``selftest`` look, ``verdicts`` judges, ``examine`` runs each check with a deadline.
 """

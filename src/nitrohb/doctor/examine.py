@@ -3,25 +3,22 @@
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import trio
 
-from ..addresses import Address, HybridAddress, UnixAddress, VsockAddress
+from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
 from ..errors import ListenError
-from ..remedies import is_lack_of_threads
-from ..sockets.listener import in_local_vsock_namespace
-from ..sockets.opening import Target, check_distinct, open_listeners, resolve
-from ..sockets.syscalls import AF_VSOCK
-from ..sockets.vsock import VSOCK_DEVICE
+from ..remedies import is_lack_of_threads, who_may_connect
+from ..sockets.listener import Listener
+from ..sockets.opening import Target, check_distinct, open_listeners, resolve, where_bound
 from . import probes, selftest, verdicts
-from .verdicts import CheckResult, Finding, Verdict
+from .verdicts import CIDS, CheckResult, Endpoint, Finding, Verdict
 
 _DEADLINE: Final = 10.0  # seconds
-
 
 _Run = Callable[[], Finding]
 
@@ -37,30 +34,41 @@ class Check:
     if_late: Verdict = Verdict.SKIPPED  # the verdict then, or without a descriptor
 
 
-async def examine(addresses: Sequence[Address], max_pending: int) -> list[CheckResult]:
-    """Examine this machine, and try to listen on some addresses.
+async def examine(
+    addresses: Sequence[Address],
+    max_pending: int,
+    *,
+    kind: str | None = None,
+    socket_mode: int = 0o600,
+    socket_group: int | None = None,
+) -> list[CheckResult]:
+    """Examine whether the heartbeat of an enclave can arrive at some addresses.
 
     It listens on each address for a moment, as a server would. It connects only to a Unix socket of
-    its own, and to the AF_VSOCK loopback.
+    its own.
 
     Args:
         addresses: Where a server is to listen. Their checks come first.
         max_pending: How many silent connections the server is to allow.
+        kind: The kind of the enclave, a key of :data:`.verdicts.KINDS`.
+        socket_mode: Permission bits of the socket files of the server.
+        socket_group: Numeric group of the socket files of the server.
 
     Raises:
         UsageError: An address is named twice, or leaves its port open.
 
-    **Checkpoints.** It takes at most :data:`_DEADLINE` seconds for each address, as long again to
-    close them all, and as long again for all other checks. A cancellation waits for the current
-    check, so that no file is left behind. A late check is abandoned in a thread that ends with the
-    process. If no thread can be started, only the addresses are tried, and without a deadline.
+    **Checkpoints.** It takes at most :data:`_DEADLINE` seconds for each check of an address, as
+    long again to close them all, and as long again for all other checks. A cancellation waits for
+    the current check, so that no file is left behind. A late check is abandoned in a thread that
+    ends with the process. If no thread can be started, only the addresses are tried, and without a
+    deadline.
     """
     _check_distinct(addresses)
     # First of all, because the other checks take descriptors that a server would have.
-    listens = await _try_all(addresses)
+    open_one = partial(open_listeners, socket_mode=socket_mode, socket_group=socket_group)
+    tried = await _try_all(addresses, open_one, kind)
     await trio.lowlevel.checkpoint_if_cancelled()
-    needed = any(isinstance(address, VsockAddress) for address in addresses)
-    checks = [*_vsock_checks(needed), *_other_checks(max_pending)]
+    checks = [*_checks(max_pending, kind)]
     results: dict[str, CheckResult] = {}
 
     async def run(check: Check) -> None:
@@ -70,7 +78,7 @@ async def examine(addresses: Sequence[Address], max_pending: int) -> list[CheckR
         for check in checks:
             nursery.start_soon(run, check)
     await trio.lowlevel.checkpoint_if_cancelled()
-    return [*listens, *(results[check.name] for check in checks)]
+    return [*tried, *(results[check.name] for check in checks)]
 
 
 def _check_distinct(addresses: Sequence[Address]) -> None:
@@ -84,69 +92,71 @@ def _check_distinct(addresses: Sequence[Address]) -> None:
     check_distinct(found)
 
 
-def _vsock_checks(needed: bool) -> Iterator[Check]:
-    def optional(look: _Run) -> _Run:
-        return look if needed else lambda: verdicts.unneeded(look())
+def _checks(max_pending: int, kind: str | None) -> Iterator[Check]:
+    def look_at_enclaves() -> Finding:
+        return verdicts.judge_enclaves(probes.enclaves())
 
-    yield Check("python", "Python", optional(lambda: verdicts.judge_python(AF_VSOCK is not None)))
-    yield Check("kernel", "kernel", optional(_look_at_kernel))
-    for kind in verdicts.TRANSPORTS:
-        look = optional(partial(_look_at_transport, kind))
-        yield Check(f"transport-{kind}", f"{kind} transport", look)
-    yield Check("local-cid", "local CID", lambda: verdicts.judge_local_cid(probes.local_cid()))
-    for path in verdicts.DEVICES:
-        yield Check(f"device-{path[5:].replace('_', '-')}", path, partial(_look_at_device, path))
-
-
-def _look_at_kernel() -> Finding:
-    return verdicts.judge_kernel(probes.vsock_socket(), probes.device(VSOCK_DEVICE))
-
-
-def _look_at_transport(kind: str) -> Finding:
-    seen = probes.transports()
-    return verdicts.judge_transport(kind, seen, probes.modules(), in_local_vsock_namespace())
-
-
-def _look_at_device(path: str) -> Finding:
-    return verdicts.judge_device(path, probes.device(path))
-
-
-def _other_checks(max_pending: int) -> Iterator[Check]:
     def look_at_descriptors() -> Finding:
         return verdicts.judge_descriptors(probes.descriptor_limit(), max_pending)
 
     def test_unix() -> Finding:
-        return verdicts.judge_unix_heartbeat(selftest.beat_over_unix())
+        return verdicts.judge_heartbeat(selftest.beat_over_unix())
 
-    def test_loopback() -> Finding:
-        return verdicts.judge_loopback_heartbeat(selftest.beat_over_loopback())
-
+    if kind in (None, "nitro"):
+        yield Check("device-nitro-enclaves", "/dev/nitro_enclaves", look_at_enclaves)
     yield Check("descriptors", "open files", look_at_descriptors)
     yield Check("self-test-unix", "self-test, Unix", test_unix, None, Verdict.FAILED)
-    yield Check("self-test-loopback", "self-test, CID 1", test_loopback, None, Verdict.WARNING)
 
 
-async def _try_all(addresses: Sequence[Address]) -> list[CheckResult]:
+_Open = Callable[[list[Address]], list[Listener]]
+
+
+async def _try_all(
+    addresses: Sequence[Address], open_one: _Open, kind: str | None
+) -> list[CheckResult]:
     """Listen on all addresses at the same time, as a server does, and close them again."""
+    ends: dict[str, Endpoint] = {}
     with ExitStack() as closing:
         results: list[CheckResult] = []
         for address in addresses:
-            look = partial(_try_to_listen, address, closing)
+            look = partial(_try_to_listen, address, open_one, closing, ends)
             check = Check("listen", "listen", look, str(address), Verdict.FAILED)
             results.append(await _run(check, fallback=look))  # a server needs no thread either
         close = closing.pop_all().close
         await _in_thread(close, fallback=close)
+    for subject, end in ends.items():
+        look = partial(_look_at_reach, kind, end)
+        results.append(await _run(Check("reach", "reach", look, subject), fallback=look))
     return results
 
 
-def _try_to_listen(address: Address, closing: ExitStack) -> Finding:
+def _try_to_listen(
+    address: Address, open_one: _Open, closing: ExitStack, ends: dict[str, Endpoint]
+) -> Finding:
     try:
-        (listener,) = open_listeners([address])
+        (listener,) = open_one([address])
     except ListenError as error:
         is_taken = error.errno == errno.EADDRINUSE
         return verdicts.judge_listen(error, _holder(address) if is_taken else None)
     closing.callback(listener.close)
-    return verdicts.LISTENS_LOCALLY if listener.is_isolated() else verdicts.LISTENS
+    ends[str(address)] = _end(listener)
+    return verdicts.LISTENS
+
+
+def _end(listener: Listener) -> Endpoint:
+    bound = where_bound(listener)
+    if isinstance(bound, VsockAddress):
+        return Endpoint(bound.cid, listener.is_isolated(), None)
+    access: tuple[str, str | None] = ("its socket has no file", None)
+    if isinstance(bound, UnixAddress | HybridAddress):
+        with suppress(OSError):  # somebody has deleted it
+            access = who_may_connect(bound.path)
+    return Endpoint(CID_ANY, False, access)
+
+
+def _look_at_reach(kind: str | None, end: Endpoint) -> Finding:
+    seen = {cid: probes.bind_errno(cid) for cid in CIDS}
+    return verdicts.judge_reach(kind, end, seen, probes.enclaves())
 
 
 def _holder(address: Address) -> str | None:

@@ -5,90 +5,65 @@ The result of a system call is its errno, or 0 for success. Other probes raise O
 process has no descriptor left to look with. Tests pass other paths than /proc and /sys.
 """
 
-import errno
 import os
 import resource
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
-from glob import iglob
+from glob import glob, iglob
 from typing import Final
 
-from ..addresses import CID_ANY, PORT_ANY
-from ..remedies import LOOPBACK_CID, NO_AF_VSOCK
+from ..addresses import PORT_ANY
+from ..remedies import NO_AF_VSOCK
 from ..sockets.syscalls import AF_VSOCK
-from ..sockets.vsock import read_local_cid
-
-HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
-
-_AF_VSOCK: Final = 40  # linux/socket.h, for a Python that lacks the name
 
 
-def vsock_socket(cid: int | None = None) -> int:
-    """The errno of making an AF_VSOCK socket, and of binding it to a free port of a CID.
+def bind_errno(cid: int) -> int:
+    """The errno of binding an AF_VSOCK socket to a free port of a CID.
 
     This can make the kernel load its module. The kernel binds a socket to a CID if, and only if,
-    the transport with that CID is present, as a module or built in. Otherwise, it is EADDRNOTAVAIL.
-    This needs no privilege, and neither /proc nor /sys.
+    this machine has it. Otherwise, it is EADDRNOTAVAIL. This needs no privilege, and neither /proc
+    nor /sys.
     """
-    if cid is not None and AF_VSOCK is None:
+    if AF_VSOCK is None:
         return NO_AF_VSOCK
     try:
-        with socket.socket(_AF_VSOCK, socket.SOCK_STREAM) as sock:
-            if cid is not None:
-                sock.bind((cid, PORT_ANY))
+        with socket.socket(AF_VSOCK, socket.SOCK_STREAM) as sock:
+            sock.bind((cid, PORT_ANY))
     except OSError as error:
         return error.errno or 0
     return 0
 
 
-def local_cid() -> int | OSError:
-    """The CID that /dev/vsock returns, ``CID_ANY`` for none; or the error of asking."""
-    try:
-        return read_local_cid()
-    except OSError as error:
-        return error
+class Enclaves(Enum):
+    """Whether real enclaves can be started here, by their device, in words."""
 
-
-def transports() -> dict[str, int | None]:
-    """The errno of binding to the CID of each kind of transport; None if that CID is unknown."""
-    local = local_cid()
-    guest: int | None = errno.EADDRNOTAVAIL
-    if isinstance(local, OSError):
-        guest = None
-    elif local not in (CID_ANY, LOOPBACK_CID, HOST_CID):
-        guest = vsock_socket(local)  # the CID that a hypervisor gave to this machine
-    return {"loopback": vsock_socket(LOOPBACK_CID), "guest": guest, "host": vsock_socket(HOST_CID)}
-
-
-def modules(sys: str = "/sys") -> list[str]:
-    """The kernel modules that this user can see: loaded, or built in with parameters."""
-    with suppress(OSError):
-        return os.listdir(f"{sys}/module")
-    return []
-
-
-class Device(Enum):
-    """The state of a device, in words."""
-
-    USABLE = "it exists, and this user may open it"
+    STARTABLE = "it exists, and this user may open it"
     REFUSED = "it exists, but this user may not open it"
-    MISSING = "it does not exist"
-    OTHER = "the file there is not a device"
+    UNKNOWN = "/dev/nitro_enclaves does not exist, and no PCI device can be seen"
+    DISABLED = "enclaves are not enabled on this machine: it has no PCI device 1d0f:e4c1"
+    NO_DRIVER = "/dev/nitro_enclaves does not exist: its PCI device, 1d0f:e4c1, has no driver"
+    OUTSIDE = "it does not exist here, but its PCI device, 1d0f:e4c1, has a driver"
 
 
-def device(path: str) -> Device:
-    """Look for a device without opening it: to open it could load modules or start something."""
-    try:
-        is_device = stat.S_ISCHR(os.stat(path).st_mode)
-    except OSError:
-        return Device.MISSING
-    if not is_device:
-        return Device.OTHER
-    return Device.USABLE if os.access(path, os.R_OK | os.W_OK) else Device.REFUSED
+_ENCLAVES: Final = "/dev/nitro_enclaves"
+_MODALIAS: Final = "pci:v00001D0Fd0000E4C1"  # PCI_DEVICE_ID_NE of the kernel's ne_pci_dev.h
+
+
+def enclaves(device: str = _ENCLAVES, sys: str = "/sys") -> Enclaves:
+    """Look for the device of real enclaves, and for its PCI device, which containers see, too."""
+    if os.path.exists(device):
+        is_usable = os.access(device, os.R_OK | os.W_OK)
+        return Enclaves.STARTABLE if is_usable else Enclaves.REFUSED
+    names = glob(f"{sys}/bus/pci/devices/*")
+    for name in names:
+        with suppress(OSError), open(f"{name}/modalias") as modalias:
+            if modalias.read().startswith(_MODALIAS):
+                has_driver = os.path.exists(f"{name}/driver")
+                return Enclaves.OUTSIDE if has_driver else Enclaves.NO_DRIVER
+    return Enclaves.DISABLED if names else Enclaves.UNKNOWN
 
 
 def descriptor_limit() -> float:
@@ -118,14 +93,17 @@ def holder_of_path(path: str, proc: str = "/proc") -> str | None:
     return f"held by {' and '.join(names) or 'a process that this user cannot see'}"
 
 
-def suspects_of_port(proc: str = "/proc") -> str | None:
-    """Name the processes that have AF_VSOCK sockets open, in words; None if there are none.
+def suspects_of_port(proc: str = "/proc") -> str:
+    """Name the processes that have AF_VSOCK sockets open, in words.
 
     A port is taken in all global vsock namespaces, or in a local one. This searches all of them.
     """
     names = _processes(_is_vsock, proc)
     if not names:
-        return None
+        return (
+            "the holder is not visible from here: AF_VSOCK ports are shared by all containers of"
+            " the machine, and only root sees the processes of all users"
+        )
     has = "has" if len(names) == 1 else "have"
     return f"probably held by {' or '.join(names)}, which {has} AF_VSOCK sockets open"
 

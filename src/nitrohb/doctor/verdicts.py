@@ -6,15 +6,15 @@ Nothing here looks at the machine, so that a test can judge any machine.
 
 import errno
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..addresses import CID_ANY
 from ..errors import ListenError
-from ..remedies import LOCAL_ADVICE, LOOPBACK_CID, NO_AF_VSOCK, descriptor_shortage, vsock_advice
-from ..sockets.vsock import VSOCK_DEVICE
-from .probes import HOST_CID, Device
+from ..protocol import PARENT_CID
+from ..remedies import LOCAL_ADVICE, LOOPBACK_CID, descriptor_shortage, vsock_advice
+from .probes import Enclaves
 from .selftest import Result
 
 
@@ -23,8 +23,8 @@ class Verdict(StrEnum):
 
     OK = "ok"
     INFO = "info"  # it is missing, and only some need it
-    WARNING = "warning"  # listening works, but heartbeats might not arrive
-    FAILED = "failed"  # the server could not work
+    WARNING = "warning"  # heartbeats might not arrive
+    FAILED = "failed"  # no heartbeat can arrive
     SKIPPED = "skipped"  # unknown
 
 
@@ -51,71 +51,77 @@ class CheckResult:
         return {"name": self.name, "subject": self.subject, **asdict(self.finding)}
 
 
+class Endpoint(NamedTuple):
+    """An address on which nitrohb has listened.
+
+    Attributes:
+        cid: The local CID of an AF_VSOCK socket.
+        is_isolated: Whether its vsock namespace is known to be local.
+        access: Who may connect to the file of a Unix socket, and what helps; None on AF_VSOCK.
+    """
+
+    cid: int
+    is_isolated: bool
+    access: tuple[str, str | None] | None
+
+
 def overall(checks: Iterable[CheckResult]) -> Verdict:
     """The worst verdict: failed, warning, or else ok."""
     verdicts = {check.finding.verdict for check in checks}
     return next((bad for bad in (Verdict.FAILED, Verdict.WARNING) if bad in verdicts), Verdict.OK)
 
 
-def _unknown(why: str) -> Finding:
-    return Finding(Verdict.SKIPPED, f"unknown: {why}")
-
-
 # What can be seen, and the verdict on it. The functions below look up and fill in.
 
-TRANSPORTS: Final = {
-    "loopback": (
-        "from this machine itself",
-        ("vsock_loopback",),
-        "Load it if connections come over CID 1, as with QEMU -M nitro-enclave and forward-cid=1:"
-        " modprobe vsock_loopback",
+HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
+
+CIDS: Final = {
+    LOOPBACK_CID: (
+        "QEMU guests over the loopback (forward-cid=1 of vhost-device-vsock)",
+        "For QEMU -M nitro-enclave with forward-cid=1: modprobe vsock_loopback.",
     ),
-    "guest": (
-        "from the hypervisor of this machine (on EC2: from its enclaves)",
-        ("vmw_vsock_virtio_transport", "hv_sock", "vmw_vsock_vmci_transport"),
-        "Load it on an EC2 instance that starts enclaves: modprobe vmw_vsock_virtio_transport",
+    HOST_CID: (
+        "VMs with a vhost-vsock device, if their init connects to CID 2",
+        "For VMs with a vhost-vsock device: modprobe vhost_vsock.",
     ),
-    "host": (
-        "from VMs on this machine",
-        ("vhost_vsock", "vmw_vsock_vmci_transport"),
-        "Load it for VMs with a vhost-vsock device: modprobe vhost_vsock",
+    PARENT_CID: (
+        "real enclaves and sibling VMs",
+        "For real enclaves, run nitrohb on the EC2 instance that starts them:"
+        " modprobe vmw_vsock_virtio_transport.",
     ),
 }
-"""Whose connections each kind of transport carries, its kernel modules, and who needs it."""
+"""The CIDs to which an init connects: who does, and how this machine gets the CID."""
 
-_LOCAL_CIDS: Final = {
-    LOOPBACK_CID: Finding(Verdict.OK, "CID 1: only the loopback"),
-    HOST_CID: Finding(Verdict.OK, "CID 2: a host of VMs"),
-    CID_ANY: Finding(Verdict.INFO, "none, because no transport has one"),
+KINDS: Final[dict[str | None, tuple[str, tuple[int, ...]]]] = {
+    None: ("an enclave", (*CIDS,)),
+    "nitro": ("a real enclave", (PARENT_CID,)),
+    "qemu": ("a QEMU guest", (LOOPBACK_CID, PARENT_CID)),
+    "firecracker": ("a Firecracker VM", ()),
+    "cloud-hypervisor": ("a Cloud Hypervisor VM", ()),
 }
+"""The kinds of enclaves, and the CIDs of this machine at which their connections arrive."""
 
-DEVICES: Final = {
-    VSOCK_DEVICE: (
-        "Load its module (modprobe vsock), or pass the device in to a container (--device"
-        " /dev/vsock). nitrohb only reads the local CID from it."
-    ),
-    "/dev/vhost-vsock": (
-        "Load its module for vhost-vsock devices of QEMU (vhost-device-vsock does not need it):"
-        " modprobe vhost_vsock"
-    ),
-    "/dev/nitro_enclaves": (
-        "To start real enclaves, use an EC2 instance with enclaves enabled, and load its module:"
-        " modprobe nitro_enclaves"
-    ),
-}
-"""How to get each device."""
-
-_ALLOW_USER: Final = (
-    "If this user needs it, add them to the group of the device (ls -l {path}), or run as root. In"
-    " a container, pass the device in (--device {path})."
+_USE_ANY: Final = "Use -l vsock::9000."
+_ONLY_CID_2: Final = (
+    "vhost-device-vsock (uds-path) forwards connections to CID 2 only, and an unmodified init"
+    " connects to CID 3"
 )
-
-_FILTERED: Final = Finding(
-    Verdict.FAILED,
-    f"AF_VSOCK is refused (EAFNOSUPPORT) although {VSOCK_DEVICE} exists",
-    "Add AF_VSOCK to RestrictAddressFamilies= of the systemd unit, or allow it in the seccomp"
-    " profile.",
+_FORWARD: Final = "For an unmodified init, use forward-cid=1 and -l vsock::9000."
+_ONLY_SIBLINGS: Final = (
+    "only sibling VMs (of the same vhost-device-vsock) can connect, because this machine has CID 3,"
+    " but not the PCI device of real enclaves (1d0f:e4c1)"
 )
+_USE_HYBRID: Final = "Use -l hybrid:PATH:9000, where PATH is the vsock socket of the VM."
+
+_ENCLAVES: Final = {
+    Enclaves.STARTABLE: None,
+    Enclaves.REFUSED: "For a launcher of this user, add the user to the group of the device (ne).",
+    Enclaves.UNKNOWN: "Use an EC2 instance with enclaves enabled: modprobe nitro_enclaves",
+    Enclaves.DISABLED: "Use an EC2 instance that was launched with enclaves enabled.",
+    Enclaves.NO_DRIVER: "Load its driver: modprobe nitro_enclaves",
+    Enclaves.OUTSIDE: "For a launcher in a container, pass it in: --device /dev/nitro_enclaves",
+}
+"""What helps a launcher of real enclaves."""
 
 NO_THREAD: Final = Finding(
     Verdict.WARNING,
@@ -125,15 +131,6 @@ NO_THREAD: Final = Finding(
 )
 
 LISTENS: Final = Finding(Verdict.OK, "nitrohb can listen there (tried and undone)")
-LISTENS_LOCALLY: Final = Finding(
-    Verdict.WARNING, f"{LISTENS.evidence}, but {LOCAL_ADVICE[0]}", LOCAL_ADVICE[1]
-)
-
-
-def unneeded(finding: Finding) -> Finding:
-    """The same finding about AF_VSOCK, if no address needs it: not a problem."""
-    is_problem = finding.verdict in (Verdict.FAILED, Verdict.WARNING)
-    return replace(finding, verdict=Verdict.INFO) if is_problem else finding
 
 
 def judge_listen(error: ListenError, holder: str | None) -> Finding:
@@ -142,55 +139,57 @@ def judge_listen(error: ListenError, holder: str | None) -> Finding:
     return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
 
 
-def judge_python(has_af_vsock: bool) -> Finding:
-    """Judge whether Python supports AF_VSOCK."""
-    if has_af_vsock:
-        return Finding(Verdict.OK, "it has socket.AF_VSOCK")
-    return Finding(Verdict.FAILED, *vsock_advice(NO_AF_VSOCK))
-
-
-def judge_kernel(number: int, device: Device) -> Finding:
-    """Judge the errno of making an AF_VSOCK socket, by the state of /dev/vsock."""
-    if number == 0:
-        return Finding(Verdict.OK, "it makes AF_VSOCK sockets")
-    if number == errno.EAFNOSUPPORT and device in (Device.USABLE, Device.REFUSED):
-        return _FILTERED
-    return Finding(Verdict.FAILED, *vsock_advice(number))
-
-
-def judge_transport(
-    kind: str, seen: Mapping[str, int | None], modules: list[str], is_local: bool
+def judge_reach(
+    kind: str | None, end: Endpoint, seen: Mapping[int, int], enclaves: Enclaves
 ) -> Finding:
-    """Judge whether a kind of transport is present, or any other kind instead."""
-    number, (what, names, remedy) = seen[kind], TRANSPORTS[kind]
-    loaded = "".join(f" (module {name})" for name in names if name in modules)
-    if number == 0 and kind == "guest" and is_local:  # a socket can be bound, and hears nothing
-        return Finding(Verdict.INFO, f"closed to a local vsock namespace{loaded}")
-    if number == 0:
-        return Finding(Verdict.OK, f"present{loaded}: connections {what}")
-    if number is None:
-        return _unknown(f"this machine does not tell its local CID{loaded}")
-    if number != errno.EADDRNOTAVAIL:
-        return _unknown(f"{vsock_advice(number)[0]}{loaded}")
-    if set(seen.values()) == {errno.EADDRNOTAVAIL}:
-        return Finding(Verdict.WARNING, "missing, like all others: no connections", remedy)
-    return Finding(Verdict.INFO, f"missing{loaded}: no connections {what}", remedy)
+    """Judge whether the heartbeat of an enclave can reach an address on which nitrohb can listen.
+
+    Args:
+        kind: The kind of the enclave, a key of :data:`KINDS`.
+        end: The address.
+        seen: The errno of binding a socket to each of :data:`CIDS`.
+        enclaves: Whether real enclaves can be started here.
+    """
+    who, cids = KINDS[kind]
+    if end.access is not None:
+        evidence, remedy = end.access
+        if kind == "nitro":
+            return Finding(Verdict.FAILED, f"{who} never connects to a Unix socket", _USE_ANY)
+        if kind == "qemu":
+            remedy = " ".join(filter(None, (_FORWARD, remedy)))
+            return Finding(Verdict.WARNING, f"{_ONLY_CID_2}; {evidence}", remedy)
+        return Finding(Verdict.INFO if remedy else Verdict.OK, evidence, remedy)
+    if not cids:
+        return Finding(Verdict.FAILED, f"{who} connects to a Unix socket", _USE_HYBRID)
+    if end.cid != CID_ANY:
+        if kind is not None and end.cid not in cids:
+            return Finding(Verdict.FAILED, f"{who} never connects to CID {end.cid}", _USE_ANY)
+        cids = (end.cid,)
+    if kind == "nitro" and enclaves in (Enclaves.DISABLED, Enclaves.NO_DRIVER):
+        return Finding(Verdict.FAILED, enclaves.value, _ENCLAVES[enclaves])
+    present = [cid for cid in cids if seen.get(cid, 0) == 0]
+    if end.is_isolated:  # real enclaves and sibling VMs reach global namespaces only
+        is_reached = any(cid != PARENT_CID for cid in present)
+        return Finding(Verdict.WARNING if is_reached else Verdict.FAILED, *LOCAL_ADVICE)
+    missing = [cid for cid in cids if cid not in present]
+    remedy = " ".join(CIDS[cid][1] for cid in missing) or None
+    if present == [PARENT_CID] and enclaves is Enclaves.DISABLED:
+        return Finding(Verdict.SKIPPED, _ONLY_SIBLINGS, remedy)
+    if present:
+        clients = (CIDS[cid][0] if cid in CIDS else f"clients of CID {cid}" for cid in present)
+        verdict = Verdict.INFO if missing else Verdict.OK
+        return Finding(verdict, f"from {', and from '.join(clients)}", remedy)
+    if unknown := {seen[cid] for cid in missing} - {errno.EADDRNOTAVAIL}:
+        why = vsock_advice(min(unknown))[0]
+        return Finding(Verdict.SKIPPED, f"the CIDs of this machine cannot be seen: {why}")
+    names = " or ".join(map(str, missing))
+    return Finding(Verdict.FAILED, f"this machine does not have CID {names}", remedy)
 
 
-def judge_local_cid(seen: int | OSError) -> Finding:
-    """Judge what /dev/vsock returns."""
-    if isinstance(seen, int):
-        return _LOCAL_CIDS.get(seen, Finding(Verdict.OK, f"CID {seen}"))
-    name = errno.errorcode.get(seen.errno or 0, "unknown")
-    return _unknown(f"{VSOCK_DEVICE}: {seen.strerror} ({name})")
-
-
-def judge_device(path: str, seen: Device) -> Finding:
-    """Judge the state of a device."""
-    if seen is Device.USABLE:
-        return Finding(Verdict.OK, seen.value)
-    remedy = _ALLOW_USER.format(path=path) if seen is Device.REFUSED else DEVICES[path]
-    return Finding(Verdict.INFO, seen.value, remedy)
+def judge_enclaves(seen: Enclaves) -> Finding:
+    """Judge whether a launcher can start real enclaves."""
+    remedy = _ENCLAVES[seen]
+    return Finding(Verdict.INFO if remedy else Verdict.OK, seen.value, remedy)
 
 
 def judge_descriptors(limit: float, max_pending: int) -> Finding:
@@ -213,7 +212,7 @@ def judge_shortage(error: OSError, verdict: Verdict) -> Finding:
     return Finding(verdict, *vsock_advice(error.errno))
 
 
-def judge_unix_heartbeat(seen: Result) -> Finding:
+def judge_heartbeat(seen: Result) -> Finding:
     """Judge a heartbeat over a temporary Unix socket."""
     if isinstance(seen, OSError) and seen.errno is not None and descriptor_shortage(seen.errno):
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
@@ -221,24 +220,7 @@ def judge_unix_heartbeat(seen: Result) -> Finding:
         evidence = f"there is no directory for its socket: {seen.strerror or seen}"
         remedy = "Name a directory in which you may write: TMPDIR=DIR nitrohb doctor"
         return Finding(Verdict.WARNING, evidence, remedy)
-    remedy = "Please report it, with the output of: nitrohb doctor --format json"
-    return _judge_heartbeat(seen, Verdict.FAILED, remedy)
-
-
-def judge_loopback_heartbeat(seen: Result) -> Finding:
-    """Judge a heartbeat over CID 1."""
-    if isinstance(seen, OSError) and seen.errno == errno.EADDRNOTAVAIL:
-        return Finding(Verdict.SKIPPED, "there is no loopback transport")
-    if isinstance(seen, OSError):
-        return _unknown(vsock_advice(seen.errno or 0)[0])
-    remedy = (
-        "If your enclaves connect over CID 1, look for a security module (SELinux, AppArmor) that"
-        " blocks it."
-    )
-    return _judge_heartbeat(seen, Verdict.WARNING, remedy)
-
-
-def _judge_heartbeat(seen: float | str, bad: Verdict, remedy: str) -> Finding:
     if isinstance(seen, str):
-        return Finding(bad, f"a heartbeat was not answered: {seen}", remedy)
+        remedy = "Please report it, with the output of: nitrohb doctor --format json"
+        return Finding(Verdict.FAILED, f"a heartbeat was not answered: {seen}", remedy)
     return Finding(Verdict.OK, f"a heartbeat was answered in {seen * 1000:.1f} ms")

@@ -48,7 +48,6 @@ EXHAUSTION_ERRNOS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 """accept(2) failed for want of descriptors or memory. This passes. Any error that is in neither set
 means that the listening socket itself is broken. (trio.SocketListener has a survey.)"""
 
-_UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
 _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h: which network namespace a socket is of
 _NAMESPACE_MODE: Final = "/proc/sys/net/vsock/ns_mode"  # of this process's; from Linux 7.0 on
 
@@ -117,15 +116,6 @@ class Listener:
         fd, name = self._accept()
         os.set_blocking(fd, False)
         return fd, VsockAddress(*name) if self.has_cids else None
-
-    def peer_pid(self, fd: int) -> int:
-        """The process ID of the peer of a Unix socket: SO_PEERCRED of unix(7)."""
-        conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-        try:
-            credentials = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
-        finally:
-            conn.detach()
-        return int.from_bytes(credentials[:4], sys.byteorder)
 
     def is_isolated(self) -> bool:
         """Whether it is known that only clients in its own network namespace can connect.

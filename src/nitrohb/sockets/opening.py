@@ -28,7 +28,7 @@ from .syscalls import AF_VSOCK, new_socket, sockaddr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from typing import Final
 
 NOWHERE: Final = "none"
@@ -145,21 +145,35 @@ def where_bound(listener: Listener) -> Address:
     return listener.address
 
 
-def require_cids(targets: Iterable[Target]) -> None:
-    """Reject Unix sockets when an allow-list is given: their peers have no CID.
+def require_allowable(
+    targets: Iterable[Target], cids: Collection[int] | None, uids: Collection[int] | None
+) -> None:
+    """Reject a target that would answer nobody, because the only allow-list is of another kind.
 
-    The kind of an inherited socket is known only when it has been opened as a listener.
+    The peers of AF_VSOCK have CIDs, those of a Unix socket have user IDs. The kind of an inherited
+    socket is known only when it has been opened as a listener.
 
     Raises:
-        UsageError: A target is a Unix socket.
+        UsageError: Only CIDs are allowed and a target is a Unix socket, or the other way round.
     """
+    if bool(cids) == bool(uids):
+        return
     for target in targets:
-        address = address_of(target)
-        lacking = isinstance(address, UnixAddress | HybridAddress)
-        if lacking or (isinstance(target, Listener) and not target.has_cids):
+        if isinstance(target, Listener):
+            has_cids = target.has_cids
+        elif isinstance(target, InheritedSocket | NamedDescriptor | socket.socket):
+            continue
+        else:
+            has_cids = isinstance(target, VsockAddress)
+        if has_cids and not cids:
             raise UsageError(
-                f"{address} is a Unix socket, whose peers have no CID:"
-                " a list of allowed CIDs works on vsock addresses only"
+                f"{address_of(target)} is a vsock address, whose peers have no uid:"
+                " allow CIDs, too, or listen on Unix sockets only"
+            )
+        if not has_cids and not uids:
+            raise UsageError(
+                f"{address_of(target)} is a Unix socket, whose peers have no CID:"
+                " allow uids, too, or listen on vsock addresses only"
             )
 
 

@@ -30,6 +30,8 @@ SocketAddress = VsockAddress | UnixAddress | HybridAddress
 # data resets its peer.
 _READ_SIZE: Final = 4096
 
+_UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
+
 
 def new_socket(address: SocketAddress) -> socket.socket:
     """Create a stream socket of the family of an address.
@@ -68,6 +70,15 @@ def try_send(fd: int, byte: bytes) -> bool | None:
     except OSError:
         return False
     return True
+
+
+def peer_credentials(fd: int) -> bytes:
+    """Who connected to a Unix socket: struct ucred (SO_PEERCRED of unix(7))."""
+    conn = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)  # costs half a socket()
+    try:
+        return conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
+    finally:
+        conn.detach()
 
 
 async def receive(fd: int, wait_readable: Wait) -> bytes:

@@ -44,13 +44,11 @@ def serving() -> Generator[int]:
 def test_cid_1_works() -> None:
     code, checks = doctor()
     assert code == 0
-    verdicts = {name: check["verdict"] for name, check in checks.items()}
-    for name in ("listen", "python", "kernel", "transport-loopback", "local-cid"):
-        assert verdicts[name] == "ok"
-    assert verdicts["self-test-loopback"] == verdicts["device-vsock"] == "ok"
-    assert verdicts["transport-guest"] == verdicts["transport-host"] == "info"
-    assert "module vsock_loopback" in checks["transport-loopback"]["evidence"]
-    assert "CID 1" in checks["local-cid"]["evidence"]
+    assert checks["listen"]["verdict"] == "ok"
+    assert checks["reach"]["verdict"] == "info"
+    assert "over the loopback" in checks["reach"]["evidence"]
+    assert "vsock_loopback" not in checks["reach"]["remedy"]
+    assert [doctor("--for", kind)[0] for kind in ("qemu", "nitro", "firecracker")] == [0, 1, 1]
 
 
 def test_nothing_stays_bound() -> None:
@@ -78,9 +76,8 @@ def test_a_process_is_suspected_unless_this_user_cannot_see_it() -> None:
                 in (checks["listen"]["evidence"])
             )
             assert "ss --vsock -lp" in checks["listen"]["remedy"]
-            assert checks["self-test-loopback"]["verdict"] == "ok"
         _, checks = doctor(command=UNPRIVILEGED)
-        assert checks["listen"]["evidence"].endswith("(EADDRINUSE)")
+        assert "(EADDRINUSE); the holder is not visible" in checks["listen"]["evidence"]
 
 
 @pytest.mark.parametrize(("port", "status"), [(80, 1), (9000, 0)])
@@ -88,7 +85,7 @@ def test_without_privilege(port: int, status: int) -> None:
     code, checks = doctor("-l", f"vsock::{port}", command=UNPRIVILEGED)
     assert code == status
     assert ("(EACCES)" in checks["listen"]["evidence"]) == bool(status)
-    assert checks["local-cid"]["verdict"] == checks["self-test-loopback"]["verdict"] == "ok"
+    assert ("reach" in checks) == (not status)
 
 
 def test_a_container_without_dev_and_proc() -> None:
@@ -97,13 +94,10 @@ def test_a_container_without_dev_and_proc() -> None:
     command = ("unshare", "--mount", "sh", "-c", hide, "sh")
     code, checks = doctor(command=command)
     assert code == 0
-    assert {name for name, check in checks.items() if check["verdict"] == "skipped"} >= {
-        *("local-cid", "transport-guest"),
-    }
-    assert "ENOENT" in checks["local-cid"]["evidence"]
-    assert checks["self-test-unix"]["verdict"] == checks["self-test-loopback"]["verdict"] == "ok"
+    assert "over the loopback" in checks["reach"]["evidence"]
+    assert checks["self-test-unix"]["verdict"] == "ok"
     with serving():
         code, checks = doctor(command=command)
     assert (code, checks["listen"]["verdict"]) == (1, "failed")
-    assert checks["listen"]["evidence"].endswith("(EADDRINUSE)")
+    assert "(EADDRINUSE); the holder is not visible" in checks["listen"]["evidence"]
     assert os.path.exists("/dev/vsock")

@@ -29,12 +29,17 @@ def test_the_script_names_it_too() -> None:
     assert "modprobe vsock_loopback" in err
 
 
-def test_the_doctor_warns_that_nobody_can_connect() -> None:
+def test_a_client_of_the_loopback_names_it_too() -> None:
+    code, out, err = nitrohb("send", "vsock:1:9000")
+    assert (code, out) == (1, "")
+    assert "modprobe vsock_loopback" in err
+
+
+def test_the_doctor_says_that_it_can_listen_and_that_nobody_can_connect() -> None:
     code, out, err = nitrohb_here("doctor")
-    assert (code, err) == (0, "")
-    assert "warning  loopback transport: " in out
+    assert (code, err) == (1, "")
+    assert out.startswith("No: nitrohb can listen on vsock::9000, but ")
     assert "modprobe vsock_loopback" in out
-    assert "skipped  self-test, CID 1: " in out
 
 
 def test_the_doctor_suspects_processes_with_af_vsock_sockets() -> None:

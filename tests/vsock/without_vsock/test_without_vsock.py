@@ -35,16 +35,12 @@ def test_the_script_names_it_and_offers_a_demonstration_that_works() -> None:
 def test_the_doctor_finds_none() -> None:
     code, out, err = nitrohb_here("doctor")
     assert (code, err) == (1, "")
-    lines = [line for line in out.splitlines() if "EAFNOSUPPORT" in line]
-    assert {line.split(":")[0] for line in lines} >= {
-        *("failed   kernel", "failed   listen vsock", "skipped  loopback transport"),
-        "skipped  self-test, CID 1",
-    }
+    assert out.startswith("No: nitrohb cannot listen on vsock::9000: ")
+    assert "EAFNOSUPPORT" in out
     assert "modprobe vsock" in out
 
 
 def test_the_doctor_finds_what_works_all_the_same(tmp_path: Path) -> None:
     code, out, err = nitrohb_here("doctor", "-l", f"unix:{tmp_path}/s")
     assert (code, err) == (0, "")
-    assert "info     kernel: " in out
-    assert f"nitrohb serve can listen on unix:{tmp_path}/s" in out
+    assert out.startswith("Yes: ")

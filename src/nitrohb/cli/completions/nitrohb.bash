@@ -7,28 +7,32 @@
 
 _shtab_nitrohb_subparsers=(serve run send wait listen unlisten demo doctor completion)
 
-_shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
-_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --kill-after --socket-mode --socket-group --format --log-level --quiet --console --console-log)
+_shtab_nitrohb_serve_option_strings=(-h --help -l --listen --keep --allow-cid --allow-uid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --events --ready-fd --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
+_shtab_nitrohb_run_option_strings=(-h --help -l --listen --keep --allow-cid --allow-uid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --kill-after --socket-mode --socket-group --format --events --ready-fd --log-level --quiet --console --console-log)
 _shtab_nitrohb_send_option_strings=(-h --help --timeout)
 _shtab_nitrohb_wait_option_strings=(-h --help --cid --address --timeout --max-age --api --format)
 _shtab_nitrohb_listen_option_strings=(-h --help --api)
 _shtab_nitrohb_unlisten_option_strings=(-h --help --api)
 _shtab_nitrohb_demo_option_strings=(-h --help)
-_shtab_nitrohb_doctor_option_strings=(-h --help -l --listen --max-pending --format)
+_shtab_nitrohb_doctor_option_strings=(-h --help -l --listen --for --max-pending --format --socket-mode --socket-group)
 _shtab_nitrohb_completion_option_strings=(-h --help)
-_shtab_nitrohb_option_strings=(-h --help --version -l --listen --keep --allow-cid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
+_shtab_nitrohb_option_strings=(-h --help --version -l --listen --keep --allow-cid --allow-uid --any-byte --max-pending --timeout --eif --memory --handshake-timeout --socket-mode --socket-group --format --events --ready-fd --log-level --quiet --api --api-mode --api-group --api-allow-remote --api-host)
 
 _shtab_nitrohb_serve__l_COMPGEN=''
 _shtab_nitrohb_serve___listen_COMPGEN=''
+_shtab_nitrohb_serve___allow_uid_COMPGEN=_nitrohb_user
 _shtab_nitrohb_serve___eif_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_serve___socket_group_COMPGEN=_nitrohb_group
+_shtab_nitrohb_serve___events_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_serve___api_COMPGEN=''
 _shtab_nitrohb_serve___api_group_COMPGEN=_nitrohb_group
 _shtab_nitrohb_run_pos_0_COMPGEN=_nitrohb_command_or_file
 _shtab_nitrohb_run__l_COMPGEN=''
 _shtab_nitrohb_run___listen_COMPGEN=''
+_shtab_nitrohb_run___allow_uid_COMPGEN=_nitrohb_user
 _shtab_nitrohb_run___eif_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_run___socket_group_COMPGEN=_nitrohb_group
+_shtab_nitrohb_run___events_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_run___console_COMPGEN=''
 _shtab_nitrohb_run___console_log_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb_send_pos_0_COMPGEN=''
@@ -40,10 +44,13 @@ _shtab_nitrohb_unlisten_pos_0_COMPGEN=''
 _shtab_nitrohb_unlisten___api_COMPGEN=''
 _shtab_nitrohb_doctor__l_COMPGEN=''
 _shtab_nitrohb_doctor___listen_COMPGEN=''
+_shtab_nitrohb_doctor___socket_group_COMPGEN=_nitrohb_group
 _shtab_nitrohb__l_COMPGEN=''
 _shtab_nitrohb___listen_COMPGEN=''
+_shtab_nitrohb___allow_uid_COMPGEN=_nitrohb_user
 _shtab_nitrohb___eif_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb___socket_group_COMPGEN=_nitrohb_group
+_shtab_nitrohb___events_COMPGEN=_shtab_compgen_files
 _shtab_nitrohb___api_COMPGEN=''
 _shtab_nitrohb___api_group_COMPGEN=_nitrohb_group
 
@@ -52,6 +59,7 @@ _shtab_nitrohb_serve___log_level_choices=(debug info warning error)
 _shtab_nitrohb_run___format_choices=(text json)
 _shtab_nitrohb_run___log_level_choices=(debug info warning error)
 _shtab_nitrohb_wait___format_choices=(text json)
+_shtab_nitrohb_doctor___for_choices=(nitro qemu firecracker cloud-hypervisor)
 _shtab_nitrohb_doctor___format_choices=(text json)
 _shtab_nitrohb_completion_pos_0_choices=(bash zsh fish)
 _shtab_nitrohb_pos_0_choices=(serve run send wait listen unlisten demo doctor completion)
@@ -63,6 +71,7 @@ _shtab_nitrohb_serve___help_nargs=0
 _shtab_nitrohb_serve___keep_nargs=0
 _shtab_nitrohb_serve___any_byte_nargs=0
 _shtab_nitrohb_serve___quiet_nargs=0
+_shtab_nitrohb_serve___api_nargs='?'
 _shtab_nitrohb_serve___api_allow_remote_nargs=0
 _shtab_nitrohb_run_pos_0_nargs=...
 _shtab_nitrohb_run__h_nargs=0
@@ -91,10 +100,16 @@ _shtab_nitrohb___version_nargs=0
 _shtab_nitrohb___keep_nargs=0
 _shtab_nitrohb___any_byte_nargs=0
 _shtab_nitrohb___quiet_nargs=0
+_shtab_nitrohb___api_nargs='?'
 _shtab_nitrohb___api_allow_remote_nargs=0
 
 
 # Custom Preamble
+
+_nitrohb_user() {
+  compgen -u -- "$1"
+}
+
 
 _nitrohb_group() {
   compgen -g -- "$1"

@@ -12,7 +12,7 @@ _shtab_nitrohb_commands() {
   local _commands=(
     completion:'Print what lets a shell complete these commands and options.'
     demo:'Show both sides of a boot, on a temporary Unix socket.'
-    doctor:'Check what this machine can do, what it lacks, and what helps.'
+    doctor:'Check whether the heartbeat of an enclave can arrive here.'
     listen:'Add a listen address to a running serve --keep --api.'
     run:'Listen, then start a command that boots enclaves.'
     send:'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
@@ -29,6 +29,7 @@ _shtab_nitrohb_options=(
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--keep[go on after a heartbeat (default\: one per ADDR)]"
   "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
+  "*--allow-uid[answer this user only, on Unix sockets \*]:USER:_users"
   "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
   "--max-pending[how many may be silent at a time (default\: 1024)]:N:"
   "--timeout[end with exit code 124 after it (default\: never)\; auto\: as nitro-cli]:SEC|auto:"
@@ -37,10 +38,12 @@ _shtab_nitrohb_options=(
   "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of the events on stdout (default\: text)]:format:(text json)"
+  "--format[of events and messages (default\: text)]:format:(text json)"
+  "--events[where events are written (default\: stdout)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to it when all ADDR listen]:N:"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT]:ADDR:_nitrohb_address"
+  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT (default\: that of wait)]:ADDR:_nitrohb_address"
   "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
   "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
   "--api-allow-remote[let other machines in\: there are no passwords]"
@@ -68,8 +71,11 @@ _shtab_nitrohb_demo_defaults_added=0
 _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "--for[the kind of enclave (default\: any)]:for:(nitro qemu firecracker cloud-hypervisor)"
   "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
   "--format[lines for people, or a JSON object (default\: text)]:format:(text json)"
+  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -77,7 +83,7 @@ _shtab_nitrohb_doctor_defaults_added=0
 
 _shtab_nitrohb_listen_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
   ":where to listen:_nitrohb_address"
 )
 
@@ -89,6 +95,7 @@ _shtab_nitrohb_run_options=(
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--keep[go on after a heartbeat (default\: one per ADDR)]"
   "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
+  "*--allow-uid[answer this user only, on Unix sockets \*]:USER:_users"
   "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
   "--max-pending[how many may be silent at a time (default\: 1024)]:N:"
   "--timeout[end the command, with exit code 124, if an ADDR had no heartbeat (default\: never)\; auto\: as nitro-cli]:SEC|auto:"
@@ -98,7 +105,9 @@ _shtab_nitrohb_run_options=(
   "--kill-after[send SIGKILL after SEC seconds (default\: 10)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of the events on stderr (default\: text)]:format:(text json)"
+  "--format[of events and messages (default\: text)]:format:(text json)"
+  "--events[where events are written (default\: stderr)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to it when all ADDR listen]:N:"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
   "--console[the guest\'s\: print its end if no heartbeat comes\; auto\: vsock\:0\:CID\+10000]:ADDR|auto:_nitrohb_address"
@@ -123,6 +132,7 @@ _shtab_nitrohb_serve_options=(
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--keep[go on after a heartbeat (default\: one per ADDR)]"
   "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
+  "*--allow-uid[answer this user only, on Unix sockets \*]:USER:_users"
   "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
   "--max-pending[how many may be silent at a time (default\: 1024)]:N:"
   "--timeout[end with exit code 124 after it (default\: never)\; auto\: as nitro-cli]:SEC|auto:"
@@ -131,10 +141,12 @@ _shtab_nitrohb_serve_options=(
   "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
   "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of the events on stdout (default\: text)]:format:(text json)"
+  "--format[of events and messages (default\: text)]:format:(text json)"
+  "--events[where events are written (default\: stdout)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to it when all ADDR listen]:N:"
   "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT]:ADDR:_nitrohb_address"
+  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT (default\: that of wait)]:ADDR:_nitrohb_address"
   "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
   "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
   "--api-allow-remote[let other machines in\: there are no passwords]"
@@ -146,7 +158,7 @@ _shtab_nitrohb_serve_defaults_added=0
 
 _shtab_nitrohb_unlisten_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
   ":which of the server\'s addresses to remove:_nitrohb_address"
 )
 
@@ -159,7 +171,7 @@ _shtab_nitrohb_wait_options=(
   "--address[wait for a heartbeat on this listen address of the server]:ADDR:_nitrohb_address"
   "--timeout[end with exit code 124 after this time (default\: 60)]:SEC:"
   "--max-age[how many seconds ago it may have arrived (default\: 60)]:SEC:"
-  "--api[where the server has its interface (default\: unix\:\/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
+  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
   "--format[how the heartbeat is printed to stdout (default\: text)]:format:(text json)"
 )
 
