@@ -176,7 +176,7 @@ def events(event: Event) -> None:
     match event:
         case Heartbeat():
             assert_type(event.peer, VsockAddress | UnixPeer)
-            assert_type(event.received_at, datetime)
+            assert_type(event.time, datetime)
             assert_type(event.listening_seconds, float)
             assert_type(event.echo_seconds, float)
             assert_type(event.echoed, bool)

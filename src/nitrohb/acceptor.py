@@ -54,7 +54,7 @@ class ServerContext:
         socket_mode, socket_group: The permissions and the group of new socket files.
         wants_events: Whether anything uses the events. If nothing does, those of connections are
             not created.
-        claim_queue: Takes the heartbeats, and hands them out; None if nobody can claim one.
+        claim_queue: Takes the heartbeats, to be claimed; None if nobody can claim one.
         pending: The pending connections, each with its owner.
         reserve: A descriptor for a connection that finds no other.
     """
@@ -287,15 +287,12 @@ class Acceptor:
         self._emit(events.Rejected, connection, reason=reason, byte=byte)
 
     def _emit(
-        self,
-        event_type: Callable[..., events.ConnectionEvent],
-        connection: Connection,
-        **more: object,
+        self, kind: Callable[..., events.ConnectionEvent], connection: Connection, **more: object
     ) -> None:
         if self._context.wants_events:
             now, peer = events.utc_now(), connection.peer
-            event = event_type(address=self.address, time=now, peer=peer, **more)
-            if self._context.claim_queue is not None and event_type is not events.Connected:
+            event = kind(address=self.address, time=now, peer=peer, **more)
+            if self._context.claim_queue is not None and kind is not events.Connected:
                 self._context.claim_queue.note(event)
             self._context.emit(event)
 

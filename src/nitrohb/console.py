@@ -39,7 +39,7 @@ class Console:
 
         import trio
 
-        from nitrohb import Console, serve_heartbeat
+        from nitrohb import Console, HeartbeatTimeoutError, serve_heartbeat
 
 
         async def boot(timeout: float) -> None:
@@ -48,9 +48,10 @@ class Console:
                 server = await nursery.start(serve_heartbeat, "unix:enclave.sock")
                 nursery.start_soon(console.run)
                 ...  # start the VMM here
-                with trio.move_on_after(timeout) as limit:
-                    await server.wait_heartbeat()
-                if limit.cancelled_caught:
+                try:
+                    await server.wait_heartbeat(timeout=timeout)
+                except HeartbeatTimeoutError as error:
+                    print(error)
                     for line in console.tail():
                         print(line)
                 nursery.cancel_scope.cancel()

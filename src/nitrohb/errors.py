@@ -77,17 +77,17 @@ class HeartbeatTimeoutError(NitrohbError):
 
     def __init__(self, message: str, instead: tuple[ConnectionEvent, ...] | None = None) -> None:
         super().__init__(message, instead)
-        self.message = message
         self.instead: tuple[ConnectionEvent, ...] = instead or ()
 
     def __str__(self) -> str:
-        if self.args[1] is None:
-            return self.message
+        message, instead = self.args
+        if instead is None:
+            return str(message)
         from collections import Counter  # the console script listens before it is loaded
 
         counted = Counter(event.outcome for event in self.instead).most_common()
         seen = "; ".join(f"{count} {outcome}" for outcome, count in counted)
-        return f"{self.message}: {seen or 'nobody connected'}"
+        return f"{message}: {seen or 'nobody connected'}"
 
 
 class NoHeartbeatError(NitrohbError):

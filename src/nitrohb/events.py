@@ -158,11 +158,6 @@ class Heartbeat(_PeerEvent):
         sender = "" if self.cid is None else f" as CID {self.cid}"
         return f"sent a heartbeat{sender}, claimed already, too old or not awaited"
 
-    @property
-    def received_at(self) -> datetime:
-        """When the byte was received, in UTC (the same as ``time``)."""
-        return self.time
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected(_PeerEvent):

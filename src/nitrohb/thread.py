@@ -77,7 +77,7 @@ class ThreadServer:
                 its failure is the ``__cause__``.
 
         An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
-        heartbeat: then that is lost. A cancelled ``asyncio.to_thread()`` waits on, and claims.
+        heartbeat: then nobody gets that. A cancelled ``asyncio.to_thread()`` waits on, and claims.
         """
         wait = partial(
             self._server.wait_heartbeat, cid=cid, address=address, max_age=max_age, timeout=timeout
@@ -159,8 +159,9 @@ def serve_in_thread(
 
         with serve_in_thread("unix:enclave.sock") as server:
             # Here it listens already: launch the enclave.
-            subprocess.run(["nitrohb", "send", "unix:enclave.sock"], check=True)
+            vmm = subprocess.Popen(["nitrohb", "send", "unix:enclave.sock"])
             beat = server.wait_heartbeat(timeout=60)
+        vmm.wait()
 
     When the block begins, every address listens. When it ends, everything is closed, and a thread
     that still waits for a heartbeat gets a :class:`NoHeartbeatError`. Entering blocks until the
