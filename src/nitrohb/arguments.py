@@ -24,7 +24,7 @@ def check_callback(name: str, value: object) -> None:
 
     if not callable(value) or iscoroutinefunction(value) or iscoroutinefunction(value.__call__):
         raise UsageError(
-            f"{name} must be a plain function, which is not awaited, got {value!r}\n"
+            f"{name} must be a plain function, because it is not awaited: got {value!r}\n"
             "For async code, pass the send_nowait of a trio.open_memory_channel(math.inf), and"
             " receive from it in a task."
         )

@@ -82,11 +82,12 @@ def test_its_library_example_prints_an_error_in_a_few_lines(
     address: str, vmm: list[str], why: str
 ) -> None:
     program = block("python", "import subprocess\n\nimport trio")
-    program = program.replace("timeout=60", "timeout=0.5").replace('"unix:enclave.sock", [', "*[")
-    program = program.replace(
-        '*["nitrohb", "send", "unix:enclave.sock"]', repr((address, vmm))[1:-1]
+    given = '"unix:enclave.sock", ["nitrohb", "send", "unix:enclave.sock"]'
+    assert program.count(given) == program.count("timeout=60") == 1
+    program = program.replace("timeout=60", "timeout=0.5").replace(given, f"{address!r}, {vmm}")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert why in done.stdout
     assert len(done.stdout.splitlines()) <= 3
     assert "Traceback" not in done.stderr
