@@ -85,7 +85,7 @@ async def send_heartbeat(
             await syscalls.send(conn.fileno(), handshake.opening, anyio.wait_writable)
             handshake.receive(await syscalls.receive(conn.fileno(), anyio.wait_readable))
     if handshake.state is State.WAITING:
-        what = "sent nothing back" if connected else "did not accept the connection"
+        what = "did not answer" if connected else "did not accept the connection"
         raise HeartbeatTimeoutError(f"{target} {what} within {timeout:g} s")
     _check(handshake, str(target))
     return anyio.current_time() - started

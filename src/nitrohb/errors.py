@@ -22,7 +22,21 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeVar
+
     from .events import ConnectionEvent
+
+    ErrorT = TypeVar("ErrorT", bound=BaseException)
+
+
+def leaves(group: BaseExceptionGroup[ErrorT]) -> Iterator[ErrorT]:
+    """The errors in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            yield error
 
 
 class NitrohbError(Exception):

@@ -20,8 +20,8 @@ byte, closes the connection, emits the event, and passes the heartbeat to the wa
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from typing import Final, cast
+from collections.abc import Callable, Collection
+from typing import Final
 
 import trio
 
@@ -30,7 +30,7 @@ from .addresses import CID_ANY, VsockAddress
 from .arguments import check_callback, check_count, check_seconds
 from .claims import ClaimQueue
 from .connection import Allowed
-from .errors import UsageError
+from .errors import UsageError, leaves
 from .events import Event, Heartbeat, Lost
 from .handle import Acceptors, HeartbeatServer, checked_id
 from .pending import Pending
@@ -157,20 +157,12 @@ async def serve_heartbeat(
                         nursery.start_soon(trio.sleep_forever)
                     task_status.started(HeartbeatServer(acceptors))
             except BaseExceptionGroup as group:
-                if len(errors := [*_leaves(group)]) != 1:
+                errors = [it for it in leaves(group) if not isinstance(it, trio.Cancelled)]
+                if len(errors) != 1:
                     raise
             if errors:
                 raise errors[0]  # here, so that the group is not its context
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """The errors in a group of groups, without cancellations."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(cast("BaseExceptionGroup[BaseException]", error))
-        elif not isinstance(error, trio.Cancelled):
-            yield error
 
 
 def _validate(
