@@ -66,13 +66,13 @@ def sock(tmp_path: Path) -> Path:
 
 
 def test_run_is_started_by_it_too(sock: Path) -> None:
-    look = 'echo "$NITROHB_LISTEN" "${LISTEN_FDS-none}"'
+    look = 'echo "$NITROHB_LISTEN" "${LISTEN_FDS-none}"; exit 3'
     command = ("run", "--quiet", "--keep", "--", "sh", "-c", look)
     with activated("-l", str(sock), *NITROHB, *command) as script:
         wait_for_file(sock)
         with connected(sock):
             assert script.line() == f"unix:{sock} none\n"
-            assert script.end()[0] == 0
+            assert script.end()[0] == 3
 
 
 def test_systemd_notify_says_the_same(tmp_path: Path) -> None:
