@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import trio
 
@@ -31,6 +31,7 @@ from .sockets.opening import ListenTarget
 
 _SLICE: Final = 0.2  # seconds between two looks for signals
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -90,11 +91,7 @@ class ThreadServer:
         Raises:
             NoHeartbeatError: The server's ``with`` block has been left.
         """
-
-        async def last() -> list[Heartbeat]:
-            return self._server.last_heartbeats()
-
-        return self._thread.call(last)
+        return self._call(self._server.last_heartbeats)
 
     def rearm(self, address: Address | str | None = None) -> None:
         """Start over, on one address or on all: see :meth:`HeartbeatServer.rearm`.
@@ -103,11 +100,7 @@ class ThreadServer:
             UsageError: The server does not listen on this address, or no longer does.
             NoHeartbeatError: The server's ``with`` block has been left.
         """
-
-        async def rearm() -> None:
-            self._server.rearm(address)
-
-        self._thread.call(rearm)
+        self._call(self._server.rearm, address)
 
     def listen(self, listen: ListenTarget) -> Address:
         """Listen on another address, or change nothing: see :meth:`HeartbeatServer.listen`.
@@ -116,11 +109,7 @@ class ThreadServer:
             AddressError, UsageError, ListenError: As there.
             NoHeartbeatError: The server's ``with`` block has been left.
         """
-
-        async def add() -> Address:
-            return self._server.listen(listen)
-
-        return self._thread.call(add)
+        return self._call(self._server.listen, listen)
 
     def unlisten(self, address: Address | str) -> None:
         """Remove an address, as if it had never been named: see :meth:`HeartbeatServer.unlisten`.
@@ -129,11 +118,13 @@ class ThreadServer:
             UsageError: The server does not listen on this address.
             NoHeartbeatError: The server's ``with`` block has been left.
         """
+        self._call(self._server.unlisten, address)
 
-        async def remove() -> None:
-            self._server.unlisten(address)
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async def call() -> T:
+            return function(*args, **kwargs)
 
-        self._thread.call(remove)
+        return self._thread.call(call)
 
 
 @contextmanager
