@@ -142,7 +142,9 @@ def main() -> int:
     for program, command in needed.items():
         if shutil.which(program) is None:
             sys.exit(f"boot_eif: {program} is not in PATH. To install it: {command}")
-    timeout = args.timeout or nitrohb.boot_timeout(sum(map(len, sections.values())), memory)
+    timeout = args.timeout or nitrohb.boot_timeout(
+        eif_bytes=sum(map(len, sections.values())), memory_mib=memory
+    )
     return trio.run(Boot(listeners, max(0, timeout)).run, sections, qemu, args.vhost_user)
 
 

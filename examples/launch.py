@@ -23,13 +23,13 @@ def wait_for_heartbeat(
         left = deadline - time.monotonic()
         try:
             return server.wait_heartbeat(timeout=min(0.5, max(left, 0)))
-        except nitrohb.HeartbeatTimeoutError:
+        except nitrohb.HeartbeatTimeoutError as late:
             if status is not None:
                 why = f"the VMM ended with status {status} before its heartbeat"
                 raise nitrohb.NitrohbError(why) from None
             if left <= 0:
                 why = f"no heartbeat within {seconds:g} s"
-                raise nitrohb.HeartbeatTimeoutError(why) from None
+                raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
 
 
 def main() -> int:

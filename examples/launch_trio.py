@@ -8,7 +8,6 @@ The time limit is for the heartbeat only: the VMM may run for as long as it like
 """
 
 import sys
-from functools import partial
 
 import trio
 
@@ -17,29 +16,24 @@ import nitrohb
 
 async def launch(address: str, seconds: float, command: list[str]) -> int:
     status: int | None = None
-    beat: nitrohb.Heartbeat | None = None
+    has_booted = False
 
     async def run_vmm() -> None:
         nonlocal status
-        # If the time is up, this is cancelled, and then it terminates the VMM.
+        # If the time is up, this is cancelled, and then it ends the VMM.
         status = (await trio.run_process(command, stdin=None, check=False)).returncode
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         # It returns when the server listens: only then is the VMM started.
-        serve = partial(nitrohb.serve_heartbeat, address)
-        server: nitrohb.HeartbeatServer = await nursery.start(serve)
+        server: nitrohb.HeartbeatServer = await nursery.start(nitrohb.serve_heartbeat, address)
         nursery.start_soon(run_vmm)
-        with trio.move_on_after(seconds) as limit:
-            beat = booted = await server.wait_heartbeat()
-            print(f"booted: {booted.address} after {booted.listening_seconds:.1f} s", flush=True)
-        if limit.cancelled_caught:
-            nursery.cancel_scope.cancel()
-    if beat is not None:
-        return status or 0
-    if status is None:
-        raise nitrohb.HeartbeatTimeoutError(f"no heartbeat within {seconds:g} s")
-    raise nitrohb.NitrohbError(f"the VMM ended with status {status} before its heartbeat")
+        beat = await server.wait_heartbeat(timeout=seconds)
+        has_booted = True
+        print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
+    if not has_booted:
+        raise nitrohb.NitrohbError(f"the VMM ended with status {status} before its heartbeat")
+    return status or 0
 
 
 def main() -> int:

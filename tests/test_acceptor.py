@@ -101,7 +101,7 @@ async def test_a_byte_a_moment_later_is_answered_without_a_task(path: Path) -> N
 
 @pytest.mark.usefixtures("looks_on")
 async def test_more_than_a_few_pending_connections_are_left_to_tasks(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False) as events:
+    async with serving(f"unix:{path}", keep=True) as events:
         with ExitStack() as clients:
             crowd = [clients.enter_context(Client(path)) for _ in range(6)]
             await until(lambda: len(events) == 7)
@@ -128,7 +128,7 @@ async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
     monkeypatch.setattr(acceptor, "time", SimpleNamespace(monotonic_ns=lambda: now, time=time.time))
     monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", 300)
     monkeypatch.setattr(acceptor, "_POLL_SLICE", 0)
-    async with serving(f"unix:{path}", once=False) as events:
+    async with serving(f"unix:{path}", keep=True) as events:
         with Client(path):
             await until(lambda: len(events) == 2)
             now += 150
@@ -143,7 +143,7 @@ async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
 
 @pytest.mark.usefixtures("looks_on")
 async def test_while_it_looks_on_another_is_answered(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False) as events:
+    async with serving(f"unix:{path}", keep=True) as events:
         with Client(path), Client(path) as second:
             await until(lambda: len(events) == 3)
             with Client(path) as third:
@@ -165,7 +165,7 @@ async def test_an_answer_while_another_is_looked_at_ends_both(path: Path) -> Non
 
 @pytest.mark.usefixtures("looks_on")
 async def test_a_connection_that_is_polled_can_be_evicted(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+    async with serving(f"unix:{path}", keep=True, max_pending=1) as events:
         with Client(path) as first, Client(path) as second:
             await until(lambda: first.look() == (b"", True))
             second.send(B7)
@@ -221,7 +221,7 @@ async def test_at_its_deadline_it_is_evicted_or_late_not_both(
     path: Path, mock_clock: MockClock
 ) -> None:
     for _ in ATTEMPTS:
-        async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+        async with serving(f"unix:{path}", keep=True, max_pending=1) as events:
             with Client(path):
                 await settled()
                 mock_clock.jump(5)
@@ -250,7 +250,7 @@ async def test_a_byte_at_the_last_moment_is_answered_and_its_connection_not_evic
     path: Path,
 ) -> None:
     for _ in ATTEMPTS:
-        async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+        async with serving(f"unix:{path}", keep=True, max_pending=1) as events:
             with Client(path) as first:
                 await settled()
                 first.send(B7)  # at the same time as another one comes
@@ -268,7 +268,7 @@ async def test_one_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
         raise BlockingIOError(errno.EAGAIN, "no room")
 
     monkeypatch.setattr(syscalls, "os", SimpleNamespace(read=os.read, write=write))
-    async with serving(f"unix:{path}", once=False, max_pending=1) as events:
+    async with serving(f"unix:{path}", keep=True, max_pending=1) as events:
         with Client(path) as first, Client(path):
             first.send(B7)
             await until(lambda: len(events) == 4)
@@ -297,7 +297,7 @@ async def test_while_an_echo_finds_no_room_nobody_else_is_answered(
 async def test_a_removed_address_is_not_looked_at(path: Path) -> None:
     """The listener task looks on until a checkpoint tells it of the removal."""
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_heartbeat, f"unix:{path}", once=False)
+        serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
         server: HeartbeatServer = await nursery.start(serve)
         with Client(path) as client:
             for _ in range(5):

@@ -83,6 +83,17 @@ def test_what_is_written_is_read_as_the_same(address: Address) -> None:
     assert parse_address(str(address)) == address
 
 
+@given(addresses, addresses)
+def test_an_address_is_equal_to_its_text(one: Address, other: Address) -> None:
+    """In both directions, and as a key: an answer that says so and a dict must not disagree."""
+    assert one == str(one)
+    assert str(one) == one
+    mixed: dict[object, int] = {one: 1}
+    assert mixed[str(one)] == 1
+    assert (one == str(other)) == (one == other) == (str(one) == str(other))
+    assert one != str(one).encode()
+
+
 @given(st.one_of(near_texts, st.text()))
 @example("vsock::9000")
 @example("hybrid:/a:b:1")
@@ -174,7 +185,6 @@ def test_addresses_are_immutable_values(shown: str) -> None:
         assert twin == address
         assert hash(twin) == hash(address)
     assert [other for other in VALUES.values() if other == address] == [address]
-    assert address != str(address)
     for name in (*address.__match_args__, "another"):
         with pytest.raises(AttributeError):
             setattr(address, name, 4)

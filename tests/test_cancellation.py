@@ -57,7 +57,7 @@ async def serve_two_addresses(directory: Path) -> None:
 
 async def let_a_deadline_pass(directory: Path) -> None:
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_heartbeat, f"unix:{directory}/hb", once=False)
+        serve = partial(serve_heartbeat, f"unix:{directory}/hb", keep=True)
         await nursery.start(serve)
         with Client(directory / "hb") as client:
             await trio.sleep(6)  # the handshake takes 5
@@ -78,7 +78,7 @@ async def lose_a_socket_file(directory: Path) -> None:
     async with trio.open_nursery() as nursery:
         with ExitStack() as closing:
             closing.callback(other.unlink, missing_ok=True)
-            await nursery.start(partial(serve_heartbeat, f"unix:{path}", once=False))
+            await nursery.start(partial(serve_heartbeat, f"unix:{path}", keep=True))
             await settled()
             client = closing.enter_context(Client(path))
             path.unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each heartbeat is handed out once: the rules of claims.py beside a model that keeps a list."""
+"""Each heartbeat is claimed once: the rules of claims.py beside a model that keeps a list."""
 
 import itertools
 from dataclasses import dataclass

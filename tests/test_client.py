@@ -188,7 +188,7 @@ async def test_a_parent_that_stays_silent(autojump_clock: trio.testing.MockClock
             assert trio.current_time() - began == pytest.approx(timeout, abs=1e-3)
             assert "unix:a" in str(caught.value)
             assert f" {timeout:g} s" in str(caught.value)
-            assert isinstance(caught.value, TimeoutError)
+            assert "did not answer" in str(caught.value)
 
 
 @under_each_loop
@@ -365,7 +365,7 @@ async def test_a_connect_that_never_ends(
     vsock: Wire, autojump_clock: trio.testing.MockClock
 ) -> None:
     vsock.fill()
-    with pytest.raises(HeartbeatTimeoutError, match="vsock:3:9000"):
+    with pytest.raises(HeartbeatTimeoutError, match="vsock:3:9000 did not accept"):
         await send_heartbeat(timeout=2)
     assert autojump_clock.current_time() == 2
 

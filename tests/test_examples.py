@@ -24,6 +24,14 @@ trio.run(send_heartbeat, sys.argv[1])
 sys.stdin.read()
 sys.exit(7)
 """
+# Its guest sends another byte.
+WRONG = """\
+import socket, sys, time
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    sock.sendall(b"x")
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -93,12 +101,14 @@ def test_a_launcher_says_that_the_enclave_has_booted_and_waits_for_its_vmm(
         ("0.5", ("tail", "-f", "/dev/null"), "within 0.5 s"),
         ("60", ("sh", "-c", "exit 3"), "the VMM ended with status 3 before its heartbeat"),
         ("60", ("/no/such/vmm",), "/no/such/vmm"),
+        ("2", (sys.executable, "-c", WRONG, "{sock}"), "2 s: 1 sent 0x78 instead of 0xB7"),
     ],
 )
 def test_a_launcher_that_fails_says_why_and_leaves_nothing(
     name: str, seconds: str, vmm: tuple[str, ...], why: str, tmp_path: Path
 ) -> None:
-    command = launching(name, tmp_path / "s", seconds, *vmm)
+    sock = tmp_path / "s"
+    command = launching(name, sock, seconds, *(each.format(sock=sock) for each in vmm))
     with child(command, stderr=subprocess.PIPE) as launcher:
         # To the end of stderr, so that the VMM has ended, too.
         _, err = launcher.communicate(timeout=60)

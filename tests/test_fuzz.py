@@ -97,16 +97,16 @@ async def play(path: Path, script: Script, has_cids: bool, any_byte: bool, **opt
             if "done" not in names(events):
                 # The nursery's parent, the listener, the one that keeps our socket file, and the
                 # one that keeps the server, even without an address.
-                tasks += 1 + (not has_cids) + 1 + (not options["once"])
+                tasks += 1 + (not has_cids) + 1 + options["keep"]
             assert trio.lowlevel.current_statistics().tasks_living == tasks
-    check_outcomes(events, options["once"])
+    check_outcomes(events, options["keep"])
 
 
-def check_outcomes(events: list[Event], once: bool) -> None:
+def check_outcomes(events: list[Event], keep: bool) -> None:
     outcomes = Heartbeat | Rejected | Disconnected | Evicted
     came = Counter(event.cid for event in events if isinstance(event, Connected))
     assert came == Counter(event.cid for event in events if isinstance(event, outcomes))
-    if once:
+    if not keep:
         assert names(events).count("heartbeat") == names(events).count("done") <= 1
 
 
@@ -114,7 +114,7 @@ def check_outcomes(events: list[Event], once: bool) -> None:
     script=scripts,
     has_cids=st.booleans(),
     any_byte=st.booleans(),
-    once=st.booleans(),
+    keep=st.booleans(),
     max_pending=st.integers(1, 6),
     few=st.integers(0, 3),
 )

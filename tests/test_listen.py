@@ -69,7 +69,7 @@ class Server(trio.TaskStatus[HeartbeatServer]):
 async def running(*listen: Any, **options: Any) -> AsyncGenerator[Server]:
     server = Server()
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(server.run, *listen, **{"once": False} | options))
+        await nursery.start(partial(server.run, *listen, **{"keep": True} | options))
         server.told()
         yield server
         nursery.cancel_scope.cancel()
@@ -258,7 +258,7 @@ async def test_allowed_cids_are_those_of_all_addresses(tmp_path: Path, a: Path) 
 
 
 async def test_a_one_shot_server_ends_with_the_last_of_its_addresses(a: Path, b: Path) -> None:
-    async with running(f"unix:{a}", once=True) as server:
+    async with running(f"unix:{a}", keep=False) as server:
         server.handle.listen(f"unix:{b}")
         await beat(Client(a))
         assert not server.has_returned()
@@ -289,7 +289,7 @@ async def test_an_event_can_remove_its_address(
         if event.name == moment and len(server.handle.addresses) == 2:
             server.handle.unlisten(f"unix:{a}")
 
-    async with running(f"unix:{a}", f"unix:{b}", once=once) as server:
+    async with running(f"unix:{a}", f"unix:{b}", keep=not once) as server:
         clients = [Client(a) for _ in range(silent)]
         if moment == "heartbeat":
             await settled()
@@ -324,7 +324,7 @@ async def test_the_first_of_several_bytes_closes_the_address(once: bool, a: Path
             for client in clients[:2]:
                 client.send(B7)
 
-    async with running(f"unix:{a}", once=once) as server:
+    async with running(f"unix:{a}", keep=not once) as server:
         server.react = react
         clients += [Client(a), Client(a), Client(a)]
         await settled()
@@ -355,7 +355,7 @@ async def test_an_event_can_listen_for_the_next_boot(moment: str, a: Path) -> No
         if event.name == moment and server.told():
             server.handle.listen(f"unix:{a}")
 
-    async with running(f"unix:{a}", once=True) as server:
+    async with running(f"unix:{a}", keep=False) as server:
         server.react = react
         async with trio.open_nursery() as nursery:
 

@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         with self.scope:
             await serve_heartbeat(
                 f"unix:{self.path}",
-                once=self.once,
+                keep=not self.once,
                 any_byte=self.any_byte,
                 task_status=task_status,
             )
@@ -273,7 +273,7 @@ class ComeAndGo(RuleBasedStateMachine):
         with self.scope:
             self.result = await serve_heartbeat(
                 self.address("a"),
-                once=self.once,
+                keep=not self.once,
                 on_event=self.events.append,
                 task_status=task_status,
             )

@@ -110,7 +110,7 @@ def test_a_boot_a_late_one_and_one_after_a_reset() -> None:
         State.HEARTBEAT,
     ):
         if expected is State.HEARTBEAT:
-            latch.reset()
+            latch.rearm()
         ours, theirs = ParentHandshake(latch), EnclaveHandshake()
         assert ours.receive(theirs.opening) is expected
         late = expected is State.ALREADY_ANSWERED
@@ -171,7 +171,7 @@ class OneAddress(RuleBasedStateMachine):
     @initialize(once=st.booleans(), any_byte=st.booleans())
     def configure(self, once: bool, any_byte: bool) -> None:
         self.once, self.any_byte, self.answered = once, any_byte, False
-        self.latch = Latch(once=once, any_byte=any_byte)
+        self.latch = Latch(keep=not once, any_byte=any_byte)
         self.open: list[ParentHandshake] = []
         self.finished: list[tuple[ParentHandshake, State, bytes]] = []
 
@@ -206,7 +206,7 @@ class OneAddress(RuleBasedStateMachine):
 
     @rule()
     def reset(self) -> None:
-        self.latch.reset()
+        self.latch.rearm()
         self.answered = False
 
     @invariant()

@@ -30,7 +30,7 @@ async def test_heartbeats_are_answered_and_one_warning_says_why_they_may_wait(
     path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     with ExitStack() as stack:
-        async with serving(f"unix:{path}", once=False) as events:
+        async with serving(f"unix:{path}", keep=True) as events:
             clients = connect(path, 3, stack)
             for client in clients:
                 client.send(B7)
@@ -51,7 +51,7 @@ async def test_a_late_byte_in_the_last_descriptor_is_answered(
 ) -> None:
     """accept(2) fails although no connection waits, so none is evicted."""
     with ExitStack() as stack:
-        async with serving(f"unix:{path}", once=False):
+        async with serving(f"unix:{path}", keep=True):
             (late,) = connect(path, 1, stack)
             with descriptors_left(0):
                 await settled()
@@ -65,7 +65,7 @@ async def test_a_silent_connection_in_the_last_descriptor_makes_room(
     path: Path, autojump_clock: MockClock
 ) -> None:
     with ExitStack() as stack:
-        async with serving(f"unix:{path}", once=False) as events:
+        async with serving(f"unix:{path}", keep=True) as events:
             silent, enclave = connect(path, 2, stack)
             enclave.send(B7)
             with descriptors_left(0):
@@ -84,7 +84,7 @@ async def test_another_thread_takes_the_descriptor_when_a_connection_closes(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with ExitStack() as stack:
-        async with serving(f"unix:{path}", once=False):
+        async with serving(f"unix:{path}", keep=True):
             (first,) = connect(path, 1, stack)
             second = stack.enter_context(socket.socket(socket.AF_UNIX))
             first.send(B7)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """serve_heartbeat() on real sockets, in virtual time."""
 
+import asyncio
 import contextlib
 import errno
 import math
@@ -18,6 +19,7 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import (
+    Console,
     Disconnected,
     Event,
     Evicted,
@@ -74,7 +76,7 @@ async def test_one_heartbeat_from_listening_to_done(path: Path, autojump_clock: 
     (heartbeat,) = returned
     assert heartbeat.address == UnixAddress(str(path))
     assert heartbeat.peer == UnixPeer(os.getpid(), os.geteuid(), os.getegid())
-    assert heartbeat.received_at.tzinfo is UTC
+    assert heartbeat.time.tzinfo is UTC
     assert (heartbeat.listening_seconds, heartbeat.echo_seconds) == (3.25, 0.25)
     assert heartbeat.echoed
     assert names(events) == ["listening", "connected", "heartbeat", "done"]
@@ -182,7 +184,7 @@ async def test_a_connection_without_a_byte_is_no_heartbeat(path: Path) -> None:
 
 
 async def test_what_follows_the_byte_changes_nothing(path: Path) -> None:
-    async with serving(f"unix:{path}", once=False):
+    async with serving(f"unix:{path}", keep=True):
         await beat(Client(path), B7 + bytes(1_000_000))
         with Client(path) as client:
             client.send(B7)
@@ -203,7 +205,7 @@ async def test_a_heartbeat_has_the_time_of_its_byte_not_of_its_connection(
             when = datetime(2026, 3, 4, tzinfo=UTC)
             monkeypatch.setattr("nitrohb.connection.time", SimpleNamespace(time=when.timestamp))
             await beat(client)
-    assert heartbeats(events)[0].received_at == when
+    assert heartbeats(events)[0].time == when
     assert events[1].time != when
 
 
@@ -219,7 +221,7 @@ async def test_a_heartbeat_whose_echo_fails_still_counts(path: Path) -> None:
 async def test_a_silent_client_is_closed_at_its_deadline_and_delays_nobody(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    async with serving(f"unix:{path}", once=False, handshake_timeout=2.5) as events:
+    async with serving(f"unix:{path}", keep=True, handshake_timeout=2.5) as events:
         with Client(path) as silent, Client(path) as enclave:
             await trio.sleep(2.25)
             await beat(enclave)
@@ -260,7 +262,7 @@ async def test_of_two_bytes_that_come_together_one_is_answered(path: Path) -> No
 
 async def test_without_once_it_goes_on_until_it_is_cancelled(path: Path) -> None:
     with contextlib.ExitStack() as clients:
-        async with serving(f"unix:{path}", once=False) as events:
+        async with serving(f"unix:{path}", keep=True) as events:
             for _ in range(3):
                 await beat(Client(path))
             silent = clients.enter_context(Client(path))
@@ -275,7 +277,7 @@ async def test_without_once_it_goes_on_until_it_is_cancelled(path: Path) -> None
 async def test_it_answers_when_nobody_observes(path: Path, can_be_asked: bool) -> None:
     """Without a callback, and with nobody to call wait_heartbeat(), it creates no events."""
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_heartbeat, f"unix:{path}", once=False)
+        serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
         if can_be_asked:
             await nursery.start(serve)
         else:
@@ -297,7 +299,7 @@ async def test_a_crowd_is_answered_in_batches_that_let_others_have_their_turn(
         single = clients.enter_context(Client(tmp_path / "quiet"))
         for client in [*crowd, single]:
             client.send(B7)
-        async with serving(busy, quiet, once=False) as events:
+        async with serving(busy, quiet, keep=True) as events:
             await settled()
             assert all(client.look() == (B7, True) for client in [*crowd, single])
     order = [str(event.address) for event in heartbeats(events)]
@@ -336,7 +338,7 @@ async def test_an_allow_list_on_a_unix_socket_is_a_usage_error(path: Path) -> No
 
 
 async def test_a_user_that_is_not_allowed_is_closed_before_anything_is_read(path: Path) -> None:
-    async with serving(f"unix:{path}", allow_uids={os.geteuid() + 1}, once=False) as events:
+    async with serving(f"unix:{path}", allow_uids={os.geteuid() + 1}, keep=True) as events:
         with Client(path) as stranger:
             stranger.send(B7)
             await settled()
@@ -355,7 +357,7 @@ async def test_the_allow_list_holds_if_nobody_wants_the_events(
     more: int, answer: bytes, path: Path
 ) -> None:
     (listener,) = open_listeners([f"unix:{path}"])
-    serve = partial(serve_heartbeat, once=False, allow_uids=[os.geteuid() + more])
+    serve = partial(serve_heartbeat, keep=True, allow_uids=[os.geteuid() + more])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, listener)
         with Client(path) as client:
@@ -370,7 +372,7 @@ async def test_with_both_allow_lists_each_kind_of_address_has_its_own(
 ) -> None:
     vsock, unix = PeersWithCids(tmp_path / "3"), f"unix:{path}"
     lists = {"allow_cids": {16}, "allow_uids": {os.geteuid()}}
-    async with serving(vsock, unix, once=False, **lists) as events:
+    async with serving(vsock, unix, keep=True, **lists) as events:
         await beat(Client(path))
         await beat(vsock.connect(cid=16))
         with vsock.connect(cid=os.geteuid()) as stranger:
@@ -390,7 +392,7 @@ async def test_a_process_that_the_pid_namespace_hides_has_no_pid(
 
     monkeypatch.setattr(syscalls, "peer_credentials", peer_credentials)
     other = tmp_path / "other"
-    async with serving(f"unix:{path}", f"unix:{other}", max_pending=3, once=False) as events:
+    async with serving(f"unix:{path}", f"unix:{other}", max_pending=3, keep=True) as events:
         with Client(other) as oldest, Client(path), Client(path), Client(path):
             await settled()
             await beat(oldest)
@@ -421,6 +423,10 @@ async def test_users_alone_cannot_be_allowed_where_peers_have_none(path: Path) -
         ({"handshake_timeout": math.nan}, r"handshake_timeout .* got nan"),
         ({"max_pending": 0}, r"max_pending .* at least 1, got 0"),
         ({"max_pending": -1}, r"max_pending .* got -1"),
+        ({"max_pending": 1.5}, r"max_pending .* integer .* got 1\.5"),
+        ({"max_pending": "16"}, r"max_pending .* got '16'"),
+        ({"handshake_timeout": "5"}, r"handshake_timeout .* number .* got '5'"),
+        ({"socket_mode": 660}, r"socket_mode .*0o660.* got 660"),
     ],
 )
 async def test_arguments_that_make_no_sense(
@@ -511,11 +517,64 @@ async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:
         return error.address == f"unix:{path}" and error.errno == errno.EBADF
 
     expected = pytest.RaisesExc(ListenError, check=is_about_the_address)
-    with pytest.RaisesGroup(expected, flatten_subgroups=True):
+    with pytest.RaisesGroup(expected):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_heartbeat, Scripted(path, errno.EBADF))
             Client(path).close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_awaited_directly_it_raises_an_error_as_it_is(path: Path, keep: bool) -> None:
+    """Neither in a group nor with one as its context: a traceback is as short as it can be."""
+    listener = Scripted(path, errno.EBADF)
+    with Client(path), pytest.raises(ListenError) as caught:
+        await serve_heartbeat(listener, keep=keep)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert isinstance(caught.value.__context__, OSError)
+
+
+async def test_errors_that_come_together_are_in_a_group(tmp_path: Path) -> None:
+    broken = [Scripted(tmp_path / name, errno.EBADF) for name in "ab"]
+    both = pytest.RaisesGroup(ListenError, ListenError, flatten_subgroups=True)
+    with Client(tmp_path / "a"), Client(tmp_path / "b"), both:
+        await serve_heartbeat(*broken)
+
+
+async def test_an_error_during_a_cancellation_is_raised_as_it_is(path: Path) -> None:
+    def fail(event: Event) -> None:
+        if event.name == "connected":
+            scope.cancel()
+            raise ZeroDivisionError
+
+    listeners = open_listeners([f"unix:{path}", f"unix:{path}2"])
+    with trio.CancelScope() as scope, Client(path), pytest.raises(ZeroDivisionError):
+        await serve_heartbeat(*listeners, on_event=fail)
+
+
+def test_under_asyncio_it_says_what_to_call_instead(path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    with pytest.raises(UsageError, match=r"needs trio.*\n.*serve_in_thread\(\)"):
+        asyncio.run(serve_heartbeat(sock))
+    assert sock.fileno() == -1
+
+
+class AsyncCallback:
+    async def __call__(self, event: Event) -> None:
+        pytest.fail("nobody awaits it")
+
+
+@pytest.mark.parametrize(
+    "callback", [AsyncCallback().__call__, AsyncCallback(), partial(AsyncCallback().__call__), "x"]
+)
+async def test_an_async_callback_is_refused_with_what_to_do(path: Path, callback: Any) -> None:
+    with pytest.raises(UsageError, match=r"on_event .*not awaited[^$]*\n.*open_memory_channel"):
+        await serve_heartbeat(f"unix:{path}", on_event=callback)
+    assert not path.exists()
+    with pytest.raises(UsageError, match=r"on_data .*not awaited"):
+        Console(f"unix:{path}", on_data=callback)
 
 
 async def test_a_socket_that_another_holder_shuts_down_ends_the_server(path: Path) -> None:

@@ -61,7 +61,7 @@ def others_listen(path: Path | str) -> socket.socket:
 @asynccontextmanager
 async def kept(path: Path | str) -> AsyncGenerator[list[Event]]:
     """A server of a path that goes on after a heartbeat; yields its events."""
-    async with serving(f"unix:{path}", once=False) as events:
+    async with serving(f"unix:{path}", keep=True) as events:
         await settled()
         yield events
 
@@ -105,7 +105,7 @@ async def test_a_lost_file_is_noticed_and_made_anew(
         vm.parent.mkdir(parents=True)
         suffix, port = ("_1", ":1") if scheme == "hybrid" else ("", "")
         path, address = Path(f"{vm}{suffix}"), f"{scheme}:{vm}{port}"
-        async with serving(address, once=False) as events:
+        async with serving(address, keep=True) as events:
             await noticed(mock_clock)
             lose(path)
             path.parent.mkdir(parents=True, exist_ok=True)  # before the server gets to look
@@ -125,7 +125,7 @@ async def test_a_link_on_the_way_that_leads_elsewhere(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     (tmp_path / "now").symlink_to("one")
-    async with serving(f"unix:{tmp_path}/now/hb", once=False) as events:
+    async with serving(f"unix:{tmp_path}/now/hb", keep=True) as events:
         await noticed(mock_clock)
         (tmp_path / "new").symlink_to("two")
         (tmp_path / "new").rename(tmp_path / "now")
@@ -164,7 +164,7 @@ async def test_a_queue_that_cannot_be_emptied_at_once(
 
     listener.accept = exhausted  # type: ignore[method-assign]
     with Client(path) as client:
-        async with serving(listener, once=False):
+        async with serving(listener, keep=True):
             path.unlink()
             client.send(B7)
             await trio.sleep(1)
@@ -190,7 +190,7 @@ def stalled(path: Path, monkeypatch: pytest.MonkeyPatch) -> Listener:
 async def test_a_silent_connection_of_the_old_backlog_is_answered(
     path: Path, stalled: Listener, mock_clock: MockClock
 ) -> None:
-    async with serving(stalled, once=False) as events:
+    async with serving(stalled, keep=True) as events:
         await settled()
         with Client(path) as client:
             path.unlink()
@@ -214,7 +214,7 @@ async def test_a_failure_in_the_old_backlog_closes_its_connections(
 
     async def fail() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(serve_heartbeat, stalled, once=False, on_event=on_event))
+            nursery.start_soon(partial(serve_heartbeat, stalled, keep=True, on_event=on_event))
             await settled()
             clients.extend([Client(path), Client(path)])
             path.unlink()
@@ -258,7 +258,7 @@ async def test_a_file_that_is_lost_before_the_server_starts(
     address = UnixAddress(str(path))
     listeners = open_listeners([address], socket_mode=0o620, socket_group=os.getgid())
     path.unlink()
-    async with serving(*listeners, once=False) as events:
+    async with serving(*listeners, keep=True) as events:
         await noticed(mock_clock)
         assert names(events) == LOST_AND_FOUND
         status = path.lstat()
@@ -463,7 +463,7 @@ async def test_sockets_that_others_have_made_are_left_to_them(
 ) -> None:
     with others_listen(path) as mine:
         sock = socket.socket(fileno=os.dup(mine.fileno()))
-        async with serving(sock, once=False) as events:
+        async with serving(sock, keep=True) as events:
             await noticed(mock_clock)
             path.unlink()
             await noticed(mock_clock)
@@ -473,7 +473,7 @@ async def test_sockets_that_others_have_made_are_left_to_them(
 
 async def test_claims_and_rearm_go_on(path: Path, mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_heartbeat, f"unix:{path}", once=False)
+        serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
         server: HeartbeatServer = await nursery.start(serve)
         await noticed(mock_clock)
         path.unlink()
@@ -488,7 +488,7 @@ async def test_without_anybody_to_tell_it_is_in_the_log(
     path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve_heartbeat, f"unix:{path}", once=False))
+        await nursery.start(partial(serve_heartbeat, f"unix:{path}", keep=True))
         await noticed(autojump_clock)
         path.unlink()
         await noticed(autojump_clock)
@@ -593,7 +593,7 @@ def test_whatever_others_do_it_is_there_when_they_let_it(
     deeds: list[tuple[Callable[[World], None], float]],
 ) -> None:
     async def live(world: World) -> None:
-        async with serving(f"unix:{world.path}", once=False) as events:
+        async with serving(f"unix:{world.path}", keep=True) as events:
             for deed, pause in deeds:
                 deed(world)
                 kept = world.kept()

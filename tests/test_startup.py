@@ -65,7 +65,11 @@ def run_python(code: str) -> list[str]:
     ("command", "rest", "more"),
     [
         ("serve", [], set[str]()),
-        ("serve", ["--timeout", "auto", "--memory", "1", "--eif"], {"nitrohb.timeouts"}),
+        (
+            "serve",
+            ["--timeout", "auto", "--memory", "1", "--eif"],
+            {"nitrohb.arguments", "nitrohb.timeouts"},
+        ),
         ("run", ["--", "true"], {"nitrohb.cli.run"}),
     ],
 )

@@ -3,7 +3,6 @@
 
 import _thread
 import asyncio
-import math
 import os
 import random
 import signal
@@ -30,6 +29,7 @@ from nitrohb import (
     ListenError,
     NitrohbError,
     NoHeartbeatError,
+    Rejected,
     ThreadServer,
     UnixAddress,
     UsageError,
@@ -77,7 +77,7 @@ def test_it_listens_from_the_first_line_of_the_block_to_its_last(path: Path) -> 
 
 
 def test_asked_before_or_after(path: Path, pool: ThreadPoolExecutor) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         asking = [pool.submit(server.wait_heartbeat) for _ in range(3)]
         for _ in asking:
             boot(path)
@@ -97,17 +97,24 @@ def test_its_arguments_are_those_of_the_server(path: Path) -> None:
 
 
 def test_nothing_comes_in_time(path: Path) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         with pytest.raises(HeartbeatTimeoutError, match=r"0\.25 s"):
             server.wait_heartbeat(timeout=0.25)
-        with pytest.raises(TimeoutError, match=f"unix:{path}"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.sendall(b"x")
+            assert sock.recv(1) == b""
+        with pytest.raises(HeartbeatTimeoutError, match=f"unix:{path} .*1 sent 0x78 ") as caught:
             server.wait_heartbeat(address=f"unix:{path}", timeout=0)
+        (event,) = caught.value.instead
+        assert isinstance(event, Rejected)
+        assert event.byte == ord("x")
         boot(path)
         assert server.wait_heartbeat(timeout=60).echoed
 
 
 def test_rearmed_it_forgets(path: Path) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         boot(path)
         server.rearm()
         boot(path)
@@ -120,7 +127,7 @@ def test_rearmed_it_forgets(path: Path) -> None:
 
 def test_addresses_come_and_go(path: Path) -> None:
     other = path.with_name("other")
-    with serve_in_thread(f"unix:{path}", once=False, socket_mode=0o620) as server:
+    with serve_in_thread(f"unix:{path}", keep=True, socket_mode=0o620) as server:
         added = server.listen(f"unix:{other}")
         assert [*map(str, server.addresses)] == [f"unix:{path}", str(added)]
         assert stat.S_IMODE(other.stat().st_mode) == 0o620
@@ -135,15 +142,6 @@ def test_addresses_come_and_go(path: Path) -> None:
         server.listen(f"unix:{path}")
     with pytest.raises(NoHeartbeatError):
         server.unlisten(added)
-
-
-@pytest.mark.parametrize("timeout", [-1.0, math.nan])
-def test_a_timeout_that_makes_no_sense(path: Path, timeout: float) -> None:
-    with (
-        serve_in_thread(f"unix:{path}") as server,
-        pytest.raises(UsageError, match="timeout must be at least 0 s"),
-    ):
-        server.wait_heartbeat(timeout=timeout)
 
 
 def test_what_makes_no_sense_is_raised_to_who_asks(path: Path) -> None:
@@ -177,7 +175,7 @@ def test_an_exception_in_the_block_closes_everything(path: Path) -> None:
 
 @pytest.mark.parametrize("once", [True, False])
 def test_the_end_comes_during_a_wait(path: Path, pool: ThreadPoolExecutor, once: bool) -> None:
-    with serve_in_thread(f"unix:{path}", once=once) as server:
+    with serve_in_thread(f"unix:{path}", keep=not once) as server:
         asking = pool.submit(server.wait_heartbeat)
     with pytest.raises(NoHeartbeatError):
         asking.result()
@@ -220,7 +218,7 @@ def test_a_failure_in_the_thread_is_raised_to_who_waits_and_by_the_block(
 
     asking: list[Future[Heartbeat]] = []
     with (
-        pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
+        pytest.RaisesExc(ZeroDivisionError),
         serve_in_thread(f"unix:{path}", on_event=fail) as server,
     ):
         asking.append(pool.submit(server.wait_heartbeat))
@@ -241,7 +239,7 @@ def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolE
             raise ZeroDivisionError
 
     with (
-        pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
+        pytest.RaisesExc(ZeroDivisionError),
         serve_in_thread(f"unix:{path}", on_event=fail) as server,
     ):
         asking = pool.submit(server.wait_heartbeat)
@@ -253,7 +251,7 @@ def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolE
             sock.recv(1)
         error = asking.exception()
         assert isinstance(error, NoHeartbeatError)
-        assert isinstance(error.__cause__, ExceptionGroup)
+        assert isinstance(error.__cause__, ZeroDivisionError)
 
 
 def test_called_from_its_own_thread_it_refuses_instead_of_being_stuck(path: Path) -> None:
@@ -266,9 +264,7 @@ def test_called_from_its_own_thread_it_refuses_instead_of_being_stuck(path: Path
             servers[0].last_heartbeats()
 
     with (
-        pytest.RaisesGroup(
-            pytest.RaisesExc(UsageError, match="own thread, from on_event"), flatten_subgroups=True
-        ),
+        pytest.RaisesExc(UsageError, match="own thread, from on_event"),
         serve_in_thread(f"unix:{path}", on_event=call) as server,
     ):
         servers.append(server)
@@ -304,7 +300,7 @@ def test_a_wait_can_be_interrupted_at_any_point(
 ) -> None:
     """In half of the 2,000 rounds a heartbeat is there: the call runs through all of its code."""
     rng = random.Random(0)
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         for round_ in range(2000):
             server.rearm()
             if round_ % 2:
@@ -324,7 +320,7 @@ def test_a_wait_can_be_interrupted_at_any_point(
 def test_an_interrupted_wait_claims_nothing(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         interrupts(0.05)
         with pytest.raises(KeyboardInterrupt):
             server.wait_heartbeat()
@@ -338,7 +334,7 @@ def test_an_interrupt_that_wakes_nobody_ends_a_wait(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
     """As one that comes just before a wait for a lock: another thread gets it, and sets a flag."""
-    with serve_in_thread(f"unix:{path}", once=False) as server:
+    with serve_in_thread(f"unix:{path}", keep=True) as server:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         began = time.monotonic()
         try:
@@ -446,8 +442,8 @@ def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:
             raise ZeroDivisionError
 
     with (
-        pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True),
-        serve_in_thread(f"unix:{path}", once=False, on_event=fail) as server,
+        pytest.RaisesExc(ZeroDivisionError),
+        serve_in_thread(f"unix:{path}", keep=True, on_event=fail) as server,
     ):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
@@ -455,7 +451,7 @@ def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:
         for _ in range(2):  # while it fails, and afterwards
             with pytest.raises(NoHeartbeatError, match=r"^no .*: the server has ended$") as ended:
                 server.wait_heartbeat()
-            assert isinstance(ended.value.__cause__, ExceptionGroup)
+            assert isinstance(ended.value.__cause__, ZeroDivisionError)
 
 
 def test_from_asyncio(path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,21 +26,23 @@ def test_ninety_seconds_for_each_six_gib_of_image_and_hundred_of_memory(
     eif_size: int, memory: int
 ) -> None:
     steps = math.ceil(Fraction(eif_size, 6 * GIB)) + math.ceil(Fraction(memory, 100 * GIB_IN_MIB))
-    timeout = boot_timeout(eif_size, memory)
+    timeout = boot_timeout(eif_bytes=eif_size, memory_mib=memory)
     assert timeout == 90 * steps
     assert isinstance(timeout, float)
 
 
 def test_where_a_size_takes_another_step() -> None:
     for extra, steps in ((-1, 2), (0, 2), (1, 3)):
-        assert boot_timeout(2 * 6 * GIB + extra, 64) == 90.0 * (steps + 1)
-        assert boot_timeout(1, 2 * 100 * GIB_IN_MIB + extra) == 90.0 * (1 + steps)
-    assert boot_timeout(1, 1) == 180.0
+        assert boot_timeout(eif_bytes=2 * 6 * GIB + extra, memory_mib=64) == 90.0 * (steps + 1)
+        memory = 2 * 100 * GIB_IN_MIB + extra
+        assert boot_timeout(eif_bytes=1, memory_mib=memory) == 90.0 * (1 + steps)
+    assert boot_timeout(eif_bytes=1, memory_mib=1) == 180.0
 
 
 def test_sizes_that_make_no_sense() -> None:
-    for size in (0, -1, -64):
-        with pytest.raises(UsageError, match=f"^eif_size must be at least 1 .*{size}$"):
-            boot_timeout(size, 64)
-        with pytest.raises(UsageError, match=f"^memory must be at least 1 .*{size}$"):
-            boot_timeout(1, size)
+    sizes: list[Any] = [0, -1, -64, 1.5, "64", None]
+    for size in sizes:
+        with pytest.raises(UsageError, match=f"^eif_bytes .* at least 1 byte, got {size!r}$"):
+            boot_timeout(eif_bytes=size, memory_mib=64)
+        with pytest.raises(UsageError, match=f"^memory_mib .* at least 1 MiB, got {size!r}$"):
+            boot_timeout(eif_bytes=1, memory_mib=size)

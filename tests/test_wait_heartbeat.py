@@ -2,14 +2,21 @@
 """Waiting for the heartbeats of a running server, and rearming it, in virtual time."""
 
 import math
+import os
+import socket
+from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from nitrohb import (
@@ -17,6 +24,7 @@ from nitrohb import (
     Event,
     Heartbeat,
     HeartbeatServer,
+    HeartbeatTimeoutError,
     NoHeartbeatError,
     Rejected,
     RejectReason,
@@ -31,7 +39,7 @@ from tests.support import B7, Client, PeersWithCids, beat, names, settled
 @asynccontextmanager
 async def running(*listen: Any, **options: Any) -> AsyncGenerator[HeartbeatServer]:
     """A server that answers any number of heartbeats, unless it is told otherwise."""
-    options = {"once": False} | options
+    options = {"keep": True} | options
     async with trio.open_nursery() as nursery:
         yield await nursery.start(partial(serve_heartbeat, *listen, **options))
         nursery.cancel_scope.cancel()
@@ -147,7 +155,7 @@ async def test_it_is_always_a_checkpoint_and_already_cancelled_it_claims_nothing
 
 
 async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> None:
-    async with running(f"unix:{path}", once=True) as server:
+    async with running(f"unix:{path}", keep=False) as server:
         await beat(Client(path))
         assert not path.exists()
         assert (await server.wait_heartbeat()).echoed
@@ -159,7 +167,7 @@ async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> N
 async def test_nobody_waits_for_an_address_that_is_done(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     async with (
-        running(f"unix:{a}", f"unix:{b}", once=True) as server,
+        running(f"unix:{a}", f"unix:{b}", keep=False) as server,
         trio.open_nursery() as nursery,
     ):
         for_a = Asking(nursery, server, address=f"unix:{a}")
@@ -215,6 +223,9 @@ async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
         ({"cid": -1}, "cid: .* 0 to 4294967294, got -1"),
         ({"max_age": -1.0}, "max_age .* at least 0 s, got -1.0"),
         ({"max_age": math.nan}, "max_age .* got nan"),
+        ({"max_age": "60"}, "max_age .* number .* got '60'"),
+        ({"timeout": -1}, "timeout .* at least 0 s, got -1"),
+        ({"timeout": "60"}, "timeout .* number .* got '60'"),
     ],
 )
 async def test_what_makes_no_sense(path: Path, wanted: dict[str, Any], message: str) -> None:
@@ -240,9 +251,136 @@ async def test_a_cid_that_is_never_answered(vsock: PeersWithCids) -> None:
         assert (await server.wait_heartbeat(cid=16)).cid == 16
 
 
+# --- a wait that times out ----------------------------------------------------------------------
+
+KINDS = {
+    "wrong byte": "sent 0x78 instead of 0xB7",
+    "no byte": "closed without a byte",
+    "silent": "had sent nothing yet",
+    "claimed": "sent a heartbeat, claimed already, too old or not awaited",
+}
+steps = st.tuples(st.sampled_from([0, 0, 20, 50]), st.sampled_from(sorted(KINDS)), st.booleans())
+
+
+async def play(where: Path, kind: str, clients: ExitStack, server: HeartbeatServer) -> None:
+    client = clients.enter_context(Client(where))
+    if kind == "wrong byte":
+        client.send(b"x")
+    elif kind == "no byte":
+        client.close()
+    elif kind == "claimed":
+        await beat(client)
+        await server.wait_heartbeat()
+    await settled()
+
+
+@given(script=st.lists(steps, max_size=40), asks_for_one=st.booleans(), age=st.integers(0, 90))
+def test_a_timeout_tells_what_came_instead(
+    script: list[tuple[int, str, bool]], asks_for_one: bool, age: int
+) -> None:
+    """Beside a model: the last 16 of each address that are young enough, and all silent ones."""
+
+    async def main() -> None:
+        noted = list[tuple[float, Path, str]]()
+        silent = list[tuple[Path, str]]()
+        with TemporaryDirectory() as directory, ExitStack() as clients:
+            one, other = Path(directory, "1"), Path(directory, "2")
+            listen = f"unix:{one}", f"unix:{other}"
+            async with running(*listen, handshake_timeout=math.inf) as server:
+                for pause, kind, is_one in script:
+                    await trio.sleep(pause)
+                    where = one if is_one else other
+                    await play(where, kind, clients, server)
+                    if kind == "silent":
+                        silent.append((where, KINDS[kind]))
+                    else:
+                        noted.append((trio.current_time(), where, KINDS[kind]))
+                address, asked = f"unix:{one}" if asks_for_one else None, trio.current_time()
+                with pytest.raises(HeartbeatTimeoutError) as caught:
+                    await server.wait_heartbeat(address=address, max_age=age, timeout=7)
+                assert trio.current_time() == asked + 7
+        expected = list[tuple[Path, str]]()
+        for where in [one] if asks_for_one else [one, other]:
+            last = [entry for entry in noted if entry[1] == where][-16:]
+            expected += [
+                (where, what)
+                for time, _, what in last
+                if time >= asked - age or what == KINDS["claimed"]
+            ]
+        expected += [entry for entry in silent if entry[0] == one or not asks_for_one]
+        instead = caught.value.instead
+        assert [(str(it.address), it.outcome) for it in instead] == [
+            (f"unix:{where}", what) for where, what in expected
+        ]
+        counts = Counter(what for _, what in expected)
+        told = [f"{count} {what}" for what, count in counts.items()] or ["nobody connected"]
+        assert not [each for each in told if each not in str(caught.value)]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def test_a_heartbeat_of_another_cid_is_told(
+    vsock: PeersWithCids, autojump_clock: MockClock
+) -> None:
+    async with running(vsock) as server:
+        await beat(vsock.connect(17))
+        with pytest.raises(HeartbeatTimeoutError, match=r"from CID 16 .*as CID 17") as caught:
+            await server.wait_heartbeat(cid=16, timeout=60)
+        assert caught.value.instead == tuple(server.last_heartbeats())
+        assert (await server.wait_heartbeat(timeout=0)).cid == 17
+
+
+async def test_of_a_removed_address_nothing_is_told(path: Path, autojump_clock: MockClock) -> None:
+    async with running(f"unix:{path}") as server:
+        with Client(path):
+            await settled()
+            server.unlisten(f"unix:{path}")
+        server.listen(f"unix:{path}")
+        with pytest.raises(HeartbeatTimeoutError, match="nobody connected") as caught:
+            await server.wait_heartbeat(timeout=60)
+        assert caught.value.instead == ()
+
+
+async def test_a_silent_connection_is_told_with_its_time(
+    path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(f"unix:{path}") as server:
+        with Client(path):
+            await trio.sleep(2)
+            with pytest.raises(HeartbeatTimeoutError) as caught:
+                await server.wait_heartbeat(timeout=1)
+        (silent,) = caught.value.instead
+        assert isinstance(silent, Connected)
+        assert 2.9 < (datetime.now(UTC) - silent.time).total_seconds() < 3.1 + 60
+
+
+async def test_an_address_has_the_name_under_which_it_was_passed_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        names_ = ":".join(f"n{number}" for number in range(3, sock.fileno() + 1))
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", str(names_.count(":") + 1))
+        monkeypatch.setenv("LISTEN_FDNAMES", names_)
+        name = f"fd:n{sock.fileno()}"
+        async with running(name) as server:
+            await beat(Client(path))
+            assert (await server.wait_heartbeat(address=name)).address == f"fd:{sock.detach()}"
+            server.rearm(name)
+            with pytest.raises(UsageError, match="does not listen on fd:other"):
+                server.rearm("fd:other")
+            server.unlisten(name)
+            assert server.addresses == ()
+
+
+# --- rearmed ------------------------------------------------------------------------------------
+
+
 async def test_rearmed_it_abandons_what_waits_and_answers_the_next(path: Path) -> None:
     events: list[Event] = []
-    async with running(f"unix:{path}", once=True, on_event=events.append) as server:
+    async with running(f"unix:{path}", keep=False, on_event=events.append) as server:
         with Client(path) as client:
             await settled()
             server.rearm()
@@ -289,7 +427,7 @@ async def test_rearmed_it_forgets_the_last_boot_of_that_address_only(tmp_path: P
 async def test_an_address_that_cannot_be_rearmed(
     path: Path, where: str | None, complaint: str
 ) -> None:
-    async with running(f"unix:{path}", once=True) as server:
+    async with running(f"unix:{path}", keep=False) as server:
         await beat(Client(path))
         with pytest.raises(UsageError, match=complaint):
             server.rearm(where)
@@ -304,7 +442,7 @@ async def test_rearmed_by_the_very_heartbeat_it_is_too_late(path: Path) -> None:
                 server.rearm()
             refused.append(caught.value)
 
-    async with running(f"unix:{path}", once=True, on_event=rearm) as server:
+    async with running(f"unix:{path}", keep=False, on_event=rearm) as server:
         await beat(Client(path))
     assert len(refused) == 1
 

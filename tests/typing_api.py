@@ -20,6 +20,7 @@ from nitrohb import (
     AddressError,
     Connected,
     ConnectError,
+    ConnectionEvent,
     Console,
     Disconnected,
     Done,
@@ -70,7 +71,7 @@ async def serving(nursery: trio.Nursery, sock: socket.socket, listener: Listener
     await serve_heartbeat("vsock::9000", parse_address("fd:3"), sock, listener)
     await serve_heartbeat(
         UnixAddress("/run/x.sock"),
-        once=False,
+        keep=True,
         allow_cids={16, 17},
         allow_uids=[1000],
         any_byte=True,
@@ -115,8 +116,8 @@ async def sending(
 
 
 def timeouts() -> None:
-    assert_type(boot_timeout(1 << 30, 4096), float)
-    boot_timeout("x.eif", 4096)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(boot_timeout(eif_bytes=1 << 30, memory_mib=4096), float)
+    boot_timeout(1 << 30, 4096)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def listening(sock: socket.socket) -> None:
@@ -175,7 +176,7 @@ def events(event: Event) -> None:
     match event:
         case Heartbeat():
             assert_type(event.peer, VsockAddress | UnixPeer)
-            assert_type(event.received_at, datetime)
+            assert_type(event.time, datetime)
             assert_type(event.listening_seconds, float)
             assert_type(event.echo_seconds, float)
             assert_type(event.echoed, bool)
@@ -226,10 +227,12 @@ def errors(usage: UsageError, wrong: WrongByteError, unusable: UnusableAddressEr
     assert_type(unusable.see_also, str)
     bad_arguments: list[ValueError] = [usage, AddressError()]
     peers: list[PeerError] = [wrong, PeerClosedError()]
-    late: TimeoutError = HeartbeatTimeoutError()
+    late = HeartbeatTimeoutError("no heartbeat came within 60 s", ())
+    assert_type(late.instead, tuple[ConnectionEvent, ...])
+    assert_type([event.outcome for event in late.instead], list[str])
     environment: list[UnusableAddressError] = [
         ListenError("vsock::9000", None, "reason", "remedy"),
         ConnectError("vsock:3:9000", 110, "reason", "remedy"),
     ]
-    everything: list[NitrohbError] = [usage, *peers, *environment]
-    print(bad_arguments, late, everything)
+    everything: list[NitrohbError] = [usage, *peers, late, *environment]
+    print(bad_arguments, everything)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from .events import (
         Connected,
+        ConnectionEvent,
         Disconnected,
         Done,
         Event,
@@ -65,8 +66,8 @@ __all__ = [
     "send_heartbeat", "answer_heartbeat", "boot_timeout", "Console",
     "Address", "VsockAddress", "UnixAddress", "HybridAddress", "InheritedSocket", "NamedDescriptor",
     "parse_address", "CID_ANY", "HEARTBEAT", "HEARTBEAT_PORT", "PARENT_CID",
-    "Event", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason", "Disconnected",
-    "Evicted", "Done", "Unlistened", "Lost", "UnixPeer",
+    "Event", "ConnectionEvent", "Listening", "Connected", "Heartbeat", "Rejected", "RejectReason",
+    "Disconnected", "Evicted", "Done", "Unlistened", "Lost", "UnixPeer",
     "NitrohbError", "UsageError", "AddressError", "UnusableAddressError", "ListenError",
     "ConnectError", "PeerError", "PeerClosedError", "WrongByteError", "HeartbeatTimeoutError",
     "NoHeartbeatError",

@@ -54,12 +54,12 @@ class ServerContext:
         socket_mode, socket_group: The permissions and the group of new socket files.
         wants_events: Whether anything uses the events. If nothing does, those of connections are
             not created.
-        claim_queue: Takes the heartbeats, and hands them out; None if nobody can claim one.
+        claim_queue: Takes the heartbeats, to be claimed; None if nobody can claim one.
         pending: The pending connections, each with its owner.
         reserve: A descriptor for a connection that finds no other.
     """
 
-    once: bool
+    keep: bool
     allowed: Allowed | None
     any_byte: bool
     handshake_timeout: float
@@ -90,7 +90,7 @@ class Acceptor:
         self.is_done = False
         self.heartbeat: events.Heartbeat | None = None
         self._context = context
-        self._latch = Latch(once=context.once, any_byte=context.any_byte)
+        self._latch = Latch(keep=context.keep, any_byte=context.any_byte)
         self._listening_since = trio.current_time() - age
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
@@ -112,7 +112,7 @@ class Acceptor:
 
     def rearm(self) -> None:
         """Forget the answer, and close the pending connections of this address."""
-        self._latch.reset()
+        self._latch.rearm()
         self._reject_pending(events.RejectReason.REARMED)
 
     def end(self, event: type[events.Done] | type[events.Unlistened]) -> None:
@@ -262,7 +262,7 @@ class Acceptor:
 
     def _conclude_heartbeat(self, connection: Connection) -> None:
         context = self._context
-        self.is_done = context.once
+        self.is_done = not context.keep
         if context.wants_events:
             now = trio.current_time()
             assert connection.handshake.byte is not None
@@ -278,7 +278,7 @@ class Acceptor:
             if context.claim_queue is not None:
                 context.claim_queue.deliver(self.heartbeat)
             context.emit(self.heartbeat)  # it may remove the address
-        if context.once:
+        if not context.keep:
             self.end(events.Done)
 
     def _reject(self, connection: Connection, reason: events.RejectReason) -> None:
@@ -287,11 +287,14 @@ class Acceptor:
         self._emit(events.Rejected, connection, reason=reason, byte=byte)
 
     def _emit(
-        self, event_type: Callable[..., events.Event], connection: Connection, **more: object
+        self, kind: Callable[..., events.ConnectionEvent], connection: Connection, **more: object
     ) -> None:
         if self._context.wants_events:
             now, peer = events.utc_now(), connection.peer
-            self._context.emit(event_type(address=self.address, time=now, peer=peer, **more))
+            event = kind(address=self.address, time=now, peer=peer, **more)
+            if self._context.claim_queue is not None and kind is not events.Connected:
+                self._context.claim_queue.note(event)
+            self._context.emit(event)
 
     def _close(self, connection: Connection) -> None:
         """Close a connection, and remove it from wherever it is. You can call it again."""

@@ -5,20 +5,23 @@
 them to trio tasks. An enclave is known by its listen address and, on AF_VSOCK, by its CID.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
 from .addresses import Address
 from .errors import NoHeartbeatError
-from .events import Heartbeat
+from .events import ConnectionEvent, Heartbeat
 
 WaiterT = TypeVar("WaiterT", bound=Hashable)
 
 _Key = tuple[Address, int | None]
+
+_NOTED: Final = 16  # connections of each address that a time-out can tell of
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ class ClaimQueue:
     def __init__(self) -> None:
         self._open = dict[Address, bool]()
         self._store = HeartbeatStore[_Waiter]()
+        self._noted = dict[Address, deque[tuple[float, ConnectionEvent]]]()
         self._ended = False
         self._failure: Exception | None = None
 
@@ -177,6 +181,18 @@ class ClaimQueue:
         waiter = self._store.deliver(beat, trio.current_time())
         if waiter is not None:
             waiter.wake(beat)
+        self.note(beat)
+
+    def note(self, event: ConnectionEvent) -> None:
+        """Remember how a connection ended, unless its address was removed."""
+        if (noted := self._noted.get(event.address)) is not None:
+            noted.append((trio.current_time(), event))
+
+    def noted(self, address: Address | None, since: float) -> list[ConnectionEvent]:
+        """How the last connections ended, on one address or on all. Older ones: heartbeats only."""
+        noted = self._noted.values() if address is None else [self._noted.get(address, ())]
+        last = (entry for each in noted for entry in each)
+        return [event for at, event in last if at >= since or isinstance(event, Heartbeat)]
 
     def forget(self, address: Address) -> None:
         """Drop the unclaimed heartbeats of a listen address."""
@@ -185,9 +201,13 @@ class ClaimQueue:
     def open(self, address: Address, has_cids: bool) -> None:
         """Expect heartbeats on an address, where peers have CIDs or have not."""
         self._open[address] = has_cids
+        self._noted[address] = deque(maxlen=_NOTED)
 
-    async def claim(self, wanted: ClaimFilter) -> Heartbeat:
+    async def claim(self, wanted: ClaimFilter, timeout: float = math.inf) -> Heartbeat | None:
         """Claim a heartbeat that has arrived, or wait for one. A cancellation claims nothing.
+
+        Returns:
+            The heartbeat; None if none arrived in time.
 
         Raises:
             NoHeartbeatError: None can arrive any more.
@@ -197,7 +217,9 @@ class ClaimQueue:
         if beat is None and self._can_match(wanted):
             waiter = _Waiter()
             self._store.add_waiter(waiter, wanted)
-            return await waiter.sleep(self._store.remove_waiter)
+            with trio.move_on_after(timeout):
+                return await waiter.sleep(self._store.remove_waiter)
+            return None
         await trio.lowlevel.cancel_shielded_checkpoint()
         if beat is None:
             raise self._why_none(wanted)
@@ -212,6 +234,7 @@ class ClaimQueue:
         """Forget all about an address, and wake the waiters for it."""
         self._store.forget_enclaves(address)
         self._open.pop(address, None)
+        self._noted.pop(address, None)
         self._fail_waiters(unlistened=True)
 
     def __enter__(self) -> "ClaimQueue":

@@ -22,6 +22,7 @@ from .addresses import (
     VsockAddress,
     parse_address,
 )
+from .arguments import check_seconds
 from .errors import HeartbeatTimeoutError, PeerClosedError, UsageError, WrongByteError
 from .protocol import (
     HEARTBEAT,
@@ -65,24 +66,28 @@ async def send_heartbeat(
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: The address is not one to connect to, or the timeout is negative.
+        UsageError: The address is not one to connect to, or the timeout makes no sense.
         ConnectError: The connection failed; says why, and what helps.
         PeerClosedError: The connection was closed without an echo.
         WrongByteError: The echo is another byte.
-        HeartbeatTimeoutError: The time is up.
+        HeartbeatTimeoutError: The time is up; says whether the parent accepted the connection.
 
     **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
     cancellation closes the connection and leaves nothing behind.
     """
     target = connectable(address)
-    if timeout is not None and not timeout >= 0:  # not "< 0", which NaN would pass
-        raise UsageError(f"timeout must be at least 0 s, got {timeout}")
-    started = anyio.current_time()
-    try:
-        with anyio.fail_after(timeout):
-            await _beat(target)
-    except TimeoutError:
-        raise HeartbeatTimeoutError(f"{target} did not answer within {timeout:g} s") from None
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    started, connected, handshake = anyio.current_time(), False, EnclaveHandshake()
+    with anyio.move_on_after(timeout):
+        with await connect(target) as conn:
+            connected = True
+            await syscalls.send(conn.fileno(), handshake.opening, anyio.wait_writable)
+            handshake.receive(await syscalls.receive(conn.fileno(), anyio.wait_readable))
+    if handshake.state is State.WAITING:
+        what = "did not answer" if connected else "did not accept the connection"
+        raise HeartbeatTimeoutError(f"{target} {what} within {timeout:g} s")
+    _check(handshake, str(target))
     return anyio.current_time() - started
 
 
@@ -138,14 +143,6 @@ def connectable(address: str | Address) -> syscalls.SocketAddress:
             f" vsock:{PARENT_CID}:{target.port} for an enclave's parent"
         )
     return target
-
-
-async def _beat(address: syscalls.SocketAddress) -> None:
-    handshake = EnclaveHandshake()
-    with await connect(address) as conn:
-        await syscalls.send(conn.fileno(), handshake.opening, anyio.wait_writable)
-        handshake.receive(await syscalls.receive(conn.fileno(), anyio.wait_readable))
-    _check(handshake, str(address))
 
 
 def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from .addresses import Address, VsockAddress
+from .arguments import check_callback
 from .client import connect, connectable
 from .errors import ConnectError
 from .sockets import syscalls
@@ -38,7 +39,7 @@ class Console:
 
         import trio
 
-        from nitrohb import Console, serve_heartbeat
+        from nitrohb import Console, HeartbeatTimeoutError, serve_heartbeat
 
 
         async def boot(timeout: float) -> None:
@@ -47,9 +48,10 @@ class Console:
                 server = await nursery.start(serve_heartbeat, "unix:enclave.sock")
                 nursery.start_soon(console.run)
                 ...  # start the VMM here
-                with trio.move_on_after(timeout) as limit:
-                    await server.wait_heartbeat()
-                if limit.cancelled_caught:
+                try:
+                    await server.wait_heartbeat(timeout=timeout)
+                except HeartbeatTimeoutError as error:
+                    print(error)
                     for line in console.tail():
                         print(line)
                 nursery.cancel_scope.cancel()
@@ -69,13 +71,14 @@ class Console:
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: The address is not one to connect to.
+        UsageError: The address is not one to connect to, or ``on_data`` is async.
     """
 
     def __init__(
         self, address: str | Address, *, on_data: Callable[[bytes], object] = lambda _: None
     ) -> None:
         self.address = connectable(address)
+        check_callback("on_data", on_data)
         self.error: ConnectError | None = None
         self._on_data = on_data
         self._fd: int | None = None  # while connected

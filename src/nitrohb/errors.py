@@ -18,9 +18,32 @@
 Any other exception that leaves nitrohb is a bug in nitrohb (or in the caller's own callback).
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeVar
+
+    from .events import ConnectionEvent
+
+    ErrorT = TypeVar("ErrorT", bound=BaseException)
+
+
+def leaves(group: BaseExceptionGroup[ErrorT]) -> Iterator[ErrorT]:
+    """The errors in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            yield error
+
 
 class NitrohbError(Exception):
     """Base class of every error that nitrohb raises on purpose."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class UsageError(NitrohbError, ValueError):
@@ -55,8 +78,30 @@ class WrongByteError(PeerError):
         return self.message
 
 
-class HeartbeatTimeoutError(NitrohbError, TimeoutError):
-    """No heartbeat, or no echo, arrived in time."""
+class HeartbeatTimeoutError(NitrohbError):
+    """No heartbeat, or no echo, arrived in time.
+
+    It is not a TimeoutError: that is an OSError, so that ``except OSError`` would catch it.
+
+    Attributes:
+        instead: The connections that came instead, each as the last event it had: Rejected,
+            Disconnected, Evicted; Heartbeat if that was claimed already, or is of another CID;
+            Connected if it is still silent. The message has them in words.
+    """
+
+    def __init__(self, message: str, instead: tuple[ConnectionEvent, ...] | None = None) -> None:
+        super().__init__(message, instead)
+        self.instead: tuple[ConnectionEvent, ...] = instead or ()
+
+    def __str__(self) -> str:
+        message, instead = self.args
+        if instead is None:
+            return str(message)
+        from collections import Counter  # the console script listens before it is loaded
+
+        counted = Counter(event.outcome for event in self.instead).most_common()
+        seen = "; ".join(f"{count} {outcome}" for outcome, count in counted)
+        return f"{message}: {seen or 'nobody connected'}"
 
 
 class NoHeartbeatError(NitrohbError):
@@ -90,7 +135,7 @@ class NoHeartbeatError(NitrohbError):
         else:
             why = (
                 "the address is closed\n"
-                "A one-shot address closes when it has answered. Use once=False to keep it open."
+                "A one-shot address closes when it has answered. Use keep=True to keep it open."
             )
         return f"no heartbeat{sender} can arrive{where} any more: {why}"
 

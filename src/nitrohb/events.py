@@ -102,6 +102,11 @@ class _PeerEvent(_Event):
     peer: Peer
 
     @property
+    def outcome(self) -> str:
+        """What became of the connection, in words."""
+        return _OUTCOMES[getattr(self, "reason", self.name)].format(self)
+
+    @property
     def cid(self) -> int | None:
         """The CID of the peer; None on a Unix socket."""
         return self.peer.cid if isinstance(self.peer, VsockAddress) else None
@@ -148,9 +153,10 @@ class Heartbeat(_PeerEvent):
     echoed: bool
 
     @property
-    def received_at(self) -> datetime:
-        """When the byte was received, in UTC (the same as ``time``)."""
-        return self.time
+    def outcome(self) -> str:
+        """What became of the connection, in words, for those who cannot claim it."""
+        sender = "" if self.cid is None else f" as CID {self.cid}"
+        return f"sent a heartbeat{sender}, claimed already, too old or not awaited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +233,22 @@ class Lost(_Event):
             f" {self.problem}\nnitrohb tries again twice a second."
         )
 
+
+ConnectionEvent = Connected | Heartbeat | Rejected | Disconnected | Evicted
+"""An event of a connection."""
+
+_OUTCOMES: Final[dict[str, str]] = {
+    RejectReason.CID: "came from CID {0.cid}, which is not allowed",
+    RejectReason.UID: "came from uid {0.uid}, which is not allowed",
+    RejectReason.WRONG_BYTE: f"sent 0x{{0.byte:02X}} instead of 0x{HEARTBEAT[0]:02X}",
+    RejectReason.TIMEOUT: "sent nothing",
+    RejectReason.ALREADY_ANSWERED: "came after another was answered",
+    RejectReason.REARMED: "came before the address was rearmed",
+    RejectReason.UNLISTENED: "came before the address was removed",
+    Connected.name: "had sent nothing yet",
+    Disconnected.name: "closed without a byte",
+    Evicted.name: "evicted to make room",
+}
 
 Event = (
     Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Unlistened | Lost

@@ -6,16 +6,21 @@ no task sees an address that is half there.
 """
 
 import errno
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 import trio
 
 from .acceptor import Acceptor, ServerContext
-from .addresses import CID_ANY, Address, parse_address
+from .addresses import CID_ANY, Address, NamedDescriptor, parse_address
+from .arguments import check_seconds
 from .claims import ClaimFilter, ClaimQueue
-from .errors import ListenError, UsageError
-from .events import Done, Heartbeat, Listening, Unlistened
+from .errors import HeartbeatTimeoutError, ListenError, UsageError
+from .events import Connected, Done, Heartbeat, Listening, Unlistened, utc_now
+from .sockets.activation import find_named
 from .sockets.listener import Listener
 from .sockets.opening import (
     ListenTarget,
@@ -120,6 +125,14 @@ class Acceptors:
         self._forget(address)
         acceptor.end(Unlistened)
 
+    def silent(self, where: Address | None) -> Iterator[Connected]:
+        """The connections that are silent, of one address or of all."""
+        now = trio.current_time()
+        for owner, connection in self.context.pending:
+            if where in (None, owner.address):
+                time = utc_now() - timedelta(seconds=now - connection.accepted_at)
+                yield Connected(address=owner.address, time=time, peer=connection.identify())
+
     def close(self) -> None:
         """Close all listeners."""
         for acceptor in self:
@@ -151,10 +164,10 @@ class HeartbeatServer:
     def listen(self, listen: ListenTarget) -> Address:
         """Listen on another address, as :func:`serve_heartbeat` does, or change nothing.
 
-        Its arguments apply: ``allow_cids``, ``allow_uids``, ``once`` and the others. When this
+        Its arguments apply: ``allow_cids``, ``allow_uids``, ``keep`` and the others. When this
         returns, the address accepts connections. A one-shot address that has answered can be
         listened on again. A one-shot server ends when all its addresses have answered: listen on
-        another one before, or use ``once=False``.
+        another one before, or use ``keep=True``.
 
         Args:
             listen: An address, as text or as an object, or a socket or listener that listens
@@ -181,7 +194,7 @@ class HeartbeatServer:
         are forgotten. A task that waits for one gets a :class:`NoHeartbeatError`, unless it can
         still arrive on another address.
 
-        With ``once=False`` the server goes on without any address. A one-shot server ends when all
+        With ``keep=True`` the server goes on without any address. A one-shot server ends when all
         addresses that are left have answered.
 
         Args:
@@ -208,6 +221,7 @@ class HeartbeatServer:
         cid: int | None = None,
         address: Address | str | None = None,
         max_age: float = 60.0,
+        timeout: float | None = None,
     ) -> Heartbeat:
         """Claim a heartbeat that has arrived, or wait for one. Each heartbeat is claimed once.
 
@@ -221,25 +235,39 @@ class HeartbeatServer:
                 peers of a Unix socket have no CID: tell enclaves apart by address.
             max_age: Accept a heartbeat that arrived at most so many seconds ago. An older one is
                 probably that of an earlier boot of the enclave.
+            timeout: Wait so many seconds at most. None waits without a limit.
 
         Returns:
             The heartbeat.
 
         Raises:
+            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead, up to
+                ``max_age`` seconds before: the last 16 connections of each address, and those that
+                are silent. Of earlier ones it has the heartbeats.
             UsageError: The server does not listen on this address, no peer there has a CID, or the
                 arguments make no sense.
             NoHeartbeatError: The server has ended, or has closed the address, and there is no such
                 heartbeat left to claim.
 
-        **Checkpoints.** It always executes a checkpoint, unless it raises UsageError. There is no
-        time limit but the caller's cancel scope. A cancellation claims nothing.
+        **Checkpoints.** It always executes a checkpoint, unless it raises UsageError. A
+        cancellation claims nothing. The error of ``trio.fail_after()`` does not say what came
+        instead: use ``timeout``.
         """
-        if not max_age >= 0:  # not "< 0", which NaN would pass
-            raise UsageError(f"max_age must be at least 0 s, got {max_age}")
+        check_seconds("max_age", max_age)
+        limit = math.inf if timeout is None else timeout
+        check_seconds("timeout", limit)
         where = self._known_address(address)
         if cid is not None:
             self._check_cid(cid, where)
-        return await self._claims.claim(ClaimFilter(cid, where, max_age))
+        since = trio.current_time() - max_age
+        if beat := await self._claims.claim(ClaimFilter(cid, where, max_age), limit):
+            return beat
+        sender = "" if cid is None else f" from CID {cid}"
+        on = "" if where is None else f" on {where}"
+        raise HeartbeatTimeoutError(
+            f"no heartbeat{sender}{on} came within {timeout:g} s",
+            (*self._claims.noted(where, since), *self._acceptors.silent(where)),
+        )
 
     def rearm(self, address: Address | str | None = None) -> None:
         """Start over, as QEMU's device does when its machine is reset, and keep listening.
@@ -259,7 +287,7 @@ class HeartbeatServer:
         if closed := [each for each in acceptors if each.is_done]:
             raise UsageError(
                 f"{closed[0].address} cannot be rearmed: it is closed\n"
-                "A one-shot address closes when it has answered. Use once=False to keep it open."
+                "A one-shot address closes when it has answered. Use keep=True to keep it open."
             )
         for acceptor in acceptors:
             self._claims.forget(acceptor.address)
@@ -279,6 +307,9 @@ class HeartbeatServer:
 
     def _known_address(self, address: Address | str | None) -> Address | None:
         where = parse_address(address) if isinstance(address, str) else address
+        if isinstance(where, NamedDescriptor):  # it listens by its number
+            with suppress(ListenError):
+                where = find_named(where)
         if where is not None and where not in self._acceptors:
             known = [*map(str, self.addresses[:_NAMED]), *["..."][: len(self.addresses) - _NAMED]]
             others = f", but on {', '.join(known)}" if known else ""

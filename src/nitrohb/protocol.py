@@ -28,7 +28,7 @@ The rules of the parent follow from that:
 * A valid byte is a heartbeat even if its echo cannot be delivered: some images up to July 2020
   write and close without reading.
 * One heartbeat is one boot. A :class:`Latch` remembers that a listen address has answered its
-  enclave. From then on the address answers nobody, until it is reset.
+  enclave. From then on the address answers nobody, until it is rearmed.
 
 A heartbeat means that init runs: the kernel booted and found the initramfs. It does not mean that
 the application is ready.
@@ -76,7 +76,7 @@ class Latch:
     """The rules of one listen address: what is a heartbeat, and whether to answer one more.
 
     Args:
-        once: Answer a single heartbeat (a one-shot address). If false, answer all of them.
+        keep: Answer every heartbeat. If false, answer a single one (a one-shot address).
         any_byte: Take any byte for a heartbeat, as QEMU's device does.
 
     Attributes:
@@ -84,10 +84,10 @@ class Latch:
         answered: Whether the one heartbeat has been answered.
     """
 
-    __slots__ = ("accepted_bytes", "answered", "once")
+    __slots__ = ("accepted_bytes", "answered", "keep")
 
-    def __init__(self, *, once: bool = True, any_byte: bool = False) -> None:
-        self.once = once
+    def __init__(self, *, keep: bool = False, any_byte: bool = False) -> None:
+        self.keep = keep
         self.accepted_bytes: Container[int] = range(256) if any_byte else frozenset(HEARTBEAT)
         self.answered = False
 
@@ -95,10 +95,10 @@ class Latch:
         """Record a heartbeat, and return whether it must be answered."""
         if self.answered:
             return False
-        self.answered = self.once
+        self.answered = not self.keep
         return True
 
-    def reset(self) -> None:
+    def rearm(self) -> None:
         """Forget the answer, as QEMU's device does when its machine is reset."""
         self.answered = False
 
@@ -160,4 +160,4 @@ class EnclaveHandshake(_Handshake):
     """The byte that the enclave sends first."""
 
     def __init__(self) -> None:
-        super().__init__(Latch(once=False))
+        super().__init__(Latch(keep=True))

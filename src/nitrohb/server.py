@@ -27,9 +27,10 @@ import trio
 
 from .acceptor import ServerContext
 from .addresses import CID_ANY, VsockAddress
+from .arguments import check_callback, check_count, check_seconds
 from .claims import ClaimQueue
 from .connection import Allowed
-from .errors import UsageError
+from .errors import UsageError, leaves
 from .events import Event, Heartbeat, Lost
 from .handle import Acceptors, HeartbeatServer, checked_id
 from .pending import Pending
@@ -46,7 +47,7 @@ _log: Final = logging.getLogger(__package__)
 
 async def serve_heartbeat(
     *listen: ListenTarget,
-    once: bool = True,
+    keep: bool = False,
     allow_cids: Collection[int] | None = None,
     allow_uids: Collection[int] | None = None,
     any_byte: bool = False,
@@ -62,7 +63,7 @@ async def serve_heartbeat(
     An enclave's init connects to its parent (CID 3, port 9000), sends 0xB7 and waits for the same
     byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the whole
     exchange.) Each address answers one heartbeat and closes, as QEMU's device does
-    (hw/nitro/heartbeat.c), unless ``once`` is false. A connection that sends another byte, or none,
+    (hw/nitro/heartbeat.c), unless ``keep`` is true. A connection that sends another byte, or none,
     is closed, and the address keeps listening. Connections do not wait for one another. If another
     process deletes or replaces a socket file, it is created again within a second (:class:`Lost`).
 
@@ -73,7 +74,7 @@ async def serve_heartbeat(
         *listen: The listen addresses, as text (``"vsock::9000"``) or as objects, or sockets that
             listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``. With
             ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
-        once: Answer one heartbeat per address. If false, go on until cancelled.
+        keep: Go on after a heartbeat, until cancelled. If false, answer one per address.
         allow_cids: The CIDs to answer on AF_VSOCK. A connection from another CID is closed before
             anything is read from it. The peers of a Unix socket have no CID: it needs
             ``allow_uids`` then. If both are None, all peers are answered.
@@ -97,31 +98,40 @@ async def serve_heartbeat(
 
     Returns:
         The heartbeats, one per address, in the order in which it began to listen. With
-        ``once=False`` it never returns.
+        ``keep=True`` it never returns.
 
     Raises:
         AddressError: An address is malformed.
         UsageError: The arguments contradict each other or make no sense.
-        ListenError: An address cannot be listened on. Then none is: the others are closed again.
+        ListenError: An address cannot be listened on. Then none is: the others are closed again. Or
+            a listening socket has broken, for example because another process shut it down.
         NitrohbError: No descriptor is left to keep in reserve.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
-    There is no time limit but the caller's cancel scope, for example ``trio.fail_after(60)``.
+    There is no time limit but the caller's cancel scope.
 
     **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
     however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
     socket file, no task.
 
-    **Error handling.** No peer can end the server. If a listening socket breaks (``ListenError``),
-    or ``on_event`` raises, everything is closed, and the error is raised in an exception group, as
-    by any nursery.
+    **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
+    raises, everything is closed, and that error is raised as it is. Only if several errors come at
+    the same time are they in an exception group. A nursery in which you start this raises
+    exception groups, as always: catch their errors with ``except*``.
     """
     with closing_stack(listen) as closing:
+        if not trio.lowlevel.in_trio_run():
+            raise UsageError(
+                "serve_heartbeat() needs trio, and asyncio or another event loop runs here\n"
+                "Use serve_in_thread(), or run it with trio.run()."
+            )
+        if on_event is not None:
+            check_callback("on_event", on_event)
         wants_server = task_status is not trio.TASK_STATUS_IGNORED
         claims, reserve = ClaimQueue(), Reserve()
         closing.callback(reserve.spend)
         context = ServerContext(
-            once=once,
+            keep=keep,
             allowed=_validate(allow_cids, allow_uids, handshake_timeout, max_pending),
             any_byte=any_byte,
             handshake_timeout=handshake_timeout,
@@ -129,7 +139,7 @@ async def serve_heartbeat(
             socket_mode=socket_mode,
             socket_group=socket_group,
             emit=on_event or _log_problem,
-            wants_events=once or wants_server or on_event is not None,
+            wants_events=not keep or wants_server or on_event is not None,
             claim_queue=claims if wants_server else None,
             pending=Pending(),
             reserve=reserve,
@@ -139,11 +149,19 @@ async def serve_heartbeat(
         where = () if listen == (NOWHERE,) else listen or (DEFAULT_LISTEN,)
         opened = acceptors.open(where, may_wait=True)
         with claims:
-            async with trio.open_nursery() as nursery:
-                acceptors.start(opened, nursery)
-                if not once:  # it goes on without an address
-                    nursery.start_soon(trio.sleep_forever)
-                task_status.started(HeartbeatServer(acceptors))
+            errors: list[BaseException] = []
+            try:
+                async with trio.open_nursery() as nursery:
+                    acceptors.start(opened, nursery)
+                    if keep:  # it goes on without an address
+                        nursery.start_soon(trio.sleep_forever)
+                    task_status.started(HeartbeatServer(acceptors))
+            except BaseExceptionGroup as group:
+                errors = [it for it in leaves(group) if not isinstance(it, trio.Cancelled)]
+                if len(errors) != 1:
+                    raise
+            if errors:
+                raise errors[0]  # here, so that the group is not its context
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
 
 
@@ -153,10 +171,8 @@ def _validate(
     handshake_timeout: float,
     max_pending: int,
 ) -> Allowed | None:
-    if not handshake_timeout > 0:  # not "<= 0", which NaN would pass
-        raise UsageError(f"handshake_timeout must be more than 0 s, got {handshake_timeout}")
-    if max_pending < 1:
-        raise UsageError(f"max_pending must be at least 1, got {max_pending}")
+    check_seconds("handshake_timeout", handshake_timeout, may_be_0=False)
+    check_count("max_pending", max_pending)
     if cids is uids is None:
         return None
     return Allowed(_checked_ids("allow_cids", cids), _checked_ids("allow_uids", uids))

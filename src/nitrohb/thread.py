@@ -11,7 +11,6 @@ Two rules keep every call interruptible:
 
 import _thread
 import atexit
-import math
 import os
 import threading
 from collections.abc import Awaitable, Callable, Collection, Generator
@@ -19,12 +18,12 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import trio
 
 from .addresses import Address
-from .errors import HeartbeatTimeoutError, NoHeartbeatError, UsageError
+from .errors import NoHeartbeatError, UsageError
 from .events import Heartbeat
 from .handle import HeartbeatServer
 from .server import OnEvent, serve_heartbeat
@@ -32,6 +31,7 @@ from .sockets.opening import ListenTarget
 
 _SLICE: Final = 0.2  # seconds between two looks for signals
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -71,26 +71,18 @@ class ThreadServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. It is also a :class:`TimeoutError`.
+            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead.
             UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
                 task, whose event loop it would block.
             NoHeartbeatError: The server has ended, or has closed the address. If the server failed,
                 its failure is the ``__cause__``.
 
         An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
-        heartbeat: then that is lost. A cancelled ``asyncio.to_thread()`` waits on, and claims.
+        heartbeat: then nobody gets that. A cancelled ``asyncio.to_thread()`` waits on, and claims.
         """
-        if timeout is not None and not timeout >= 0:
-            raise UsageError(f"timeout must be at least 0 s, got {timeout}")
-
-        async def wait() -> Heartbeat:
-            # Within 0 s it would be cancelled before it has looked at what is there.
-            with trio.move_on_after(math.inf if timeout is None else max(timeout, 0.001)):
-                return await self._server.wait_heartbeat(cid=cid, address=address, max_age=max_age)
-            sender = "" if cid is None else f" from CID {cid}"
-            where = "" if address is None else f" on {address}"
-            raise HeartbeatTimeoutError(f"no heartbeat{sender} came{where} within {timeout:g} s")
-
+        wait = partial(
+            self._server.wait_heartbeat, cid=cid, address=address, max_age=max_age, timeout=timeout
+        )
         return self._thread.call(wait, blocking=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
@@ -99,11 +91,7 @@ class ThreadServer:
         Raises:
             NoHeartbeatError: The server's ``with`` block has been left.
         """
-
-        async def last() -> list[Heartbeat]:
-            return self._server.last_heartbeats()
-
-        return self._thread.call(last)
+        return self._call(self._server.last_heartbeats)
 
     def rearm(self, address: Address | str | None = None) -> None:
         """Start over, on one address or on all: see :meth:`HeartbeatServer.rearm`.
@@ -112,11 +100,7 @@ class ThreadServer:
             UsageError: The server does not listen on this address, or no longer does.
             NoHeartbeatError: The server's ``with`` block has been left.
         """
-
-        async def rearm() -> None:
-            self._server.rearm(address)
-
-        self._thread.call(rearm)
+        self._call(self._server.rearm, address)
 
     def listen(self, listen: ListenTarget) -> Address:
         """Listen on another address, or change nothing: see :meth:`HeartbeatServer.listen`.
@@ -125,11 +109,7 @@ class ThreadServer:
             AddressError, UsageError, ListenError: As there.
             NoHeartbeatError: The server's ``with`` block has been left.
         """
-
-        async def add() -> Address:
-            return self._server.listen(listen)
-
-        return self._thread.call(add)
+        return self._call(self._server.listen, listen)
 
     def unlisten(self, address: Address | str) -> None:
         """Remove an address, as if it had never been named: see :meth:`HeartbeatServer.unlisten`.
@@ -138,17 +118,19 @@ class ThreadServer:
             UsageError: The server does not listen on this address.
             NoHeartbeatError: The server's ``with`` block has been left.
         """
+        self._call(self._server.unlisten, address)
 
-        async def remove() -> None:
-            self._server.unlisten(address)
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async def call() -> T:
+            return function(*args, **kwargs)
 
-        self._thread.call(remove)
+        return self._thread.call(call)
 
 
 @contextmanager
 def serve_in_thread(
     *listen: ListenTarget,
-    once: bool = True,
+    keep: bool = False,
     allow_cids: Collection[int] | None = None,
     allow_uids: Collection[int] | None = None,
     any_byte: bool = False,
@@ -168,8 +150,9 @@ def serve_in_thread(
 
         with serve_in_thread("unix:enclave.sock") as server:
             # Here it listens already: launch the enclave.
-            subprocess.run(["nitrohb", "send", "unix:enclave.sock"], check=True)
+            vmm = subprocess.Popen(["nitrohb", "send", "unix:enclave.sock"])
             beat = server.wait_heartbeat(timeout=60)
+        vmm.wait()
 
     When the block begins, every address listens. When it ends, everything is closed, and a thread
     that still waits for a heartbeat gets a :class:`NoHeartbeatError`. Entering blocks until the
@@ -178,7 +161,7 @@ def serve_in_thread(
 
     Args:
         *listen: As in :func:`serve_heartbeat`, like all the others.
-        once: Answer one heartbeat per address.
+        keep: Go on after a heartbeat.
         allow_cids: The CIDs to answer on AF_VSOCK.
         allow_uids: The numeric users to answer on Unix sockets.
         any_byte: Echo any first byte.
@@ -193,17 +176,17 @@ def serve_in_thread(
         The server.
 
     Raises:
-        AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering.
+        AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering. The
+            error of a server that fails later, or of ``on_event``, is raised on leaving.
         UsageError: You enter or leave it in a trio task: use :func:`serve_heartbeat` there. On
             leaving, the server ends all the same.
-        ExceptionGroup: The server failed, for example because ``on_event`` raised: on leaving.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
     _refuse_trio_tasks(*here)
     serve = partial(
         serve_heartbeat,
         *listen,
-        once=once,
+        keep=keep,
         allow_cids=allow_cids,
         allow_uids=allow_uids,
         any_byte=any_byte,

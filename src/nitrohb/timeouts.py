@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .errors import UsageError
+from .arguments import check_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,24 +14,22 @@ _EIF_STEP: Final = 6 << 30  # bytes
 _MEMORY_STEP: Final = 100 << 10  # MiB
 
 
-def boot_timeout(eif_size: int, memory: int) -> float:
+def boot_timeout(*, eif_bytes: int, memory_mib: int) -> float:
     """How long nitro-cli would wait for an enclave's heartbeat.
 
     90 s per 6 GiB of image, because the image has to be copied and unpacked, and 90 s per 100 GiB
     of memory, both rounded up. (Source: calculate_necessary_timeout in aws-nitro-enclaves-cli.)
 
     Args:
-        eif_size: Size of the enclave's image file, in bytes.
-        memory: Memory of the enclave in MiB, as ``nitro-cli run-enclave --memory`` takes it.
+        eif_bytes: Size of the enclave's image file, in bytes.
+        memory_mib: Memory of the enclave in MiB, as ``nitro-cli run-enclave --memory`` takes it.
 
     Returns:
         Seconds, 180 at the least.
 
     Raises:
-        UsageError: A size is less than 1.
+        UsageError: A size is not an integer from 1 up.
     """
-    if eif_size < 1:
-        raise UsageError(f"eif_size must be at least 1 byte, got {eif_size}")
-    if memory < 1:
-        raise UsageError(f"memory must be at least 1 MiB, got {memory}")
-    return _STEP * (-(-eif_size // _EIF_STEP) - (-memory // _MEMORY_STEP))  # both rounded up
+    check_count("eif_bytes", eif_bytes, " byte")
+    check_count("memory_mib", memory_mib, " MiB")
+    return _STEP * (-(-eif_bytes // _EIF_STEP) - (-memory_mib // _MEMORY_STEP))  # both rounded up

@@ -147,12 +147,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*listen: Path | Listener, once: bool = False) -> AsyncGenerator[Running]:
+async def running(*listen: Path | Listener, keep: bool = True) -> AsyncGenerator[Running]:
     """A server that has started, on paths or listeners, and a client of its application."""
     addresses: list[Any] = [f"unix:{it}" if isinstance(it, Path) else it for it in listen]
     listeners: list[Listener] = open_listeners(addresses)
     state = ServerState(listener.address for listener in listeners)
-    serve = partial(serve_heartbeat, *listeners, once=once, on_event=state.on_event)
+    serve = partial(serve_heartbeat, *listeners, keep=keep, on_event=state.on_event)
 
     async def run() -> None:
         with scope:

@@ -36,7 +36,7 @@ async def race(addresses: Sequence[Address], reach: Sequence[str]) -> None:
     got: list[list[Heartbeat]] = [[] for _ in addresses]
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_heartbeat, *addresses, once=False)
+            serve = partial(serve_heartbeat, *addresses, keep=True)
             server: HeartbeatServer = await nursery.start(serve)
             async with trio.open_nursery() as launching:
                 for number, of in enumerate(zip(addresses, reach, got, strict=True)):

@@ -62,9 +62,35 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     assert list(map(shape, document.namespace["outputs"])) == list(map(shape, shown))
     printed = capfd.readouterr().out
     assert block("text", "cannot connect") in printed
-    assert printed.count("Heartbeat(") == 1
     booted = [line for line in printed.splitlines() if line.endswith(" has booted")]
-    assert sorted(booted) == block("text", "unix:one.sock has booted").splitlines()
+    assert booted[0] == "unix:enclave.sock has booted"
+    assert sorted(booted[1:]) == block("text", "unix:one.sock has booted").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("address", "vmm", "why"),
+    [
+        ("unix:e", ["sleep", "60"], "no heartbeat came within 0.5 s: nobody connected"),
+        ("unix:e", ["sh", "-c", "exit 3"], "exit status 3"),
+        ("unix:e", ["/no/such/vmm"], "/no/such/vmm"),
+        ("unix:no/e", ["true"], "cannot listen on unix:no/e"),
+        ("tcp:e", ["true"], "'tcp:e' is not an address"),
+        ("unix:e", ["nitrohb", "send", "unix:e", "-x"], "exit status 2"),
+    ],
+)
+def test_its_library_example_prints_an_error_in_a_few_lines(
+    address: str, vmm: list[str], why: str
+) -> None:
+    program = block("python", "import subprocess\n\nimport trio")
+    given = '"unix:enclave.sock", ["nitrohb", "send", "unix:enclave.sock"]'
+    assert program.count(given) == program.count("timeout=60") == 1
+    program = program.replace("timeout=60", "timeout=0.5").replace(given, f"{address!r}, {vmm}")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert why in done.stdout
+    assert len(done.stdout.splitlines()) <= 3
+    assert "Traceback" not in done.stderr
 
 
 def test_the_demo_prints_what_is_shown() -> None:

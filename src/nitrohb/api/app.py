@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import random
-from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib import resources
@@ -26,9 +25,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
-from ..addresses import Address
-from ..errors import ListenError, NoHeartbeatError, UsageError
-from ..events import format_time, utc_now
+from ..errors import HeartbeatTimeoutError, ListenError, NoHeartbeatError, UsageError
+from ..events import utc_now
 from ..handle import HeartbeatServer
 from ..remedies import CID_ADVICE
 from .requests import (
@@ -206,52 +204,27 @@ class _Endpoints:
 
 async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> Response:
     """Wait for a heartbeat, and return the response with it, or with the reason why not."""
-    before = state.failures.copy()
     asked, began = utc_now(), trio.current_time()
-    with trio.move_on_after(claim.timeout + random.uniform(0, JITTER)):
-        try:
-            beat = await server.wait_heartbeat(
-                cid=claim.cid, address=claim.address, max_age=claim.max_age
-            )
-        except UsageError as error:
-            return ProblemError(HTTPStatus.BAD_REQUEST, str(error)).to_response()
-        except NoHeartbeatError as error:
-            # A client asks again after 503.
-            status = HTTPStatus.GONE if error.unlistened else HTTPStatus.SERVICE_UNAVAILABLE
-            return ProblemError(status, str(error)).to_response()
-        if beat.time >= asked:
-            state.metrics.wait.observe(trio.current_time() - began)
-        return _json(beat.to_json())
-    state.metrics.timeouts.inc()
-    detail = _explain_timeout(server, claim, state.failures - before)
-    if state.may_have_come_over_loopback(claim, began - claim.max_age):
-        detail += f"; {CID_ADVICE}"
-    return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
-
-
-def _explain_timeout(
-    server: HeartbeatServer, claim: Claim, failures: Counter[tuple[Address, str]]
-) -> str:
-    """Say that a claim timed out, what connected meanwhile, and when the last heartbeat came."""
-    instead = Counter[str]()
-    for (address, what), count in failures.items():
-        if claim.address in (None, str(address)):
-            instead[what] += count
-    last = [
-        format_time(beat.time)
-        for beat in server.last_heartbeats()
-        if claim.cid in (None, beat.cid) and claim.address in (None, str(beat.address))
-    ]
-    sender = "" if claim.cid is None else f" of CID {claim.cid}"
-    where = "" if claim.address is None else f" on {claim.address}"
-    detail = f"no heartbeat{sender}{where} came within {claim.timeout:g} s"
-    if instead:
-        came = ", ".join(f"{count} {what}" for what, count in sorted(instead.items()))
-        detail += f"; meanwhile there were connections without a heartbeat: {came}"
-    if last:
-        old = f"more than {claim.max_age:g} s old"
-        detail += f"; the last one, of {last[-1]}, is claimed already or {old}"
-    return detail
+    try:
+        beat = await server.wait_heartbeat(
+            cid=claim.cid, address=claim.address, max_age=claim.max_age, timeout=claim.timeout
+        )
+    except UsageError as error:
+        return ProblemError(HTTPStatus.BAD_REQUEST, str(error)).to_response()
+    except NoHeartbeatError as error:
+        # A client asks again after 503.
+        status = HTTPStatus.GONE if error.unlistened else HTTPStatus.SERVICE_UNAVAILABLE
+        return ProblemError(status, str(error)).to_response()
+    except HeartbeatTimeoutError as error:
+        state.metrics.timeouts.inc()
+        detail = str(error)
+        if state.may_have_come_over_loopback(claim, began - claim.max_age):
+            detail += f"; {CID_ADVICE}"
+        await trio.sleep(random.uniform(0, JITTER))
+        return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
+    if beat.time >= asked:
+        state.metrics.wait.observe(trio.current_time() - began)
+    return _json(beat.to_json())
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

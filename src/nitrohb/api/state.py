@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the interface knows about the heartbeat server, from its events."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 import trio
@@ -30,8 +29,6 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         metrics: Counts the events.
         log: The latest events.
         waiting_claims: The claims that wait.
-        failures: The number of connections without a heartbeat, by address and by the reason of
-            their rejection, or else the name of the event.
     """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
@@ -40,7 +37,6 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         self.metrics = Metrics()
         self.log = EventLog()
         self.waiting_claims: list[Claim] = []
-        self.failures = Counter[tuple[Address, str]]()
         self._over_loopback: dict[Address, float] = {}  # the time of the last connection from there
 
     def started(self, value: HeartbeatServer) -> None:
@@ -56,10 +52,6 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
                 self._forget(event.address)
             case events.Connected() if event.cid == LOOPBACK_CID:
                 self._over_loopback[event.address] = trio.current_time()
-            case events.Rejected():
-                self.failures[event.address, event.reason.value] += 1
-            case events.Disconnected() | events.Evicted():
-                self.failures[event.address, event.name] += 1
             case _:
                 pass
         self.metrics.count(event)
@@ -68,8 +60,6 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
     def _forget(self, address: Address) -> None:
         del self.listening[address]
         self._over_loopback.pop(address, None)
-        for key in [key for key in self.failures if key[0] == address]:
-            del self.failures[key]
 
     def awaits_cid(self) -> bool:
         """Return whether a claim waits for a CID that no peer over the loopback can have."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import NitrohbError, UsageError
+from ..errors import NitrohbError, UsageError, leaves
 from . import exit_codes
 from .signals import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from .output import Output
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain_os_errors(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
     """A lack of descriptors, which can show anywhere, in words. Any other error is a bug."""
-    errors = [_explain(error) for error in _leaves(group)]
+    errors = [_explain(error) for error in leaves(group)]
     if None in errors:
         raise group
     return BaseExceptionGroup("", [error for error in errors[:1] if error is not None])
@@ -79,14 +79,6 @@ def _explain(error: OSError) -> NitrohbError | None:
             "Set TMPDIR to a directory that you may write to, or raise ulimit -n (open files)."
         )
     return descriptor_shortage(error.errno)
-
-
-def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def _print_errors(group: BaseExceptionGroup[NitrohbError], output: Output) -> int:

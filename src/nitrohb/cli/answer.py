@@ -84,7 +84,7 @@ async def serve_listeners(
     listen: Sequence[ListenTarget] = listeners or [NOWHERE]
     await serve_heartbeat(
         *listen,
-        once=not settings.keep,
+        keep=settings.keep,
         allow_cids=settings.allow_cids,
         allow_uids=settings.allow_uids,
         any_byte=settings.any_byte,

@@ -82,8 +82,8 @@ def _age(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
+    try:  # float() also reads 1_0, inf, and the digits of other scripts
+        return float(text if set(text) <= set("0123456789.e-") else "nan")
     except ValueError:
         return math.nan
 

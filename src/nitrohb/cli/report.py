@@ -5,14 +5,14 @@ import json
 import shlex
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
 from .. import events
 from ..addresses import CID_ANY, Address, HybridAddress, UnixAddress, VsockAddress
-from ..protocol import HEARTBEAT, PARENT_CID
+from ..protocol import PARENT_CID
 from ..remedies import LOOPBACK_CID, who_may_connect
 from .lines import json_line, text_line
 from .output import DEBUG, INFO, WARNING, Output, quoted
@@ -119,33 +119,7 @@ def _address_text(address: Address) -> str:
     return f"address={quoted(str(address))}"
 
 
-_Ending = events.Heartbeat | events.Rejected | events.Disconnected | events.Evicted
-# What became of a connection, as it is counted.
-_HEARTBEAT: Final = "sent a heartbeat"
 _SILENT: Final = "had sent nothing yet"
-_REJECTIONS: Final[dict[events.RejectReason, Callable[[events.Rejected], str]]] = {
-    events.RejectReason.CID: lambda event: f"came from CID {event.cid}, which is not allowed",
-    events.RejectReason.UID: lambda event: f"came from uid {event.uid}, which is not allowed",
-    events.RejectReason.WRONG_BYTE: (
-        lambda event: f"sent 0x{event.byte or 0:02X} instead of 0x{HEARTBEAT[0]:02X}"
-    ),
-    events.RejectReason.TIMEOUT: lambda _: "sent nothing",
-    events.RejectReason.ALREADY_ANSWERED: lambda _: "came after another was answered",
-    events.RejectReason.REARMED: lambda _: "came before the address was rearmed",
-    events.RejectReason.UNLISTENED: lambda _: "came before the address was removed",
-}
-
-
-def _outcome(event: _Ending) -> str:
-    match event:
-        case events.Heartbeat():
-            return _HEARTBEAT
-        case events.Disconnected():
-            return "closed without a byte"
-        case events.Evicted():
-            return "evicted to make room"
-        case events.Rejected():
-            return _REJECTIONS[event.reason](event)
 
 
 class Summary:
@@ -157,6 +131,7 @@ class Summary:
 
     def __init__(self) -> None:
         self._seen = defaultdict[Address, Counter[str]](Counter)
+        self._booted: set[Address] = set()
         self._done: set[Address] = set()
         self.access: dict[Address, str] = {}
         self._last: events.Heartbeat | None = None
@@ -170,14 +145,16 @@ class Summary:
                 seen[_SILENT] += 1
             case events.Heartbeat() | events.Rejected() | events.Disconnected() | events.Evicted():
                 seen[_SILENT] -= 1
-                seen[_outcome(event)] += 1
+                seen[event.outcome] += 1
                 if isinstance(event, events.Heartbeat):
+                    self._booted.add(event.address)
                     self._last = event
                     self._heartbeats += 1
             case events.Done():
                 self._done.add(event.address)
             case events.Unlistened():
                 del self._seen[event.address]
+                self._booted.discard(event.address)
             case events.Listening(address=UnixAddress() | HybridAddress() as address):
                 with suppress(OSError):  # it has been deleted already
                     access = who_may_connect(address.path)
@@ -214,7 +191,7 @@ class Summary:
     def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
         """The addresses without a heartbeat, each with what was seen there instead."""
         for address, seen in self._seen.items():
-            if _HEARTBEAT not in seen:
+            if address not in self._booted:
                 yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
 
 

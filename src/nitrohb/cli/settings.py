@@ -287,7 +287,8 @@ def _timeout(args: Namespace) -> tuple[float, str]:
     size = _image_size(args.eif)
     need = -(-size * _EIF_MEMORY_FACTOR >> 20)  # rounded up
     warning = f"--memory {args.memory} is too small for this image: nitro-cli demands {need} MiB"
-    return boot_timeout(size, args.memory), warning if args.memory < need else ""
+    timeout = boot_timeout(eif_bytes=size, memory_mib=args.memory)
+    return timeout, warning if args.memory < need else ""
 
 
 def _image_size(path: str) -> int:

@@ -63,9 +63,6 @@ def _print_answer(
         output.print_out(to_line(fields, INFO))
         return exit_codes.DONE
     if status in (TIMEOUT, BUSY):
-        text = f"nitrohb: {detail(status, answer)}"
-        if status == answer.get("status") == TIMEOUT:
-            text += f"\nThe events of the server at {settings.api} tell what connected instead."
-        output.print_err(text)
+        output.print_err(f"nitrohb: {detail(status, answer)}")
         return exit_codes.TIMED_OUT
     raise refusal(settings.api, status, answer)

@@ -8,7 +8,7 @@ import trio
 
 from ..addresses import UnixAddress
 from ..client import send_heartbeat
-from ..errors import AddressError, NitrohbError
+from ..errors import AddressError, NitrohbError, leaves
 from ..remedies import descriptor_shortage
 from ..server import serve_heartbeat
 from ..sockets.scratch import scratch_path
@@ -36,7 +36,7 @@ def _run(address: UnixAddress) -> float | str:
     try:
         return trio.run(_beat, address)
     except* (NitrohbError, trio.TooSlowError, OSError) as group:
-        problem = _first(group)
+        problem = next(leaves(group))
     if isinstance(problem, OSError) and descriptor_shortage(problem.errno):
         raise problem  # the heartbeat did not fail
     return str(problem).partition("\n")[0] or f"it took more than {_TIMEOUT:g} s"
@@ -47,9 +47,3 @@ async def _beat(address: UnixAddress) -> float:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_heartbeat, address))
             return await send_heartbeat(address, timeout=None)
-
-
-def _first(group: BaseExceptionGroup[_Problem]) -> _Problem:
-    """The first error in a group of groups."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

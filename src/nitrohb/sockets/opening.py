@@ -66,12 +66,16 @@ def open_listeners(
 
     Raises:
         AddressError: A text is not an address.
-        UsageError: An address is named twice, or leaves its port open, or the variables of socket
-            activation make no sense.
+        UsageError: An address is named twice, or leaves its port open, or ``socket_mode`` or the
+            variables of socket activation make no sense.
         ListenError: An address cannot be listened on; says why, and what helps.
     """
     targets = list(listen)
     with closing_stack(targets) as opened:
+        if not 0 <= socket_mode <= 0o777:
+            raise UsageError(
+                f"socket_mode is octal, as in 0o660, and at most 0o777: got {socket_mode}"
+            )
         listeners: list[Listener] = []
         for target in resolve(targets):
             listener = _open(target, socket_mode, socket_group, may_wait)

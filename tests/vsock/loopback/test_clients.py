@@ -105,7 +105,7 @@ async def test_a_listener_that_comes_between_two_tries() -> None:
 )
 async def test_some_inits_go_on_although_they_are_refused(client: str, end: int) -> None:
     """They send a wrong byte, so that the server closes after it, and not while it is written."""
-    async with serving(once=False) as events:
+    async with serving(keep=True) as events:
         process = partial(subprocess.run, command(client, byte=1), timeout=PATIENCE)
         assert (await in_thread(process)).returncode == end
     assert names(events) == ["listening", "connected", "rejected"]

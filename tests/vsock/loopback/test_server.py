@@ -73,7 +73,7 @@ async def serving(*listen: ListenTarget, **options: object) -> AsyncGenerator[li
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
             yield events
-            if options.get("once") is False:
+            if options.get("keep"):
                 nursery.cancel_scope.cancel()
 
 
@@ -106,7 +106,7 @@ async def test_any_byte_is_echoed_when_asked() -> None:
 
 
 async def test_the_allow_list_knows_the_peer() -> None:
-    async with serving(allow_cids={16}, once=False) as events:
+    async with serving(allow_cids={16}, keep=True) as events:
         assert await in_thread(enclave) == NO_ECHO
     assert isinstance(events[2], Rejected)
     assert (events[2].cid, events[2].reason) == (LOCAL, RejectReason.CID)
