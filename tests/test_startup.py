@@ -16,6 +16,7 @@ BEFORE_THE_LISTEN = {
     *("nitrohb.sockets.opening", "nitrohb.sockets.unixfile", "nitrohb.sockets.syscalls"),
     *("nitrohb.cli", "nitrohb.cli.exit_codes", "nitrohb.cli.options", "nitrohb.cli.output"),
     *("nitrohb.cli.parser", "nitrohb.cli.serve", "nitrohb.cli.settings", "nitrohb.cli.signals"),
+    "nitrohb.cli.values",
 }
 """The modules that are loaded before the script listens: all others can wait."""
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be written on the command line: the options of each command, and how values are read."""
+"""What can be written on the command line: the options of each command."""
 
 from __future__ import annotations
 
 import argparse
 import math
 
-from ..addresses import parse_address, parse_number
-from ..errors import AddressError
-from ..sockets.opening import NOWHERE
+from . import values
 from .output import LEVELS
 
 # This module is loaded before the script listens: see cli/__init__.py.
@@ -16,9 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Final, TypeVar
-
-    from ..addresses import Address
-    from ..api.address import ApiAddress
 
     T = TypeVar("T")
     Option = tuple[Sequence[str], dict[str, Any]]
@@ -28,101 +23,6 @@ if TYPE_CHECKING:
 SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("nitro", "qemu", "firecracker", "cloud-hypervisor")
 """Kinds of enclaves, for the doctor."""
-
-_ID_MAX: Final = 2**32 - 1  # of users and groups: chown(2) takes -1 for no change
-
-# How a value is read. Each of these raises ArgumentTypeError for what it cannot read.
-
-
-def _parsed(parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except AddressError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _address(text: str) -> Address:
-    return _parsed(parse_address, text)
-
-
-def _listen(text: str) -> Address | str:
-    return text if text == NOWHERE else _address(text)
-
-
-def _api(text: str) -> ApiAddress:
-    from ..api.address import parse_api_address  # loads ipaddress, which few need
-
-    return _parsed(parse_api_address, text)
-
-
-def _count(text: str) -> int:
-    try:
-        number = parse_number("number", text)
-    except AddressError:
-        number = 0
-    if number == 0:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text!r}")
-    return number
-
-
-def _cid(text: str) -> int:
-    return _parsed(lambda number: parse_number("CID", number), text)
-
-
-def _seconds(text: str, or_else: str = "") -> float:
-    if not 0 < (number := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0{or_else}, got {text!r}")
-    return number
-
-
-def _age(text: str) -> float:
-    if not 0 <= (number := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, at least 0, got {text!r}")
-    return number
-
-
-def _number(text: str) -> float:
-    try:  # float() also reads 1_0, inf, and the digits of other scripts
-        return float(text if set(text) <= set("0123456789.e-") else "nan")
-    except ValueError:
-        return math.nan
-
-
-def _timeout(text: str) -> float | str:
-    return text if text == "auto" else _seconds(text, ", or auto")
-
-
-def _console(text: str) -> Address | str:
-    return text if text == "auto" else _address(text)
-
-
-def _mode(text: str) -> int:
-    if not text or len(text) > 4 or set(text) - set("01234567") or int(text, 8) > 0o777:
-        raise argparse.ArgumentTypeError(f"expected an octal mode from 0 to 777, got {text!r}")
-    return int(text, 8)
-
-
-def _group(text: str) -> int:
-    import grp  # few need it
-
-    return _id("group", lambda: grp.getgrnam(text).gr_gid, text)
-
-
-def _user(text: str) -> int:
-    import pwd  # few need it
-
-    return _id("user", lambda: pwd.getpwnam(text).pw_uid, text)
-
-
-def _id(kind: str, find_name: Callable[[], int], text: str) -> int:
-    try:
-        return find_name()
-    except KeyError:
-        pass
-    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _ID_MAX:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"expected the name or number of a {kind}, got {text!r}")
-
 
 # The options, in groups. The first group has no title.
 
@@ -142,19 +42,19 @@ def _choice(name: str, choices: Sequence[str], text: str, **kwargs: Any) -> Opti
 
 
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {
-    "ADDR": _address,
-    "ADDR|auto": _console,
-    "CID": _cid,
-    "GROUP": _group,
-    "MIB": _count,
-    "MODE": _mode,
-    "N": _count,
+    "ADDR": values.address,
+    "ADDR|auto": values.console,
+    "CID": values.cid,
+    "GROUP": values.group,
+    "MIB": values.count,
+    "MODE": values.mode,
+    "N": values.count,
     "NAME": str,
     "PATH|fd:N": str,
     "PATH": str,
-    "SEC": _seconds,
-    "SEC|auto": _timeout,
-    "USER": _user,
+    "SEC": values.seconds,
+    "SEC|auto": values.timeout,
+    "USER": values.user,
 }
 
 _FORMATS: Final = ("text", "json")
@@ -162,7 +62,7 @@ _FORMATS: Final = ("text", "json")
 _LISTEN: Final = _option(
     "-l --listen ADDR",
     "listen here (default: systemd's, or vsock::9000) *",
-    type=_listen,
+    type=values.listen,
     action="append",
 )
 
@@ -221,7 +121,7 @@ def _serve_options() -> Groups:
             _option(
                 "--api ADDR",
                 "with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)",
-                type=_api,
+                type=values.api,
                 nargs="?",
                 const=True,
             ),
@@ -263,7 +163,7 @@ def _timeout_option(seconds: float) -> Option:
 _API: Final = _option(
     "--api ADDR",
     "where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)",
-    type=_api,
+    type=values.api,
 )
 
 _WAIT_OPTIONS: Final = [
@@ -271,7 +171,7 @@ _WAIT_OPTIONS: Final = [
     _option(
         "--max-age SEC",
         "how many seconds ago it may have arrived (default: 60)",
-        type=_age,
+        type=values.age,
         default=60.0,
     ),
     _API,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 
-from ..addresses import CID_ANY, UnixAddress, VsockAddress, parse_number
+from ..addresses import CID_ANY, UnixAddress, VsockAddress
 from ..errors import UsageError
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from ..sockets.activation import inherited_sockets
 from ..sockets.opening import NOWHERE
-from .output import LEVELS, NOTHING, quoted
+from . import values
+from .output import LEVELS, NOTHING
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -212,10 +213,7 @@ CommandSettings = (
 
 # From the command line.
 
-_STDERR: Final = 2
-_EIF_MAGIC: Final = b".eif"
 _EIF_MEMORY_FACTOR: Final = 4  # source: nitro-cli's check of the memory
-_FD_MAX: Final = 2**31 - 1
 _SYSTEM_API: Final = UnixAddress("/run/nitrohb/api.sock")
 
 
@@ -223,9 +221,9 @@ def _answer(args: Namespace) -> AnswerSettings:
     level, (timeout, warning) = LEVELS[args.log_level], _timeout(args)
     events, ready_fd = args.events, args.ready_fd
     if events is not None and events.startswith("fd:"):
-        events = _descriptor("--events", events[3:])
+        events = values.descriptor("--events", events[3:])
     if ready_fd is not None:
-        ready_fd = _descriptor("--ready-fd", ready_fd)
+        ready_fd = values.descriptor("--ready-fd", ready_fd)
         if ready_fd == events:
             raise UsageError("--events and --ready-fd need two descriptors: the second is closed")
     return AnswerSettings(
@@ -247,24 +245,6 @@ def _answer(args: Namespace) -> AnswerSettings:
     )
 
 
-def _descriptor(option: str, text: str) -> int:
-    """A descriptor to write to. Later a socket of nitrohb can have its number."""
-    import fcntl  # few need it
-
-    number = parse_number(f"descriptor of {option}", text, _FD_MAX)
-    try:
-        can_write = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-    except OSError:
-        can_write = False
-    if number <= _STDERR or not can_write:
-        raise UsageError(
-            f"{option}: {number} is not a descriptor from 3 up that is open for writing."
-            " Open one, as in: nitrohb ... 3>FILE"
-        )
-    os.set_inheritable(number, False)  # it is not for the command of run
-    return number
-
-
 def _listen(args: Namespace) -> Sequence[Address]:
     listen: Sequence[Any] = args.listen or ()
     if NOWHERE in listen:
@@ -284,25 +264,11 @@ def _timeout(args: Namespace) -> tuple[float, str]:
         raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
     from ..timeouts import boot_timeout  # few need it
 
-    size = _image_size(args.eif)
+    size = values.image_size(args.eif)
     need = -(-size * _EIF_MEMORY_FACTOR >> 20)  # rounded up
     warning = f"--memory {args.memory} is too small for this image: nitro-cli demands {need} MiB"
     timeout = boot_timeout(eif_bytes=size, memory_mib=args.memory)
     return timeout, warning if args.memory < need else ""
-
-
-def _image_size(path: str) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            size, magic = os.fstat(fd).st_size, os.read(fd, len(_EIF_MAGIC))
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
-    if magic != _EIF_MAGIC:
-        raise UsageError(f"--eif {quoted(path)} is not an enclave image: it has no EIF header")
-    return size
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
