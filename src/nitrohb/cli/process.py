@@ -238,13 +238,8 @@ def _terminal_has_sent(number: int, pid: int) -> bool:
     it comes from. In the foreground assume the terminal: a second signal could interrupt what the
     command does about the first.
     """
-    return number in _TERMINAL_KEYS and _is_in_our_group(pid) and _is_in_foreground()
-
-
-def _is_in_our_group(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        return os.getpgid(pid) == os.getpgrp()
-    return True  # it has ended
+    is_in_our_group = os.getpgid(pid) == os.getpgrp()  # it has not been waited for: it is there
+    return number in _TERMINAL_KEYS and is_in_our_group and _is_in_foreground()
 
 
 def _is_in_foreground() -> bool:
