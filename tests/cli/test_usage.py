@@ -111,8 +111,8 @@ WRONG_VALUES = """
 -l tcp:1:2  -l ''  -l vsock:9000  -l vsock:x:9000  -l unix:  -l unix:@x  -l hybrid:/vm4  -l fd:-1
 --allow-cid 4x  --allow-cid -1  --max-pending 0  --max-pending many  --memory 4G  --memory 0
 --timeout 1_0  --timeout ٣  --timeout ' 5'  --timeout +5  --max-pending 1_0  --handshake-timeout ٣
---timeout 1.2.3  --timeout soon  --timeout 0  --timeout nan  --timeout automatic  --handshake-timeout inf
---socket-mode 0o600  --socket-mode 1777  --socket-group 'no such group'
+--timeout soon  --timeout 0  --timeout nan  --timeout automatic  --handshake-timeout inf
+--timeout 1.2.3  --socket-mode 0o600  --socket-mode 1777  --socket-group 'no such group'
 --socket-group 00000000000123  --allow-uid 'no such user'  --allow-uid -1
 --format xml  --log-level loud
 --api example.com:9180  --api 127.0.0.1  --api ::1:9180  --api [127.0.0.1]:9180
