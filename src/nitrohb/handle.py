@@ -61,7 +61,7 @@ class Acceptors:
         return [*self] if where is None else [self._by_address[where]]
 
     def open(self, listen: Iterable[ListenTarget], *, may_wait: bool) -> list[Acceptor]:
-        """Open all of some targets, or on none."""
+        """Open all of some targets, or none."""
         targets = resolve(listen)
         allowed = self.context.allowed or (None, None)
         require_allowable(targets, *allowed)
