@@ -70,8 +70,7 @@ class Boot:
     """One boot. The first task that calls end() decides how it ends."""
 
     def __init__(self, listeners: list[nitrohb.Listener], timeout: float) -> None:
-        self.listen = listeners  # none if a parent guest answers
-        self.timeout = timeout
+        self.listen, self.timeout = listeners, timeout  # no listeners if a parent guest answers
         self.seen: list[str] = []
         self.code = 0
 
@@ -142,9 +141,8 @@ def main() -> int:
     for program, command in needed.items():
         if shutil.which(program) is None:
             sys.exit(f"boot_eif: {program} is not in PATH. To install it: {command}")
-    timeout = args.timeout or nitrohb.boot_timeout(
-        eif_bytes=sum(map(len, sections.values())), memory_mib=memory
-    )
+    size = sum(map(len, sections.values()))
+    timeout = args.timeout or nitrohb.boot_timeout(eif_bytes=size, memory_mib=memory)
     return trio.run(Boot(listeners, max(0, timeout)).run, sections, qemu, args.vhost_user)
 
 
