@@ -49,6 +49,13 @@ class Enclaves:
             return guest.outcome()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the tests have recorded: the line that AWS's image prints."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
+
+
 @pytest.fixture(scope="session")
 def parts() -> Parts:
     return find.parts()

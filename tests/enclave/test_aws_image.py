@@ -11,7 +11,7 @@ import re
 import runpy
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,9 +56,11 @@ def beside_parent(siblings: Siblings, image: Path, cid: int = CID) -> Boot:
     return Boot(siblings.directory, "--vhost-user", hybrid(cid).socket, image)
 
 
-def test_it_boots_beside_a_parent(parts: Parts, siblings: Siblings) -> None:
+def test_it_boots_beside_a_parent(
+    parts: Parts, siblings: Siblings, record_property: Callable[[str, object], None]
+) -> None:
     with siblings.parent.nitrohb() as server, beside_parent(siblings, parts.hello) as boot:
-        boot.words.await_line(HELLO)
+        record_property("the console of AWS's image", boot.words.await_line(HELLO).text)
         assert boot.ends() == 0
         assert server.ends() == 0
         (beat,) = server.events("heartbeat")
