@@ -115,9 +115,10 @@ def test_nitro_cli_needs_no_nitrohb(sock: Path, tmp_path: Path) -> None:
     script = tmp_path / "nitro-cli"
     script.write_text("#!/bin/sh\nexit 36\n")
     script.chmod(0o755)
-    code, _, err = run_here(sock, str(script), "run-enclave")
-    assert code == 125
-    assert "nitro-cli brings a listener of its own" in err
+    for command in ([str(script), "run-enclave"], ["sh", "-c", f"{script} run-enclave; exit 36"]):
+        code, _, err = run_here(sock, *command)
+        assert code == 125
+        assert "nitro-cli brings a listener of its own" in err
 
 
 @pytest.mark.parametrize("options", [(), ("--keep",)])

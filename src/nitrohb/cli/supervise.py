@@ -160,7 +160,8 @@ class Supervisor:
         # It may be the command's answer to the signal.
         if self._is_early() and number is None:
             explain_end(self._summary, process.status, self._output)
-            if os.path.basename(self._settings.argv[0]) == "nitro-cli":
+            # Also behind sudo, or in a shell's command line.
+            if any("nitro-cli" in word for word in self._settings.argv):
                 self._output.print_err(
                     "nitro-cli brings a listener of its own for this port: run it without nitrohb."
                 )
