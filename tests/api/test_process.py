@@ -123,6 +123,7 @@ def test_a_default_that_cannot_be_made_is_an_error(
     code, out, err = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api")
     assert (code, out) == (1, "")
     assert f"{tmp_path}/run/nitrohb does not exist" in err
+    assert "--api unix:PATH" in err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..api.address import tcp_listen_error
-from ..errors import UsageError
+from ..errors import ListenError, UsageError
 from ..sockets.opening import check_distinct, open_listeners
 from .settings import TcpApiSettings, UnixApiSettings, default_api
 
@@ -76,9 +76,17 @@ def _listen(
             with suppress(OSError):  # the listen tells what is wrong
                 os.mkdir(os.path.dirname(settings.address.path), 0o755)
         check_distinct([*addresses, settings.address])
-        (listener,) = open_listeners(
-            [settings.address], socket_mode=settings.mode, socket_group=settings.group
-        )
+        try:
+            (listener,) = open_listeners(
+                [settings.address], socket_mode=settings.mode, socket_group=settings.group
+            )
+        except ListenError as error:
+            if settings.address != default_api():
+                raise
+            remedy = f"{error.remedy} Or name another socket, to the clients, too: --api unix:PATH"
+            raise ListenError(
+                error.address, error.errno, error.reason, remedy, error.see_also
+            ) from error
         closing.callback(listener.close)
         return listener.sock
     address = settings.address
