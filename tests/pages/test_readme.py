@@ -85,12 +85,36 @@ def test_its_library_example_prints_an_error_in_a_few_lines(
     given = '"unix:enclave.sock", ["nitrohb", "send", "unix:enclave.sock"]'
     assert program.count(given) == program.count("timeout=60") == 1
     program = program.replace("timeout=60", "timeout=0.5").replace(given, f"{address!r}, {vmm}")
+    assert why in said_in_a_few_lines(program)
+
+
+@pytest.mark.parametrize(
+    ("one", "vmm", "why"),
+    [
+        ("unix:e", ["true"], "unix:e: no heartbeat on unix:e came within 0.5 s: nobody connected"),
+        ("unix:e", ["false"], "unix:e: Command '['false']' returned non-zero exit status 1."),
+        ("unix:no/e", ["true"], "cannot listen on unix:no/e"),
+    ],
+)
+def test_its_example_of_several_prints_an_error_in_a_few_lines(
+    one: str, vmm: list[str], why: str
+) -> None:
+    imports = block("python", "import subprocess\n\nimport trio").partition("\n\n\n")[0]
+    program = block("python", "from functools import partial\n\nfrom nitrohb import Heart")
+    given = '["nitrohb", "send", address]'
+    assert program.count(given) == program.count("timeout=60") == 1
+    program = program.replace("timeout=60", "timeout=0.5").replace(given, f"{vmm}")
+    assert why in said_in_a_few_lines(f"{imports}\n{program.replace('unix:one.sock', one)}")
+
+
+def said_in_a_few_lines(program: str) -> str:
+    """What a program prints that fails."""
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
-    assert why in done.stdout
-    assert len(done.stdout.splitlines()) <= 3
     assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) <= 3
+    return done.stdout
 
 
 def test_the_demo_prints_what_is_shown() -> None:
