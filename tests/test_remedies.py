@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from nitrohb.remedies import (
     descriptor_shortage,
     listen_error,
     vsock_advice,
+    who_may_connect,
 )
 
 VSOCK: list[Address] = [VsockAddress(CID_ANY, 9000), VsockAddress(1, 9000), VsockAddress(3, 9000)]
@@ -141,6 +143,27 @@ def test_a_directory_that_may_not_be_entered(
     error = connect_error(UnixAddress(str(tmp_path / "s")), errno.EACCES)
     assert str(tmp_path) in error.reason
     assert "--socket-mode" not in error.remedy
+
+
+def test_who_may_connect_to_a_socket_file() -> None:
+    """Its directories count, too, as far as they belong to the owner of the file."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as outer:
+        inner, path = f"{outer}/inner", f"{outer}/inner/s"
+        os.mkdir(inner)
+        Path(path).touch()
+        for modes, closed, remedy in (
+            ((0o711, 0o711, 0o600), None, "--socket-mode 660 --socket-group GROUP"),
+            ((0o711, 0o710, 0o620), None, None),
+            ((0o711, 0o711, 0o666), None, None),
+            ((0o711, 0o700, 0o660), inner, "chmod g+x"),
+            ((0o766, 0o755, 0o660), outer, "chmod g+x"),
+        ):
+            for name, wanted in zip((outer, inner, path), modes, strict=True):
+                os.chmod(name, wanted)
+            seen, advice = who_may_connect(path)
+            mode = f"{path} has mode {modes[-1]:o}, owner {os.getuid()} and group {os.getgid()}"
+            assert seen == mode + (f", but only its owner can enter {closed}" if closed else "")
+            assert (advice is None) if remedy is None else (remedy in (advice or ""))
 
 
 def advised(make: Make, address: Address) -> set[str]:

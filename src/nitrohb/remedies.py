@@ -16,7 +16,7 @@ from .errors import ConnectError, ListenError, NitrohbError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Final
 
     from .addresses import Address
@@ -185,6 +185,11 @@ _OTHER_USER: Final = (
     " to enter the directory."
 )
 
+_CLOSED_DIRECTORY: Final = (
+    "A VMM that runs as another user must be able to enter that directory: chgrp GROUP and chmod"
+    " g+x, or choose another path."
+)
+
 # What a look at the path adds to the error number.
 _NO_HOME: Final = (
     "{path} is not in your home directory: a shell replaces ~ only at the start of a word",
@@ -268,13 +273,28 @@ def advice_from(table: _Table, number: int, address: object) -> tuple[str, str, 
 def who_may_connect(path: str) -> tuple[str, str | None]:
     """Who may connect to a socket file, and how to let another user in if it is only the owner.
 
+    A directory that only the owner of the file can enter keeps all others out, too.
+
     Raises:
         OSError: The file cannot be looked at.
     """
     status = os.stat(path)
     mode = stat.S_IMODE(status.st_mode)
     seen = f"{path} has mode {mode:03o}, owner {status.st_uid} and group {status.st_gid}"
-    return seen, None if mode & 0o022 else _OTHER_USER
+    if not mode & 0o022:
+        return seen, _OTHER_USER
+    for directory in _directories(path):
+        found = os.stat(directory)
+        if found.st_uid == status.st_uid and not found.st_mode & 0o011:
+            return f"{seen}, but only its owner can enter {directory}", _CLOSED_DIRECTORY
+    return seen, None
+
+
+def _directories(path: str) -> Iterator[str]:
+    """The directories of a file, from the inmost to the root."""
+    path = os.path.realpath(path)
+    while (parent := os.path.dirname(path)) != path:
+        yield (path := parent)
 
 
 def descriptor_shortage(number: int | None) -> NitrohbError | None:

@@ -142,9 +142,8 @@ async def test_who_may_connect_to_a_socket_file_is_told(tmp_path: Path) -> None:
         for check in await examine([UnixAddress(path)], 1, socket_mode=0o660, socket_group=gid)
         if check.name == "reach"
     )
-    assert reach == Finding(
-        Verdict.OK, f"{path} has mode 660, owner {os.getuid()} and group {gid}", None
-    )
+    assert reach.evidence.startswith(f"{path} has mode 660, owner {os.getuid()} and group {gid}")
+    assert "--socket-mode" not in (reach.remedy or "")
     with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
         named.bind(path)
         abstract.bind("\0nitrohb test of the doctor")
