@@ -88,6 +88,29 @@ def test_its_library_example_prints_an_error_in_a_few_lines(
     assert why in said_in_a_few_lines(program)
 
 
+# A VMM that runs for a while after its boot.
+VMM = """
+import socket, time
+with socket.socket(socket.AF_UNIX) as enclave:
+    enclave.connect("e")
+    enclave.sendall(b"\\xb7")
+    enclave.recv(1)
+time.sleep(1.2)
+print("the VMM has ended by itself")
+"""
+
+
+def test_its_library_example_limits_the_time_of_the_boot_and_not_that_of_the_vmm() -> None:
+    program = block("python", "import subprocess\n\nimport trio")
+    given = '["nitrohb", "send", "unix:enclave.sock"]'
+    program = program.replace(given, repr([sys.executable, "-Sc", VMM]))
+    program = program.replace("unix:enclave.sock", "unix:e").replace("timeout=60", "timeout=1")
+    assert {*said_in_a_few_lines(program).splitlines()} == {  # what is printed first may vary
+        "unix:e has booted",
+        "the VMM has ended by itself",
+    }
+
+
 @pytest.mark.parametrize(
     ("one", "vmm", "why"),
     [
