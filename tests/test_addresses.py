@@ -253,6 +253,8 @@ def test_no_number(form: str, expected: str) -> None:
         ("hybrid::9000", ["a path, got none"]),
         ("unix:", ["a path, got none"]),
         ("unix:\ud800", ["that the file system can encode"]),
+        ("hybrid:/run/vms/*:9000", ["one path, not a pattern", "nitrohb listen"]),
+        ("unix:/run/vm?", ["one path, not a pattern", "nitrohb listen"]),
         ("unix:@x", ["abstract socket", "written ./@x"]),
         ("hybrid:@x:1", ["abstract socket", "written ./@x"]),
         ("hybrid:a\nb:1", ["without control characters"]),

@@ -75,6 +75,8 @@ def test_a_device_of_enclaves_that_is_missing_is_explained_by_its_pci_device(
         return enclaves(str(device), str(tmp_path))
 
     assert look() is Enclaves.UNKNOWN
+    (tmp_path / "bus").mkdir()
+    assert look() is Enclaves.DISABLED
     for name, modalias in (
         ("0", "pci:v00001AF4d00001045sv00001AF4sd00001045bc"),
         ("1", None),

@@ -42,7 +42,7 @@ class Enclaves(Enum):
 
     STARTABLE = "it exists, and this user may open it"
     REFUSED = "it exists, but this user may not open it"
-    UNKNOWN = "/dev/nitro_enclaves does not exist, and no PCI device can be seen"
+    UNKNOWN = "/dev/nitro_enclaves does not exist, and /sys does not show the machine's devices"
     DISABLED = "enclaves are not enabled on this machine: it has no PCI device 1d0f:e4c1"
     NO_DRIVER = "/dev/nitro_enclaves does not exist: its PCI device, 1d0f:e4c1, has no driver"
     OUTSIDE = "it does not exist here, but its PCI device, 1d0f:e4c1, has a driver"
@@ -57,13 +57,13 @@ def enclaves(device: str = _ENCLAVES, sys: str = "/sys") -> Enclaves:
     if os.path.exists(device):
         is_usable = os.access(device, os.R_OK | os.W_OK)
         return Enclaves.STARTABLE if is_usable else Enclaves.REFUSED
-    names = glob(f"{sys}/bus/pci/devices/*")
-    for name in names:
+    for name in glob(f"{sys}/bus/pci/devices/*"):
         with suppress(OSError), open(f"{name}/modalias") as modalias:
             if modalias.read().startswith(_MODALIAS):
                 has_driver = os.path.exists(f"{name}/driver")
                 return Enclaves.OUTSIDE if has_driver else Enclaves.NO_DRIVER
-    return Enclaves.DISABLED if names else Enclaves.UNKNOWN
+    # A small VM has no PCI at all. Where /sys is hidden, nothing is known.
+    return Enclaves.DISABLED if os.path.exists(f"{sys}/bus") else Enclaves.UNKNOWN
 
 
 def descriptor_limit() -> float:
