@@ -129,7 +129,7 @@ class NoHeartbeatError(NitrohbError):
         if self.ended:
             why = "the server has ended"
         elif self.address is None:
-            why = "every address where it could arrive is closed, or was removed"
+            why = "no address is open on which it could arrive"
         elif self.unlistened:
             why = "the address was removed from the server\nListen on it again, then wait."
         else:

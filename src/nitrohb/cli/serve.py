@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from ..remedies import LOCAL_ADVICE
 from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
-from .output import WARNING, Stream
+from .output import INFO, WARNING, Stream
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -31,6 +31,9 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
             from .serve_api import open_api  # only if it is asked for
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
+            if not listeners:
+                text = f"nitrohb: no address yet: add one at {settings.api.address}"
+                output.print_err(text, level=INFO)
         tell_ready(answer.ready_fd, output)
         from .answer import answer_and_report  # loads trio
 
