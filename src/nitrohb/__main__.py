@@ -19,16 +19,24 @@ def main() -> int:
         from .cli import main as run
 
         return run()
-    except* (MemoryError, ImportError, OSError) as group:
-        if group.split(_is_lack_of_memory)[1] is not None:
+    except Exception as error:  # not "except*", which needs memory itself
+        if not _is_lack_of_memory(error):
             raise
     sys.exit("nitrohb: this process cannot have more memory\nRaise its limit (ulimit -v).")
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
     """Whether memory was refused to Python, to the dynamic linker, or to a system call."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "map segment" in text or "allocate memory" in text
+    match error:
+        case BaseExceptionGroup():
+            return all(map(_is_lack_of_memory, error.exceptions))
+        case SystemError():  # Python has lost the MemoryError, for which there was no memory
+            return "exception" in str(error)
+        case ImportError() | OSError():
+            text = str(error).lower()
+            return "map segment" in text or "allocate memory" in text
+        case _:
+            return isinstance(error, MemoryError)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ LACKS = (
     MemoryError(),
     ImportError("libssl.so.3: failed to map segment from shared object"),
     OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    SystemError("initialization of _socket raised unreported exception"),
     ExceptionGroup("", [MemoryError(), ExceptionGroup("", [MemoryError()])]),
 )
 
@@ -160,10 +161,15 @@ def test_lack_of_memory_anywhere_is_one_message(
 
 
 @pytest.mark.parametrize(
-    "error", [ImportError("cannot import name"), ExceptionGroup("", [MemoryError(), KeyError()])]
+    "error",
+    [
+        ImportError("cannot import name"),
+        SystemError("bad argument to internal function"),
+        ExceptionGroup("", [MemoryError(), KeyError()]),
+    ],
 )
 def test_a_bug_is_no_lack_of_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     failing_with(error, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["nitrohb"])
-    with pytest.raises((ImportError, ExceptionGroup)):
+    with pytest.raises((ImportError, SystemError, ExceptionGroup)):
         main()
