@@ -200,6 +200,7 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("run -l unix:{sock} true -- true", COMMAND),
         ("run -l unix:{sock} --console-log x -- true", ["--console-log needs --console"]),
         ("run -l unix:{sock} --console fd:3 -- true", ["fd:3", "listening socket"]),
+        ("run -l unix:{sock} -l hybrid:vm:1 --console auto -- true", ["auto", "vsock address"]),
         ("send fd:3", ["fd:3", "listening socket"]),
         ("send vsock::9000", ["vsock::9000", "vsock:3:9000"]),
         ("doctor -l unix:{sock} -l hybrid:{sock}:9000 -l unix:{sock}_9000", SAME_PLACE),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..addresses import CID_ANY, UnixAddress, VsockAddress
+from ..addresses import CID_ANY, HybridAddress, UnixAddress, VsockAddress
 from ..errors import UsageError
 from ..protocol import HEARTBEAT_PORT, PARENT_CID
 from ..sockets.activation import inherited_sockets
@@ -214,6 +214,7 @@ CommandSettings = (
 # From the command line.
 
 _EIF_MEMORY_FACTOR: Final = 4  # source: nitro-cli's check of the memory
+_WITHOUT_CID: Final = (UnixAddress, HybridAddress)
 _SYSTEM_API: Final = UnixAddress("/run/nitrohb/api.sock")
 
 
@@ -317,6 +318,17 @@ def _child_argv(args: Namespace) -> Sequence[str]:
     return args.argv  # type: ignore[no-any-return]
 
 
+def _console(args: Namespace) -> Address | str | None:
+    listen: Sequence[Address] = args.listen or ()
+    has_no_cids = listen and all(isinstance(each, _WITHOUT_CID) for each in listen)
+    if args.console == "auto" and has_no_cids:
+        raise UsageError(
+            "--console auto needs a vsock address, where the CID of the enclave is known: name the"
+            " console, as in --console unix:serial.sock"
+        )
+    return args.console  # type: ignore[no-any-return]
+
+
 def _console_log(args: Namespace) -> str | None:
     if args.console_log is not None and args.console is None:
         raise UsageError("--console-log needs --console")
@@ -339,7 +351,7 @@ _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
         answer=_answer(args),
         argv=_child_argv(args),
         kill_after=args.kill_after,
-        console=args.console,
+        console=_console(args),
         console_log=_console_log(args),
     ),
     "send": lambda args: SendSettings(
