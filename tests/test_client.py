@@ -256,9 +256,11 @@ async def test_no_connection_to_a_path() -> None:
         (InheritedSocket(3), "^fd:3 is a listening socket"),
         ("vsock::9000", "^vsock::9000 .* vsock:3:9000 "),
         (VsockAddress(CID_ANY, 7), "^vsock::7 .* vsock:3:7 "),
+        (9000, "an address.* got 9000"),
+        (b"unix:x", "an address.* got b'unix:x'"),
     ],
 )
-async def test_an_address_that_is_not_one_to_connect_to(address: str | Address, said: str) -> None:
+async def test_an_address_that_is_not_one_to_connect_to(address: Any, said: str) -> None:
     with trio.testing.assert_no_checkpoints(), pytest.raises(UsageError, match=said):
         await send_heartbeat(address)
 

@@ -199,6 +199,9 @@ async def test_what_cannot_be_listened_on_changes_nothing(tmp_path: Path, a: Pat
         ]:
             with pytest.raises(error, match=message):
                 server.handle.listen(wrong)  # type: ignore[arg-type]
+        for nothing in (None, 9000, b"unix:x", [f"unix:{a}"]):
+            with pytest.raises(UsageError, match="address"):
+                server.handle.unlisten(nothing)  # type: ignore[arg-type]
         assert [str(it) for it in server.handle.addresses] == [f"unix:{a}"]
         assert server.told() == []
         await beat(Client(a))

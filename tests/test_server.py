@@ -426,7 +426,14 @@ async def test_users_alone_cannot_be_allowed_where_peers_have_none(path: Path) -
         ({"max_pending": 1.5}, r"max_pending .* integer .* got 1\.5"),
         ({"max_pending": "16"}, r"max_pending .* got '16'"),
         ({"handshake_timeout": "5"}, r"handshake_timeout .* number .* got '5'"),
+        ({"allow_cids": 16}, r"allow_cids: .* set .* got 16"),
+        ({"allow_uids": 0}, r"allow_uids: .* set .* got 0"),
         ({"socket_mode": 660}, r"socket_mode .*0o660.* got 660"),
+        ({"socket_mode": "660"}, r"socket_mode .*0o660.* got '660'"),
+        ({"socket_mode": -1}, r"socket_mode .* got -1"),
+        ({"socket_group": "root"}, r"socket_group .* got 'root'"),
+        ({"socket_group": -1}, r"socket_group .* got -1"),
+        ({"socket_group": 2**32 - 1}, r"socket_group .* got 4294967295"),
     ],
 )
 async def test_arguments_that_make_no_sense(

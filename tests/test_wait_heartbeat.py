@@ -219,6 +219,8 @@ async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
     [
         ({"address": "unix:/elsewhere"}, "does not listen on unix:/elsewhere, but on unix:.*/hb$"),
         ({"address": "nonsense"}, "nonsense"),
+        ({"address": 9000}, "an address.* got 9000"),
+        ({"address": ["unix:x"]}, r"an address.* got \['unix:x'\]"),
         ({"cid": 16}, "unix:.*/hb have no CID"),
         ({"cid": -1}, "cid: .* 0 to 4294967294, got -1"),
         ({"max_age": -1.0}, "max_age .* at least 0 s, got -1.0"),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 
-from .errors import AddressError
+from .errors import AddressError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -250,6 +250,20 @@ def parse_address(text: str) -> Address:
         return parse(rest)
     except AddressError as error:
         raise AddressError(f"{text!r} is not an address: {error}") from None
+
+
+def as_address(value: object) -> Address:
+    """The address that a caller passes, as text or as an object.
+
+    Raises:
+        AddressError: The text is not an address.
+        UsageError: The object is not one.
+    """
+    if isinstance(value, str):
+        return parse_address(value)
+    if not isinstance(value, Address):
+        raise UsageError(f"expected an address, as text or as an object, got {value!r}")
+    return value
 
 
 def _guess(text: str) -> str:

@@ -14,14 +14,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from .addresses import (
-    CID_ANY,
-    Address,
-    InheritedSocket,
-    NamedDescriptor,
-    VsockAddress,
-    parse_address,
-)
+from .addresses import CID_ANY, Address, InheritedSocket, NamedDescriptor, VsockAddress, as_address
 from .arguments import check_seconds
 from .errors import HeartbeatTimeoutError, PeerClosedError, UsageError, WrongByteError
 from .protocol import (
@@ -132,9 +125,9 @@ def connectable(address: str | Address) -> syscalls.SocketAddress:
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: It is that of a listening socket, or of every machine.
+        UsageError: It is that of a listening socket, or of every machine, or not an address.
     """
-    target = parse_address(address) if isinstance(address, str) else address
+    target = as_address(address)
     if isinstance(target, InheritedSocket | NamedDescriptor):
         raise UsageError(f"{target} is a listening socket: name an address to connect to")
     if isinstance(target, VsockAddress) and target.cid == CID_ANY:

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from .acceptor import Acceptor, ServerContext
-from .addresses import CID_ANY, Address, NamedDescriptor, parse_address
+from .addresses import CID_ANY, Address, NamedDescriptor, as_address
 from .arguments import check_seconds
 from .claims import ClaimFilter, ClaimQueue
 from .errors import HeartbeatTimeoutError, ListenError, UsageError
@@ -203,9 +203,10 @@ class HeartbeatServer:
         Raises:
             UsageError: The server does not listen on this address.
         """
-        where = self._known_address(address)
-        assert where is not None
-        self._acceptors.remove(where)
+        if where := self._known_address(address):
+            self._acceptors.remove(where)
+        else:
+            raise UsageError("unlisten() needs the address to remove, got None")
 
     def last_heartbeats(self) -> list[Heartbeat]:
         """The last heartbeat of each enclave, oldest first. Claims nothing.
@@ -306,7 +307,7 @@ class HeartbeatServer:
             raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
 
     def _known_address(self, address: Address | str | None) -> Address | None:
-        where = parse_address(address) if isinstance(address, str) else address
+        where = None if address is None else as_address(address)
         if isinstance(where, NamedDescriptor):  # it listens by its number
             with suppress(ListenError):
                 where = find_named(where)

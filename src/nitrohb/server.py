@@ -178,10 +178,14 @@ def _validate(
     return Allowed(_checked_ids("allow_cids", cids), _checked_ids("allow_uids", uids))
 
 
-def _checked_ids(name: str, numbers: Collection[int] | None) -> frozenset[int]:
-    if numbers is not None and not numbers:
+def _checked_ids(name: str, numbers: Collection[object] | None) -> frozenset[int]:
+    if numbers is None:
+        return frozenset()
+    if isinstance(numbers, int):
+        raise UsageError(f"{name}: expected a set of numbers, got {numbers!r}")
+    if not numbers:
         raise UsageError(f"{name} is empty: no enclave would be answered (None allows all)")
-    return frozenset(checked_id(name, number) for number in numbers or ())
+    return frozenset(checked_id(name, number) for number in numbers)
 
 
 def _log_problem(event: Event) -> None:

@@ -35,6 +35,7 @@ NOWHERE: Final = "none"
 """What a server is told that is to begin without an address."""
 
 _BACKLOG: Final = 4096  # the default of the kernel's own limit, net.core.somaxconn
+_GROUP_MAX: Final = 2**32 - 2  # chown(2) takes -1 for no change
 
 Target = Address | socket.socket | Listener
 ListenTarget = str | Target
@@ -66,16 +67,18 @@ def open_listeners(
 
     Raises:
         AddressError: A text is not an address.
-        UsageError: An address is named twice, or leaves its port open, or ``socket_mode`` or the
-            variables of socket activation make no sense.
+        UsageError: An address is named twice, or leaves its port open, or ``socket_mode``,
+            ``socket_group`` or the variables of socket activation make no sense.
         ListenError: An address cannot be listened on; says why, and what helps.
     """
     targets = list(listen)
     with closing_stack(targets) as opened:
-        if not 0 <= socket_mode <= 0o777:
+        if not _is_number(socket_mode, 0o777):
             raise UsageError(
-                f"socket_mode is octal, as in 0o660, and at most 0o777: got {socket_mode}"
+                f"socket_mode is octal, as in 0o660, and at most 0o777: got {socket_mode!r}"
             )
+        if socket_group is not None and not _is_number(socket_group, _GROUP_MAX):
+            raise UsageError(f"socket_group must be the number of a group, got {socket_group!r}")
         listeners: list[Listener] = []
         for target in resolve(targets):
             listener = _open(target, socket_mode, socket_group, may_wait)
@@ -83,6 +86,10 @@ def open_listeners(
             listeners.append(listener)
         opened.pop_all()
     return listeners
+
+
+def _is_number(value: object, most: int) -> bool:
+    return isinstance(value, int) and 0 <= value <= most
 
 
 def closing_stack(targets: Iterable[ListenTarget]) -> ExitStack:
