@@ -8,7 +8,6 @@ exception is ``localhost``, which means 127.0.0.1.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ from ..errors import AddressError, ConnectError, ListenError
 from ..remedies import advice_from
 
 if TYPE_CHECKING:
+    import ipaddress
     from collections.abc import Collection
 
 _LOCAL: Final = "Use 127.0.0.1:PORT, or a Unix socket."
@@ -65,6 +65,8 @@ class TcpAddress:
             host: The header.
             names: Host names to accept as well, in lower case.
         """
+        import ipaddress  # see parse_api_address()
+
         name, _, port = host.rpartition(":")
         name = name if port.isdigit() else host
         if name.lower() in ("localhost", *names):
@@ -92,6 +94,8 @@ def parse_api_address(text: str) -> ApiAddress:
         address = parse_address(text)
         assert isinstance(address, UnixAddress)
         return address
+    import ipaddress  # not for a Unix socket: "nitrohb wait" starts sooner
+
     host, _, port = text.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host
     bracketed = host.startswith("[") and host.endswith("]")

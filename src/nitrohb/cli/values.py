@@ -50,7 +50,7 @@ def listen(text: str) -> Address | str:
 
 def api(text: str) -> ApiAddress:
     """Read where an interface is."""
-    from ..api.address import parse_api_address  # loads ipaddress, which few need
+    from ..api.address import parse_api_address  # few need it
 
     return _parsed(parse_api_address, text)
 
