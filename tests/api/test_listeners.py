@@ -65,6 +65,7 @@ async def test_what_cannot_be_added(tmp_path: Path, path: Path) -> None:
             ({"address": "fd:3"}, 400, ("descriptor",)),
             ({"address": "fd:api"}, 400, ("descriptor",)),
             ({"address": "hybrid:/run/*:9000"}, 400, ("pattern",)),
+            ({"address": "vsock::4294967295"}, 400, ("lets the kernel choose",)),
             ({"address": "unix:/x", "mode": 0}, 400, ("'mode'",)),
             ({"address": f"unix:{path}"}, 409, ("already",)),
             ({"address": later}, 409, ("does not exist", later)),

@@ -25,7 +25,13 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
-from ..errors import HeartbeatTimeoutError, ListenError, NoHeartbeatError, UsageError
+from ..errors import (
+    AddressError,
+    HeartbeatTimeoutError,
+    ListenError,
+    NoHeartbeatError,
+    UsageError,
+)
 from ..events import utc_now
 from ..handle import HeartbeatServer
 from ..remedies import CID_ADVICE
@@ -150,6 +156,8 @@ class _Endpoints:
         address = parse_listen(await request.body())
         try:
             server.listen(address)
+        except AddressError as error:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)) from None
         except (UsageError, ListenError) as error:
             raise ProblemError(HTTPStatus.CONFLICT, str(error)) from None
         return _json({"address": str(address), "listening": True}, HTTPStatus.CREATED)

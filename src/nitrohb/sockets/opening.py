@@ -268,7 +268,7 @@ def _local_cid_hint(number: int) -> int | None:
 
 def _open_vsock(address: VsockAddress) -> socket.socket:
     if address.port == PORT_ANY:
-        raise UsageError(
+        raise AddressError(
             f"{address} lets the kernel choose the port, and no enclave would know it:"
             " name a port (enclaves use 9000)"
         )
