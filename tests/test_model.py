@@ -42,39 +42,28 @@ from tests.support import B7, Client, settled
 DEADLINE = 5.0
 
 
-class Machine(RuleBasedStateMachine):
-    """What both models share: a real server on a Unix socket, and clients by number."""
+class RealServer(RuleBasedStateMachine):
+    """What all models share: a real server in a directory of its own, and clients by number."""
 
     clock: MockClock
     nursery: trio.Nursery
-    any_byte: bool
-    once = True
-    clients = Bundle("clients")
+    once: bool
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.path = Path(self.directory.name) / "hb"
         self.real: dict[int, Client] = {}
         self.numbers = itertools.count()
-        self.now = 0.0
-        # The model: whether the server has answered and ended, the time of connecting of each
-        # client that waits, oldest first, and what each client was sent.
-        self.done = False
-        self.waiting: dict[int, float] = {}
-        self.echoes: dict[int, bytes] = {}
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.server: HeartbeatServer = trio.from_thread.run(self.nursery.start, self._serve)
 
+    async def serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        raise NotImplementedError
+
     async def _serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
         with self.scope:
-            await serve_heartbeat(
-                f"unix:{self.path}",
-                keep=not self.once,
-                any_byte=self.any_byte,
-                task_status=task_status,
-            )
+            await self.serve(task_status)
         self.ended.set()
 
     def do(self, step: Any, *args: Any) -> Any:
@@ -86,6 +75,43 @@ class Machine(RuleBasedStateMachine):
             return result
 
         return trio.from_thread.run(then_settle)
+
+    def teardown(self) -> None:
+        self.do(self.scope.cancel)
+        trio.from_thread.run(self.ended.wait)
+        assert [*Path(self.directory.name).iterdir()] == []
+        for client in self.real.values():
+            client.close()
+        self.directory.cleanup()
+
+
+class Machine(RealServer):
+    """What the models of one address share."""
+
+    any_byte: bool
+    once = True
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        # The model: whether the server has answered and ended, the time of connecting of each
+        # client that waits, oldest first, and what each client was sent.
+        self.done = False
+        self.waiting: dict[int, float] = {}
+        self.echoes: dict[int, bytes] = {}
+
+    @property
+    def path(self) -> Path:
+        return Path(self.directory.name) / "hb"
+
+    async def serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        await serve_heartbeat(
+            f"unix:{self.path}",
+            keep=not self.once,
+            any_byte=self.any_byte,
+            task_status=task_status,
+        )
 
     def answer(self, number: int, byte: bytes) -> None:
         self.echoes[number] = byte
@@ -135,14 +161,6 @@ class Machine(RuleBasedStateMachine):
     def client_goes(self, number: int) -> None:
         self.do(self.real.pop(number).close)
         self.waiting.pop(number, None)
-
-    def teardown(self) -> None:
-        self.do(self.scope.cancel)
-        trio.from_thread.run(self.ended.wait)
-        for client in self.real.values():
-            client.close()
-        assert not self.path.exists()
-        self.directory.cleanup()
 
 
 class SeedDevice(Machine):
@@ -236,21 +254,16 @@ class Waiter:
 NAMES = ("a", "b", "c")
 
 
-class ComeAndGo(RuleBasedStateMachine):
+class ComeAndGo(RealServer):
     """Addresses that come and go, with clients and claims on them, while the server runs."""
 
-    clock: MockClock
-    nursery: trio.Nursery
     once = False
     clients = Bundle("clients")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-        self.real: dict[int, Client] = {}
-        self.numbers = itertools.count()
         self.events: list[Event] = []
         self.result: list[Heartbeat] = []
+        super().__init__()
         # The model: the known addresses, and whether each is open; the address of each client that
         # is connected and silent; what each client was sent; the unclaimed heartbeats of each
         # address; the tasks that wait.
@@ -262,32 +275,17 @@ class ComeAndGo(RuleBasedStateMachine):
         self.failed: list[Waiter] = []
         self.done = False
         self.expected: list[str] = []
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
-        self.server: HeartbeatServer = trio.from_thread.run(self.nursery.start, self._serve)
 
     def address(self, name: str) -> str:
         return f"unix:{self.directory.name}/{name}"
 
-    async def _serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
-        with self.scope:
-            self.result = await serve_heartbeat(
-                self.address("a"),
-                keep=not self.once,
-                on_event=self.events.append,
-                task_status=task_status,
-            )
-        self.ended.set()
-
-    def do(self, step: Any, *args: Any) -> Any:
-        """Do something in the server's loop, and let the server come to rest."""
-
-        async def then_settle() -> Any:
-            result = step(*args)
-            await settled()
-            return result
-
-        return trio.from_thread.run(then_settle)
+    async def serve(self, task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        self.result = await serve_heartbeat(
+            self.address("a"),
+            keep=not self.once,
+            on_event=self.events.append,
+            task_status=task_status,
+        )
 
     @rule(name=st.sampled_from(NAMES))
     def listen(self, name: str) -> None:
@@ -440,14 +438,6 @@ class ComeAndGo(RuleBasedStateMachine):
     @rule()
     def the_result_has_those_that_answered(self) -> None:
         assert [str(beat.address) for beat in self.result] == self.expected
-
-    def teardown(self) -> None:
-        self.do(self.scope.cancel)
-        trio.from_thread.run(self.ended.wait)
-        assert [*Path(self.directory.name).iterdir()] == []
-        for client in self.real.values():
-            client.close()
-        self.directory.cleanup()
 
 
 class ComeAndGoOnce(ComeAndGo):
