@@ -73,7 +73,7 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
             since: The earliest time of the connection, on trio's clock.
         """
         return _is_hidden_by_loopback(claim.cid) and any(
-            came >= since and claim.address in (None, str(address))
+            came >= since and claim.address in (None, address)
             for address, came in self._over_loopback.items()
         )
 

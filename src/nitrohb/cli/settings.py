@@ -307,9 +307,11 @@ def default_api() -> UnixAddress:
 
 def _running(args: Namespace) -> UnixAddress | TcpAddress:
     """Where a running server has its interface: that of the user, or else of the system."""
+    if args.api is not None:
+        return args.api  # type: ignore[no-any-return]
     own = default_api()
     is_ours = os.path.exists(own.path) or not os.path.exists(_SYSTEM_API.path)
-    return args.api or (own if is_ours else _SYSTEM_API)
+    return own if is_ours else _SYSTEM_API
 
 
 def _child_argv(args: Namespace) -> Sequence[str]:
