@@ -124,6 +124,10 @@ def test_a_default_that_cannot_be_made_is_an_error(
     assert (code, out) == (1, "")
     assert f"{tmp_path}/run/nitrohb does not exist" in err
     assert "--api unix:PATH" in err
+    code, out, err = nitrohb_here("--keep", "-l", f"unix:{sock}", "--api", f"unix:{tmp_path}/no/s")
+    assert (code, out) == (1, "")
+    assert f"{tmp_path}/no does not exist" in err
+    assert "--api unix:PATH" not in err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

@@ -72,7 +72,8 @@ def _listen(
     settings: UnixApiSettings | TcpApiSettings, addresses: Sequence[Address], closing: ExitStack
 ) -> socket.socket:
     if isinstance(settings, UnixApiSettings):
-        if settings.address == default_api():
+        is_default = settings.address == default_api()
+        if is_default:
             with suppress(OSError):  # the listen tells what is wrong
                 os.mkdir(os.path.dirname(settings.address.path), 0o755)
         check_distinct([*addresses, settings.address])
@@ -81,7 +82,7 @@ def _listen(
                 [settings.address], socket_mode=settings.mode, socket_group=settings.group
             )
         except ListenError as error:
-            if settings.address != default_api():
+            if not is_default:
                 raise
             remedy = f"{error.remedy} Or name another socket, to the clients, too: --api unix:PATH"
             raise ListenError(
