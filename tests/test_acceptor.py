@@ -261,6 +261,33 @@ async def test_a_byte_at_the_last_moment_is_answered_and_its_connection_not_evic
         assert sorted(names(events)) == ["connected", "connected", "heartbeat", "listening"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_new_connection_is_reported_although_its_eviction_closes_the_address(
+    path: Path, keep: bool
+) -> None:
+    """The byte of the evicted one ends a one-shot address; of another, on_event removes it."""
+    reason = RejectReason.UNLISTENED if keep else RejectReason.ALREADY_ANSWERED
+    rejected: list[Rejected] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Rejected):
+            rejected.append(event)
+        elif isinstance(event, Heartbeat) and keep:
+            server.unlisten(f"unix:{path}")
+
+    while not rejected:  # trio may run the handler of the first one before
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_heartbeat, f"unix:{path}", keep=keep, max_pending=1)
+            server: HeartbeatServer = await nursery.start(partial(serve, on_event=on_event))
+            with Client(path) as first:
+                await settled()
+                first.send(B7)
+                with Client(path) as second:
+                    await until(lambda: second.look() == (b"", True))
+            nursery.cancel_scope.cancel()
+    assert [event.reason for event in rejected] == [reason]
+
+
 async def test_one_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

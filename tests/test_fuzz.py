@@ -29,12 +29,13 @@ chunks = st.one_of(
     st.just(B7),
     st.binary(min_size=1, max_size=3),
     st.binary(max_size=20).map(lambda tail: B7 + tail),
-    st.just(bytes(100_000)),
 )
 actions = st.one_of(
     chunks.map(lambda data: ("send", data)),
     # Without "settle" in between the server meets several actions in one pass of its loop.
-    st.sampled_from([(name, b"") for name in ("connect", "leave", "settle", "yield", "wait")]),
+    st.sampled_from(
+        [(name, b"") for name in ("connect", "flood", "leave", "settle", "yield", "wait")]
+    ),
 )
 Script = list[tuple[int, tuple[str, bytes]]]
 scripts: st.SearchStrategy[Script] = st.lists(
@@ -59,6 +60,8 @@ async def act(peer: Peer | None, action: str, data: bytes) -> None:
         case "send" if peer:
             peer.client.send(data)
             peer.first = peer.first or data[:1]
+        case "flood" if peer:
+            await act(peer, "send", bytes(100_000))
         case "leave" if peer:
             peer.client.half_close()
         case _:

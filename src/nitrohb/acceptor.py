@@ -89,6 +89,7 @@ class Acceptor:
         self.listener = listener
         self.is_done = False
         self.heartbeat: events.Heartbeat | None = None
+        self._end_reason = events.RejectReason.UNLISTENED
         self._context = context
         self._latch = Latch(keep=context.keep, any_byte=context.any_byte)
         self._listening_since = trio.current_time() - age
@@ -124,8 +125,9 @@ class Acceptor:
             self.close()
             if self._context.claim_queue is not None:
                 self._context.claim_queue.close(self.address)
-            reasons, answered = events.RejectReason, event is events.Done
-            self._reject_pending(reasons.ALREADY_ANSWERED if answered else reasons.UNLISTENED)
+            if event is events.Done:
+                self._end_reason = events.RejectReason.ALREADY_ANSWERED
+            self._reject_pending(self._end_reason)
         elif event is events.Done:
             return
         self._context.emit(event(address=self.address, time=events.utc_now()))
@@ -183,7 +185,7 @@ class Acceptor:
                 connection.identify()
                 self._emit(events.Connected, connection)
             if self.is_done:  # on_event has just removed the address
-                self._reject(connection, events.RejectReason.UNLISTENED)
+                self._reject(connection, self._end_reason)
             elif context.allowed and (why := context.allowed.refusal(connection.identify())):
                 self._reject(connection, why)
             elif connection.advance():
@@ -202,6 +204,9 @@ class Acceptor:
         key = peer.cid if isinstance(peer, VsockAddress) else -(peer.pid or 0) or self
         if len(self._context.pending) >= self._context.max_pending:
             self._evict()
+            if self.is_done:  # the evicted connection has just answered, or on_event removed us
+                self._reject(connection, self._end_reason)
+                return
         self._context.pending.add(key, (self, connection))
         connection.pending_key = key
         connection.deadline = trio.current_time() + self._context.handshake_timeout
