@@ -35,14 +35,10 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", here, prepend=os.pathsep)
 
 
-def blocks(language: str, beginning: str) -> list[str]:
-    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
-    return [text for text in found if text.startswith(beginning)]
-
-
 def block(language: str, beginning: str) -> str:
-    (found,) = blocks(language, beginning)
-    return found
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = [text for text in found if text.startswith(beginning)]
+    return text
 
 
 def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,19 +49,9 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     examples = list(document.examples())
     for example in examples:
         example.evaluate()
-    assert len(examples) == 9
-    shown = (
-        blocks("text", "unix:enclave.sock answered")
-        + blocks("text", "unix:/home")
-        + blocks("text", "unix:vm2 answered")
-    )
-    assert list(map(shape, document.namespace["outputs"])) == list(map(shape, shown))
-    printed = capfd.readouterr().out
-    assert block("text", "cannot connect") in printed
-    # Not by lines: here print() writes the end of a line by itself, and a client can write before.
-    booted = re.findall(r"unix:\w+\.sock has booted", printed)
-    assert booted[0] == "unix:enclave.sock has booted"
-    assert sorted(booted[1:]) == block("text", "unix:one.sock has booted").splitlines()
+    assert len(examples) == 4
+    assert list(map(shape, document.namespace["outputs"])) == [shape(block("text", "Yes: "))]
+    assert "unix:enclave.sock has booted\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -112,38 +98,14 @@ def test_its_library_example_limits_the_time_of_the_boot_and_not_that_of_the_vmm
     }
 
 
-@pytest.mark.parametrize(
-    ("one", "vmm", "why"),
-    [
-        ("unix:e", ["true"], "unix:e: no heartbeat on unix:e came within 0.5 s: nobody connected"),
-        ("unix:e", ["false"], "unix:e: Command '['false']' returned non-zero exit status 1."),
-        ("unix:no/e", ["true"], "cannot listen on unix:no/e"),
-    ],
-)
-def test_its_example_of_several_prints_an_error_in_a_few_lines(
-    one: str, vmm: list[str], why: str
-) -> None:
-    imports = block("python", "import subprocess\n\nimport trio").partition("\n\n\n")[0]
-    program = block("python", "from functools import partial\n\nfrom nitrohb import Heart")
-    given = '["nitrohb", "send", address]'
-    assert program.count(given) == program.count("timeout=60") == 1
-    program = program.replace("timeout=60", "timeout=0.5").replace(given, f"{vmm}")
-    assert why in said_in_a_few_lines(f"{imports}\n{program.replace('unix:one.sock', one)}")
-
-
-def said_in_a_few_lines(program: str) -> str:
-    """What a program prints that fails."""
+def said_in_a_few_lines(program: str, lines: int = 3) -> str:
+    """Run a program, and return what it prints: no traceback, and not too much."""
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert "Traceback" not in done.stderr
-    assert len(done.stdout.splitlines()) <= 3
+    assert len(done.stdout.splitlines()) <= lines
     return done.stdout
-
-
-def test_the_demo_prints_what_is_shown() -> None:
-    demo = subprocess.run(["nitrohb", "demo"], capture_output=True, text=True, check=True)
-    assert shape(demo.stdout) == shape(block("text", "parent "))
 
 
 def test_ci_runs_the_two_commands_word_for_word() -> None:
