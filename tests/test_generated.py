@@ -9,6 +9,7 @@ import pytest
 
 from deploy.packaging.generate import generated
 from deploy.packaging.manpage import exit_code_meanings, manpage, subcommands
+from deploy.packaging.page_picture import PICTURE, digest
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -23,6 +24,10 @@ def files() -> dict[Path, str]:
 def test_it_is_up_to_date(files: dict[Path, str]) -> None:
     old = [path for path, text in files.items() if path.read_text("utf-8") != text]
     assert not old, "nox -s generate writes it anew"
+
+
+def test_the_picture_of_the_page_is_up_to_date() -> None:
+    assert digest().encode() in PICTURE.read_bytes(), "run: nox -s browser -- --write"
 
 
 def test_the_version_stands_in_every_file_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
