@@ -45,7 +45,7 @@ def demo_picture() -> str:
 def _with_samples(text: str) -> str:
     for pattern, sample in _SAMPLES.items():
         text = re.sub(pattern, sample, text)
-    microseconds = count(945114, 1_043)
+    microseconds = count(945114, 8_647)
     return re.sub(_TIME, lambda _: f"2026-11-22T21:03:25.{next(microseconds)}Z", text)
 
 
