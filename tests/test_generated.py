@@ -26,10 +26,6 @@ def test_it_is_up_to_date(files: dict[Path, str]) -> None:
     assert not old, "nox -s generate writes it anew"
 
 
-def test_the_picture_of_the_page_is_up_to_date() -> None:
-    assert digest().encode() in PICTURE.read_bytes(), "run: nox -s browser -- --write"
-
-
 def test_the_version_stands_in_every_file_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.packaging.generate.__version__", "9.8.7")
     monkeypatch.setattr("deploy.packaging.manpage.__version__", "9.8.7")
@@ -78,3 +74,7 @@ def test_completions_are_printed(files: dict[Path, str]) -> None:
     for shell in SHELLS:
         (text,) = (text for path, text in files.items() if path.suffix == f".{shell}")
         assert nitrohb_here("completion", shell) == (0, text, "")
+
+
+def test_the_picture_of_the_page_is_up_to_date() -> None:
+    assert digest().encode() in PICTURE.read_bytes(), "run: nox -s browser -- --write"
