@@ -382,7 +382,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def generate(session: nox.Session) -> None:
-    """Write the shells' completions, the man page and the picture of the demo."""
+    """Write anew what is made of the parser: the shells' completions and the man page."""
     install(session, "generate")
     session.run("python", "deploy/packaging/generate.py")
 

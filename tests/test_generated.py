@@ -9,7 +9,6 @@ import pytest
 
 from deploy.packaging.generate import generated
 from deploy.packaging.manpage import exit_code_meanings, manpage, subcommands
-from deploy.packaging.page_picture import PICTURE, digest
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -74,7 +73,3 @@ def test_completions_are_printed(files: dict[Path, str]) -> None:
     for shell in SHELLS:
         (text,) = (text for path, text in files.items() if path.suffix == f".{shell}")
         assert nitrohb_here("completion", shell) == (0, text, "")
-
-
-def test_the_picture_of_the_page_is_up_to_date() -> None:
-    assert digest().encode() in PICTURE.read_bytes(), "run: nox -s browser -- --write"
