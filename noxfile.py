@@ -267,14 +267,17 @@ def journal(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open the page of a server in a real browser, and make pictures of it."""
+    """Open the page of a server in a real browser. ``-- --write`` renews docs/page.png."""
     demand(session, "chromium", "chromium chromium-driver")
     demand(session, "chromedriver", "chromium chromium-driver")
     install(session, "tests", "browser")
     pictures = Path(session.virtualenv.location).resolve() / "pictures"
     env = {"NITROHB_PICTURES": str(pictures)}
-    session.run("pytest", *SLOW, "tests/proofs/test_browser.py", *session.posargs, env=env)
+    options = [option for option in session.posargs if option != "--write"]
+    session.run("pytest", *SLOW, "tests/proofs/test_browser.py", *options, env=env)
     session.log(f"the pictures are in {pictures}")
+    if "--write" in session.posargs:
+        shutil.copy(pictures / "page.png", "docs/page.png")
 
 
 @nox.session

@@ -15,6 +15,7 @@ import shtab
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from deploy.packaging.demo_picture import demo_picture
 from deploy.packaging.manpage import manpage, subcommands
 from nitrohb import __version__
 from nitrohb.cli.options import SHELLS
@@ -119,6 +120,7 @@ _VALUES: Final[dict[str, Any]] = {
 def generated() -> dict[Path, str]:
     """All files that are made, by their paths, with what they should contain."""
     files = {ROOT / "docs" / "nitrohb.1": manpage(build_parser())}
+    files[ROOT / "docs" / "demo.svg"] = demo_picture()
     manifest = ROOT / "deploy" / "kubernetes" / "nitrohb.yaml"
     files[manifest] = re.sub(
         r"(image: \S+/nitrohb:)\S+", rf"\g<1>{__version__}", manifest.read_text("utf-8")

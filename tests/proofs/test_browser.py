@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from deploy.packaging.page_picture import BOOTED, FAILED, WIDTH, digest
 from tests.api.over_http import port_that_is_free
-from tests.cli.process import HEARTBEAT, beat
+from tests.cli.process import HEARTBEAT, beat, connected, nitrohb
 
 from .serving import Server, serving, until
 
@@ -72,9 +75,9 @@ class Page:
         entries: list[dict[str, str]] = self._browser.get_log("browser")
         return [entry["message"] for entry in entries]
 
-    def show(self, *, width: int, mobile: bool) -> None:
+    def show(self, *, width: int, height: int = 800, mobile: bool = False) -> None:
         """Show it on a screen of that size."""
-        screen = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": mobile}
+        screen = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": mobile}
         self._browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def picture(self, path: Path) -> None:
@@ -200,6 +203,48 @@ def test_it_fits_on_the_screen(
         assert page.run("return innerWidth") == width
         assert page.run("return document.documentElement.scrollWidth") <= width
         assert page.run(BROKEN) == []
+
+
+def test_the_picture_in_the_readme(
+    browser: Chrome, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for address in (*BOOTED, FAILED):
+        socket_file(address).parent.mkdir()
+    listen = tuple(f"--listen={address}" for address in (*BOOTED, FAILED))
+    with serving(options=listen) as server:
+        for address in BOOTED:
+            assert nitrohb("send", address)[0] == 0
+        with opened(browser, server) as page:
+            with connected(socket_file(FAILED)):
+                pass
+            assert beat(socket_file(FAILED), b"\x00") == b""
+            until(lambda: len(page.rows("failures")), 2)
+            assert page.column("heartbeats", 1) == [*reversed(BOOTED)]
+            # A border: a README may have the same background.
+            page.run("document.documentElement.style.border = '1px solid #8888'")
+            page.show(width=WIDTH)
+            page.show(width=WIDTH, height=page.run("return document.documentElement.offsetHeight"))
+            picture = pictures / "page.png"
+            page.picture(picture)
+    make_small(picture)
+    assert picture.stat().st_size <= 80_000
+    assert digest().encode() in picture.read_bytes()
+
+
+def make_small(picture: Path) -> None:
+    """Keep the 32 most important colors, and add the hash of what the picture is made of."""
+    text = PngInfo()
+    text.add_text("Source", digest())
+    with Image.open(picture) as image:
+        small = image.quantize(32, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True, pnginfo=text)
+
+
+def socket_file(address: str) -> Path:
+    """The Unix socket to which a VMM connects for its guest."""
+    path, _, port = address.removeprefix("hybrid:").rpartition(":")
+    return Path(f"{path}_{port}")
 
 
 def test_it_says_when_the_server_is_gone_and_recovers(browser: Chrome, tmp_path: Path) -> None:
