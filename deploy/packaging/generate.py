@@ -16,6 +16,7 @@ import shtab
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from deploy.packaging.manpage import manpage, subcommands
+from deploy.packaging.pages import pages
 from nitrohb import __version__
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
@@ -126,7 +127,7 @@ def generated() -> dict[Path, str]:
     for shell in SHELLS:
         path = ROOT / "src" / "nitrohb" / "cli" / "completions" / f"nitrohb.{shell}"
         files[path] = shtab.complete(_completed(), shell).replace(*_BASH).rstrip("\n") + "\n"
-    return files
+    return files | pages(ROOT / "docs")
 
 
 def _completed() -> argparse.ArgumentParser:
