@@ -51,12 +51,12 @@ _LISTEN: Final = (
     ("vsock:16:9000", errno.EADDRNOTAVAIL),
     ("vsock:1:9000", errno.EADDRNOTAVAIL),
     ("vsock::900", errno.EACCES),
-    ("unix:/run/nitrohb/hb", errno.ENOENT, errno.EACCES, errno.EADDRINUSE, errno.EEXIST),
+    ("unix:/run/vm4/hb.sock", errno.ENOENT, errno.EACCES, errno.EADDRINUSE, errno.EEXIST),
     ("fd:3", errno.EBADF, errno.ENOTSOCK, errno.EINVAL),
 )
 _CONNECT: Final = (
     ("vsock:3:9000", errno.ECONNRESET, errno.ENODEV, errno.ETIMEDOUT),
-    ("unix:/run/nitrohb/hb", errno.ENOENT, errno.ECONNREFUSED, errno.EACCES),
+    ("unix:/run/vm4/hb.sock", errno.ENOENT, errno.ECONNREFUSED, errno.EACCES),
 )
 
 
