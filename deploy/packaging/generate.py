@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made of the parser, the shells' completions and the man page, and of the version.
+"""Write what is made from the code: completions, the man page, and parts of pages in docs/.
 
-``nox -s generate`` runs this. The results are in the repository, so that a build needs neither this
-nor shtab, and gives the same bytes on every machine; a test says when they are out of date.
+``nox -s generate`` runs this. The results are in the repository: a build does not need this or
+shtab, and gives the same bytes on every machine. A test says when they are out of date.
 """
 
 import argparse
@@ -118,7 +118,7 @@ _VALUES: Final[dict[str, Any]] = {
 
 
 def generated() -> dict[Path, str]:
-    """All files that are made, by their paths, with what they should contain."""
+    """What each generated file should contain."""
     files = {ROOT / "docs" / "nitrohb.1": manpage(build_parser())}
     manifest = ROOT / "deploy" / "kubernetes" / "nitrohb.yaml"
     files[manifest] = re.sub(

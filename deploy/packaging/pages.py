@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages in docs/ take from the code. It stands between two comments in a page::
+"""The parts of pages in docs/ that are made from the code.
 
-    <!-- generated: exit-codes -->
-
-    <!-- end -->
+Each stands between two comments: ``<!-- generated: NAME -->`` and ``<!-- end -->``.
 """
 
 import argparse
 import errno
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -20,8 +18,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.packaging.event_schema import create_schema, schema_of, summary
 from deploy.packaging.manpage import exit_code_meanings, subcommands, summaries
 from deploy.packaging.python_api import anchors, describe
-from nitrohb import Event, Listening, Lost, NitrohbError, Rejected, RejectReason, VsockAddress
-from nitrohb import parse_address
+from nitrohb import (
+    Event,
+    Listening,
+    Lost,
+    Rejected,
+    RejectReason,
+    VsockAddress,
+    parse_address,
+)
 from nitrohb.api.metrics import Metrics
 from nitrohb.cli.output import LEVELS
 from nitrohb.cli.parser import build_parser
@@ -30,7 +35,9 @@ from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
 
 __all__ = ["GENERATED", "fill", "pages"]
 
-GENERATED: Final = re.compile(r"^(<!-- generated: ([^\n]+) -->\n).*?^(<!-- end -->)$", re.M | re.S)
+GENERATED: Final = re.compile(
+    r"^(<!-- generated: ([^\n]+) -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL
+)
 
 _COMMON: Final = ("event", "time", "address", "cid", "level")
 

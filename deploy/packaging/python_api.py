@@ -22,7 +22,9 @@ _WITHOUT_CONSTRUCTOR: Final = ("HeartbeatServer", "ThreadServer")
 
 _INDENTED: Final = r"((?: {4}.*\n|\n(?=\n* {4}))+)"
 _EXAMPLE: Final = re.compile(rf"^\.\. code-block:: (\w+)\n\n{_INDENTED}", re.MULTILINE)
-_SECTION: Final = re.compile(rf"^(Args|Attributes|Raises|Returns|Yields):\n{_INDENTED}", re.M)
+_SECTION: Final = re.compile(
+    rf"^(Args|Attributes|Raises|Returns|Yields):\n{_INDENTED}", re.MULTILINE
+)
 _ITEM: Final = re.compile(r"^(\*{0,2}\w[\w, ]*): (.*(?:\n {4}.*)*)", re.MULTILINE)
 _FENCE: Final = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 _CODE: Final = re.compile(r"(?::[a-z]+:)?(`{1,2})([^`]+)\1")
