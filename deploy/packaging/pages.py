@@ -33,9 +33,9 @@ from nitrohb.cli.parser import build_parser
 from nitrohb.cli.report import to_json, to_text
 from nitrohb.remedies import NO_AF_VSOCK, connect_error, listen_error
 
-__all__ = ["GENERATED", "fill", "pages"]
+__all__ = ["fill", "pages"]
 
-GENERATED: Final = re.compile(
+_GENERATED: Final = re.compile(
     r"^(<!-- generated: ([^\n]+) -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL
 )
 
@@ -68,28 +68,27 @@ _CONNECT: Final = (
 
 
 def pages(docs: Path) -> dict[Path, str]:
-    """The pages that take something from the code, and the schema of the events, as they should be."""
-    texts = {path: path.read_text("utf-8") for path in sorted(docs.rglob("*.md"))}
-    found = {path: fill(text) for path, text in texts.items() if GENERATED.search(text)}
+    """What each page should contain, and the JSON Schema of the events."""
     schema = json.dumps(create_schema(), indent=2) + "\n"
-    return found | {docs / "reference" / "events.schema.json": schema}
+    texts = {path: fill(path.read_text("utf-8")) for path in sorted(docs.rglob("*.md"))}
+    return texts | {docs / "reference" / "events.schema.json": schema}
 
 
 def fill(page: str) -> str:
-    """A page, with what it takes from the code."""
-    names = " ".join(re.findall(r"^<!-- generated: python (.*) -->$", page, re.MULTILINE)).split()
-    known = anchors(names)
+    """A page with its generated parts."""
+    lists: list[str] = re.findall(r"^<!-- generated: python (.*) -->$", page, re.MULTILINE)
+    known = anchors([name for names in lists for name in names.split()])
 
     def replace(found: re.Match[str]) -> str:
         name, _, rest = found[2].partition(" ")
         text = describe(rest.split(), known) if name == "python" else _SECTIONS[name]()
         return f"{found[1]}\n{text}\n\n{found[3]}"
 
-    return GENERATED.sub(replace, page)
+    return _GENERATED.sub(replace, page)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """The same help on every Python: before 3.13 it said "-l ADDR, --listen ADDR"."""
+    """The same help on every Python: before 3.13, "-l, --listen ADDR" has ADDR twice."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=80)
@@ -110,7 +109,7 @@ def _commands() -> str:
 
 
 def _help(parser: argparse.ArgumentParser) -> str:
-    parser.formatter_class = _Help
+    vars(parser).update(formatter_class=_Help, color=False)  # Python 3.14 has colors
     return f"```text\n{argparse.ArgumentParser.format_help(parser).strip()}\n```"
 
 
@@ -165,7 +164,7 @@ def _type(form: dict[str, Any]) -> str:
 
 
 def _metrics() -> str:
-    """What a server has once it listens. Those of the process come from the library."""
+    """The metrics of a server that listens, but not the library's own of the process."""
     metrics = Metrics()
     metrics.count(Listening(address=parse_address("vsock::9000"), time=_TIME))
     rows: list[tuple[str, ...]] = []
