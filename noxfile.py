@@ -360,7 +360,6 @@ def systemd(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Execute the documentation, build its site without a warning, and look through that."""
-    demand(session, "dot", "graphviz")
     demand(session, "curl", "curl")
     install(session, "tests", "docs")
     site = Path(session.virtualenv.location).resolve() / "site"
@@ -382,7 +381,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def generate(session: nox.Session) -> None:
-    """Write anew what is made of the parser: the shells' completions and the man page."""
+    """Write what is made from the code: completions, the man page, tables and the Python API."""
     install(session, "generate")
     session.run("python", "deploy/packaging/generate.py")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made of the parser is up to date, and has all that the parser has."""
+"""What is made from the code is up to date, and complete."""
 
 import argparse
 import re
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.packaging.generate import generated
+import nitrohb
+from deploy.packaging.generate import ROOT, generated
 from deploy.packaging.manpage import exit_code_meanings, manpage, subcommands
+from deploy.packaging.pages import fill
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
 
@@ -22,7 +24,7 @@ def files() -> dict[Path, str]:
 
 def test_it_is_up_to_date(files: dict[Path, str]) -> None:
     old = [path for path, text in files.items() if path.read_text("utf-8") != text]
-    assert not old, "nox -s generate writes it anew"
+    assert not old, "nox -s generate writes them"
 
 
 def test_the_version_stands_in_every_file_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +69,30 @@ def test_the_man_page_tells_the_exit_codes_the_environment_and_other_pages() -> 
 
 def bold(text: str) -> list[str]:
     return re.findall(r"^\.TP\n\\fB(.*)\\fR$", text, re.MULTILINE)
+
+
+def test_the_python_reference_has_every_public_name_and_signatures_as_they_are_written() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text()
+    headings = re.findall(r"^### `(\w+)(?:\(\))?`$", page, re.MULTILINE)
+    assert len(headings) == len({*headings})
+    assert {*headings} >= {*nitrohb.__all__}
+    assert "    socket_mode: int = 0o600,\n" in page
+    assert "class VsockAddress(cid: int, port: int)\n" in page
+    assert "\nclass HeartbeatServer\n" in page, "nobody else creates it"
+    assert "\n- `*listen`: " in page
+    assert "\n- [`AddressError`](#addresserror), [`UsageError`](#usageerror), [" in page
+    assert not re.findall(r"[^`]``\w|:[a-z]+:`|^ *(?:Args|\.\. \S+):", page, re.MULTILINE)
+
+
+def test_only_what_is_between_the_marks_is_replaced() -> None:
+    page = "a\n<!-- generated: exit-codes -->\nold\n<!-- end -->\nb\n<!-- end -->\n"
+    filled = fill(page)
+    assert filled.startswith("a\n<!-- generated: exit-codes -->\n\n| code | meaning |\n")
+    assert filled.endswith(" |\n\n<!-- end -->\nb\n<!-- end -->\n")
+    assert "old" not in filled
+    assert fill(filled) == filled
+    with pytest.raises(KeyError):
+        fill(page.replace("exit-codes", "exit-cods"))
 
 
 def test_completions_are_printed(files: dict[Path, str]) -> None:

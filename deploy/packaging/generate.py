@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made of the parser, the shells' completions and the man page, and of the version.
+"""Write what is made from the code: completions, the man page, and parts of pages in docs/.
 
-``nox -s generate`` runs this. The results are in the repository, so that a build needs neither this
-nor shtab, and gives the same bytes on every machine; a test says when they are out of date.
+``nox -s generate`` runs this. The results are in the repository: a build does not need this or
+shtab, and gives the same bytes on every machine. A test says when they are out of date.
 """
 
 import argparse
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from deploy.packaging.demo_picture import demo_picture
 from deploy.packaging.manpage import manpage, subcommands
+from deploy.packaging.pages import pages
 from nitrohb import __version__
 from nitrohb.cli.options import SHELLS
 from nitrohb.cli.parser import build_parser
@@ -118,7 +119,7 @@ _VALUES: Final[dict[str, Any]] = {
 
 
 def generated() -> dict[Path, str]:
-    """All files that are made, by their paths, with what they should contain."""
+    """What each generated file should contain."""
     files = {ROOT / "docs" / "nitrohb.1": manpage(build_parser())}
     files[ROOT / "docs" / "demo.svg"] = demo_picture()
     manifest = ROOT / "deploy" / "kubernetes" / "nitrohb.yaml"
@@ -128,7 +129,7 @@ def generated() -> dict[Path, str]:
     for shell in SHELLS:
         path = ROOT / "src" / "nitrohb" / "cli" / "completions" / f"nitrohb.{shell}"
         files[path] = shtab.complete(_completed(), shell).replace(*_BASH).rstrip("\n") + "\n"
-    return files
+    return files | pages(ROOT / "docs")
 
 
 def _completed() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from nitrohb.cli import exit_codes
 
 __all__ = ["exit_code_meanings", "manpage", "subcommands", "summaries"]
 
-VARIABLES: Final = Path(__file__).parents[2] / "docs" / "reference" / "environment.md"
+REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference" / "command-line.md"
 
 # What argparse calls the groups that every parser has: they are what stands there first.
 _UNNAMED: Final = ("positional arguments", "options")
@@ -154,7 +154,8 @@ def _exit_codes() -> Iterator[str]:
 
 def _variables() -> Iterator[str]:
     """The table of the reference, without its links."""
-    for names, said in re.findall(r"^\| (`.*`) \| (.*) \|$", VARIABLES.read_text(), re.MULTILINE):
+    _, _, table = REFERENCE.read_text("utf-8").partition("\n## Environment variables\n")
+    for names, said in re.findall(r"^\| (`.*`) \| (.*) \|$", table, re.MULTILINE):
         yield ".TP"
         yield f"\\fB{_text(names.replace('`', ''))}\\fR"
         yield from _filled(re.sub(r" \(\[.*?\]\(.*?\)\)|`", "", said))

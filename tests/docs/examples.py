@@ -10,7 +10,8 @@ A ``text`` or ``json`` block after it is what it prints. A comment right before 
     <!-- exit code 124 -->                 how the command ends
     <!-- run by tests/x.py::test_name -->  it needs more than any machine has: that test has it
 
-A block that is neither run nor compared is an error: nobody would notice when it is wrong.
+A block that is neither run nor compared is an error: nobody would notice when it is wrong. What is
+generated has tests of its own: test_generated.py compares it, test_docstrings.py runs its examples.
 """
 
 import io
@@ -42,6 +43,7 @@ _ELSEWHERE: Final = "run by "
 _BEGINS: Final = "in another terminal"
 _ENDS: Final = {"the other terminal shows": False, "the other terminal shows, after Ctrl-C": True}
 _EXIT_CODE: Final = "exit code "
+_GENERATED: Final = re.compile(r"^<!-- generated: .*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 # All that differs from run to run; everything else is compared to the letter.
 _VARYING: Final = {
@@ -72,7 +74,8 @@ class Block:
 
 def blocks(text: str) -> list[Block]:
     """All blocks of code in a page, as MyST finds them too; but no directives."""
-    return list(_find(MarkdownIt("commonmark").parse(text)))
+    written = _GENERATED.sub(lambda found: "\n" * found[0].count("\n"), text)
+    return list(_find(MarkdownIt("commonmark").parse(written)))
 
 
 def example(page: str, test: str) -> str:

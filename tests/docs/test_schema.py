@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import jsonschema
 from hypothesis import given, settings
 
-from docs._ext.event_schema import create_schema, meanings
+from deploy.packaging.event_schema import create_schema, meanings
 from nitrohb import (
     Address,
     Event,

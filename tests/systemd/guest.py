@@ -18,7 +18,7 @@ from typing import Any
 
 PATIENCE = 120.0  # seconds: emulated on a busy machine, a start of Python takes 20
 PAGE = "/proof/systemd.md"
-LOGS = "/proof/logs.md"
+EVENTS = "/proof/events.md"
 SERVICE = "nitrohb.service"
 ONCE = "nitrohb-once@1.service"
 
@@ -57,7 +57,7 @@ def collect(facts: Facts) -> None:
 
     facts["wrong byte"] = beat(b"\x00").hex()
     subprocess.run(["journalctl", "--sync"], check=True)
-    facts["warnings"] = page("journalctl -u nitrohb", LOGS)
+    facts["warnings"] = page("journalctl -u nitrohb", EVENTS)
 
     facts["before the hang"] = show(SERVICE)
     os.kill(int(facts["before the hang"]["MainPID"]), signal.SIGSTOP)

@@ -94,7 +94,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         **install(tmp_path_factory.mktemp("install")),
         "/proof/deploy": ROOT / "deploy",
         "/proof/systemd.md": PAGE,
-        "/proof/logs.md": ROOT / "docs" / "logs.md",
+        "/proof/events.md": ROOT / "docs" / "reference" / "events.md",
         "/proof/guest.py": HERE / "guest.py",
         "/etc/systemd/system/proof.service": PROOF,
         "/etc/systemd/system/nitrohb.service.d/soon.conf": SOON,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON Schema of the events, from their classes. Needs nothing but nitrohb."""
+"""The JSON Schema of the events, from their classes."""
 
 import dataclasses
 import inspect
@@ -9,7 +9,7 @@ from typing import Any, Final, get_args, get_type_hints
 from nitrohb import CID_ANY, Event, RejectReason, UnixPeer, VsockAddress
 from nitrohb.cli.output import LEVELS
 
-__all__ = ["create_schema", "meanings", "schema_of"]
+__all__ = ["create_schema", "meanings", "schema_of", "summary"]
 
 Json = dict[str, Any]
 
@@ -24,16 +24,16 @@ _COMMON: Final[Json] = {
 _CID: Final[Json] = {"type": ["integer", "null"], "minimum": 0, "maximum": CID_ANY - 1}
 _BYTE: Final[Json] = {"minimum": 0, "maximum": 255}
 
-# What a docstring calls a class, a reader of JSON knows by its name.
+# A docstring names the class of an event, and JSON the event.
 _NAMES: Final = {event.__name__: event.name for event in get_args(Event)}
 
-# What only the command line has, behind all that belongs to the event.
+# Only the command line adds it, as the last field.
 _LEVEL: Final[Json] = {
     "enum": list(LEVELS),
-    "description": "How much it matters. The command line adds it; the HTTP interface does not.",
+    "description": "The level. Only the command line adds it.",
 }
 
-# What the types of an event's own fields are in JSON.
+# The types of fields, in JSON.
 _TYPES: Final[dict[object, Json]] = {
     bool: {"type": "boolean"},
     float: {"type": "number", "minimum": 0},  # seconds are the only ones
@@ -46,22 +46,22 @@ _TYPES: Final[dict[object, Json]] = {
 
 
 def create_schema() -> Json:
-    """Every event, as one JSON Schema document."""
+    """The JSON Schema of all events."""
     events = get_args(Event)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "An event of nitrohb",
-        "description": "A line of `nitrohb serve --format json`, or the data of one that is sent by"
-        " the HTTP interface. Properties may be added; names never change their meaning.",
+        "description": "A line of `nitrohb serve --format json`, or the data of an event over HTTP."
+        " Later versions can add properties. A name never changes its meaning.",
         "oneOf": [{"$ref": f"#/$defs/{event.name}"} for event in events],
         "$defs": {event.name: schema_of(event) for event in events},
     }
 
 
 def schema_of(event: type[Any]) -> Json:
-    """One kind of event."""
+    """The JSON Schema of one event."""
     said = meanings(event)
-    properties: Json = {"event": {"const": event.name, "description": "Which event it is."}}
+    properties: Json = {"event": {"const": event.name, "description": "The name of the event."}}
     own: Json = {}
     for name, type_ in get_type_hints(event).items():
         if name in _COMMON:
@@ -85,13 +85,13 @@ def schema_of(event: type[Any]) -> Json:
 
 
 def summary(event: type[Any]) -> str:
-    """What an event says, without its fields."""
+    """The docstring of an event, without its fields."""
     text = re.split(r"\n+\w+:\n", inspect.getdoc(event) or "")[0].replace("``", "`")
-    return re.sub(r":class:`(\w+)`", lambda found: f"`{_NAMES[found[1]]}`", text)
+    return re.sub(r"(?::class:)?`(\w+)`", lambda it: f"`{_NAMES.get(it[1], it[1])}`", text)
 
 
 def meanings(event: type[Any]) -> dict[str, str]:
-    """What the fields of an event mean, by the docstrings of its class and those above it."""
+    """The meaning of each field, from the docstrings of the class and its bases."""
     found: dict[str, str] = {}
     for owner in reversed(event.__mro__):
         _, _, attributes = (inspect.cleandoc(owner.__doc__ or "")).partition("Attributes:\n")
@@ -99,12 +99,12 @@ def meanings(event: type[Any]) -> dict[str, str]:
             found[name] = _in_json(text)
     fields = {field.name for field in dataclasses.fields(event)}
     if lacking := fields - found.keys():
-        raise LookupError(f"the docstring of {event.__name__} does not tell of {lacking}")
+        raise LookupError(f"the docstring of {event.__name__} does not describe {lacking}")
     return found
 
 
 def _in_json(text: str) -> str:
-    """A docstring's words, in one line, and with the names that JSON has for things."""
+    """The text of a docstring in one line, with JSON's names for values."""
     for python, name in (("None", "null"), ("True", "true"), ("False", "false")):
         text = re.sub(rf"\b{python}\b", name, text)
     return re.sub(r"\s+", " ", text)
@@ -114,4 +114,4 @@ def _form(event: type[Any], name: str, type_: object) -> Json:
     for known, form in _TYPES.items():
         if type_ == known:
             return form
-    raise LookupError(f"{event.__name__}.{name}: nobody has said what {type_} is in JSON")
+    raise LookupError(f"{event.__name__}.{name}: add {type_} to _TYPES")
