@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation as a site: ``nox -s docs`` builds and checks it."""
 
+import re
+from typing import Any
+
 from nitrohb import __version__
 
 project = "nitrohb"
@@ -19,3 +22,14 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_show_copyright = False
 html_theme_options: dict[str, list[str]] = {"footer_icons": []}
+
+
+def setup(app: Any) -> None:
+    """Make the site's navigation of the links in index.md."""
+    app.connect("source-read", _add_navigation)
+
+
+def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
+    if page == "index":
+        pages = re.findall(r"\]\(([\w/-]+)\.md\)", source[0])
+        source[0] += "\n".join(["", "```{toctree}", ":hidden:", "", *pages, "```"])

@@ -65,7 +65,7 @@ def test_every_variable_of_the_environment_is_in_the_reference() -> None:
 def test_debugging_begins_with_every_event_and_knows_every_reason() -> None:
     """In a list of what nitrohb prints last. A rejection has the reasons below it."""
     begin, _, _ = PAGES["how-to/debugging.md"].partition("\n## ")
-    entries = re.findall(r"^( *)- (.*?): ", begin, re.MULTILINE)
+    entries = re.findall(r"^( *)- (.*?)[:.]\s", begin, re.MULTILINE)
     named = [(indent, name) for indent, answer in entries for name in re.findall("`(.*?)`", answer)]
     assert sorted(name for indent, name in named if not indent) == sorted(
         event.name for event in get_args(Event)
