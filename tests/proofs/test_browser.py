@@ -172,7 +172,7 @@ def test_an_address_is_text(browser: Chrome, tmp_path: Path) -> None:
         assert beat(path) == HEARTBEAT
         assert beat(path, b"\x00") == b""
         until(lambda: page.column("failures", 1), [f"unix:{path}"])
-        assert page.column("failures", 3) == ["sent another byte"]
+        assert page.column("failures", 3) == ["sent a wrong byte"]
         assert page.column("heartbeats", 1) == page.column("listeners", 0) == [f"unix:{path}"]
         assert page.run("return document.images.length") == 0
 
