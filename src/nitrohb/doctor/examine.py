@@ -33,7 +33,7 @@ class Check:
     subject: str | None = None
     if_late: Verdict = (
         Verdict.SKIPPED
-    )  # the verdict after the deadline, or for lack of a descriptor
+    )  # the verdict if it is late or lacks a descriptor
 
 
 async def examine(

@@ -37,7 +37,7 @@ def bind_errno(cid: int) -> int:
 
 
 class Enclaves(Enum):
-    """Whether real enclaves can be started here, as their device tells. The values are for people."""
+    """Whether real enclaves can be started here, by their device. The values are for people."""
 
     STARTABLE = "it exists, and this user may open it"
     REFUSED = "it exists, but this user may not open it"
@@ -125,7 +125,7 @@ def _is_vsock(fd: str) -> bool:
 
 
 def _processes(holds: Callable[[str], bool], proc: str) -> list[str]:
-    """Name the other processes that hold a socket, until the deadline, if this user can see them."""
+    """Name other processes that hold a socket, if this user sees them before the deadline."""
     until = time.monotonic() + _SEARCH_DEADLINE
     found: list[str] = []
     for fd in iglob(f"{proc}/[0-9]*/fd/*"):
