@@ -31,9 +31,7 @@ class Check:
     title: str
     run: _Run  # looks and judges; may block
     subject: str | None = None
-    if_late: Verdict = (
-        Verdict.SKIPPED
-    )  # the verdict if it is late or lacks a descriptor
+    if_late: Verdict = Verdict.SKIPPED  # the verdict if it is late or lacks a descriptor
 
 
 async def examine(
