@@ -53,7 +53,8 @@ def read_eif(path: str) -> tuple[bool, int, dict[int, bytes]]:
     for offset in table[:count]:
         kind, _, size = SECTION.unpack_from(data, offset)
         sections[kind] = sections.get(kind, b"") + data[offset + SECTION.size :][:size]
-    return bool(flags & 1), max(memory, 4 * len(data)) >> 20, sections  # at least 4 times its size, as nitro-cli
+    memory = max(memory, 4 * len(data))  # nitro-cli demands at least 4 times the size of the image
+    return bool(flags & 1), memory >> 20, sections
 
 
 def vmm(is_arm: bool, memory: int, command_line: str) -> list[str]:
@@ -124,13 +125,13 @@ class Boot:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", metavar="IMAGE.eif")
-    parser.add_argument("--timeout", type=float, metavar="SEC", help="time limit for the heartbeat (default: like nitro-cli)")
-    parser.add_argument("--vhost-user", metavar="SOCKET", help="socket of a vhost-device-vsock with a parent guest")
+    parser.add_argument("--timeout", type=float, metavar="SEC", help="default: like nitro-cli")
+    parser.add_argument("--vhost-user", metavar="SOCKET", help="of a device with a parent guest")
     args = parser.parse_args()
     try:
         is_arm, memory, sections = read_eif(args.image)
         if args.vhost_user and not Path(args.vhost_user).is_socket():
-            raise ValueError(f"{args.vhost_user} is not a socket. Start vhost-device-vsock first.")
+            raise ValueError(f"{args.vhost_user} is not a socket: start vhost-device-vsock first")
         listeners = [] if args.vhost_user else nitrohb.open_listeners(["vsock:1:9000"])
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -19,7 +19,7 @@ def wait_for_heartbeat(
 ) -> nitrohb.Heartbeat:
     deadline = time.monotonic() + seconds
     while True:
-        status = vmm.poll()  # before the wait, which still claims a heartbeat that came before the end
+        status = vmm.poll()  # before the wait, which can still claim its heartbeat
         left = deadline - time.monotonic()
         try:
             return server.wait_heartbeat(timeout=min(0.5, max(left, 0)))
