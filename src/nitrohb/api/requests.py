@@ -164,7 +164,7 @@ def parse_listen(body: bytes) -> Address:
     except AddressError as error:
         _refuse(str(error))
     if isinstance(address, InheritedSocket | NamedDescriptor):
-        _refuse(f"cannot listen on {address}: a client cannot name descriptors of the server")
+        _refuse(f"cannot listen on {address}: only the command line of a server names descriptors")
     if not isinstance(address, VsockAddress) and not address.path.startswith("/"):
         _refuse(f"cannot listen on {address}: the path is relative\nWrite the whole path.")
     return address
