@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What proves nitrohb. ``nox`` runs what any machine can; ``nox -l`` lists the rest."""
+"""The sessions that test nitrohb. ``nox`` runs the tests that any machine can run."""
 
 import os
 import re
@@ -20,30 +20,30 @@ from tests.uml import launcher, newer
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
-# Bare "nox" is what any machine can run: the tests, on the Python that runs nox.
+# Plain "nox" runs the tests that any machine can run, with its own Python.
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 nox.options.sessions = [f"tests-{HERE}"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 VERSIONS = sorted({"3.11", "3.12", "3.13", "3.14", HERE})
 
-# uv installs nothing but the versions in here, and checks their hashes. "nox -s lock" renews it.
-# (uv, because it resolves for every Python at once, and installs a session in a second or two.)
+# uv installs only the versions in this file, and checks their hashes. "nox -s lock" renews it. uv
+# resolves for every Python at once, and installs a session in a second or two.
 LOCK = Path(".ci/lock.txt").resolve()
 LOWEST = LOCK.with_name("lowest.txt")
 LOCK_NOX = LOCK.with_name("nox.txt")
 os.environ |= {"UV_CONSTRAINT": str(LOCK), "UV_BUILD_CONSTRAINT": str(LOCK)}
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
-# A user's nitrohb is compiled, since pip does that. uv has to be told, and some machines have
-# PYTHONDONTWRITEBYTECODE set, so that nothing else would compile it.
+# pip compiles what it installs. uv needs this option, and PYTHONDONTWRITEBYTECODE can prevent a
+# later compilation.
 os.environ["UV_COMPILE_BYTECODE"] = "1"
-# Tests that install nitrohb as a user does use pip. It cannot check the hashes of part of a lock.
+# Some tests install nitrohb with pip. It cannot check the hashes of a part of a lock file.
 PINS = Path(".nox/constraints.txt").resolve()
 PINS.parent.mkdir(exist_ok=True)
 PINS.write_text(re.sub(r" \\\n +--hash=\S+", "", LOCK.read_text()))
 os.environ |= {"PIP_CONSTRAINT": str(PINS), "PIP_BUILD_CONSTRAINT": str(PINS)}
 
-# A module that is not loaded is an error that a user can meet: a kernel for each set of modules.
+# Users can meet kernels without a module: one kernel for each set of modules.
 KERNELS = {
     launcher.LOOPBACK: ("tests/vsock/loopback", "tests/docs/test_vsock.py"),
     launcher.LOOPBACK[:-1]: ("tests/vsock/without_loopback",),
@@ -54,18 +54,18 @@ NEWER_KERNEL = (
     "tests/vsock/loopback/test_server.py::test_init_is_answered_on_the_default_address",
     "tests/vsock/loopback/test_server.py::test_a_wrong_byte_is_refused_and_the_next_one_answered",
 )
-# What guests, containers and servers of others need: time, and the order in which they are shared.
+# Tests of guests, containers and other programs need time, and their order, as they share fixtures.
 SLOW = ("-p", "no:randomly", "--timeout=800", "-o", "faulthandler_timeout=900")
 IN_GUESTS = ("-p", "no:cacheprovider", *SLOW)
 CONTAINERS = "catatonit curl iproute2 mmdebstrap podman runc util-linux"
 
-# The programs of its tests, and the Debian packages that have them.
+# The programs that the tests of systemd need, and their Debian packages.
 SYSTEMD = {"systemd-analyze": "systemd", "systemd-socket-activate": "systemd"}
 
 
 def pythons() -> list[str]:
-    """Every Python that this machine has, of those that nitrohb supports."""
-    if shutil.which("pyenv"):  # whose python3.x are stubs, unless it is told which ones to serve
+    """Return the versions of Python on this machine that nitrohb supports."""
+    if shutil.which("pyenv"):  # its python3.x commands need the list of versions
         found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True)
         os.environ.setdefault("PYENV_VERSION", ":".join([*found.stdout.split(), "system"]))
     return [version for version in VERSIONS if version == HERE or works(f"python{version}")]
@@ -78,21 +78,21 @@ def works(python: str) -> bool:
 
 
 def install(session: nox.Session, *groups: str, lock: Path | None = LOCK) -> None:
-    """Install the wheel of nitrohb, as a user would, and some groups of what its tests need."""
+    """Install the wheel of nitrohb, as a user would, and some dependency groups."""
     env = {"UV_CONSTRAINT": str(lock)} if lock else {"UV_CONSTRAINT": "", "UV_BUILD_CONSTRAINT": ""}
     session.install(*nox.project.dependency_groups(PROJECT, *groups), ".[api]", env=env)
 
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Renew the lock files: the newest versions of everything. ``-- --check`` only compares."""
+    """Write the newest versions into the lock files. ``-- --check`` only compares."""
     session.install(*nox.project.dependency_groups(PROJECT, "nox"))
     every = [f"--group={group}" for group in PROJECT["dependency-groups"]]
     newest = ["--all-extras", *every, "pyproject.toml"]
     compile_lock(session, LOCK, *newest)
     compile_lock(session, LOCK_NOX, "--group=nox", f"--constraints={LOCK}")
     lowest = ["--all-extras", "--group=tests", "pyproject.toml"]
-    # The lowest versions are resolved again for "--check", too: else it would keep higher ones.
+    # Resolve the lowest versions again for "--check" too, because it would keep higher ones.
     project = PROJECT["project"]
     direct = [*project["dependencies"], *nox.project.dependency_groups(PROJECT, "tests")]
     direct += project["optional-dependencies"]["api"]
@@ -102,11 +102,11 @@ def lock(session: nox.Session) -> None:
 
 
 def compile_lock(session: nox.Session, path: Path, *what: str) -> None:
-    """Write one lock file, or compare it with what pyproject.toml asks for."""
+    """Write one lock file, or compare it with pyproject.toml."""
     check = "--check" in session.posargs
     out = Path(session.create_tmp()).resolve() / path.name
     how = [] if check else ["--upgrade"]
-    if check:  # what stands in the file is kept, where pyproject.toml allows it
+    if check:  # keep the versions in the file that pyproject.toml allows
         shutil.copy(path, out)
     how += ["--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
     how += ["--no-annotate", "--no-header", f"--output-file={out}"]
@@ -115,12 +115,12 @@ def compile_lock(session: nox.Session, path: Path, *what: str) -> None:
     if not check:
         shutil.copy(out, path)
     elif out.read_text() != path.read_text():
-        session.error(f"{path.name} does not fit pyproject.toml: nox -s lock renews it")
+        session.error(f"{path.name} does not match pyproject.toml\nRenew it: nox -s lock")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, and which module imports which."""
+    """Check style, formatting and imports between modules."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -137,28 +137,28 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests that any machine can run, against the built wheel, on every core."""
+    """Run the tests that any machine can run, on the built wheel, on every core."""
     install(session, "tests")
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the lowest versions of what nitrohb depends on."""
+    """Run the tests with the lowest versions of all dependencies."""
     install(session, "tests", lock=LOWEST)
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
 def latest(session: nox.Session) -> None:
-    """Run the tests with the newest version of everything: no lock holds it back."""
+    """Run the tests with the newest versions of all dependencies, without the lock file."""
     install(session, "tests", lock=None)
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Demand that the tests take every branch of the source."""
+    """Check that the tests cover every branch of the source."""
     install(session, "tests")
     data = Path(session.virtualenv.location).resolve() / "data"
     shutil.rmtree(data, ignore_errors=True)
@@ -171,7 +171,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """Try the properties and the models with 100,000 random examples together."""
+    """Run the property-based tests with 100,000 random examples in all."""
     install(session, "tests")
     how = ("-n", "auto", "-m", "hypothesis", "--hypothesis-profile=thorough")
     limits = ("--timeout=1500", "-o", "faulthandler_timeout=1800")
@@ -182,7 +182,7 @@ def thorough(session: nox.Session) -> None:
 def vsock(session: nox.Session) -> None:
     """Run the tests that need a real AF_VSOCK, in kernels that they boot.
 
-    Some need Linux 7, that of Debian sid. ``NITROHB_KERNEL=sid`` runs all of them in it.
+    Some need Linux 7 from Debian sid. ``NITROHB_KERNEL=sid`` runs all of them in that kernel.
     """
     if launcher.find_kernel() is None:
         session.error(launcher.MISSING)
@@ -193,7 +193,7 @@ def vsock(session: nox.Session) -> None:
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
         "NITROHB_ENCLAVE": compile_enclave(session),
     }
-    pytest = ["python", "-m", "pytest", *IN_GUESTS, "--timeout=100"]  # a kernel has 300 s
+    pytest = ["python", "-m", "pytest", *IN_GUESTS, "--timeout=100"]  # a kernel ends after 300 s
     for modules, tests in KERNELS.items():
         command = [*in_uml(modules, env), *pytest, *tests, *session.posargs]
         session.run("python", *command, env=usual)
@@ -202,7 +202,7 @@ def vsock(session: nox.Session) -> None:
 
 
 def bring_sid(session: nox.Session) -> dict[str, str]:
-    """Bring the kernel of Debian sid, and return the environment in which it is the first."""
+    """Download the kernel of Debian sid. Return an environment in which it comes first."""
     demand(session, "patchelf", "patchelf")
     directory = Path(".nox/uml-sid").resolve()
     session.run("python", "-m", "tests.uml.newer", str(directory))
@@ -211,7 +211,7 @@ def bring_sid(session: nox.Session) -> dict[str, str]:
 
 @nox.session
 def uml(session: nox.Session) -> None:
-    """Test what boots the kernels: it protects the machine of whoever runs the tests."""
+    """Test the launcher of the kernels, which protects the machine that runs the tests."""
     if launcher.find_kernel() is None:
         session.error(launcher.MISSING)
     install(session, "tests")
@@ -220,14 +220,14 @@ def uml(session: nox.Session) -> None:
 
 @nox.session
 def floods(session: nox.Session) -> None:
-    """Flood servers on Unix sockets, and launch many enclaves at the same time."""
+    """Flood servers on Unix sockets, and launch many enclaves at once."""
     install(session, "tests")
     session.run("pytest", *SLOW, "tests/floods", *session.posargs)
 
 
 @nox.session
 def prometheus(session: nox.Session) -> None:
-    """Have a real Prometheus scrape a server, and see what it has counted."""
+    """Test the metrics of a server with a real Prometheus."""
     demand(session, "prometheus", "prometheus")
     install(session, "tests")
     session.run("pytest", *SLOW, "tests/proofs/test_prometheus.py", *session.posargs)
@@ -235,30 +235,30 @@ def prometheus(session: nox.Session) -> None:
 
 @nox.session
 def deploy(session: nox.Session) -> None:
-    """Try what is in deploy/: alerts and dashboard by Prometheus, image and pod by Podman."""
+    """Test deploy/: alerts and dashboard with Prometheus, image and pod with Podman."""
     demand(session, "prometheus", "prometheus")
     for program in ("podman", "runc", "mmdebstrap", "curl", "nsenter", "ip"):
         demand(session, program, CONTAINERS)
     for program, package in SYSTEMD.items():
         demand(session, program, package)
     if os.geteuid() != 0:
-        session.error("the image of deploy/container is built and run as root")
+        session.error("cannot build and run deploy/container\nRun this session as root.")
     install(session, "tests", "deploy")
-    # That which can end it at once comes first: port 9000 of AF_VSOCK has to be free.
+    # The containers come first: they fail at once if port 9000 of AF_VSOCK is taken.
     proofs = ("tests/proofs/test_containers.py", "tests/proofs/test_monitoring.py")
     session.run("pytest", *SLOW, *proofs, *session.posargs)
 
 
 @nox.session
 def schemathesis(session: nox.Session) -> None:
-    """Have Schemathesis look for what the interface does not do as its description says."""
+    """Compare the HTTP interface with its OpenAPI document, with Schemathesis."""
     install(session, "tests", "schemathesis")
     session.run("pytest", *SLOW, "tests/proofs/test_schemathesis.py", *session.posargs)
 
 
 @nox.session
 def journal(session: nox.Session) -> None:
-    """Have a real systemd-journald read our lines, and see what priorities it has found."""
+    """Test the priorities of log lines with a real systemd-journald."""
     demand(session, "journalctl", "systemd")
     demand(session, "unshare", "util-linux")
     install(session, "tests")
@@ -267,7 +267,7 @@ def journal(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open the page of a server in a real browser. ``-- --write`` renews docs/page.png."""
+    """Test the page of a server in a real browser. ``-- --write`` renews docs/page.png."""
     demand(session, "chromium", "chromium chromium-driver")
     demand(session, "chromedriver", "chromium chromium-driver")
     install(session, "tests", "browser")
@@ -282,9 +282,9 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def enclave(session: nox.Session) -> None:
-    """Boot whole guests, whose init sends its heartbeat over a real virtio-vsock device.
+    """Boot guests in QEMU whose init sends its heartbeat over a real virtio-vsock device.
 
-    ``NITROHB_KERNEL=trixie`` and ``NITROHB_KERNEL=trixie-backports`` run all with a newer kernel.
+    ``NITROHB_KERNEL=trixie`` or ``trixie-backports`` boots them with a newer kernel.
     """
     install_programs(session, enclave_parts.PROGRAMS, enclave_parts.KERNEL)
     install(session, "tests")
@@ -297,7 +297,7 @@ def enclave(session: nox.Session) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     pytest = ["python", "-m", "pytest", *IN_GUESTS]
     contained = [*enclave_parts.contained(scratch), *pytest, f"--basetemp={scratch}/tests"]
-    # Two workers: each boots a parent of its own.
+    # Two workers: each boots its own parent.
     on_host = [*contained, "-n2", "--dist=worksteal"]
     if session.posargs:
         session.run(*on_host, *session.posargs, env=env, external=True)
@@ -305,20 +305,20 @@ def enclave(session: nox.Session) -> None:
     in_loopback = ["python", *in_uml(launcher.LOOPBACK, env, "--mem=1G", "--timeout=600")]
     on_vsock = [*enclave_parts.with_parent("TERM"), *in_loopback, *pytest, "--timeout=200"]
     on_vsock += ["--basetemp=/run/tests", "tests/enclave", "-m", "vsock"]
-    with ThreadPoolExecutor() as beside:  # each half waits most of the time
+    with ThreadPoolExecutor() as beside:  # each half mostly waits
         half = beside.submit(session.run, *on_vsock, external=True, silent=True)
         session.run(*on_host, "tests/enclave", "-m", "not vsock", env=env, external=True)
         session.log(half.result())
 
 
 def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
-    """Bring what the guests are made of; what takes long is kept for the next run."""
+    """Download and build the parts of the guests. Slow parts are kept for the next run."""
     parts = enclave_parts.Parts(Path(".nox/enclave-parts").resolve())
     parts.directory.mkdir(parents=True, exist_ok=True)
     crates = [f"{name}@{version}" for name, version in enclave_parts.CRATES.items()]
     session.run(
         *("cargo", "install", "--locked", "--root", str(parts.directory), *crates),
-        "--config=profile.release.package.sha2.opt-level=3",  # else a hash takes as long as a boot
+        "--config=profile.release.package.sha2.opt-level=3",  # a hash would take as long as a boot
         env={"CARGO_PROFILE_RELEASE_OPT_LEVEL": "0"},  # compiles in half the time
         external=True,
     )
@@ -330,12 +330,9 @@ def make_enclave_parts(session: nox.Session) -> enclave_parts.Parts:
 
 
 def install_programs(session: nox.Session, programs: dict[str, str], known: str) -> None:
-    """Install the Debian packages of the programs that this machine lacks.
-
-    And learn of the packages that there are, if one that should be known is not.
-    """
+    """Install the Debian packages of missing programs. Update the package lists if needed."""
     if not shutil.which("apt-get"):
-        session.error("this session takes its parts from Debian: it needs apt-get")
+        session.error("this session needs Debian packages, but there is no apt-get")
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     packages = [names for program, names in programs.items() if not shutil.which(program)]
     is_known = subprocess.run(["apt-cache", "show", known], capture_output=True).returncode == 0
@@ -349,7 +346,7 @@ def install_programs(session: nox.Session, programs: dict[str, str], known: str)
 
 @nox.session
 def systemd(session: nox.Session) -> None:
-    """Have systemd's programs look at the units and use nitrohb, and boot one that runs them."""
+    """Check the units with the programs of systemd, and boot a systemd that runs them."""
     for program, package in {**SYSTEMD, **machine.PROGRAMS}.items():
         demand(session, program, package)
     install(session, "tests", "nox")
@@ -359,7 +356,7 @@ def systemd(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Execute the documentation, build its site without a warning, and look through that."""
+    """Run the examples of the documentation, build its site, and check the site."""
     demand(session, "curl", "curl")
     install(session, "tests", "docs")
     site = Path(session.virtualenv.location).resolve() / "site"
@@ -374,7 +371,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time nitrohb beside what people would use instead (some minutes; see bench/run.py)."""
+    """Time nitrohb beside alternatives, in some minutes. See bench/run.py."""
     session.install(".[api]")
     session.run("python", "bench/run.py", *session.posargs)
 
@@ -388,7 +385,7 @@ def generate(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build the distributions twice, check and try them, and press Tab in real shells."""
+    """Build the distributions twice, test them, and test completion in real shells."""
     for program in ("bash", "zsh", "fish", "groff", "mandoc"):
         demand(session, program, "bash fish groff mandoc zsh")
     install(session, "package", "nox")
@@ -399,7 +396,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def zipapp(session: nox.Session) -> None:
-    """Make dist/nitrohb.pyz, one file that needs nothing but a Python, and try it."""
+    """Build dist/nitrohb.pyz, one file that needs only Python, and test it."""
     install(session, "tests", "nox")
     found = pythons()
     session.run("python", "deploy/packaging/zipapp.py", *(f"--python=python{it}" for it in found))
@@ -408,20 +405,20 @@ def zipapp(session: nox.Session) -> None:
 
 
 def demand(session: nox.Session, program: str, packages: str) -> None:
-    """Fail without a program, and say which Debian packages have it."""
+    """Fail if a program is missing, and name its Debian packages."""
     if shutil.which(program) is None:
         session.error(f"{program} is missing: apt-get install --no-install-recommends {packages}")
 
 
 def in_uml(modules: Sequence[str], env: dict[str, str], *more: str) -> list[str]:
-    """The arguments for Python that run a command in a kernel with some modules."""
+    """Return arguments for Python that run a command in a kernel with some modules."""
     options = [f"--modules={','.join(modules)}", *more]
     options += [f"--env={name}={value}" for name, value in env.items()]
     return ["-m", "tests.uml.launcher", *options, "--"]
 
 
 def compile_enclave(session: nox.Session) -> str:
-    """Compile the client that does what an enclave's init does."""
+    """Compile a client that behaves like the init of an enclave."""
     demand(session, "cc", "gcc libc6-dev")
     program = Path(session.virtualenv.location) / "enclave"
     source = "tests/vsock/enclave.c"

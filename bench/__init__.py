@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark: nitrohb beside what people would use instead. ``python bench/run.py --help``."""
+"""The benchmark: nitrohb beside alternatives. See ``python bench/run.py --help``."""

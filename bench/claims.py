@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a waiter waits for its heartbeat after the echo, while others wait for other ones."""
+"""Times how long a claim waits for its heartbeat after the echo, beside 64 other claims."""
 
 import json
 import os
@@ -14,18 +14,18 @@ __all__ = ["p99_ms"]
 
 _OTHERS = 64
 _BEATS = 100
-_SETTLED = 0.02  # seconds until a claim waits: the interface gives each connection a turn
+_SETTLED = 0.02  # seconds until the interface has read a claim: connections take turns
 
 
 def p99_ms(where: str, other: str, api: str, server: int) -> float:
-    """Milliseconds from an echo to the end of the response to its claim, at p99.
+    """Return the milliseconds from an echo to the end of the response to its claim, at p99.
 
     Args:
         where: The socket of the heartbeats.
-        other: The socket for whose heartbeats the others wait.
-        api: That of the interface.
+        other: The socket that the other claims name.
+        api: The socket of the interface.
         server: The process ID of the server. It and this process get priority on their cores, so
-            that only its delays are measured.
+            that only delays in the server are measured.
     """
     with ExitStack() as stack:
         others = [stack.enter_context(connect(api)) for _ in range(_OTHERS)]

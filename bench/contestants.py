@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who takes part: nitrohb, as it is installed, and what people would use instead."""
+"""The servers: the installed nitrohb, and what people could use instead."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _CC = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o")
 _CC_DEADLINE = 60.0  # seconds
 
-# More patience and room than by default, for the measurement that holds thousands of silent
-# connections open. Only what the installed nitrohb knows is asked of it.
+# Options for the measurement that holds thousands of silent connections open. build() drops those
+# that the installed nitrohb does not have.
 _PATIENT = (("--handshake-timeout", "600"), ("--max-pending", "100000"))
 
 
@@ -39,16 +39,16 @@ class Tools:
 
 @dataclass(frozen=True)
 class Peer:
-    """A server that takes part.
+    """A server to measure.
 
     Attributes:
         key: Its name in the results.
         label: Its name for people.
-        argv: Makes its command line, of the tools and the path of its socket, or ``vsock:PORT``.
-        needs: The program without which it cannot take part.
-        held: How many silent connections it is asked to hold at most: 0 if one blocks all others.
-        client_closes: It never closes a connection of its own accord.
-        prints: It prints events, which somebody has to read.
+        argv: Returns its command line, from the tools and the path of its socket or ``vsock:PORT``.
+        needs: A program that it needs.
+        held: The maximum number of silent connections to hold: 0 if one blocks all others.
+        client_closes: The client must close the connection, because the server does not.
+        prints: It prints events, which must be read.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Peer:
     prints: bool = False
 
     def command(self, tools: Tools, where: str, *, patient: bool = False) -> list[str]:
-        """Its command line."""
+        """Return its command line."""
         more = tools.patient if patient and self.key.startswith("nitrohb") else ()
         return [*self.argv(tools, where), *more]
 
@@ -107,7 +107,7 @@ PEERS = (
         "socat …,fork EXEC:cat",
         _socat,
         needs="socat",
-        held=100,  # each is two processes
+        held=100,  # two processes per connection
         client_closes=True,
     ),
 )
@@ -123,16 +123,16 @@ def build(directory: str) -> Tools:
 
 
 def _find_script() -> str:
-    """The console script beside this interpreter."""
+    """Return the path of the console script beside this interpreter."""
     script = shutil.which("nitrohb", path=sysconfig.get_path("scripts"))
     if script is None:
-        raise BenchError("nitrohb is not installed beside this Python: pip install .")
+        raise BenchError("nitrohb is not installed beside this Python\nInstall it: pip install .")
     return script
 
 
 def _compile(name: str, directory: str) -> str:
     if shutil.which(_CC[0]) is None:
-        raise BenchError("no C compiler: apt-get install --no-install-recommends gcc libc6-dev")
+        raise BenchError("no C compiler\nInstall gcc and libc6-dev.")
     program = os.path.join(directory, name)
     _run(*_CC, program, os.path.join(_HERE, f"{name}.c"))
     return program

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much clients of the HTTP interface delay heartbeats: no clients, quiet ones, hostile ones.
+"""Times how much clients of the HTTP interface delay heartbeats: none, quiet ones, hostile ones.
 
 Each kind of clients gets a new server. Heartbeats come one by one, at random times. The server has
-a core to itself. The clients of the interface share the other core with the client whose heartbeats
+its own core. The clients of the interface share the other core with the client whose heartbeats
 are timed. That client and the server have priority on their cores, if this user has the permission,
 so that only delays in the server are measured.
 """

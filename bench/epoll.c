@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A heartbeat server in C: the yardstick of the benchmark. One thread, one epoll, any number of
- * clients, none of which can block another.
+ * A heartbeat server in C, with which the benchmark compares the others. One thread and one epoll
+ * serve any number of clients. No client can block another.
  *
  *     epoll PATH [eager]
  *     epoll vsock:PORT [eager]    on any CID
  *
- * It is written as epoll(7) shows it: accept every connection that is there, register it, and read
- * when epoll says so. With "eager" it reads once right after accept() and registers only what has
- * sent nothing yet: about the least work that a server of this kind can do.
+ * It follows epoll(7): accept every connection, register it, and read when epoll reports data. With
+ * "eager" it reads once right after accept(), and registers only connections that have not sent
+ * anything. A server of this kind cannot do much less work.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,7 +56,7 @@ static int listen_at(const char *where)
     return listen_on((struct sockaddr *)&un, sizeof un, where);
 }
 
-/* Register a descriptor for one kind of event: there is something to read, or to accept. */
+/* Register a descriptor for data to read, or connections to accept. */
 static void watch(int poller, int fd)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
@@ -68,13 +68,13 @@ static void watch(int poller, int fd)
 /* Read, check, echo, close. Returns 0 if there is nothing to read yet, else 1. */
 static int answer(int fd)
 {
-    unsigned char data[4096]; /* what is left unread would reset the peer */
+    unsigned char data[4096]; /* unread data would reset the connection */
     ssize_t size = read(fd, data, sizeof data);
 
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
     if (size > 0 && data[0] == HEARTBEAT)
-        (void)!send(fd, data, 1, MSG_NOSIGNAL); /* a peer that has gone needs no echo */
+        (void)!send(fd, data, 1, MSG_NOSIGNAL); /* fails if the peer has disconnected */
     close(fd);
     return 1;
 }

@@ -34,10 +34,10 @@ class Kind:
     Attributes:
         label: Its name for people.
         count: How many connections.
-        says: What each sends first.
-        asks: Whether it sends that again after every response.
+        says: What each connection sends first.
+        asks: Whether it sends this again after every response.
         drips: What it sends every 0.1 s.
-        pours: What it sends again and again, as fast as possible.
+        pours: What it sends repeatedly, as fast as possible.
         reads: Whether it reads.
         leaves: Whether it disconnects at once, and connects again.
         bursts: Whether all disconnect at the same time, every 0.1 s, and connect again.
@@ -82,7 +82,7 @@ class _Clients:
     """All connections of one kind.
 
     Attributes:
-        responses: How many have arrived.
+        responses: The number of responses.
     """
 
     def __init__(self, kind: Kind, path: str) -> None:
@@ -90,7 +90,7 @@ class _Clients:
         self._kind = kind
         self._path = path
         self._selector = selectors.DefaultSelector()
-        self._open: dict[socket.socket, bytes] = {}  # and what it still has to send
+        self._open: dict[socket.socket, bytes] = {}  # and the data left to send
         self._behave = self._churn if kind.leaves else self._fill_up
 
     def run(self) -> None:

@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The load client of the benchmark: heartbeats over a Unix socket, every byte of them checked.
+ * The load client of the benchmark: sends heartbeats, and checks every byte of the answers.
  *
  *     load --socket PATH [OPTION VALUE]...
  *     load --socket vsock:PORT [OPTION VALUE]...   to CID 1, only inside User Mode Linux
  *
- *     --seconds S       stop after S seconds (default 1), or
- *     --count N         after N heartbeats, if that is sooner; without --seconds only then
- *     --warmup N        heartbeats before that, checked but not counted (default 0)
+ *     --seconds S       stop after S seconds (default 1)
+ *     --count N         stop after N heartbeats; without --seconds, there is no time limit
+ *     --warmup N        heartbeats at first that are checked, but not counted (default 0)
  *     --connections N   heartbeats at a time, 1 to 64 (default 1)
- *     --delay-us T      send the byte T us after the connection (default 0); spins meanwhile, or
- *                       sleeps where that would keep the server from the only processor
- *     --pause-us T      sleep between heartbeats, T us on average, never twice the same
- *     --idle K          hold K silent connections open meanwhile (default 0)
- *     --hold 1          print {"held": K} once the server has them, and wait for the end of stdin
- *     --client-closes 1 do not expect the server to close after its echo: close first
- *     --deadline S      give up after S seconds in all, with an error (default 60)
+ *     --delay-us T      send the byte T us after the connection (default 0); spins until then, or
+ *                       sleeps if there is only one processor, which the server needs
+ *     --pause-us T      sleep between heartbeats, T us on average, at random
+ *     --idle K          hold K silent connections open (default 0)
+ *     --hold 1          print {"held": K} when the server has accepted them, and wait for the end
+ *                       of stdin
+ *     --client-closes 1 close first: the server does not close after its echo
+ *     --deadline S      fail after S seconds in all (default 60)
  *
- * A latency is the time from connect(), or with --delay-us from the sending of the byte, to the
- * echoed byte. After it the server has to close: anything else than the byte and the end of the
- * stream counts as an error. One JSON object on stdout: p50_us, p99_us, max_us, rate (heartbeats
- * per second), count, seconds, errors. Exits 1 if there were errors.
+ * A latency is the time from connect() to the echoed byte, or with --delay-us, from sending the
+ * byte. The server must then close: anything but the byte and the end of the stream is an error.
+ * Prints one JSON object: p50_us, p99_us, max_us, rate (heartbeats per second), count, seconds,
+ * errors. Exits with 1 if there were errors.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -59,10 +60,10 @@ static union {
     struct sockaddr_vm vm;
 } address;
 static socklen_t address_size;
-static int alone; /* there is one processor for us and the server */
+static int alone; /* the client and the server share one processor */
 static uint32_t *samples; /* ns */
 static long sampled, beats, errors;
-static int64_t stop_at; /* ns; 0: by count alone */
+static int64_t stop_at; /* ns; 0: no time limit */
 static long most;
 
 static int64_t now(void)
@@ -81,7 +82,7 @@ static void fail(const char *what)
 
 static void too_late(int number)
 {
-    static const char text[] = "load: the deadline has passed: an answer is missing\n";
+    static const char text[] = "load: no answer before the deadline\n";
 
     (void)number;
     (void)!write(STDERR_FILENO, text, sizeof text - 1);
@@ -111,8 +112,8 @@ static int open_socket(void)
     return fd;
 }
 
-/* Connect a socket, and return it. Where a Unix socket's queue is full, connect() waits. AF_VSOCK
- * resets, and does not connect a socket twice: so try again with another. */
+/* Connect a socket, and return it. If the queue of a Unix socket is full, connect() waits. AF_VSOCK
+ * resets, and such a socket cannot connect again: try another one. */
 static int connect_to_server(int fd)
 {
     static const struct timespec pause = {.tv_nsec = 1000000};
@@ -135,7 +136,7 @@ static void send_byte(int fd)
         error("the byte could not be sent", -1);
 }
 
-/* Check what recv() returned where the echo is due. */
+/* Check that recv() returned the echo. */
 static int is_echo(ssize_t size, const unsigned char *data)
 {
     errno = size < 0 ? errno : 0;
@@ -145,7 +146,7 @@ static int is_echo(ssize_t size, const unsigned char *data)
     return 0;
 }
 
-/* Wait some microseconds; returns when they were over. */
+/* Wait some microseconds. Returns the time after that. */
 static int64_t wait_us(long us)
 {
     int64_t time, end = now() + us * 1000;
@@ -159,7 +160,7 @@ static int64_t wait_us(long us)
     return time;
 }
 
-/* One heartbeat, as an enclave's init does it: blocking, with nothing else to do. */
+/* Send one heartbeat with blocking calls, like the init of an enclave. */
 static void beat(void)
 {
     unsigned char data[2];
@@ -196,7 +197,7 @@ static void end(struct slot *slot)
     beats++;
 }
 
-/* Take what has come for a slot; end it after its echo and the end of its stream. */
+/* Receive for a slot. End it after its echo and the end of its stream. */
 static void proceed(struct slot *slot)
 {
     unsigned char data[2];
@@ -256,7 +257,7 @@ static void many_at_a_time(void)
     }
 }
 
-/* Sleep for a time that has nothing to do with any period of the server. */
+/* Sleep for a random time, so as not to fall into step with the server. */
 static void pause_us(long mean)
 {
     struct timespec time = {.tv_nsec = random() % (2 * mean) * 1000};
@@ -294,8 +295,8 @@ static void report(double seconds)
            errors);
 }
 
-/* Open the silent connections. A heartbeat that is answered after them says that the server has
- * accepted them: it takes connections in their order. */
+/* Open the silent connections. The server accepts connections in order, so it has accepted them
+ * when it answers a later heartbeat. */
 static void open_idle(void)
 {
     struct rlimit limit;
@@ -361,7 +362,7 @@ static void set_address(const char *where)
 {
     if (strncmp(where, "vsock:", 6) == 0) {
         if (!in_user_mode_linux()) {
-            fprintf(stderr, "load: AF_VSOCK is connected only inside User Mode Linux\n");
+            fprintf(stderr, "load: AF_VSOCK works only inside User Mode Linux\n");
             exit(2);
         }
         address.vm.svm_family = AF_VSOCK;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One round: every peer is started, measured in turns with the others, and stopped.
+"""One round of measurements: starts every peer, measures each kind of load, and stops them.
 
-Within a round the peers take turns at each kind of load, so that what is compared lies only a few
-seconds apart; every other round goes through them backwards.
+The peers take turns at each kind of load, so measurements to compare are only seconds apart. Every
+other round is in reverse order.
 """
 
 import json
@@ -26,7 +26,7 @@ Round = dict[str, Metrics]  # by the key of the peer
 PASS = "python -c pass"
 """The key of the bare interpreter, whose ``ready_ms`` is its whole life."""
 
-_SLACK = 30.0  # seconds that a load client may take beyond its time
+_SLACK = 30.0  # seconds that a load client can take beyond its time
 _WARMUP = 200  # heartbeats before a measurement
 _FIRST_PORT = 9000
 
@@ -46,8 +46,8 @@ class Bench:
         cores: Where they run.
         directory: A temporary directory.
         seconds: How long each load lasts.
-        idle: How many silent connections are held open in the measurement with such.
-        vsock: Use AF_VSOCK, inside User Mode Linux, and not Unix sockets.
+        idle: The number of silent connections to hold open.
+        vsock: Use AF_VSOCK inside User Mode Linux, instead of Unix sockets.
     """
 
     tools: Tools
@@ -78,7 +78,7 @@ class Bench:
         return results
 
     def start(self, peer: Peer, *, patient: bool = False) -> Server:
-        """Start a peer on a socket of its own."""
+        """Start a peer on its own socket."""
         where = self._where(peer)
         if os.path.exists(where):
             os.unlink(where)
@@ -90,7 +90,7 @@ class Bench:
         """Run the load client against a peer.
 
         Raises:
-            BenchError: An answer was wrong, or did not come.
+            BenchError: An answer was wrong or missing.
         """
         argv = self._load(peer, ("--warmup", str(_WARMUP), *options))
         limit = self.seconds + _SLACK
@@ -101,7 +101,7 @@ class Bench:
         return result
 
     def long_run(self, count: int) -> Metrics:
-        """So many heartbeats in a row, 16 at a time, and what is left of them in the server."""
+        """Send heartbeats, 16 at a time, and measure memory and open files before and after."""
         with self.start(NITROHB) as server:
             self.load(NITROHB, server, "--count", "10000")
             before = self._left(server)
@@ -114,7 +114,7 @@ class Bench:
         return result | {f"{key}_before": value for key, value in before.items()} | after
 
     def at_rest(self, seconds: float) -> observe.Rest:
-        """What an idle nitrohb does that has no socket file to look after."""
+        """Measure what an idle nitrohb does that has no socket file to check."""
         where, log = (os.path.join(self.directory, name) for name in ("rest", "strace.log"))
         argv = [self.tools.nitrohb, "serve", "--keep", "--quiet", "--listen", "fd:0"]
         with socket.socket(socket.AF_UNIX) as sock:
@@ -127,7 +127,7 @@ class Bench:
                 return observe.watch_at_rest(server.pid, log, seconds)
 
     def _commands(self) -> Metrics:
-        """How long commands take that a person or a script waits for."""
+        """Time commands that a person or a script waits for."""
         script = self.tools.nitrohb
         metrics = {
             "version_ms": time_command(self.cores, [script, "--version"]),
@@ -160,7 +160,7 @@ class Bench:
         }
 
     def _beat(self, peer: Peer) -> None:
-        """Have one heartbeat answered: from then on everything is loaded."""
+        """Send one heartbeat, after which the server has loaded everything."""
         with connect(self._where(peer)) as sock:
             sock.sendall(b"\xb7")
             if sock.recv(1) != b"\xb7":
@@ -174,7 +174,7 @@ class Bench:
         return metrics | {f"cpu_us_{load}": cpu / 1000 / (result["count"] + _WARMUP)}
 
     def _with_idle(self, peer: Peer) -> Metrics:
-        """p50 with silent connections held open, without them just before, and their memory."""
+        """Measure p50 with and without silent connections, and their memory."""
         held = min(self.idle, peer.held)
         with self.start(peer, patient=True) as server:
             bare = self.load(peer, server, "--seconds", str(self.seconds))
@@ -193,7 +193,7 @@ class Bench:
         ) as client:
             try:
                 assert client.stdout is not None
-                client.stdout.readline()  # the client has a deadline of its own
+                client.stdout.readline()  # the client has its own deadline
                 memory = observe.memory(server.pid)
                 out, err = client.communicate(timeout=self.seconds + _SLACK)
             finally:

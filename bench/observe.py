@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel tells about a running process: memory, processor time, wake-ups, system calls."""
+"""What the kernel knows about a running process: memory, CPU time, wake-ups, system calls."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Rest:
-    """What a process did while nobody asked it for anything.
+    """What an idle process did.
 
     Attributes:
-        seconds: How long it was watched, for either count.
+        seconds: How long each count took.
         wakeups: How often it was scheduled.
-        syscalls: How many system calls it made; None where strace could not tell.
+        syscalls: How many system calls it made; None without strace.
     """
 
     seconds: float
@@ -42,7 +42,7 @@ class Rest:
 
 
 def memory(group: int) -> Memory:
-    """The memory of all processes of a process group."""
+    """Return the memory of all processes of a process group."""
     rss = pss = 0.0
     for pid in _members(group):
         for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
@@ -54,13 +54,13 @@ def memory(group: int) -> Memory:
 
 
 def cpu_ns(pid: int) -> int:
-    """Nanoseconds that the main thread of a process has run; 0 where the kernel does not say."""
+    """Return how many ns the main thread of a process has run; 0 if the kernel does not tell."""
     fields = _read(f"/proc/{pid}/schedstat").split()
     return int(fields[0]) if fields else 0
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors a process has."""
+    """Return how many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
@@ -69,8 +69,8 @@ def watch_at_rest(pid: int, log: str, seconds: float) -> Rest:
 
     Args:
         pid: The process.
-        log: A file for strace's output.
-        seconds: How long each of the two takes.
+        log: A file for the output of strace.
+        seconds: How long each count takes.
     """
     before = _switches(pid)
     time.sleep(seconds)
@@ -96,7 +96,7 @@ def _count_syscalls(pid: int, log: str, seconds: float) -> int | None:
 
 
 def _begun(lines: list[str]) -> int:
-    """How many system calls began while strace watched: all but the one that it found waiting."""
+    """Return how many system calls began while strace watched, without the interrupted one."""
     calls = [line for line in lines if "(" in line and "resumed>" not in line]
     return sum("<detached" not in line for line in calls)
 
@@ -115,7 +115,7 @@ def _members(group: int) -> Iterator[int]:
 
 
 def _read(path: str) -> str:
-    """The text of a file in /proc; nothing if its process has gone meanwhile."""
+    """Return the text of a file in /proc, or an empty text if its process has ended."""
     try:
         with open(path) as file:
             return file.read()

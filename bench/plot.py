@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results as an SVG: how each peer compares with the C epoll server.
+"""Draws the results as an SVG: each peer compared with the C epoll server.
 
-Written by hand: a chart of bars needs no plotting library, and this one is the same, byte for
-byte, for the same results.
+It uses no plotting library. The same results give the same bytes.
 """
 
 import math
@@ -37,7 +36,7 @@ text { fill: #e6edf3; } .tick { fill: #8d96a0; } .back { fill: #0d1117; }
 
 
 def draw(results: Results) -> str:
-    """The chart, as the text of an SVG file."""
+    """Return the chart, as the text of an SVG file."""
     parts: list[str] = []
     top = 10
     for name, title in _PANELS:
@@ -69,7 +68,7 @@ def _rows(results: Results, name: str) -> Iterator[Row]:
 
 
 class _Scale:
-    """Logarithmic, from a power of ten or half a one, wide enough for all rows and for 1."""
+    """A logarithmic scale, wide enough for all rows and for 1."""
 
     def __init__(self, rows: list[Row]) -> None:
         least = min(1.0, *(ratio.low for _, _, ratio in rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of the benchmark: pinned to a core, timed, never waited for without a deadline."""
+"""Processes of the benchmark: pinned to a core, timed, and waited for with a deadline."""
 
 import fcntl
 import os
@@ -19,15 +19,15 @@ from tests.uml import launcher
 
 __all__ = ["BenchError", "Cores", "Server", "connect", "prefer", "raise_file_limit", "time_command"]
 
-_DEADLINE = 20.0  # seconds; for anything that takes less than one on any sane machine
+_DEADLINE = 20.0  # seconds for what takes less than one on a healthy machine
 _POLL_PAUSE = 0.0001  # seconds between two attempts to connect: the resolution of a start-up time
 _DRAIN_PAUSE = 0.005  # seconds between two reads of a server's output
 _CID_LOCAL = 1  # vsock(7); socket has no name for it before Python 3.12
-_PIPE_SIZE = 1 << 20  # bytes; what a server prints in between must fit, or it would have to wait
+_PIPE_SIZE = 1 << 20  # bytes; more than a server prints between two reads
 
 
 class BenchError(Exception):
-    """A measurement could not be made. The message says which, and why."""
+    """A measurement failed. The message says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Cores:
 
     @classmethod
     def pick(cls) -> Self:
-        """The first two cores that this process may use, or the same one twice."""
+        """Return the first two cores that this process may use, or the same one twice."""
         usable = sorted(os.sched_getaffinity(0))
         return cls(server=usable[0], client=usable[1 % len(usable)])
 
     def spawn(
         self, argv: Sequence[str], out: int, err: int, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """Start a process on the server's core, as the leader of a process group of its own."""
+        """Start a process on the core of the servers, in a new process group."""
         os.sched_setaffinity(0, {self.server})
         try:
             return subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=err, process_group=0)
@@ -62,11 +62,11 @@ class Server:
         argv: Its command line.
         where: The path of its socket, or ``vsock:PORT``.
         log: The file that gets its stderr.
-        drain: Read what it prints, as somebody would who wants to know it.
+        drain: Read what it prints.
         stdin: The descriptor that is its stdin.
 
     Attributes:
-        pid: Its process id, and that of its process group.
+        pid: The ID of its process and its process group.
         ready_ms: Milliseconds from exec to the first connection that it accepts.
     """
 
@@ -99,7 +99,7 @@ class Server:
 
     @property
     def age_ms(self) -> float:
-        """Milliseconds since exec."""
+        """The milliseconds since exec."""
         return (time.monotonic() - self._start) * 1000
 
     def __enter__(self) -> Self:
@@ -116,7 +116,7 @@ class Server:
         return (time.monotonic() - start) * 1000
 
     def failure(self, what: str) -> BenchError:
-        """An error about this server, with the end of what it said."""
+        """Return an error about this server, with the end of its stderr."""
         with open(self._log, errors="replace") as errors:
             said = errors.read()[-2000:].strip()
         return BenchError(f"{what}\n{said}" if said else what)
@@ -139,7 +139,7 @@ class Server:
         threading.Thread(target=_read_all, args=(pipe, self._drained), daemon=True).start()
 
     def _end(self) -> None:
-        # Until it has been waited for, its process group cannot be anybody else's.
+        # The process group ID cannot be reused before the wait.
         if self._process.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait(_DEADLINE)
@@ -149,7 +149,7 @@ class Server:
 
 
 def connect(where: str) -> socket.socket:
-    """Connect to a Unix socket, or to ``vsock:PORT`` of the loopback in a kernel of our own."""
+    """Connect to a Unix socket, or to ``vsock:PORT`` of the loopback inside User Mode Linux."""
     family: int = socket.AF_UNIX
     target: str | tuple[int, int] = where
     if where.startswith("vsock:"):
@@ -167,7 +167,7 @@ def connect(where: str) -> socket.socket:
 
 
 def time_command(cores: Cores, argv: Sequence[str]) -> float:
-    """Run a command on the server's core; milliseconds from exec to its exit."""
+    """Run a command on the core of the servers; return the milliseconds from exec to exit."""
     start = time.monotonic()
     process = cores.spawn(argv, subprocess.DEVNULL, subprocess.DEVNULL)
     try:
@@ -185,14 +185,14 @@ def prefer(pid: int, policy: int = os.SCHED_FIFO) -> None:
 
 
 def raise_file_limit() -> int:
-    """Allow this process and its children as many descriptors as may be; return how many."""
+    """Raise the descriptor limit of this process to the hard limit, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def _await_exit(pid: int) -> None:
-    """Wait for a child's exit without reaping it. Popen.wait(timeout) would sleep and miss it."""
+    """Wait for the exit of a child without reaping it. Popen.wait(timeout) polls too slowly."""
     pidfd = os.pidfd_open(pid)
     try:
         waiting = select.poll()
@@ -204,7 +204,7 @@ def _await_exit(pid: int) -> None:
 
 
 def _enlarge(pipe: int) -> None:
-    with suppress(PermissionError):  # beyond what this user may have: then it stays as it is
+    with suppress(PermissionError):  # beyond the limit of this user: keep the size
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of a run: medians over its rounds, ratios that are paired by round, and the goals."""
+"""The results of a run: medians over its rounds, ratios within each round, and the goals."""
 
 import json
 import os
@@ -36,11 +36,11 @@ def _short(value: float) -> str:
 
 @dataclass
 class Results:
-    """What a run has found out.
+    """What a run has measured.
 
     Attributes:
-        machine: Where it ran, without names.
-        settings: How.
+        machine: Facts about the machine that do not identify it.
+        settings: The options of the run.
         rounds: Every measurement, in the order of the rounds.
         rest: What an idle ``nitrohb serve --keep`` did: seconds, wakeups, syscalls.
         long_run: The long run, if there was one.
@@ -54,7 +54,7 @@ class Results:
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """Read the file that :meth:`save` wrote."""
+        """Return the results in a file that ``save()`` wrote."""
         with open(path) as file:
             data: dict[str, Any] = json.load(file)
         return cls(**{name: data[name] for name in cls.__dataclass_fields__})
@@ -75,26 +75,26 @@ class Results:
 
     @property
     def over_vsock(self) -> bool:
-        """Whether it was AF_VSOCK inside User Mode Linux, and not Unix sockets."""
+        """Whether it used AF_VSOCK inside User Mode Linux, instead of Unix sockets."""
         return bool(self.settings["vsock"])
 
     @property
     def about_api(self) -> bool:
-        """Whether clients of the HTTP interface took part, and not other servers."""
+        """Whether it measured clients of the HTTP interface, instead of other servers."""
         return bool(self.settings.get("api"))
 
     @property
     def kind(self) -> str:
-        """What the names of its files end with."""
+        """The end of the names of its files."""
         return "-api" if self.about_api else "-vsock" if self.over_vsock else ""
 
     def medians(self, peer: str) -> Metrics:
-        """The median of each measurement of a peer."""
+        """Return the median of each measurement of a peer."""
         names = self.rounds[0].get(peer, {})
         return {name: median(measured[peer][name] for measured in self.rounds) for name in names}
 
     def ratio(self, top: tuple[str, str], bottom: tuple[str, str]) -> Ratio | None:
-        """One measurement, (peer, name), divided by another; None if either is missing."""
+        """Return one measurement, (peer, name), divided by another; None if either is missing."""
         values: list[float] = []
         for measured in self.rounds:
             over = measured.get(top[0], {}).get(top[1])
@@ -105,7 +105,7 @@ class Results:
         return Ratio(median(values), min(values), max(values))
 
     def beside_c(self, peer: str, name: str) -> Ratio | None:
-        """A measurement of a peer divided by the C server's."""
+        """Return a measurement of a peer divided by that of the C server."""
         return self.ratio((peer, name), (C.key, name))
 
     def _ratios(self, peer: str, base: str) -> dict[str, dict[str, float]]:
@@ -114,7 +114,7 @@ class Results:
 
 
 def machine_facts() -> dict[str, str | int]:
-    """What matters about the machine; nothing that names it."""
+    """Return facts about the machine that matter, but do not identify it."""
     return {
         "cpus": os.cpu_count() or 0,
         "cpu": _cpu_model(),
@@ -140,7 +140,7 @@ def _first_line(*argv: str) -> str:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal, and what came of it.
+    """A goal, and whether it was met.
 
     Attributes:
         text: What was wanted.
@@ -165,7 +165,7 @@ class Goal:
 
 
 def check_goals(results: Results) -> list[Goal]:
-    """Compare the results with what nitrohb sets out to be."""
+    """Compare the results with the goals of nitrohb."""
     if results.about_api:
         return []
 
@@ -208,7 +208,7 @@ def check_goals(results: Results) -> list[Goal]:
 
 
 def _late_goal(results: Results) -> Goal:
-    """Its worst ratio is the one to the fastest other Python server."""
+    """Return the goal of the slowest ratio to another Python server."""
     others = (BLOCKING, TRIO, ASYNCIO)
     ratios = [results.ratio((NHB.key, "p50_us_late"), (o.key, "p50_us_late")) for o in others]
     worst = max((ratio for ratio in ratios if ratio), key=lambda ratio: ratio.median, default=None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure nitrohb beside what people would use instead: a table, JSON, and a plot in SVG."""
+"""Measure nitrohb beside alternatives. Writes tables, JSON and an SVG plot."""
 
 import argparse
 import os
@@ -25,7 +25,7 @@ _GUEST = launcher.Options(timeout=3600.0, mem="2G")
 
 
 def main() -> int:
-    """Measure, or read what was measured; print it, and write the files."""
+    """Measure, or read earlier results; print them, and write the files."""
     args = _parse()
     if args.vsock and not launcher.inside():
         return _run_inside()
@@ -45,28 +45,28 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--rounds", type=int, default=9, help="how often all take turns (default: 9)")
-    add("--seconds", type=float, default=0.5, help="how long each load lasts (default: 0.5)")
+    add("--rounds", type=int, default=9, help="number of rounds (default: 9)")
+    add("--seconds", type=float, default=0.5, help="duration of each load (default: 0.5)")
     add("--idle", type=int, default=5000, help="idle connections to hold (default: 5000)")
-    add("--quick", action="store_true", help="see that it works: 2 short rounds, 500 idle ones")
-    add("--vsock", action="store_true", help="over AF_VSOCK, inside User Mode Linux")
-    add("--api", action="store_true", help="what clients of the HTTP interface cost a heartbeat")
-    add("--long", type=int, default=0, metavar="N", help="also N heartbeats in a row")
+    add("--quick", action="store_true", help="try it: 2 short rounds, 500 idle connections")
+    add("--vsock", action="store_true", help="use AF_VSOCK, inside User Mode Linux")
+    add("--api", action="store_true", help="measure how much HTTP clients delay heartbeats")
+    add("--long", type=int, default=0, metavar="N", help="also measure N heartbeats in a row")
     add("--output", default="bench-results", metavar="DIR", help="for results.json and the plot")
-    add("--docs", metavar="PATH", help="a Markdown file to update; the plot goes beside it")
-    add("--render", metavar="JSON", help="measure nothing; show an earlier results.json")
+    add("--docs", metavar="PATH", help="Markdown file to update; the plot goes beside it")
+    add("--render", metavar="JSON", help="show an earlier results.json, measure nothing")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.seconds, args.idle = 2, 0.1, 500
     if args.api and args.vsock:
-        parser.error("--api is over Unix sockets")
+        parser.error("--api and --vsock exclude each other")
     if args.rounds < 1 or args.idle < 1 or not 0 < args.seconds <= 60:
         parser.error("--rounds, --idle and --seconds must be more than 0, --seconds at most 60")
     return args
 
 
 def _run_inside() -> int:
-    """Boot a kernel, and be this very program there."""
+    """Boot a kernel, and run this program in it."""
     try:
         return launcher.run([sys.executable, *sys.argv], **_GUEST)
     except launcher.KernelMissingError as error:
@@ -75,7 +75,7 @@ def _run_inside() -> int:
 
 
 def _terminate(number: int, _frame: object) -> None:
-    """End by an exception, so that every ``with`` ends its process."""
+    """Raise an exception, so that every ``with`` ends its process."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 

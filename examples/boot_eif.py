@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot an enclave image file (EIF) on this machine, and answer its heartbeat.
 
-It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The image connects to CID 3,
-the device forwards that to CID 1 of this machine, and this program listens there. Without the
-module, a parent guest can answer: see --vhost-user. The guest's console is stdout. The exit codes
-are those of "nitrohb run". With --vhost-user they are QEMU's, and the parent has the time limit.
+It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The image connects to CID 3.
+The device forwards the connection to CID 1 of this machine, and this program listens there. Without
+the module, use --vhost-user: a parent guest answers. The console of the guest is stdout. The exit
+codes are those of "nitrohb run", or with --vhost-user those of QEMU, without a time limit.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CARGO = "cargo install vhost-device-vsock --version 0.3.0 --locked"
 
 
 def read_eif(path: str) -> tuple[bool, int, dict[int, bytes]]:
-    """Read an image: whether it is for aarch64, its memory in MiB, its sections by their type."""
+    """Return whether an image is for aarch64, its memory in MiB, and its sections by type."""
     data = Path(path).read_bytes()
     if len(data) < HEADER.size or not data.startswith(b".eif"):
         raise ValueError(f"{path} is not an EIF")
@@ -53,15 +53,16 @@ def read_eif(path: str) -> tuple[bool, int, dict[int, bytes]]:
     for offset in table[:count]:
         kind, _, size = SECTION.unpack_from(data, offset)
         sections[kind] = sections.get(kind, b"") + data[offset + SECTION.size :][:size]
-    return bool(flags & 1), max(memory, 4 * len(data)) >> 20, sections  # nitro-cli's minimum
+    memory = max(memory, 4 * len(data))  # nitro-cli demands at least 4 times the size of the image
+    return bool(flags & 1), memory >> 20, sections
 
 
 def vmm(is_arm: bool, memory: int, command_line: str) -> list[str]:
-    """Return the command that boots a kernel, and ends when that panics."""
+    """Return the command that boots a kernel, and exits when the kernel panics."""
     words = [word for word in command_line.split() if not word.startswith("console=")]
-    # AWS's kernel for x86_64 has no driver for virtio devices on PCI, and is told so.
+    # The x86_64 kernel of AWS has no driver for virtio devices on PCI. Its command line says so.
     machine = AARCH64 if is_arm else MICROVM if "pci=off" in words else Q35
-    # no_timer_check: on a busy machine an x86 kernel can see no tick in time, and panics.
+    # no_timer_check: on a busy machine, an x86 kernel can miss a timer tick, and panics.
     words += ["console=hvc0" if is_arm else "console=ttyS0", "panic=-1", "no_timer_check"]
     return [*machine.format(memory).split(), "-append", " ".join(words)]
 
@@ -70,7 +71,7 @@ class Boot:
     """One boot. The first task that calls end() decides how it ends."""
 
     def __init__(self, listeners: list[nitrohb.Listener], timeout: float) -> None:
-        self.listen, self.timeout = listeners, timeout  # no listeners if a parent guest answers
+        self.listen, self.timeout = listeners, timeout  # no listeners with --vhost-user
         self.seen: list[str] = []
         self.code = 0
 
@@ -89,7 +90,7 @@ class Boot:
             self.end(128 + number, signal.Signals(number).name)
 
     async def start(self, command: Sequence[str], directory: str) -> None:
-        # In a session of its own, it does not get a terminal's Ctrl-C.
+        # A new session does not receive Ctrl-C from the terminal.
         done = await trio.run_process(command, cwd=directory, check=False, start_new_session=True)
         code = done.returncode if "heartbeat" in self.seen or not self.listen else 125
         self.end(code, f"{command[0]} ended with status {done.returncode}")
@@ -111,7 +112,7 @@ class Boot:
                 if device is None:
                     await self.nursery.start(self.answer)
                     self.nursery.start_soon(self.start, DEVICE.split(), here)
-                    while not await socket.exists():  # noqa: ASYNC110 - the device cannot tell
+                    while not await socket.exists():  # noqa: ASYNC110 - the device does not report it
                         await trio.sleep(0.01)
                 else:
                     await socket.symlink_to(await trio.Path(device).absolute())
@@ -124,7 +125,7 @@ class Boot:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", metavar="IMAGE.eif")
-    parser.add_argument("--timeout", type=float, metavar="SEC", help="default: as nitro-cli")
+    parser.add_argument("--timeout", type=float, metavar="SEC", help="default: like nitro-cli")
     parser.add_argument("--vhost-user", metavar="SOCKET", help="of a device with a parent guest")
     args = parser.parse_args()
     try:
@@ -140,7 +141,7 @@ def main() -> int:
     needed = {qemu[0]: APT} if args.vhost_user else {qemu[0]: APT, DEVICE.split()[0]: CARGO}
     for program, command in needed.items():
         if shutil.which(program) is None:
-            sys.exit(f"boot_eif: {program} is not in PATH. To install it: {command}")
+            sys.exit(f"boot_eif: {program} is not in PATH\nInstall it: {command}")
     size = sum(map(len, sections.values()))
     timeout = args.timeout or nitrohb.boot_timeout(eif_bytes=size, memory_mib=memory)
     return trio.run(Boot(listeners, max(0, timeout)).run, sections, qemu, args.vhost_user)

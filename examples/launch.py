@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Start a VMM, and say when its enclave has booted: a launcher in plain Python.
+"""A launcher in plain Python: starts a VMM, and reports when its enclave has booted.
 
     launch.py unix:enclave.sock 60 qemu-system-x86_64 ...
 
-The time limit is for the heartbeat only: the VMM may run for as long as it likes.
+The time limit applies to the heartbeat only. The VMM can run longer.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ def wait_for_heartbeat(
 ) -> nitrohb.Heartbeat:
     deadline = time.monotonic() + seconds
     while True:
-        status = vmm.poll()  # before the wait: what it sent before its end is still claimed
+        status = vmm.poll()  # before the wait, which can still claim its heartbeat
         left = deadline - time.monotonic()
         try:
             return server.wait_heartbeat(timeout=min(0.5, max(left, 0)))
@@ -35,14 +35,14 @@ def wait_for_heartbeat(
 def main() -> int:
     address, seconds, *command = sys.argv[1:]
     try:
-        # The server listens when the block begins: only then is the VMM started.
+        # The server already listens when the VMM starts.
         with nitrohb.serve_in_thread(address) as server, subprocess.Popen(command) as vmm:
             try:
                 beat = wait_for_heartbeat(server, vmm, float(seconds))
                 print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
                 return vmm.wait()
             finally:
-                vmm.terminate()  # does nothing if it has ended
+                vmm.terminate()  # does nothing if the VMM has exited
     except (nitrohb.NitrohbError, OSError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return 1

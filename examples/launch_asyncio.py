@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Start a VMM, and say when its enclave has booted: a launcher that uses asyncio.
+"""A launcher that uses asyncio: starts a VMM, and reports when its enclave has booted.
 
     launch_asyncio.py unix:enclave.sock 60 qemu-system-x86_64 ...
 
-The time limit is for the heartbeat only: the VMM may run for as long as it likes.
+The time limit applies to the heartbeat only. The VMM can run longer.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ import nitrohb
 
 
 async def launch(address: str, seconds: float, command: list[str]) -> int:
-    # The server listens when the block begins: only then is the VMM started. To leave the block
-    # ends the thread that waits for the heartbeat, which cannot be cancelled.
+    # The server already listens when the VMM starts. The thread that waits for the heartbeat cannot
+    # be cancelled. It ends when this block ends.
     with nitrohb.serve_in_thread(address) as server:
         return await run_vmm(server, seconds, command)
 

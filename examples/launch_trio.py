@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Start a VMM, and say when its enclave has booted: a launcher that uses trio.
+"""A launcher that uses trio: starts a VMM, and reports when its enclave has booted.
 
     launch_trio.py unix:enclave.sock 60 qemu-system-x86_64 ...
 
-The time limit is for the heartbeat only: the VMM may run for as long as it likes.
+The time limit applies to the heartbeat only. The VMM can run longer.
 """
 
 import sys
@@ -20,12 +20,12 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
 
     async def run_vmm() -> None:
         nonlocal status
-        # If the time is up, this is cancelled, and then it ends the VMM.
+        # If the time is up, this is cancelled, and ends the VMM.
         status = (await trio.run_process(command, stdin=None, check=False)).returncode
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        # It returns when the server listens: only then is the VMM started.
+        # When start() returns, the server listens.
         server: nitrohb.HeartbeatServer = await nursery.start(nitrohb.serve_heartbeat, address)
         nursery.start_soon(run_vmm)
         beat = await server.wait_heartbeat(timeout=seconds)
@@ -40,7 +40,7 @@ def main() -> int:
     address, seconds, *command = sys.argv[1:]
     try:
         return trio.run(launch, address, float(seconds), command)
-    except* (nitrohb.NitrohbError, OSError) as group:  # the errors of a nursery come in a group
+    except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises its errors as a group
         for error in group.exceptions:
             print(f"launch: {error}", file=sys.stderr)
     return 1

@@ -75,7 +75,8 @@ def test_a_qemu_that_is_not_there_is_missed(
         device.bind("vhost")
         code, why = refused("--vhost-user", "vhost", image)
     assert code == 1
-    assert why.startswith("boot_eif: qemu-system-x86_64 is not in PATH. To install it: apt-get ")
+    assert "apt-get install" in why
+    assert "qemu-system-x86" in why
 
 
 def launching(name: str, path: Path, seconds: str, *vmm: str) -> list[str]:

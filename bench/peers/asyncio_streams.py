@@ -15,11 +15,11 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
         await writer.wait_closed()
     except OSError:
-        pass  # this client has gone
+        pass  # the client has disconnected
 
 
 async def main() -> None:
-    """Answer for ever."""
+    """Answer until killed."""
     where = sys.argv[1]
     if where.startswith("vsock:"):
         sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)

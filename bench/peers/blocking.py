@@ -18,7 +18,7 @@ def listen(where: str) -> socket.socket:
 
 
 def main() -> None:
-    """Answer for ever. A client that stays silent keeps all others waiting."""
+    """Answer until killed. A silent client blocks all others."""
     with listen(sys.argv[1]) as listener:
         while True:
             connection, _ = listener.accept()
@@ -27,7 +27,7 @@ def main() -> None:
                     if connection.recv(1) == b"\xb7":
                         connection.sendall(b"\xb7")
                 except OSError:
-                    pass  # this client has gone
+                    pass  # the client has disconnected
 
 
 if __name__ == "__main__":

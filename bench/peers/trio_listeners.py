@@ -7,16 +7,16 @@ import trio
 
 
 async def answer(stream: trio.SocketStream) -> None:
-    """Answer one client; serve_listeners() closes the stream afterwards."""
+    """Answer one client. serve_listeners() closes the stream after that."""
     try:
         if await stream.receive_some(1) == b"\xb7":
             await stream.send_all(b"\xb7")
     except trio.BrokenResourceError:
-        pass  # this client has gone
+        pass  # the client has disconnected
 
 
 async def main() -> None:
-    """Answer for ever."""
+    """Answer until killed."""
     where = sys.argv[1]
     if where.startswith("vsock:"):
         sock = trio.socket.socket(trio.socket.AF_VSOCK, trio.socket.SOCK_STREAM)

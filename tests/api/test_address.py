@@ -38,7 +38,7 @@ def test_localhost_is_an_ip_address() -> None:
         ("9180", "IP address"),
         ("127.0.0.1:x", "port"),
         ("127.0.0.1:65536", "65535"),
-        ("127.0.0.1:0", "port 0"),
+        ("127.0.0.1:0", "from 1"),
     ],
 )
 def test_other_addresses_are_refused(text: str, fact: str) -> None:

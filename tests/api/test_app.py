@@ -322,7 +322,7 @@ async def test_a_bug_is_reported_to_the_client_and_in_the_log(
         async with client_of(create_app(ServerState([]))) as client:
             exchanges.append(client.begin("GET", "/heartbeats"))
             await settled()
-    assert exchanges[0].is_problem(500, "bug", "log")
+    assert exchanges[0].is_problem(500, "bug", "stderr")
     assert caplog.record_tuples == [("nitrohb.api.app", logging.ERROR, "GET /heartbeats")]
 
 

@@ -100,7 +100,7 @@ async def test_a_body_that_does_not_come(clock: MockClock) -> None:
         await sleep(9.9)
         assert not answer.has_begun
         await sleep(0.2)
-        assert answer.is_problem(408, "10 seconds")
+        assert answer.is_problem(408, "10 s")
 
 
 async def test_a_client_that_disconnects_in_the_middle_of_a_body() -> None:

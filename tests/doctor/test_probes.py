@@ -185,7 +185,7 @@ def test_processes_with_af_vsock_sockets_are_suspected(
     for pid in (9000101, 9000102):
         fake_process(tmp_path, pid, pid)
     assert "not visible from here" in suspects_of_port(str(tmp_path))
-    assert "shared by all containers" in suspects_of_port(str(tmp_path))
+    assert "all containers" in suspects_of_port(str(tmp_path))
     fake_process(tmp_path, 9000103, 9000103, "its \x1b[31mchild\n")
     one = "process 9000103 (its ?[31mchild)"
     found = suspects_of_port(str(tmp_path))

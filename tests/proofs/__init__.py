@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proofs of the HTTP interface with programs that others have made.
+"""Tests with programs of other projects, such as Prometheus and a browser.
 
-Each needs such a program, and has a session of its own in the noxfile. The other tests run without:
-pytest does not look for tests in here unless it is told to.
+Each needs its program and has a nox session. pytest collects them only if you name them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running server with an interface on TCP, and how to wait for what another program does."""
+"""A server with its HTTP interface on TCP, and a wait for what another program does."""
 
 import time
 from collections.abc import Callable, Generator
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Server:
-    """A server that keeps on.
+    """A running server.
 
     Attributes:
         script: Its process, whose stdout has every event, as JSON.
-        port: That of its interface, on 127.0.0.1.
+        port: The port of its interface, on 127.0.0.1.
     """
 
     def __init__(self, script: Script, port: int) -> None:
@@ -29,7 +29,7 @@ class Server:
         return get(self.port, path)
 
     def end(self) -> str:
-        """End it. Returns what it has printed."""
+        """End it, and return what it has printed."""
         self.script.popen.terminate()
         code, out, err = self.script.end()
         assert (code, err) == (143, "")
@@ -49,7 +49,7 @@ def serving(*paths: Path, port: int = 0, options: tuple[str, ...] = ()) -> Gener
 
 
 def get(port: int, path: str) -> tuple[int, Any]:
-    """Ask a server on 127.0.0.1. Status 0: nobody listens there."""
+    """Send a request to 127.0.0.1. Status 0 means that nobody listens there."""
     with OverTcp(port) as client:
         try:
             return ask(client, "GET", path)
@@ -58,7 +58,7 @@ def get(port: int, path: str) -> tuple[int, Any]:
 
 
 def until(look: Callable[[], T], expected: T) -> None:
-    """Look, again and again, until there is what is expected: another program takes its time."""
+    """Wait until a call returns the expected value."""
     deadline = time.monotonic() + PATIENCE
     while (got := look()) != expected:
         assert time.monotonic() < deadline, f"expected {expected}, got {got}"

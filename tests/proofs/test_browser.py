@@ -25,7 +25,7 @@ ROWS = """
     return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)]
         .map((row) => [...row.cells].map((cell) => cell.innerText));
 """
-# Words that are broken, because they do not fit on their line. A path may be.
+# Words that are split between two lines. Only paths may be split.
 BROKEN = """
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     const broken = [];
@@ -40,16 +40,16 @@ BROKEN = """
     }
     return broken;
 """
-# When the heartbeats of the table came: those of one second look alike there.
+# The times of the heartbeats in the table. The table itself shows only seconds.
 TIMES = "return [...enclaves.values()].reverse().map((beat) => beat.time)"
 RESOURCES = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
 
 
 class Page:
-    """The page of a server, as a person sees it."""
+    """The page of a server, as a user sees it."""
 
     def __init__(self, browser: Chrome) -> None:
-        self._browser: Any = browser  # whose type hints are incomplete
+        self._browser: Any = browser  # its type hints are incomplete
 
     def run(self, script: str, *args: object) -> Any:
         return self._browser.execute_script(script, *args)
@@ -58,7 +58,7 @@ class Page:
         return str(self.run("return document.getElementById('state').innerText"))
 
     def rows(self, table: str) -> list[list[str]]:
-        """The texts of a table's cells."""
+        """The texts of the cells of a table."""
         rows: list[list[str]] = self.run(ROWS, table)
         return rows
 
@@ -66,12 +66,12 @@ class Page:
         return [row[number] for row in self.rows(table)]
 
     def times(self) -> list[str]:
-        """When the heartbeats of the table came, to the microsecond."""
+        """The times of the heartbeats in the table, with microseconds."""
         times: list[str] = self.run(TIMES)
         return times
 
     def log(self) -> list[str]:
-        """What the browser has complained about since it was last asked."""
+        """The messages of the browser since the last call."""
         entries: list[dict[str, str]] = self._browser.get_log("browser")
         return [entry["message"] for entry in entries]
 
@@ -86,13 +86,13 @@ class Page:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A browser that reaches nothing but 127.0.0.1."""
+    """A browser that can connect only to 127.0.0.1."""
     options = ChromeOptions()
     options.binary_location = program("chromium")
     for argument in (
         "--headless=new",
-        "--no-sandbox",  # which root may not have
-        "--disable-dev-shm-usage",  # which is small in a container
+        "--no-sandbox",  # root cannot use the sandbox
+        "--disable-dev-shm-usage",  # it is small in a container
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
     ):
@@ -104,7 +104,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 def program(name: str) -> str:
-    """Where a program is: Selenium would look for it elsewhere, and download it."""
+    """Return the path of a program. Without it, Selenium would download one."""
     path = shutil.which(name)
     assert path is not None, f"no {name}"
     return path
@@ -128,13 +128,13 @@ def opened(browser: Chrome, server: Server) -> Generator[Page]:
         until(page.state, "live")
         yield page
         check_page(page, origin)
-    finally:  # its complaints must not be taken for those of the next page
+    finally:  # the next page must not get the messages of this one
         browser.get("about:blank")
         page.log()
 
 
 def check_page(page: Page, origin: str) -> None:
-    """It has not been loaded anew, has loaded nothing from elsewhere, and complains of nothing."""
+    """Check that it was not reloaded, loaded nothing from elsewhere, and logged nothing."""
     assert page.run("return window.isTheSame") is True
     resources: list[str] = page.run(RESOURCES)
     assert {f"{origin}readyz", f"{origin}heartbeats"} <= {*resources}
@@ -175,13 +175,13 @@ def test_an_address_is_text(browser: Chrome, tmp_path: Path) -> None:
         assert beat(path) == HEARTBEAT
         assert beat(path, b"\x00") == b""
         until(lambda: page.column("failures", 1), [f"unix:{path}"])
-        assert page.column("failures", 3) == ["sent another byte"]
+        assert page.column("failures", 3) == ["sent a wrong byte"]
         assert page.column("heartbeats", 1) == page.column("listeners", 0) == [f"unix:{path}"]
         assert page.run("return document.images.length") == 0
 
 
 def test_what_is_smuggled_in_is_not_executed(browser: Chrome, tmp_path: Path) -> None:
-    """The policy holds in the browser; and what it forbids would be seen by the other tests."""
+    """The browser obeys the policy, and logs what it blocks, which the other tests check."""
     with serving(tmp_path / "hb") as server, opened(browser, server) as page:
         page.run("document.body.insertAdjacentHTML('beforeend', arguments[0])", HOSTILE)
         until(lambda: "Content Security Policy" in "".join(page.log()), True)
@@ -258,6 +258,6 @@ def test_it_says_when_the_server_is_gone_and_recovers(browser: Chrome, tmp_path:
         later.enter_context(serving(path, port=port))
         until(page.state, "live")
         assert beat(path) == HEARTBEAT
-        # The new server has none at first, and then another one.
+        # The new server begins without heartbeats.
         until(lambda: [time > before[0] for time in page.times()], [True])
         assert all("/events - Failed to load resource: net::ERR_" in line for line in page.log())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tab, pressed in real shells; and the man page, as its formatters see it."""
+"""Completion in real shells, and the man page in real formatters."""
 
 import os
 import shlex
@@ -67,7 +67,7 @@ def test_tab(shell: str, tmp_path: Path) -> None:
     child.expect("ready> ")
     got: dict[str, str] = {}
     for typed in TYPED:
-        # Tab, and then the whole line goes to a file, as a word in quotes.
+        # Complete the line, and write it to a file, quoted as one word.
         child.send(f"{typed}\t\x01printf %s '\x05' > line\r")
         child.expect("ready> ")
         got[typed] = (tmp_path / "line").read_text().rstrip()
@@ -76,7 +76,7 @@ def test_tab(shell: str, tmp_path: Path) -> None:
 
 
 def completed_by_fish(lines: list[str]) -> dict[str, list[str]]:
-    """What fish offers for each line."""
+    """Return what fish offers for each line."""
     asks = [f"complete -C {shlex.quote(line)}; echo ===" for line in lines]
     script = "; ".join(["nitrohb completion fish | source", *asks])
     run = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deploy/'s image is built, and its DaemonSet's pod run, by Podman and runc; needs root.
+"""Podman and runc build the image of deploy/ and run the pod of its DaemonSet. Needs root.
 
 No registry of images is asked: the base is a Debian with Python that is made here.
 """
@@ -32,7 +32,7 @@ MANIFEST = ROOT / "deploy/kubernetes/nitrohb.yaml"
 PAGE = ROOT / "docs/how-to/containers.md"
 PROFILE = ROOT / "deploy/seccomp/nitrohb.json"
 RESOURCES: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text()))
-MEMORY = "/dev/shm"  # where dpkg, which waits for the disk after each file, is twice as quick
+MEMORY = "/dev/shm"  # dpkg syncs after each file, and is twice as fast there
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 POD_IP = "10.0.0.5"
 IMAGE = "localhost/nitrohb:latest"
@@ -47,7 +47,7 @@ cgroup_manager = "cgroupfs"
 
 
 class Podman:
-    """Podman with a storage of its own."""
+    """Podman with its own storage."""
 
     def __init__(self, directory: Path) -> None:
         (directory / "containers.conf").write_text(CONFIGURATION)
@@ -65,7 +65,7 @@ class Podman:
 
     @contextmanager
     def started(self, *args: str, passing: socket.socket) -> Generator[None]:
-        """Run it as systemd does that passes a socket to it."""
+        """Run it with a socket passed in, as systemd does."""
         fd = passing.fileno()
         shell = f'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&{fd}'
         command = ["bash", "-c", shell, "bash", *self._command, *args]
@@ -94,7 +94,7 @@ def shown(test: str) -> list[str]:
 
 
 def demand_port(port: int) -> None:
-    """End the run if nobody can listen on a port of AF_VSOCK; containers share the machine's."""
+    """End the run if an AF_VSOCK port is taken: containers share those of the machine."""
     with socket.socket(socket.AF_VSOCK) as listening:
         try:
             listening.bind((socket.VMADDR_CID_ANY, port))

@@ -31,7 +31,7 @@ NOT_OURS = shutil.ignore_patterns(
 
 
 def run(*command: str | Path, cwd: Path | None = None, umask: int = -1, **env: str) -> str:
-    """Run a program, which must succeed. Returns what it prints."""
+    """Run a program that must succeed, and return what it prints."""
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ def test_every_build_has_the_same_bytes(dist: Path, tmp_path: Path) -> None:
 
 
 def test_the_sdist_has_its_tests_and_what_they_need(sdist: Path) -> None:
-    """Every test is collected, which reads most of the files; those of the packaging are run."""
+    """Collects every test, which reads most files, and runs those of the packaging."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     options = ("-q", "-p", "no:cacheprovider", "-k", "test_generated or test_package")
     run(sys.executable, "-m", "pytest", *options, cwd=sdist, PYTHONPATH="src", PATH=path)

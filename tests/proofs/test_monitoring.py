@@ -47,7 +47,7 @@ def page(test: str) -> str:
 
 
 def shown(test: str, directory: Path) -> "subprocess.CompletedProcess[str]":
-    """Run in a directory what the page shows."""
+    """Run the command of the page in a directory."""
     command = shlex.split(page(test))
     return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
@@ -87,9 +87,9 @@ UNITS = {
 
 
 def verify_units(directory: Path) -> str:
-    """What systemd has to say against the units of the page, beside those of deploy/."""
+    """The complaints of systemd about the units of the page and of deploy/."""
     for unit in (DEPLOY / "systemd").glob("nitrohb.s*"):
-        if unit.is_file():  # whatever is in systemd's path will do for nitrohb
+        if unit.is_file():  # any program stands in for nitrohb
             text = unit.read_text().replace("ExecStart=nitrohb ", "ExecStart=env nitrohb ")
             (directory / unit.name).write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", *(str(directory / name) for name in UNITS)]
@@ -133,7 +133,7 @@ def test_each_alert_says_what_to_do() -> None:
 
 
 def test_each_alert_has_tests_in_which_it_fires_and_in_which_it_does_not() -> None:
-    """Whose results promtool has compared, above."""
+    """promtool compares their results, in the test above."""
     fires: dict[str, set[bool]] = {name: set() for name in NAMES}
     for test in yaml.safe_load(RULES_TEST.read_text())["tests"]:
         for asked in test.get("alert_rule_test", []):
@@ -143,7 +143,7 @@ def test_each_alert_has_tests_in_which_it_fires_and_in_which_it_does_not() -> No
 
 @contextmanager
 def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Prometheus]]:
-    """A server, its address, and a Prometheus with the very alerts, by the DaemonSet's way.
+    """A server, its address, and a Prometheus with the alerts, configured for the DaemonSet.
 
     Debian's Prometheus knows no Kubernetes. So a file says of the server what Kubernetes would say
     of a pod; all that follows from it is ours.
@@ -263,7 +263,7 @@ def fits(value: Any, hint: Any) -> bool:
         return value in {one.value for one in cast("type[enum.Enum]", of)}
     if of is list and isinstance(value, list):
         return all(fits(one, args[0]) for one in cast("list[object]", value))
-    if isinstance(value, bool):  # which is an int, for isinstance()
+    if isinstance(value, bool):  # isinstance() takes a bool for an int
         return of in (bool, object, typing.Any)
     return of is typing.Any or isinstance(value, (int, float) if of is float else of)
 
@@ -311,7 +311,7 @@ def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
             label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
             assert label
             assert len(prometheus.query(f"group by ({label[2]}) ({fill_in(label[1])})")) == 1
-        # This one has an answer only when a server was started anew.
+        # This one has an answer only after a restart of the server.
         (restarts,) = DASHBOARD["annotations"]["list"]
         assert prometheus.query(fill_in(restarts["expr"])) == {}
 

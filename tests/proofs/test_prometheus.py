@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is served at /metrics, in the eyes of Prometheus itself."""
+"""What Prometheus reads from /metrics."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from .serving import Server, get, serving, until
 
 API_MD = Path(__file__).parents[2] / "docs/api.md"
 
-# Paths that are hard to write as a label: two of them differ in a byte that is no UTF-8.
+# Paths that are hard to write as a label. Two of them differ in a byte that is not UTF-8.
 NAMES = ("hb", 'quo"te\\n', "byte\udc80", "byte\udc81")
 
 
@@ -41,7 +41,7 @@ class Prometheus:
         return get(self._port, "/-/ready")[0] == 200
 
     def query(self, promql: str) -> dict[tuple[str, ...], float]:
-        """What it has for an expression now: values, by the values of their labels."""
+        """The current values of an expression, by the values of their labels."""
         status, answer = get(self._port, f"/api/v1/query?query={quote(promql)}")
         assert status == 200, answer
         return {
@@ -67,7 +67,7 @@ class Prometheus:
 
 @contextmanager
 def scraping(directory: Path, configuration: str) -> Generator[Prometheus]:
-    """A Prometheus that scrapes, and looks at its rules, more often than its configuration says."""
+    """A Prometheus that scrapes and evaluates more often than its configuration says."""
     config = directory / "prometheus.yml"
     often = "global: {scrape_interval: 200ms, evaluation_interval: 200ms}"
     config.write_text(f"{often}\n{configuration}")
@@ -95,7 +95,7 @@ def documented_config(port: int) -> str:
 
 
 def check_metrics(server: Server) -> None:
-    """Have the metrics linted: not a word must come of it."""
+    """Lint the metrics, which must give no message."""
     status, metrics = server.get("/metrics")
     assert status == 200
     lint = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True)
@@ -108,7 +108,7 @@ def echo_bucket(seconds: float) -> float:
 
 
 def label(path: Path) -> str:
-    """A listen address as the metrics write it."""
+    """A listen address as it is in the metrics."""
     return f"unix:{path}".encode(errors="backslashreplace").decode()
 
 
@@ -141,7 +141,7 @@ def _everything_is_there_from_the_beginning(prometheus: Prometheus, paths: list[
 
 
 def _the_silent_are_counted(prometheus: Prometheus, server: Server, path: Path) -> None:
-    """Three are silent where two may be, those are abandoned, and a fourth is tired of waiting."""
+    """Three are silent where two may be: one is evicted, two are rearmed. A fourth times out."""
     with connected(path), connected(path), connected(path):
         prometheus.until("sum(nitrohb_pending)", 2)
         prometheus.until("sum(nitrohb_evictions_total)", 1)
@@ -169,7 +169,7 @@ def _a_boot_is_timed(prometheus: Prometheus, server: Server, path: Path) -> None
 
 
 def _heartbeats_are_counted(prometheus: Prometheus, paths: list[Path]) -> None:
-    """Another number of them on each path, beside other bytes, and one who says nothing."""
+    """Each path gets another number of heartbeats, other bytes, and a silent connection."""
     for number, path in enumerate(paths[1:], 2):
         for _ in range(number):
             assert beat(path) == HEARTBEAT

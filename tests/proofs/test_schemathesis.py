@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemathesis reads the OpenAPI document and looks for what the interface does not do as it says.
+"""Schemathesis compares the interface with its OpenAPI document.
 
 It sends what the document allows and what it forbids, follows what one answer says to the next
 request, and reads 20 events of the endless ``/events`` each time. Enclaves boot all the while, so
@@ -28,7 +28,7 @@ CONFIG = Path(__file__).parent / "schemathesis.toml"
 PAUSE = 0.005  # seconds between heartbeats: the server has more to do
 TIME_LIMIT = 300  # seconds
 
-# What must have been answered at least once, for the proof to be one.
+# What must have been answered at least once, or the test proves nothing.
 ANSWERED = {
     ("GET", "/", 200),
     ("GET", "/heartbeats", 200),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""dist/nitrohb.pyz, with nothing but a Python, in a home that is empty and cannot be written."""
+"""dist/nitrohb.pyz with only a Python, and an empty home that is not writable."""
 
 import os
 import shutil
@@ -21,14 +21,14 @@ PYTHONS = os.environ.get("NITROHB_PYTHONS", "").split()
 
 @pytest.fixture(params=[f"python{version}" for version in PYTHONS])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, ...]]:
-    """How to run a copy that is alone in the world."""
+    """Return a command that runs a copy in an empty directory."""
     place, home = tmp_path / "place", tmp_path / "home"
     for directory in (place, home):
         directory.mkdir()
     pyz = Path(shutil.copy(BUILT, place))
     place.chmod(0o500)
     home.chmod(0o500)
-    # Nothing of the environment in which the tests run: -I sees no PYTHON*, and no user site.
+    # -I ignores PYTHON* variables and the user site of the test environment.
     env = {"PATH": os.environ["PATH"], "HOME": str(home)}
     if "PYENV_VERSION" in os.environ:
         env["PYENV_VERSION"] = os.environ["PYENV_VERSION"]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _LOCAL: Final = "Use 127.0.0.1:PORT, or a Unix socket."
-_LOW_PORT: Final = "Use a port from 1024 up, or grant CAP_NET_BIND_SERVICE."
+_LOW_PORT: Final = "Use port 1024 or higher, or grant CAP_NET_BIND_SERVICE."
 _START: Final = "Start the server first: nitrohb serve --keep --api {shell_address}"
-_MODE: Final = "Run as its owner, or start the server with --api-mode and --api-group."
+_MODE: Final = "Run as the owner of the file, or start the server with --api-mode and --api-group."
 
 _LISTEN: Final = {
     errno.EADDRINUSE: ("another process listens on that port", "Stop it, or choose another port."),
@@ -56,9 +56,9 @@ class TcpAddress:
         self.name = (str(ip), port)
 
     def is_host(self, host: str, names: Collection[str] = ()) -> bool:
-        """Return whether a Host header names this address, and no attacker can own that name.
+        """Return whether a Host header names this address. An attacker cannot own such a name.
 
-        The port is ignored, because a tunnel can have another one. An unspecified address (0.0.0.0
+        The port is ignored, because a tunnel can use another one. An unspecified address (0.0.0.0
         or ::) stands for every address of the machine, so it accepts any IP address.
 
         Args:
@@ -85,7 +85,7 @@ ApiAddress = UnixAddress | TcpAddress
 
 
 def parse_api_address(text: str) -> ApiAddress:
-    """Read the address of the interface.
+    """Return the address of the interface that a text names.
 
     Raises:
         AddressError: It is neither a Unix socket nor an IP address with a port.
@@ -94,7 +94,7 @@ def parse_api_address(text: str) -> ApiAddress:
         address = parse_address(text)
         assert isinstance(address, UnixAddress)
         return address
-    import ipaddress  # not for a Unix socket: "nitrohb wait" starts sooner
+    import ipaddress  # not loaded for a Unix socket: "nitrohb wait" starts sooner
 
     host, _, port = text.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host
@@ -105,18 +105,18 @@ def parse_api_address(text: str) -> ApiAddress:
         ip = None
     if ip is None or bracketed != (ip.version == 6) or "%" in host:
         expected = "unix:PATH or an IP address and a port, as in 127.0.0.1:9180 or [::1]:9180"
-        raise AddressError(f"{text!r}: expected {expected}")
+        raise AddressError(f"{text!r} is not an address: expected {expected}")
     number = parse_number("port", port, 65535)
     if number == 0:
-        raise AddressError(f"{text!r}: port 0 is not allowed. Name one, as in 127.0.0.1:9180")
+        raise AddressError(f"{text!r} is not an address: expected a port from 1 to 65535")
     return TcpAddress(ip, number)
 
 
 def tcp_listen_error(address: TcpAddress, number: int) -> ListenError:
-    """Say why the interface cannot listen on a TCP address, and what helps."""
+    """Return the error for a failure to listen on a TCP address, with its remedy."""
     return ListenError(str(address), number, *advice_from(_LISTEN, number, address))
 
 
 def api_connect_error(address: ApiAddress, number: int) -> ConnectError:
-    """Say why a client cannot connect to the interface, and what helps."""
+    """Return the error for a failure to connect to the interface, with its remedy."""
     return ConnectError(str(address), number, *advice_from(_CONNECT, number, address))

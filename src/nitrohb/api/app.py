@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ASGI application: every endpoint and its responses. It has neither sockets nor a clock.
+"""The ASGI application: every endpoint and its responses. It opens no sockets.
 
-The page at ``GET /`` is one file that loads nothing. The browser runs its script and its style only
-because their hashes are in the Content-Security-Policy, so text from a peer or a path cannot run.
+The page at ``GET /`` is one file that loads nothing. Its Content-Security-Policy allows only the
+hashes of its script and its style, so the browser does not run text from a peer or a path.
 """
 
 import base64
@@ -49,8 +49,8 @@ from .schema import create_document
 from .state import ServerState
 from .streaming import EventStream
 
-BATCH: Final = 16  # heartbeats that are serialized in one pass of the event loop: 0.1 ms
-JITTER: Final = 0.2  # seconds over which claims that time out together are answered
+BATCH: Final = 16  # heartbeats that one pass of the event loop serializes, in 0.1 ms
+JITTER: Final = 0.2  # seconds: claims that time out together are answered at random within them
 
 _PAGE: Final = resources.files("nitrohb.api").joinpath("page.html").read_text("utf-8")
 
@@ -58,7 +58,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 def _hash(tag: str) -> str:
-    """Return the hash of a tag's content, as a Content-Security-Policy has it."""
+    """Return the hash of what a tag contains, as Content-Security-Policy expects it."""
     content = _PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
     return f"'sha256-{digest}'"
@@ -79,9 +79,8 @@ def create_app(state: ServerState, *, is_host: Callable[[str], bool] | None = No
 
     Args:
         state: What is known about the heartbeat server.
-        is_host: Whether a Host header names this server; see :class:`RequestGuard`. None stands for
-            a Unix socket: only its clients may add and remove addresses, as its permissions say who
-            they are.
+        is_host: Whether a Host header names this server; see ``RequestGuard``. None means a Unix
+            socket. Only its clients may add and remove addresses, because its file has permissions.
     """
     endpoints = _Endpoints(state, may_listen=is_host is None)
     handlers = {ProblemError: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
@@ -127,13 +126,13 @@ class _Endpoints:
         last = self._state.last_heartbeats()
         beats = [it.to_json() for it in last if it.cid is not None and str(it.cid) == cid]
         if not beats:
-            raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat of CID {cid} has been seen")
+            raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat has come from CID {cid}")
         return _json(beats)
 
     async def claims(self, request: Request) -> Response:
         claim = parse_claim(await request.body())
         server = self._server()
-        response = Response()  # a client that disconnects cannot see it
+        response = Response()  # for a client that disconnects
         with limited(
             self._state.waiting_claims, claim, max_connections() // 2, "wait for heartbeats"
         ):
@@ -164,7 +163,7 @@ class _Endpoints:
 
     async def unlisten(self, request: Request) -> Response:
         server = self._changeable_server()
-        # Starlette's own decoding would replace the bytes of a path that are not UTF-8.
+        # Starlette would replace bytes that are not UTF-8.
         path = os.fsdecode(unquote_to_bytes(request.scope["raw_path"]))
         try:
             server.unlisten(path.removeprefix("/listeners/"))
@@ -184,7 +183,7 @@ class _Endpoints:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         texts = self._state.log.follow(request.headers.get("last-event-id", ""))
-        # Claims and readers leave a quarter of the connections to short requests.
+        # Claims get half of the connections, readers a quarter, and short requests the rest.
         limit = max_connections() // 4
         return EventStream(texts, limited(self._readers, request, limit, "read events"))
 
@@ -198,8 +197,8 @@ class _Endpoints:
     def _changeable_server(self) -> HeartbeatServer:
         if not self._may_listen:
             detail = (
-                "addresses are added and removed over a Unix socket only (--api unix:PATH), because"
-                " every user of a machine can connect to TCP"
+                "addresses can be changed over a Unix socket only: every user of the machine can"
+                " connect to TCP\nStart the server with --api unix:PATH."
             )
             raise ProblemError(HTTPStatus.FORBIDDEN, detail)
         return self._server()
@@ -211,7 +210,7 @@ class _Endpoints:
 
 
 async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> Response:
-    """Wait for a heartbeat, and return the response with it, or with the reason why not."""
+    """Return a response with a heartbeat, or with the reason why there is none."""
     asked, began = utc_now(), trio.current_time()
     try:
         beat = await server.wait_heartbeat(
@@ -220,7 +219,7 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
     except UsageError as error:
         return ProblemError(HTTPStatus.BAD_REQUEST, str(error)).to_response()
     except NoHeartbeatError as error:
-        # A client asks again after 503.
+        # Clients try again after 503.
         status = HTTPStatus.GONE if error.unlistened else HTTPStatus.SERVICE_UNAVAILABLE
         return ProblemError(status, str(error)).to_response()
     except HeartbeatTimeoutError as error:
@@ -236,13 +235,13 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
-    message = await receive()  # RequestGuard has taken the body
+    message = await receive()  # RequestGuard has read the body
     assert message["type"] == "http.disconnect"
     scope.cancel()
 
 
 def _json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    # In ASCII: Python reads the bytes of a path that are not UTF-8 as lone surrogates.
+    # ASCII, because a path that is not UTF-8 has lone surrogates (PEP 383).
     return Response(json.dumps(value), status, media_type="application/json")
 
 
@@ -252,7 +251,7 @@ async def _on_problem(_: Request, problem: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Answer what Starlette itself refuses: 404, 405."""
+    """Report an error that Starlette raises: 404 or 405."""
     assert isinstance(error, HTTPException)
     detail = f"{request.method} {request.url.path}: {error.detail}"
     return ProblemError(HTTPStatus(error.status_code), detail, error.headers).to_response()
@@ -260,5 +259,5 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     _log.error("%s %s", request.method, request.url.path, exc_info=error)
-    detail = "a bug in nitrohb; its log, on stderr, says more"
+    detail = "nitrohb has a bug\nPlease report it, with the traceback on stderr of the server."
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules for requests: who may send them, what they may contain, and how they are refused.
+"""Checks of requests: who may send them, what they may contain, and the errors.
 
-A web page on any site can make its reader's browser send requests to this machine. It cannot choose
-the Host header, unless its own host name resolves to this machine (DNS rebinding). It cannot omit
-or choose the Origin header of a POST or of an EventSource, nor Sec-Fetch-Site. So these headers are
+A web page on any site can make a browser send requests to this machine. The page cannot choose the
+Host header, unless its own host name resolves to this machine (DNS rebinding). It cannot omit or
+choose the Origin header of a POST or of an EventSource, nor Sec-Fetch-Site. So these headers are
 checked. A link from another site to this interface still works.
 """
 
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 MAX_CONNECTIONS: Final = 256
 RESERVED: Final = 64  # descriptors that clients never get; they get at most half of the others
-HEAD_LIMIT: Final = 4096  # bytes; if they are many short headers, h11 takes 1 ms in a single step
+HEAD_LIMIT: Final = 4096  # bytes; h11 needs up to 1 ms, in one step, for that many
 BODY_LIMIT: Final = 16 * 1024  # bytes
 BODY_TIMEOUT: Final = 10.0  # seconds
-MAX_TIMEOUT: Final = 3600.0  # seconds that a claim can wait; a client can claim again
+MAX_TIMEOUT: Final = 3600.0  # seconds that one claim can wait
 MEDIA_TYPE: Final = "application/problem+json"
 
 _CLOSE: Final = {"connection": "close"}
@@ -40,9 +40,9 @@ _HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
-_NUMBERS: Final = (int, float)  # a bool is not one here, and an int can be too large for a float
+_NUMBERS: Final = (int, float)  # not bool; an int can be too large for a float
 
-# The fields of all bodies: what is expected, and whether a value is that.
+# The fields of all bodies: the expected value in words, and a test for it.
 _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "cid": ("a number", lambda value: type(value) is int),
     "address": ("a string", lambda value: type(value) is str),
@@ -58,11 +58,11 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
 
 
 class ProblemError(Exception):
-    """A request is refused, or fails. The response is a problem document (RFC 9457).
+    """A request was rejected, or failed. The response is a problem document (RFC 9457).
 
     Args:
         status: The HTTP status (also an attribute).
-        detail: What is wrong, for people (also an attribute).
+        detail: What is wrong, in words (also an attribute).
         headers: Additional headers of the response.
         more: Additional members of the JSON object.
     """
@@ -93,7 +93,7 @@ class ProblemError(Exception):
 
 
 def max_connections() -> int:
-    """Return how many connections leave enough descriptors to the enclaves."""
+    """Return the limit of connections, which leaves enough descriptors to enclaves."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -102,14 +102,14 @@ def max_connections() -> int:
 
 @contextmanager
 def limited(requests: list[T], request: T, limit: int, activity: str) -> Generator[None]:
-    """Keep a request in the list of those in progress while the block runs.
+    """Keep a request in a list of active requests while the block runs.
 
     Raises:
-        ProblemError: 503: so many are in progress already.
+        ProblemError: 503 if the list has reached the limit.
     """
     if len(requests) >= limit:
-        # An idle connection would keep other clients out, so it is closed.
-        detail = f"{limit} clients {activity} already"
+        # Close the connection, because an idle one would keep other clients out.
+        detail = f"{limit} clients already {activity}, the maximum\nTry again later."
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, _CLOSE)
     requests.append(request)
     try:
@@ -126,7 +126,7 @@ class Claim:
         cid: The CID of the enclave; None: any.
         address: The listen address of the heartbeat; None: any.
         timeout: Seconds to wait.
-        max_age: Greatest age of the heartbeat in seconds.
+        max_age: Maximum age of the heartbeat in seconds.
     """
 
     cid: int | None = None
@@ -136,46 +136,46 @@ class Claim:
 
 
 def parse_claim(body: bytes) -> Claim:
-    """Read the body of ``POST /claims``.
+    """Return the claim in the body of ``POST /claims``.
 
     Raises:
-        ProblemError: 400; says what is wrong.
+        ProblemError: 400 if the body is wrong.
     """
     return Claim(**_parse(body, _FIELDS.keys()))
 
 
 def parse_rearm(body: bytes) -> str | None:
-    """Read the body of ``POST /rearm``: an address, or None for all addresses.
+    """Return the address in the body of ``POST /rearm``, or None for all addresses.
 
     Raises:
-        ProblemError: 400; says what is wrong.
+        ProblemError: 400 if the body is wrong.
     """
     return _parse(body, ["address"]).get("address")
 
 
 def parse_listen(body: bytes) -> Address:
-    """Read the body of ``POST /listeners``: an address that means the same to client and server.
+    """Return the address in the body of ``POST /listeners``. A path must be absolute.
 
     Raises:
-        ProblemError: 400; says what is wrong.
+        ProblemError: 400 if the body is wrong.
     """
     try:
         address = parse_address(_parse(body, ["address"]).get("address", ""))
     except AddressError as error:
         _refuse(str(error))
     if isinstance(address, InheritedSocket | NamedDescriptor):
-        _refuse(f"{address} is a descriptor of the server: only its own command line names one")
+        _refuse(f"cannot listen on {address}: only the command line of a server names descriptors")
     if not isinstance(address, VsockAddress) and not address.path.startswith("/"):
-        _refuse(f"{address} is relative to the directory of the server: write the whole path")
+        _refuse(f"cannot listen on {address}: the path is relative\nWrite the whole path.")
     return address
 
 
 def _parse(body: bytes, known: Collection[str]) -> dict[str, Any]:
-    """Read a JSON object strictly."""
+    """Return a JSON object that has only known fields, each once and with a correct value."""
     try:
         fields: Any = json.loads(body.decode(), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
-        _refuse(f"the body is not JSON: {error}")
+        _refuse(f"cannot read the body as JSON: {error}")
     if not isinstance(fields, dict):
         _refuse("the body is not a JSON object")
     named = cast("dict[str, Any]", fields)
@@ -202,15 +202,15 @@ def _refuse(detail: str) -> NoReturn:
 
 
 class RequestGuard:
-    """An ASGI application that passes only acceptable requests on to another application.
+    """An ASGI application that checks requests for another application.
 
-    It reads the whole body first, within limits of size and time. After that the only message that
-    a client can send is that it has disconnected.
+    It reads the whole body first, within limits of size and time. The other application receives
+    the body as one message, and after that only the disconnection.
 
     Args:
         app: The other application.
-        is_host: Whether a Host header names this server. None: accept any Host header, as on a Unix
-            socket, which no browser connects to.
+        is_host: Whether a Host header names this server. None accepts any Host header:
+            browsers do not connect to Unix sockets.
     """
 
     def __init__(self, app: ASGIApp, is_host: Callable[[str], bool] | None = None) -> None:
@@ -229,7 +229,7 @@ class RequestGuard:
         except ProblemError as problem:
             response = problem.to_response()
             if scope["http_version"] != "2":
-                response.headers.update(_CLOSE)  # no request can follow a body that was not read
+                response.headers.update(_CLOSE)  # the unread body would be taken for a request
             await response(scope, receive, send)
             return
         if body is not None:
@@ -241,32 +241,34 @@ class RequestGuard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._is_host is not None and not self._is_host(host):
-            detail = f"{host!r} is not a name of this server: use its IP address, or localhost"
+            detail = (
+                f"{host!r} is not a name of this server\n"
+                "Use localhost or an IP address, or start the server with --api-host NAME."
+            )
             raise ProblemError(HTTPStatus.MISDIRECTED_REQUEST, detail)
         site = headers.get("sec-fetch-site", "none")
         is_link = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
         is_own = site in ("none", "same-origin") or is_link
         if origin not in (None, f"http://{host}", f"https://{host}") or not is_own:
-            raise ProblemError(
-                HTTPStatus.FORBIDDEN, f"pages of {origin or site!r} may not ask this"
-            )
+            detail = f"a page of another site sent the request ({origin or site!r})"
+            raise ProblemError(HTTPStatus.FORBIDDEN, detail)
         if _head_size(scope) > HEAD_LIMIT:
             detail = f"the request line and the headers have more than {HEAD_LIMIT} bytes"
             raise ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
         if "transfer-encoding" in headers and "content-length" in headers:  # RFC 9112, 6.1
-            detail = "Transfer-Encoding and Content-Length exclude each other"
+            detail = "the request has both Transfer-Encoding and Content-Length"
             raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
 
 
 def _head_size(scope: Scope) -> int:
-    """Return how many bytes the request line and the headers have, up to the empty line."""
+    """Return the size of the request line, the headers and the empty line in bytes."""
     target = len(scope["raw_path"]) + len(scope["query_string"]) + bool(scope["query_string"])
     line = len(f"{scope['method']}  HTTP/1.1\r\n\r\n") + target
     return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Read the whole body. None: the client has disconnected."""
+    """Return the whole body, or None if the client has disconnected."""
     body = bytearray()
     with trio.move_on_after(BODY_TIMEOUT):
         while len(body) <= BODY_LIMIT:
@@ -280,12 +282,12 @@ async def _read_body(receive: Receive) -> bytes | None:
             detail = f"the body has more than {BODY_LIMIT} bytes"
             raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         return bytes(body)
-    detail = f"the body did not arrive within {BODY_TIMEOUT:g} seconds"
+    detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
     raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a ``receive`` that begins with a body that was read already."""
+    """Return a ``receive`` that returns a body first."""
     read: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -295,7 +297,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send) -> Send:
-    """Return a ``send`` that adds the headers that every response has."""
+    """Return a ``send`` that adds the headers of every response."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

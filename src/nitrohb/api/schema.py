@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``GET /openapi.json``: describes the interface of the running server, with its own addresses.
+"""``GET /openapi.json``: describes the interface of the running server, with its addresses.
 
-The document is in the file ``openapi.json``. A test compares its numbers with those of the code.
+The template is the file ``openapi.json``. A test compares its numbers with those of the code.
 """
 
 import json

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP server: Hypercorn serves each connection, and this module protects the heartbeats.
 
-``hypercorn.trio.serve()`` would let clients harm the heartbeats. It accepts any number of
-connections, until an enclave finds no free descriptor. It waits without a limit for a client that
-does not read. An unexpected error of one connection ends all of them. So this module accepts the
-connections, limits them, and passes each one to Hypercorn's server for a single connection.
+``hypercorn.trio.serve()`` would let clients harm the heartbeats. It accepts connections until no
+descriptor is left for an enclave. It waits without a limit for a client that does not read. An
+unexpected error of one connection ends all of them. So this module accepts the connections, limits
+their number, and lets Hypercorn serve each one.
 
-**Why there is a queue.** In a pass of its event loop, trio runs every task that is ready. Only then
-does it look for new heartbeats. If many connections are ready at once, a pass takes milliseconds,
-and heartbeats wait for its end. So the connections wait in a fair queue, and get turns.
+**Why there is a queue.** In a pass of its event loop, trio runs every task that is ready. After
+that, it looks for new heartbeats. If many connections are ready at once, a pass takes milliseconds,
+and heartbeats wait until it ends. So the connections wait in a fair queue, and take turns.
 
-- In a turn, one connection is accepted, or receives a piece of data, or sends one.
+- In a turn, one connection is accepted, receives some data, or sends some.
 - After a turn the interface rests for as long as the turn took, and for at least 1 ms. So most
   heartbeats find an idle event loop, however many requests there are.
 - New connections, data to receive and data to send have separate queues, which are served in
@@ -34,13 +34,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..remedies import descriptor_shortage
 from .requests import HEAD_LIMIT, max_connections
 
-IDLE_TIMEOUT: Final = 5.0  # seconds without a request, or until the headers of one are complete
+IDLE_TIMEOUT: Final = 5.0  # seconds to wait for the complete headers of a request
 SEND_TIMEOUT: Final = 10.0  # seconds that a client can leave data unread
 WATCH_INTERVAL: Final = 1.0  # seconds between two checks whether a client has disconnected
 RECEIVE_SIZE: Final = 2048  # bytes that are received in a turn
-PASSES: Final = 20  # of the event loop in a turn: a short request needs as many
-REST: Final = 0.001  # seconds between two turns, at least: the resolution of epoll_wait(2)
-_PAUSE: Final = 0.1  # seconds after accept() fails: there can be a lack of descriptors
+PASSES: Final = 20  # passes of the event loop in a turn, enough for a short request
+REST: Final = 0.001  # minimum seconds between two turns: the resolution of epoll_wait(2)
+_PAUSE: Final = 0.1  # seconds after accept() fails, for example for lack of a descriptor
 
 _log: Final = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class FairQueue:
         self._is_closed = False
 
     async def run(self) -> None:
-        """Give turns until cancelled. After that every turn comes at once."""
+        """Give turns until cancelled. After that, nobody waits for a turn."""
         try:
             while True:
                 await self._is_needed.wait()
@@ -134,7 +134,7 @@ class _Server:
             except OSError as error:
                 if not self._has_warned and (shortage := descriptor_shortage(error.errno)):
                     self._has_warned = True
-                    _log.warning("nitrohb: --api does not answer: %s", shortage)
+                    _log.warning("nitrohb: --api cannot accept connections: %s", shortage)
                 await trio.sleep(_PAUSE)
             else:
                 with suppress(OSError):  # a Unix socket does not have this option
@@ -152,7 +152,7 @@ class _Server:
             await self.queue.wait_turn(stream, self.queue.accepting)
             task_status.started()
             await stream.serve(self._app, self._config, self._context)
-        except Exception:  # noqa: BLE001 - a bug of one connection must not end the heartbeats
+        except Exception:  # noqa: BLE001 - a bug in one connection must not end the server
             _log.exception("a connection failed")
         finally:
             stream.disconnect()
@@ -161,7 +161,7 @@ class _Server:
 
 
 class _Connection(TCPServer):
-    """Hypercorn's connection, which would wait for a request of a client that has disconnected."""
+    """A connection of Hypercorn. It does not wait for requests of a client that has left."""
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -169,7 +169,7 @@ class _Connection(TCPServer):
 
 
 class _Stream:
-    """A connection as Hypercorn needs it. It ends when its client disconnects or does not read."""
+    """A stream for Hypercorn. It closes when the client disconnects, or does not read in time."""
 
     def __init__(self, sock: _Socket, queue: FairQueue) -> None:
         self.socket = sock
@@ -189,7 +189,7 @@ class _Stream:
                 nursery.cancel_scope.cancel()
 
     def disconnect(self) -> None:
-        self.socket.close()  # wakes the tasks that Hypercorn shields from a cancellation
+        self.socket.close()  # wakes tasks that Hypercorn shields from cancellation
         self._scope.cancel()
 
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -218,7 +218,7 @@ class _Stream:
         self.disconnect()
 
     def _in_turn(self, app: ASGIApp) -> ASGIApp:
-        """Return an application that takes a turn for each chunk of a body: they can be tiny."""
+        """Return an application that takes a turn for each chunk of a body. Chunks can be tiny."""
 
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
             async def receive_in_turn() -> Message:
@@ -232,8 +232,8 @@ class _Stream:
         return call
 
     async def _watch(self) -> None:
-        """Notice a disconnection while Hypercorn does not receive: it leaves excess data unread."""
-        while True:  # trio would wake this task at once, for the unread data
+        """Notice a disconnection even if Hypercorn leaves excess data unread."""
+        while True:  # wait_readable() would return at once, because of unread data
             await trio.sleep(WATCH_INTERVAL)
             if not self._is_receiving and self._poll.poll(0):
                 self.disconnect()

@@ -17,8 +17,7 @@ from .streaming import EventLog
 class ServerState(trio.TaskStatus[HeartbeatServer]):
     """Connects a heartbeat server to its HTTP interface.
 
-    Pass it to :func:`serve_heartbeat` as ``task_status``, which gives it the server by calling
-    :meth:`started`, and its :meth:`on_event` as ``on_event``.
+    Pass it to ``serve_heartbeat()`` as ``task_status``, and its ``on_event`` as ``on_event``.
 
     Args:
         addresses: The listen addresses of the server.
@@ -28,7 +27,7 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         listening: Whether it listens, by address.
         metrics: Counts the events.
         log: The latest events.
-        waiting_claims: The claims that wait.
+        waiting_claims: The claims that wait for a heartbeat.
     """
 
     def __init__(self, addresses: Iterable[Address]) -> None:
@@ -37,14 +36,14 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         self.metrics = Metrics()
         self.log = EventLog()
         self.waiting_claims: list[Claim] = []
-        self._over_loopback: dict[Address, float] = {}  # the time of the last connection from there
+        self._over_loopback: dict[Address, float] = {}  # when the last one connected
 
     def started(self, value: HeartbeatServer) -> None:
-        """Take the server when it has started."""
+        """Store the server. ``serve_heartbeat()`` calls this when every address listens."""
         self.server = value
 
     def on_event(self, event: events.Event) -> None:
-        """Take an event of the server."""
+        """Record an event of the server."""
         match event:
             case events.Listening() | events.Lost() | events.Done():
                 self.listening[event.address] = isinstance(event, events.Listening)
@@ -62,11 +61,11 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         self._over_loopback.pop(address, None)
 
     def awaits_cid(self) -> bool:
-        """Return whether a claim waits for a CID that no peer over the loopback can have."""
+        """Return whether a claim waits for a CID that the loopback would hide."""
         return any(_is_hidden_by_loopback(claim.cid) for claim in self.waiting_claims)
 
     def may_have_come_over_loopback(self, claim: Claim, since: float) -> bool:
-        """Return whether the claimed enclave can be one whose CID the loopback hides.
+        """Return whether the loopback might have hidden the CID of the claimed enclave.
 
         Args:
             claim: The claim.
@@ -83,5 +82,5 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
 
 
 def _is_hidden_by_loopback(cid: int | None) -> bool:
-    """Return whether this is the CID of one VM: all peers over the loopback have the same CID."""
+    """Return whether a peer that connects over the loopback cannot have this CID."""
     return cid not in (None, LOOPBACK_CID)

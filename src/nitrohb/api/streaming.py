@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``GET /events``: the latest events, and the response that streams them (server-sent events).
+"""``GET /events``: a log of the latest events, and the response that streams them.
 
-An event costs the server the same, however many clients read and however slow they are. The log
-appends it and wakes one reader, which wakes the next one. So at most one reader wakes up in a pass
-of the event loop. An event becomes text once, when the first reader needs it.
+The number and the speed of readers do not change what an event costs the server. The log appends
+the event and wakes one reader, which wakes the next one. So a pass of the event loop wakes at most
+one reader. An event is serialized once, when the first reader needs it.
 """
 
 import json
@@ -22,7 +22,7 @@ from ..events import Event
 
 CAPACITY: Final = 256  # events
 PING_INTERVAL: Final = 15.0  # seconds without an event
-_DIGITS: Final = 18  # no number of an event has more; Python refuses to read thousands
+_DIGITS: Final = 18  # of the number of an event, at most; int() raises an error for thousands
 
 
 class _Entry:
@@ -46,7 +46,7 @@ class EventLog:
     def __init__(self) -> None:
         self.last = 0
         self._entries = deque[_Entry](maxlen=CAPACITY)
-        self._readers = trio.lowlevel.ParkingLot()  # those that wait, in the order of their arrival
+        self._readers = trio.lowlevel.ParkingLot()  # waiting, in order of arrival
         self._is_waking = False  # a reader has been woken, but has not run yet
 
     def append(self, event: Event) -> None:
@@ -57,13 +57,13 @@ class EventLog:
             self._wake_next()
 
     async def follow(self, last_seen: str) -> AsyncGenerator[str]:
-        """Yield events as server-sent events, until the log has dropped some that are due.
+        """Yield events as server-sent events, until the log has dropped the next one.
 
         Args:
-            last_seen: The number of the last event that the client has seen, as the client wrote
-                it. Events that came later and are still in the log come first.
+            last_seen: The header ``Last-Event-ID``: the number of the last event that the client
+                has seen. Later events that are still in the log come first.
         """
-        position, text = self._find(last_seen), ": hello\n\n"  # shows at once that it is connected
+        position, text = self._find(last_seen), ": hello\n\n"  # tells a client that it is connected
         while text:
             yield text
             text = ": still here\n\n"
@@ -78,7 +78,7 @@ class EventLog:
             position: The number of the last event that the reader has.
 
         Returns:
-            The events up to number :attr:`last`, or nothing if the log has dropped some of them.
+            The events up to number ``last``, or an empty text if the log has dropped one of them.
         """
         while position == self.last:
             await self._readers.park()
@@ -91,7 +91,7 @@ class EventLog:
         return "".join(entry.text for entry in islice(self._entries, skipped, None))
 
     def _find(self, last_seen: str) -> int:
-        """Return the position after the last event that a client has seen, or after all events."""
+        """Return the number of the last event that a client has seen, or of the last event."""
         is_number = last_seen.isascii() and last_seen.isdigit() and len(last_seen) <= _DIGITS
         seen = int(last_seen) if is_number else self.last
         return seen if self.last - len(self._entries) <= seen <= self.last else self.last
@@ -104,8 +104,8 @@ class EventStream(StreamingResponse):
     """A response that sends events until the client disconnects, or is too slow.
 
     Args:
-        texts: The events, from :meth:`EventLog.follow`.
-        place: Held while the client reads.
+        texts: The events, from ``EventLog.follow()``.
+        place: Is entered while the client reads.
     """
 
     def __init__(self, texts: AsyncGenerator[str], place: AbstractContextManager[None]) -> None:

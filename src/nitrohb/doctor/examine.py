@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run all checks, each in a thread and with a deadline, so that a stuck check delays no other."""
+"""Runs all checks, each in a thread and with a deadline: a stuck check delays no other."""
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ class Check:
     title: str
     run: _Run  # looks and judges; may block
     subject: str | None = None
-    if_late: Verdict = Verdict.SKIPPED  # the verdict then, or without a descriptor
+    if_late: Verdict = Verdict.SKIPPED  # the verdict if it is late or lacks a descriptor
 
 
 async def examine(
@@ -42,29 +42,28 @@ async def examine(
     socket_mode: int = 0o600,
     socket_group: int | None = None,
 ) -> list[CheckResult]:
-    """Examine whether the heartbeat of an enclave can arrive at some addresses.
+    """Return what each check found: can the heartbeat of an enclave arrive at some addresses?
 
-    It listens on each address for a moment, as a server would. It connects only to a Unix socket of
-    its own.
+    It listens on each address for a moment, as a server would. It connects only to its own
+    temporary Unix socket.
 
     Args:
-        addresses: Where a server is to listen. Their checks come first.
-        max_pending: How many silent connections the server is to allow.
-        kind: The kind of the enclave, a key of :data:`.verdicts.KINDS`.
+        addresses: Where a server will listen. Their checks come first in the result.
+        max_pending: The maximum number of silent connections that the server will allow.
+        kind: The kind of the enclave, a key of ``verdicts.KINDS``.
         socket_mode: Permission bits of the socket files of the server.
         socket_group: Numeric group of the socket files of the server.
 
     Raises:
-        UsageError: An address is named twice, or leaves its port open.
+        UsageError: An address is named twice, or does not name a port.
 
-    **Checkpoints.** It takes at most :data:`_DEADLINE` seconds for each check of an address, as
-    long again to close them all, and as long again for all other checks. A cancellation waits for
-    the current check, so that no file is left behind. A late check is abandoned in a thread that
-    ends with the process. If no thread can be started, only the addresses are tried, and without a
-    deadline.
+    **Checkpoints.** Each check of an address takes at most 10 s. Closing all addresses takes at
+    most 10 s, and so do all other checks together. A cancellation waits for the current check, and
+    leaves no file. A late check is abandoned in a thread that ends with the process. If no thread
+    can be started, only the addresses are checked, without a deadline.
     """
     _check_distinct(addresses)
-    # First of all, because the other checks take descriptors that a server would have.
+    # First, because the other checks use descriptors that a server would have.
     open_one = partial(open_listeners, socket_mode=socket_mode, socket_group=socket_group)
     tried = await _try_all(addresses, open_one, kind)
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -82,12 +81,12 @@ async def examine(
 
 
 def _check_distinct(addresses: Sequence[Address]) -> None:
-    """Reject an address that is named twice, also if once by its number and once by its name."""
+    """Reject an address that is named twice, and a descriptor named by its number and its name."""
     found: list[Target] = []
     for address in addresses:
         try:
             found.extend(resolve([address]))
-        except ListenError:  # no socket has this name: the check of this address reports it
+        except ListenError:  # no socket has this name: the check of the address reports it
             found.append(address)
     check_distinct(found)
 
@@ -149,19 +148,19 @@ def _end(listener: Listener) -> Endpoint:
         return Endpoint(bound.cid, listener.is_isolated(), None)
     access: tuple[str, str | None] = ("its socket has no file", None)
     if isinstance(bound, UnixAddress | HybridAddress):
-        with suppress(OSError):  # somebody has deleted it
+        with suppress(OSError):  # another process has deleted it
             access = who_may_connect(bound.path)
     return Endpoint(CID_ANY, False, access)
 
 
 def _look_at_reach(kind: str | None, end: Endpoint) -> Finding:
-    # Only for AF_VSOCK: to make such a socket can load modules of the kernel.
+    # Only for AF_VSOCK, because opening such a socket can load kernel modules.
     seen = {cid: probes.bind_errno(cid) for cid in CIDS} if end.access is None else {}
     return verdicts.judge_reach(kind, end, seen, probes.enclaves())
 
 
 def _holder(address: Address) -> str | None:
-    """Which other process has an address that is taken, in words."""
+    """Return, in words, which other process has an address that is taken."""
     if isinstance(address, VsockAddress):
         return probes.suspects_of_port()
     if isinstance(address, UnixAddress | HybridAddress):
@@ -172,7 +171,7 @@ def _holder(address: Address) -> str | None:
 async def _run(check: Check, fallback: _Run = lambda: verdicts.NO_THREAD) -> CheckResult:
     try:
         finding = await _in_thread(check.run, fallback)
-    except OSError as error:  # also raised by an import that finds no descriptor
+    except OSError as error:  # an import raises it, too, for lack of a descriptor
         finding = verdicts.judge_shortage(error, check.if_late)
     if finding is None:
         finding = Finding(check.if_late, f"it did not finish within {_DEADLINE:g} s")
@@ -182,9 +181,9 @@ async def _run(check: Check, fallback: _Run = lambda: verdicts.NO_THREAD) -> Che
 async def _in_thread(
     look: Callable[[], Finding | None], fallback: Callable[[], Finding | None]
 ) -> Finding | None:
-    """Call a function in a thread; None if it misses the deadline.
+    """Return the result of a function that runs in a thread, or None after the deadline.
 
-    If no thread can be started, call the second function here instead, without a deadline.
+    If no thread can be started, call ``fallback`` here instead, without a deadline.
     """
     # Shielded, because a socket file might exist by now.
     with trio.move_on_after(_DEADLINE, shield=True):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at the machine, and change nothing. Something that is missing is an answer, not an error.
+"""Looks at the machine, and changes nothing. A missing thing is a result, not an error.
 
 The result of a system call is its errno, or 0 for success. Other probes raise OSError if the
-process has no descriptor left to look with. Tests pass other paths than /proc and /sys.
+process has no free descriptor. Tests pass other paths than /proc and /sys.
 """
 
 import os
@@ -21,11 +21,10 @@ from ..sockets.syscalls import AF_VSOCK
 
 
 def bind_errno(cid: int) -> int:
-    """The errno of binding an AF_VSOCK socket to a free port of a CID.
+    """Return the errno of binding an AF_VSOCK socket to a free port of a CID.
 
-    This can make the kernel load its module. The kernel binds a socket to a CID if, and only if,
-    this machine has it. Otherwise, it is EADDRNOTAVAIL. This needs no privilege, and neither /proc
-    nor /sys.
+    Linux binds the socket only if this machine has the CID. Otherwise the errno is EADDRNOTAVAIL.
+    This needs no privilege, and neither /proc nor /sys. It can load a kernel module.
     """
     if AF_VSOCK is None:
         return NO_AF_VSOCK
@@ -38,7 +37,7 @@ def bind_errno(cid: int) -> int:
 
 
 class Enclaves(Enum):
-    """Whether real enclaves can be started here, by their device, in words."""
+    """Whether real enclaves can be started here, by their device. The values are for people."""
 
     STARTABLE = "it exists, and this user may open it"
     REFUSED = "it exists, but this user may not open it"
@@ -53,7 +52,7 @@ _MODALIAS: Final = "pci:v00001D0Fd0000E4C1"  # PCI_DEVICE_ID_NE of the kernel's 
 
 
 def enclaves(device: str = _ENCLAVES, sys: str = "/sys") -> Enclaves:
-    """Look for the device of real enclaves, and for its PCI device, which containers see, too."""
+    """Look for the device of real enclaves, and for its PCI device, which containers also see."""
     if os.path.exists(device):
         is_usable = os.access(device, os.R_OK | os.W_OK)
         return Enclaves.STARTABLE if is_usable else Enclaves.REFUSED
@@ -62,12 +61,12 @@ def enclaves(device: str = _ENCLAVES, sys: str = "/sys") -> Enclaves:
             if modalias.read().startswith(_MODALIAS):
                 has_driver = os.path.exists(f"{name}/driver")
                 return Enclaves.OUTSIDE if has_driver else Enclaves.NO_DRIVER
-    # A small VM has no PCI at all. Where /sys is hidden, nothing is known.
+    # Without /sys/bus, /sys is hidden. A small VM has it, but no PCI.
     return Enclaves.DISABLED if os.path.exists(f"{sys}/bus") else Enclaves.UNKNOWN
 
 
 def descriptor_limit() -> float:
-    """How many descriptors this process may have."""
+    """Return how many descriptors this process may have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return float("inf") if limit == resource.RLIM_INFINITY else limit
 
@@ -76,7 +75,7 @@ def descriptor_limit() -> float:
 # and the links in /proc/PID/fd name the inodes that a process has open. There is no such table for
 # AF_VSOCK: a process that has an AF_VSOCK socket open is only suspected.
 
-_SEARCH_DEADLINE: Final = 3.0  # seconds: a machine can have very many processes
+_SEARCH_DEADLINE: Final = 3.0  # seconds: a machine can have many processes
 _PROTOCOL_NAME: Final = "system.sockprotoname"  # net/socket.c: an extended attribute of a socket
 _CONNECTED: Final = 3  # SS_CONNECTED of linux/net.h
 
@@ -101,32 +100,32 @@ def suspects_of_port(proc: str = "/proc") -> str:
     names = _processes(_is_vsock, proc)
     if not names:
         return (
-            "the holder is not visible from here: AF_VSOCK ports are shared by all containers of"
-            " the machine, and only root sees the processes of all users"
+            "the holder is not visible from here: all containers of the machine share its AF_VSOCK"
+            " ports, and only root sees the processes of all users"
         )
     has = "has" if len(names) == 1 else "have"
     return f"probably held by {' or '.join(names)}, which {has} AF_VSOCK sockets open"
 
 
 def _unconnected(path: str, proc: str) -> Iterator[int]:
-    """The inodes of the unconnected Unix sockets that are bound to a path, absolute or not."""
+    """Yield the inodes of the unconnected Unix sockets at a path, which can be relative."""
     paths = {path, os.path.abspath(path)}
     with suppress(OSError), open(f"{proc}/net/unix", errors="surrogateescape") as table:
         for line in table:
-            # Num RefCount Protocol Flags Type St Inode Path; the first line has these words
+            # Columns, named in the first line: Num RefCount Protocol Flags Type St Inode Path
             words = line.rstrip("\n").split(maxsplit=7)
             if len(words) == 8 and words[7] in paths and int(words[5], 16) != _CONNECTED:
                 yield int(words[6])
 
 
 def _is_vsock(fd: str) -> bool:
-    # Ask sockets only: the server of a network file system could delay the answer.
+    # Only for sockets: on a network file system, getxattr() could wait for its server.
     is_socket = os.readlink(fd).startswith("socket:")
     return is_socket and os.getxattr(fd, _PROTOCOL_NAME).rstrip(b"\0") == b"AF_VSOCK"
 
 
 def _processes(holds: Callable[[str], bool], proc: str) -> list[str]:
-    """The other processes that hold a socket, if this user can see it and time allows."""
+    """Name other processes that hold a socket, if this user sees them before the deadline."""
     until = time.monotonic() + _SEARCH_DEADLINE
     found: list[str] = []
     for fd in iglob(f"{proc}/[0-9]*/fd/*"):
@@ -142,7 +141,7 @@ def _processes(holds: Callable[[str], bool], proc: str) -> list[str]:
 def _name(process: str, pid: str) -> str:
     with suppress(OSError), open(f"{process}/comm", errors="replace") as comm:
         name = comm.read().rstrip("\n")
-        # A process chooses its own name: it could contain escape sequences.
+        # A process chooses its name, which could contain escape sequences.
         printable = "".join(char if char.isprintable() else "?" for char in name)
         return f"process {pid} ({printable})"
     return f"process {pid}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A complete heartbeat: the real server and the real client, in one process."""
+"""Sends a heartbeat from a real client to a real server, in one process."""
 
 from functools import partial
 from typing import Final
@@ -18,11 +18,11 @@ _TIMEOUT: Final = 5.0  # seconds
 _Problem = NitrohbError | trio.TooSlowError | OSError
 
 Result = float | str | OSError
-"""The seconds that a heartbeat took; what went wrong, in words; or why it has no socket."""
+"""Seconds until the echo; or, in words, why it did not arrive; or why there was no socket."""
 
 
 def beat_over_unix() -> Result:
-    """Send a heartbeat over a temporary Unix socket. It runs an event loop: call it in a thread."""
+    """Send a heartbeat over a temporary Unix socket. Runs an event loop: call it in a thread."""
     try:
         with scratch_path("doctor.sock") as path:
             return _run(UnixAddress(path))
@@ -38,7 +38,7 @@ def _run(address: UnixAddress) -> float | str:
     except* (NitrohbError, trio.TooSlowError, OSError) as group:
         problem = next(leaves(group))
     if isinstance(problem, OSError) and descriptor_shortage(problem.errno):
-        raise problem  # the heartbeat did not fail
+        raise problem  # the heartbeat has not failed
     return str(problem).partition("\n")[0] or f"it took more than {_TIMEOUT:g} s"
 
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finding is, and the verdict on everything that a probe can see.
-
-Nothing here looks at the machine, so that a test can judge any machine.
-"""
+"""Judges what a probe has seen. Nothing here looks at the machine, so tests can invent one."""
 
 import errno
 from collections.abc import Iterable, Mapping
@@ -22,7 +19,7 @@ class Verdict(StrEnum):
     """What a check means for a heartbeat server on this machine."""
 
     OK = "ok"
-    INFO = "info"  # it is missing, and only some need it
+    INFO = "info"  # something is missing, which only some need
     WARNING = "warning"  # heartbeats might not arrive
     FAILED = "failed"  # no heartbeat can arrive
     SKIPPED = "skipped"  # unknown
@@ -30,7 +27,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict, what was seen, and what to do about it (None if there is nothing to do)."""
+    """A verdict, what was seen, and what to do about it (None: nothing)."""
 
     verdict: Verdict
     evidence: str
@@ -39,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found: a name for programs, a title for people, and its address, if any."""
+    """The result of a check: a name for programs, a title for people, an address if it has one."""
 
     name: str
     title: str
@@ -47,7 +44,7 @@ class CheckResult:
     finding: Finding
 
     def to_json(self) -> dict[str, str | None]:
-        """The check as an object for JSON."""
+        """Return the result as an object for JSON."""
         return {"name": self.name, "subject": self.subject, **asdict(self.finding)}
 
 
@@ -66,12 +63,10 @@ class Endpoint(NamedTuple):
 
 
 def overall(checks: Iterable[CheckResult]) -> Verdict:
-    """The worst verdict: failed, warning, or else ok."""
+    """Return the worst verdict: failed, warning, or else ok."""
     verdicts = {check.finding.verdict for check in checks}
     return next((bad for bad in (Verdict.FAILED, Verdict.WARNING) if bad in verdicts), Verdict.OK)
 
-
-# What can be seen, and the verdict on it. The functions below look up and fill in.
 
 HOST_CID: Final = 2  # VMADDR_CID_HOST of linux/vm_sockets.h
 
@@ -90,7 +85,7 @@ CIDS: Final = {
         " modprobe vmw_vsock_virtio_transport.",
     ),
 }
-"""The CIDs to which an init connects: who does, and how this machine gets the CID."""
+"""The CIDs to which an init connects, which enclaves do, and how this machine gets the CID."""
 
 KINDS: Final[dict[str | None, tuple[str, tuple[int, ...]]]] = {
     None: ("an enclave", (*CIDS,)),
@@ -122,20 +117,20 @@ _ENCLAVES: Final = {
     Enclaves.NO_DRIVER: "Load its driver: modprobe nitro_enclaves",
     Enclaves.OUTSIDE: "For a launcher in a container, pass it in: --device /dev/nitro_enclaves",
 }
-"""What helps a launcher of real enclaves."""
+"""The remedy for a launcher of real enclaves."""
 
 NO_THREAD: Final = Finding(
     Verdict.WARNING,
     "unknown: no thread can be started",
-    "Raise the limit of processes of this user (ulimit -u) or of the container (--pids-limit), or"
-    " the limit of memory (ulimit -v).",
+    "Raise the process limit of this user (ulimit -u) or container (--pids-limit), or the memory"
+    " limit (ulimit -v).",
 )
 
 LISTENS: Final = Finding(Verdict.OK, "nitrohb can listen there (tried and undone)")
 
 
 def judge_listen(error: ListenError, holder: str | None) -> Finding:
-    """Judge a failure to listen on an address, and which process holds it if any does."""
+    """Judge a failure to listen on an address, and name the process that has it if any does."""
     held = f"; {holder}" if holder else ""
     return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
 
@@ -146,9 +141,9 @@ def judge_reach(
     """Judge whether the heartbeat of an enclave can reach an address on which nitrohb can listen.
 
     Args:
-        kind: The kind of the enclave, a key of :data:`KINDS`.
+        kind: The kind of the enclave, a key of ``KINDS``.
         end: The address.
-        seen: The errno of binding a socket to each of :data:`CIDS`.
+        seen: The errno of binding a socket, for each of ``CIDS``.
         enclaves: Whether real enclaves can be started here.
     """
     who, cids = KINDS[kind]
@@ -195,10 +190,10 @@ def judge_enclaves(seen: Enclaves) -> Finding:
 
 def judge_descriptors(limit: float, max_pending: int) -> Finding:
     """Judge whether the limit of open files allows ``--max-pending`` connections."""
-    evidence = f"{limit:.0f} may be open, --max-pending is {max_pending}"
+    evidence = f"at most {limit:.0f} may be open, and --max-pending is {max_pending}"
     if limit >= max_pending:
         return Finding(Verdict.OK, evidence)
-    wanted = max_pending + 64  # and the listeners, and the other files of the process
+    wanted = max_pending + 64  # for the listeners and other files
     remedy = (
         f"Raise the limit (ulimit -n {wanted}, or LimitNOFILE={wanted} in a systemd unit), or lower"
         " --max-pending."
@@ -207,7 +202,7 @@ def judge_descriptors(limit: float, max_pending: int) -> Finding:
 
 
 def judge_shortage(error: OSError, verdict: Verdict) -> Finding:
-    """Explain a check that had no descriptor; raise any other error."""
+    """Judge a check that lacked a descriptor. Raise any other error."""
     if error.errno is None or not descriptor_shortage(error.errno):
         raise error
     return Finding(verdict, *vsock_advice(error.errno))
@@ -218,7 +213,7 @@ def judge_heartbeat(seen: Result) -> Finding:
     if isinstance(seen, OSError) and seen.errno is not None and descriptor_shortage(seen.errno):
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
-        evidence = f"there is no directory for its socket: {seen.strerror or seen}"
+        evidence = f"no directory for a temporary socket: {seen.strerror or seen}"
         remedy = "Name a directory in which you may write: TMPDIR=DIR nitrohb doctor"
         return Finding(Verdict.WARNING, evidence, remedy)
     if isinstance(seen, str):
