@@ -143,7 +143,10 @@ def _footprint(results: Results) -> Rows:
 
 def _beside_c(results: Results) -> Rows:
     head = ["", "p50", "beats/s", "beats/s @16", "p50 late", "p50 idle"]
-    return [head, *_ratios(results, ("p50_us_1", "rate_1", "rate_16", "p50_us_late", "p50_us_idle"))]
+    return [
+        head,
+        *_ratios(results, ("p50_us_1", "rate_1", "rate_16", "p50_us_late", "p50_us_idle")),
+    ]
 
 
 def _long_run(results: Results) -> Rows:
