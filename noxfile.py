@@ -59,6 +59,9 @@ SLOW = ("-p", "no:randomly", "--timeout=800", "-o", "faulthandler_timeout=900")
 IN_GUESTS = ("-p", "no:cacheprovider", *SLOW)
 CONTAINERS = "catatonit curl iproute2 mmdebstrap podman runc util-linux"
 
+# Go checks its hash. Its package for Python would download a binary that no lock knows.
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
+
 # The programs that the tests of systemd need, and their Debian packages.
 SYSTEMD = {"systemd-analyze": "systemd", "systemd-socket-activate": "systemd"}
 
@@ -120,11 +123,14 @@ def compile_lock(session: nox.Session, path: Path, *what: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and imports between modules."""
+    """Check style, formatting, imports between modules, and the release workflow."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "src"})
+    session.run("zizmor", "--offline", "--persona=auditor", ".github")
+    session.run("go", "install", ACTIONLINT, env={"GOBIN": session.bin})
+    session.run("actionlint")
 
 
 @nox.session
@@ -384,24 +390,32 @@ def generate(session: nox.Session) -> None:
 
 
 @nox.session
-def package(session: nox.Session) -> None:
-    """Build the distributions twice, test them, and test completion in real shells."""
+def completions(session: nox.Session) -> None:
+    """Test completion in real shells, and the man page with its formatters."""
     for program in ("bash", "zsh", "fish", "groff", "mandoc"):
         demand(session, program, "bash fish groff mandoc zsh")
-    install(session, "package", "nox")
-    proofs = ("tests/proofs/test_distributions.py", "tests/proofs/test_completions.py")
-    session.run("validate-pyproject", "pyproject.toml")
-    session.run("pytest", *SLOW, *proofs, *session.posargs)
+    install(session, "tests", "tab")
+    session.run("pytest", *SLOW, "tests/proofs/test_completions.py", *session.posargs)
 
 
 @nox.session
-def zipapp(session: nox.Session) -> None:
-    """Build dist/nitrohb.pyz, one file that needs only Python, and test it."""
-    install(session, "tests", "nox")
+def release(session: nox.Session) -> None:
+    """Build and check what is published: wheel, sdist, nitrohb.pyz and checksums, in dist/.
+
+    ``-- v0.1.0`` fails if this tag does not match the version and the changelog.
+    """
+    install(session, "release", "nox")
+    session.run("python", "-m", "deploy.packaging.release", *session.posargs)
+    session.run("validate-pyproject", "pyproject.toml")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation")
     found = pythons()
     session.run("python", "deploy/packaging/zipapp.py", *(f"--python=python{it}" for it in found))
-    env = {"NITROHB_PYTHONS": " ".join(found)}
-    session.run("pytest", *SLOW, "tests/proofs/test_zipapp.py", *session.posargs, env=env)
+    with session.chdir("dist"), open("SHA256SUMS", "w") as sums:
+        files = sorted({*os.listdir()} - {sums.name})
+        session.run("sha256sum", *files, stdout=sums, external=True)
+    proofs = (f"tests/proofs/test_{name}.py" for name in ("release", "distributions", "zipapp"))
+    session.run("pytest", *SLOW, *proofs, env={"NITROHB_PYTHONS": " ".join(found)})
 
 
 def demand(session: nox.Session, program: str, packages: str) -> None:

@@ -136,7 +136,7 @@ def _who_takes_part() -> list[Peer]:
 def _write(results: Results, directory: str, docs: str | None) -> None:
     os.makedirs(directory, exist_ok=True)
     results.save(os.path.join(directory, f"results{results.kind}.json"))
-    plot = None if results.about_api else f"performance{results.kind}.svg"
+    plot = None if results.kind else "performance.svg"  # its bars compare over Unix sockets
     if docs:
         write_section(docs, results, plot)
     for place in (directory, os.path.dirname(docs) if docs else None):

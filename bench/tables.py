@@ -2,7 +2,7 @@
 """The results for people: aligned text for a terminal, Markdown for the documentation."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from .contestants import NITROHB, PEERS
 from .delays import ALONE, LABELS
@@ -12,19 +12,37 @@ from .results import Goal, Results, check_goals
 __all__ = ["text_report", "write_section"]
 
 Rows = list[list[str]]  # the first is the head
-Format = Callable[[str, Rows], list[str]]
+
+_USUAL, _WORST = 3, 4  # rows about the interface on a page: without an attack, and with one
 
 
 def text_report(results: Results) -> str:
     """Everything, for a terminal."""
-    return "\n".join(_report(results, _as_text))
+    settings = results.settings
+    if results.about_api:
+        tables = {"Heartbeats, and clients of the interface": _delays(results, LABELS)}
+        how = (
+            f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s for each kind"
+            " of clients; beside no interface, paired by round: median (least–most). "
+        )
+    else:
+        tables = {
+            "Latency and throughput": _speed(results),
+            "Beside C, paired by round: median (least–most)": _beside_c(results),
+            "Memory, start and end": _footprint(results),
+            "Goals": _goals(results),
+            "Long run": _long_run(results),
+        }
+        how = f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s per load. "
+    lines = [line for title, rows in tables.items() for line in _as_text(title, rows)]
+    return "\n".join([*lines, how + _conditions(results), _machine(results), ""])
 
 
 def write_section(path: str, results: Results, plot: str | None) -> None:
-    """Put the results into a Markdown file, between two markers; a new file gets just them.
+    """Put what a reader decides by into a Markdown file, between two markers.
 
     Args:
-        path: The file.
+        path: The file. A new one gets only the section.
         results: What to show.
         plot: The address of the plot, as the file should have it, if there is one.
 
@@ -41,57 +59,71 @@ def write_section(path: str, results: Results, plot: str | None) -> None:
             raise ValueError(f"{path}: has no {begin} and {end}")
         before, after = text.partition(begin)[0], text.partition(end)[2]
     image = [f"![Ratios to the C epoll server]({plot})", ""] if plot else []
-    lines = [begin, "", *image, *_report(results, _as_markdown), end]
+    lines = [begin, *image, *_section(results), end]
     with open(path, "w") as file:
         file.write(before + "\n".join(lines) + after)
 
 
-def _report(results: Results, form: Format) -> list[str]:
-    settings = results.settings
+def _section(results: Results) -> list[str]:
     if results.about_api:
-        return [
-            *form("Heartbeats, and clients of the interface", _delays(results)),
-            f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s for each kind"
-            " of clients; beside no interface, paired by round: median (least–most). "
-            + _how_placed(results),
-            _machine(results),
-            "",
-        ]
-    return [
-        *form("Latency and throughput", _speed(results)),
-        *form("Beside C, paired by round: median (least–most)", _beside_c(results)),
-        *form("Memory, start and end", _footprint(results)),
-        *form("Goals", _goals(results)),
-        *form("Long run", _long_run(results)),
-        f"Medians over {settings['rounds']:g} rounds of {settings['seconds']:g} s per load. "
-        + _how_placed(results)
-        + " Late: the byte comes 200 µs after the connection."
-        f" Idle: with {settings['idle']:g} silent connections held open. @16: 16 at a time."
-        " Socat never closes first, so its clients do.",
-        _machine(results),
-        "",
-    ]
+        tables = [_delays(results, _usual_and_worst(results))]
+    else:
+        tables = [_goals(results), _summary(results)]
+    how = (
+        f"Medians of {results.settings['rounds']:g} rounds; ratios are of the same round, with"
+        " the least and the most. "
+    )
+    lines = [line for rows in tables for line in _as_markdown(rows)]
+    return [*lines, f"{how}{_conditions(results)} {_machine(results)}"]
+
+
+def _conditions(results: Results) -> str:
+    if results.about_api:
+        return _how_placed(results)
+    return (
+        f"{_how_placed(results)} Late: the byte comes 200 µs after the connection."
+        f" Idle: with {results.settings['idle']:g} silent connections held open. @16: 16 at a time."
+        " Socat never closes first, so its clients do."
+    )
 
 
 def _machine(results: Results) -> str:
     return "; ".join(f"{name} {value}" for name, value in results.machine.items()) + "."
 
 
-def _delays(results: Results) -> Rows:
+def _delays(results: Results, keys: Iterable[str]) -> Rows:
     rows = [["", "p50 µs", "p99 µs", "max µs", "p50 ×", "p99 ×", "responses/s", "CPU %", "PSS MiB"]]
-    for key, label in LABELS.items():
+    for key in keys:
         medians = results.medians(key)
         times = ("p50_us", "p99_us", "max_us")
         ratios = [results.ratio((key, name), (ALONE, name)) for name in times[:2]]
         rows.append(
             [
-                label,
+                LABELS[key],
                 *(_number(medians[name]) for name in times),
                 *(str(ratio) if ratio else "–" for ratio in ratios),
                 *(_number(medians.get(name)) for name in ("responses", "cpu_percent", "pss_mib")),
             ]
         )
     return rows
+
+
+def _usual_and_worst(results: Results) -> list[str]:
+    def delay(key: str) -> float:
+        ratio = results.ratio((key, "p99_us"), (ALONE, "p99_us"))
+        return ratio.median if ratio else 0
+
+    keys = [*LABELS]
+    worst = sorted(keys[_USUAL:], key=delay, reverse=True)[:_WORST]
+    return keys[:_USUAL] + worst
+
+
+def _summary(results: Results) -> Rows:
+    head = ["beside C", "p50", "p50 late", "beats/s @16"]
+    head += ["RSS MiB", "KiB/pending", "listening ms", "first echo ms"]
+    figures = _medians(results, ("rss_mib", "pending_kib", "ready_ms", "echo_ms"))
+    ratios = _ratios(results, ("p50_us_1", "p50_us_late", "rate_16"))
+    return [head, *(row + more[1:] for row, more in zip(ratios, figures, strict=True))]
 
 
 def _speed(results: Results) -> Rows:
@@ -111,12 +143,10 @@ def _footprint(results: Results) -> Rows:
 
 def _beside_c(results: Results) -> Rows:
     head = ["", "p50", "beats/s", "beats/s @16", "p50 late", "p50 idle"]
-    names = ("p50_us_1", "rate_1", "rate_16", "p50_us_late", "p50_us_idle")
-    rows = [head]
-    for key, label in _present(results):
-        ratios = [results.beside_c(key, name) for name in names]
-        rows.append([label, *(str(ratio) if ratio else "–" for ratio in ratios)])
-    return rows
+    return [
+        head,
+        *_ratios(results, ("p50_us_1", "rate_1", "rate_16", "p50_us_late", "p50_us_idle")),
+    ]
 
 
 def _long_run(results: Results) -> Rows:
@@ -169,6 +199,14 @@ def _medians(results: Results, names: Sequence[str]) -> Rows:
     return rows
 
 
+def _ratios(results: Results, names: Sequence[str]) -> Rows:
+    rows: Rows = []
+    for key, label in _present(results):
+        ratios = [results.beside_c(key, name) for name in names]
+        rows.append([label, *(str(ratio) if ratio else "–" for ratio in ratios)])
+    return rows
+
+
 def _present(results: Results) -> list[tuple[str, str]]:
     return [(peer.key, peer.label) for peer in PEERS if peer.key in results.rounds[0]]
 
@@ -190,12 +228,12 @@ def _as_text(title: str, rows: Rows) -> list[str]:
     return [*lines, ""]
 
 
-def _as_markdown(title: str, rows: Rows) -> list[str]:
+def _as_markdown(rows: Rows) -> list[str]:
     if not rows:
         return []
     head, *body = [[_emphasised(cell) for cell in row] for row in rows]
     rule = ["---", *["---:"] * (len(head) - 1)]
-    return [f"### {title}", "", *(f"| {' | '.join(row)} |" for row in (head, rule, *body)), ""]
+    return [*(f"| {' | '.join(row)} |" for row in (head, rule, *body)), ""]
 
 
 def _emphasised(cell: str) -> str:

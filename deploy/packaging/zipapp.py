@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make dist/nitrohb.pyz: nitrohb, what it depends on, and the API, in one file.
 
-``nox -s zipapp`` runs this. shiv and pex unpack their files into the user's home before they start;
-zipapp, of the standard library, runs them where they are, which needs no place to write.
+``nox -s release`` runs this. shiv and pex unpack their files into the user's home before they
+start; zipapp, of the standard library, runs them where they are, which needs no place to write.
 
 The file contains the source, and its byte code for each ``--python``: without it a start takes
 twice as long until it listens, and nearly three times as long until it answers.

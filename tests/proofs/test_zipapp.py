@@ -48,7 +48,7 @@ def run(*command: str) -> str:
 
 
 def test_there_are_pythons_to_try() -> None:
-    assert PYTHONS, "NITROHB_PYTHONS says which: nox -s zipapp does"
+    assert PYTHONS, "NITROHB_PYTHONS says which: nox -s release does"
 
 
 def test_short_commands(command: tuple[str, ...]) -> None:
