@@ -1,25 +1,32 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A launcher in plain Python: starts a VMM, and reports when its enclave has booted.
+"""Start a VMM, and report when its enclave has booted: a launcher without trio.
 
-    launch.py unix:enclave.sock 60 qemu-system-x86_64 ...
+For example: launch.py unix:enclave.sock 60 qemu-system-x86_64 ...
 
-The time limit applies to the heartbeat only. The VMM can run longer.
+The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and SIGTERM end it.
 """
 
+import argparse
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import nitrohb
+
+# A handler that raises could do so just after the start of the VMM, which nobody would end then.
+signals: list[int] = []
 
 
 def wait_for_heartbeat(
     server: nitrohb.ThreadServer, vmm: "subprocess.Popen[bytes]", seconds: float
-) -> nitrohb.Heartbeat:
+) -> nitrohb.Heartbeat | None:
+    """Return the heartbeat, or None if a signal came before it."""
     deadline = time.monotonic() + seconds
-    while True:
-        status = vmm.poll()  # before the wait, which can still claim its heartbeat
+    while not signals:
+        status = vmm.poll()  # before the wait: a heartbeat that came before its end still counts
         left = deadline - time.monotonic()
         try:
             return server.wait_heartbeat(timeout=min(0.5, max(left, 0)))
@@ -30,19 +37,39 @@ def wait_for_heartbeat(
             if left <= 0:
                 why = f"no heartbeat within {seconds:g} s"
                 raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
+    return None
+
+
+def end(vmm: "subprocess.Popen[bytes]") -> None:
+    vmm.terminate()  # does nothing if it has ended
+    with suppress(subprocess.TimeoutExpired):
+        vmm.wait(5)
+    vmm.kill()
+
+
+def launch(address: str, seconds: float, command: list[str]) -> int:
+    # When the block begins, the server listens.
+    with nitrohb.serve_in_thread(address) as server, subprocess.Popen(command) as vmm:
+        try:
+            if beat := wait_for_heartbeat(server, vmm, seconds):
+                print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
+            while vmm.poll() is None and not signals:
+                time.sleep(0.2)
+        finally:
+            end(vmm)
+    return 128 + signals[0] if signals else vmm.returncode
 
 
 def main() -> int:
-    address, seconds, *command = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.append(number))
     try:
-        # The server already listens when the VMM starts.
-        with nitrohb.serve_in_thread(address) as server, subprocess.Popen(command) as vmm:
-            try:
-                beat = wait_for_heartbeat(server, vmm, float(seconds))
-                print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
-                return vmm.wait()
-            finally:
-                vmm.terminate()  # does nothing if the VMM has exited
+        return launch(args.address, args.seconds, args.command)
     except (nitrohb.NitrohbError, OSError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return 1

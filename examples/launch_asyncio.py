@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A launcher that uses asyncio: starts a VMM, and reports when its enclave has booted.
+"""Start a VMM, and report when its enclave has booted: a launcher that uses asyncio.
 
-    launch_asyncio.py unix:enclave.sock 60 qemu-system-x86_64 ...
+For example: launch_asyncio.py unix:enclave.sock 60 qemu-system-x86_64 ...
 
-The time limit applies to the heartbeat only. The VMM can run longer.
+The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and SIGTERM end it.
 """
 
+import argparse
 import asyncio
+import signal
 import sys
 
 import nitrohb
 
 
 async def launch(address: str, seconds: float, command: list[str]) -> int:
-    # The server already listens when the VMM starts. The thread that waits for the heartbeat cannot
-    # be cancelled. It ends when this block ends.
+    launching = asyncio.current_task()
+    assert launching is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, launching.cancel)
+    # When the block begins, the server listens. Its end also ends the thread that waits for the
+    # heartbeat, which cannot be cancelled.
     with nitrohb.serve_in_thread(address) as server:
         return await run_vmm(server, seconds, command)
 
@@ -33,15 +38,31 @@ async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[st
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
         return await ended
     finally:
-        if vmm.returncode is None:
-            vmm.terminate()
+        await end(vmm)
+
+
+async def end(vmm: asyncio.subprocess.Process) -> None:
+    if vmm.returncode is None:
+        vmm.terminate()
+        try:
+            await asyncio.wait_for(vmm.wait(), 5)
+        except TimeoutError:
+            vmm.kill()
             await vmm.wait()
 
 
 def main() -> int:
-    address, seconds, *command = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
     try:
-        return asyncio.run(launch(address, float(seconds), command))
+        return asyncio.run(launch(args.address, args.seconds, args.command))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     except (nitrohb.NitrohbError, OSError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return 1

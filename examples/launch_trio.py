@@ -1,45 +1,68 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A launcher that uses trio: starts a VMM, and reports when its enclave has booted.
+"""Start a VMM, and report when its enclave has booted: a launcher that uses trio.
 
-    launch_trio.py unix:enclave.sock 60 qemu-system-x86_64 ...
+For example: launch_trio.py unix:enclave.sock 60 qemu-system-x86_64 ...
 
-The time limit applies to the heartbeat only. The VMM can run longer.
+The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and SIGTERM end it.
 """
 
+import argparse
+import signal
 import sys
+from collections.abc import AsyncIterator
 
 import trio
 
 import nitrohb
 
 
-async def launch(address: str, seconds: float, command: list[str]) -> int:
-    status: int | None = None
-    has_booted = False
+class Launch:
+    """One launch. Each task that ends it sets the exit code first."""
 
-    async def run_vmm() -> None:
-        nonlocal status
-        # If the time is up, this is cancelled, and ends the VMM.
-        status = (await trio.run_process(command, stdin=None, check=False)).returncode
-        nursery.cancel_scope.cancel()
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.has_booted = False
 
-    async with trio.open_nursery() as nursery:
-        # When start() returns, the server listens.
-        server: nitrohb.HeartbeatServer = await nursery.start(nitrohb.serve_heartbeat, address)
-        nursery.start_soon(run_vmm)
-        beat = await server.wait_heartbeat(timeout=seconds)
-        has_booted = True
-        print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
-    if not has_booted:
-        raise nitrohb.NitrohbError(f"the VMM ended with status {status} before its heartbeat")
-    return status or 0
+    def end(self, code: int) -> None:
+        self.code = code
+        self.nursery.cancel_scope.cancel()
+
+    async def run_vmm(self, command: list[str]) -> None:
+        # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
+        done = await trio.run_process(command, stdin=None, check=False)
+        if not self.has_booted:
+            why = f"the VMM ended with status {done.returncode} before its heartbeat"
+            raise nitrohb.NitrohbError(why)
+        self.end(done.returncode)
+
+    async def end_on_signal(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            self.end(128 + number)
+
+    async def run(self, address: str, seconds: float, command: list[str]) -> int | None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as self.nursery:
+                self.nursery.start_soon(self.end_on_signal, signals)
+                # When start() returns, the server listens.
+                server: nitrohb.HeartbeatServer = await self.nursery.start(
+                    nitrohb.serve_heartbeat, address
+                )
+                self.nursery.start_soon(self.run_vmm, command)
+                beat = await server.wait_heartbeat(timeout=seconds)
+                self.has_booted = True
+                print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
+        return self.code
 
 
-def main() -> int:
-    address, seconds, *command = sys.argv[1:]
+def main() -> int | None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
     try:
-        return trio.run(launch, address, float(seconds), command)
+        return trio.run(Launch().run, args.address, args.seconds, args.command)
     except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises its errors as a group
         for error in group.exceptions:
             print(f"launch: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What boot_eif.py says before it starts anything (tests/enclave has the rest); the launchers."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,8 @@ with socket.socket(socket.AF_UNIX) as sock:
     sock.sendall(b"x")
 time.sleep(60)
 """
+# Its guest sends nothing.
+SILENT = "echo runs; exec tail -f /dev/null"
 
 
 @pytest.fixture
@@ -118,6 +121,31 @@ def test_a_launcher_that_fails_says_why_and_leaves_nothing(
     assert last.startswith("launch: ")
     assert why in last
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("boots", [False, True])
+def test_a_signal_ends_a_launcher_and_its_vmm(
+    name: str, number: signal.Signals, boots: bool, tmp_path: Path
+) -> None:
+    sock = tmp_path / "s"
+    program = (sys.executable, "-c", VMM, f"unix:{sock}") if boots else ("sh", "-c", SILENT)
+    command = launching(name, sock, "60", *program)
+    with started(command=tuple(command), stdin=subprocess.PIPE) as launcher:
+        launcher.line()
+        launcher.popen.send_signal(number)
+        # To the end of stdout and stderr, so that the VMM has ended, too.
+        assert launcher.end() == (128 + number, "", "")
+    assert not sock.exists()
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("args", [(), ("unix:s", "two", "true")])
+def test_a_mistake_in_the_arguments_is_explained(name: str, args: tuple[str, ...]) -> None:
+    command = [sys.executable, str(EXAMPLES / name), *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.startswith("usage: ")) == (2, True)
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
