@@ -5,7 +5,7 @@ An enclave's byte has nearly always arrived when its connection is accepted, or 
 later. So the listener task reads, checks and echoes it at once. Only a connection that stays silent
 gets a handler task, with a deadline.
 
-An :class:`Acceptor` owns its connections: nothing else closes one, or reports how it ended.
+An ``Acceptor`` owns its connections: nothing else closes one, or reports how it ended.
 """
 
 import errno

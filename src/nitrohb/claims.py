@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which heartbeat goes to which waiter. Each heartbeat is claimed once, before or after it arrives.
 
-:class:`HeartbeatStore` has the rules, without an event loop or a clock. :class:`ClaimQueue` applies
+``HeartbeatStore`` has the rules, without an event loop or a clock. ``ClaimQueue`` applies
 them to trio tasks. An enclave is known by its listen address and, on AF_VSOCK, by its CID.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One heartbeat on one connection, under trio or asyncio.
 
-:func:`send_heartbeat` is the enclave's side. :func:`answer_heartbeat` is the parent's side, on a
+``send_heartbeat()`` is the enclave's side. ``answer_heartbeat()`` is the parent's side, on a
 stream that the caller has accepted and uses afterwards.
 """
 

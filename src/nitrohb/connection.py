@@ -66,7 +66,7 @@ class Connection:
         return True
 
     async def wait(self) -> None:
-        """Wait until :meth:`advance` can go on, or raise ClosedResourceError if it is closed."""
+        """Wait until ``advance()`` can go on, or raise ClosedResourceError if it is closed."""
         if self.handshake.state is _WAITING:
             await trio.lowlevel.wait_readable(self.fd)
         else:

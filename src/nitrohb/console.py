@@ -33,7 +33,7 @@ _RETRY: Final = 0.05  # seconds; a VMM drops what the guest writes before there 
 
 
 class Console:
-    """The last lines of a guest's console, read while :meth:`run` runs.
+    """The last lines of a guest's console, read while ``run()`` runs.
 
     .. code-block:: python
 
@@ -106,7 +106,7 @@ class Console:
         r"""The last 200 lines at most, each cut off after 1024 bytes, and safe to print.
 
         The guest decides what they contain. What could harm a terminal is written as an escape,
-        such as ``\x1b``. Call this in the thread of :meth:`run`: it reads what has just arrived.
+        such as ``\x1b``. Call this in the thread of ``run()``: it reads what has just arrived.
         """
         self._receive()
         return self._tail.lines()
@@ -153,7 +153,7 @@ class Tail:
             self.feed(b"\n")
 
     def lines(self) -> list[str]:
-        """The lines: see :meth:`Console.tail`."""
+        """The lines: see ``Console.tail()``."""
         lines = [*self._ended, self._line] if self._line else self._ended
         return [_printable(line) for line in lines][-LINES:]
 

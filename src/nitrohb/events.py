@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The events of a heartbeat server.
 
-Every connection has one :class:`Connected`, and then exactly one of :class:`Heartbeat`,
-:class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (none if the server is cancelled in
-between). An address has one :class:`Listening`. After the last of its connections it has one
-:class:`Done` if it is one-shot and has answered, or one :class:`Unlistened` if you removed it. If
-its socket file is deleted or replaced in between, there is a :class:`Lost`, and another
-:class:`Listening` when peers can connect again.
+Every connection has one ``Connected``, and then exactly one of ``Heartbeat``,
+``Rejected``, ``Disconnected`` and ``Evicted`` (none if the server is cancelled in
+between). An address has one ``Listening``. After the last of its connections it has one
+``Done`` if it is one-shot and has answered, or one ``Unlistened`` if you removed it. If
+its socket file is deleted or replaced in between, there is a ``Lost``, and another
+``Listening`` when peers can connect again.
 
 In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as text) and
 ``cid`` (a number or null), and then its own fields. The events of a connection have ``pid``,
@@ -209,7 +209,7 @@ class Unlistened(_Event):
 class Lost(_Event):
     """Another process deleted or replaced the socket file of an address: no peer can connect.
 
-    The server creates it again as soon as possible: :class:`Listening` says when. Connections that
+    The server creates it again as soon as possible: ``Listening`` says when. Connections that
     were already open are still answered.
 
     Attributes:

@@ -162,7 +162,7 @@ class HeartbeatServer:
         return self._acceptors.addresses
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Listen on another address, as :func:`serve_heartbeat` does, or change nothing.
+        """Listen on another address, as ``serve_heartbeat()`` does, or change nothing.
 
         Its arguments apply: ``allow_cids``, ``allow_uids``, ``keep`` and the others. When this
         returns, the address accepts connections. A one-shot address that has answered can be
@@ -175,7 +175,7 @@ class HeartbeatServer:
                 unless the server has them already.
 
         Returns:
-            The address, as :attr:`addresses` has it.
+            The address, as ``addresses`` has it.
 
         Raises:
             AddressError: The text is not an address.
@@ -190,15 +190,15 @@ class HeartbeatServer:
         """Remove an address, as if it had never been named. The others go on.
 
         When this returns, the address is closed, and its socket file is gone. Its silent
-        connections are closed (:class:`Rejected`), then comes :class:`Unlistened`. Its heartbeats
-        are forgotten. A task that waits for one gets a :class:`NoHeartbeatError`, unless it can
+        connections are closed (``Rejected``), then comes ``Unlistened``. Its heartbeats
+        are forgotten. A task that waits for one gets a ``NoHeartbeatError``, unless it can
         still arrive on another address.
 
         With ``keep=True`` the server goes on without any address. A one-shot server ends when all
         addresses that are left have answered.
 
         Args:
-            address: One of :attr:`addresses`.
+            address: One of ``addresses``.
 
         Raises:
             UsageError: The server does not listen on this address.
@@ -232,7 +232,7 @@ class HeartbeatServer:
 
         Args:
             cid: Accept only heartbeats of the enclave with this CID. Default: any.
-            address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The
+            address: Accept only heartbeats on this one of ``addresses``. Default: any. The
                 peers of a Unix socket have no CID: tell enclaves apart by address.
             max_age: Accept a heartbeat that arrived at most so many seconds ago. An older one is
                 probably that of an earlier boot of the enclave.
@@ -274,10 +274,10 @@ class HeartbeatServer:
         """Start over, as QEMU's device does when its machine is reset, and keep listening.
 
         The address forgets that it has answered. Pending connections are closed
-        (:class:`Rejected`). Unclaimed heartbeats are dropped.
+        (``Rejected``). Unclaimed heartbeats are dropped.
 
         Args:
-            address: One of :attr:`addresses`. Default: all of them.
+            address: One of ``addresses``. Default: all of them.
 
         Raises:
             UsageError: The server does not listen on this address, or no longer does: a one-shot

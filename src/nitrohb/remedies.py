@@ -229,7 +229,7 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
 
     Args:
         address: The address.
-        number: The errno, or :data:`NO_AF_VSOCK`.
+        number: The errno, or ``NO_AF_VSOCK``.
         local_cid: The CID of this machine if it is known: the message suggests it.
     """
     table: _Table
@@ -250,7 +250,7 @@ def connect_error(address: Address, number: int) -> ConnectError:
 
     Args:
         address: The address.
-        number: The errno, or :data:`NO_AF_VSOCK`.
+        number: The errno, or ``NO_AF_VSOCK``.
     """
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
@@ -313,7 +313,7 @@ def vsock_advice(number: int) -> tuple[str, str]:
     """Explain why AF_VSOCK cannot be used at all, and what helps.
 
     Args:
-        number: The errno of socket(2), or :data:`NO_AF_VSOCK`.
+        number: The errno of socket(2), or ``NO_AF_VSOCK``.
 
     Returns:
         The reason and the remedy.

@@ -13,10 +13,10 @@
         │       └── ...
         └── ...
 
-A heartbeat takes this way: the listener task accepts a connection (:mod:`nitrohb.acceptor`). The
-handshake reads the byte, and says what it means (:mod:`nitrohb.protocol`). The acceptor echoes the
+A heartbeat takes this way: the listener task accepts a connection (``acceptor``). The
+handshake reads the byte, and says what it means (``protocol``). The acceptor echoes the
 byte, closes the connection, emits the event, and passes the heartbeat to the waiters
-(:mod:`nitrohb.claims`). Connections that are silent are counted per peer (:mod:`nitrohb.pending`).
+(``claims``). Connections that are silent are counted per peer (``pending``).
 """
 
 import logging
@@ -61,19 +61,19 @@ async def serve_heartbeat(
     """Listen for enclaves' heartbeats, and answer them.
 
     An enclave's init connects to its parent (CID 3, port 9000), sends 0xB7 and waits for the same
-    byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the whole
+    byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. ``protocol`` has the whole
     exchange.) Each address answers one heartbeat and closes, as QEMU's device does
     (hw/nitro/heartbeat.c), unless ``keep`` is true. A connection that sends another byte, or none,
     is closed, and the address keeps listening. Connections do not wait for one another. If another
-    process deletes or replaces a socket file, it is created again within a second (:class:`Lost`).
+    process deletes or replaces a socket file, it is created again within a second (``Lost``).
 
     To listen before the enclave starts, use ``await nursery.start(serve_heartbeat, ...)``. That
-    returns a :class:`HeartbeatServer`, which adds and removes addresses while it runs.
+    returns a ``HeartbeatServer``, which adds and removes addresses while it runs.
 
     Args:
         *listen: The listen addresses, as text (``"vsock::9000"``) or as objects, or sockets that
-            listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``. With
-            ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
+            listen already, or listeners of ``open_listeners()``. Default: ``vsock::9000``. With
+            ``"none"`` there is no address until ``HeartbeatServer.listen()`` adds one.
         keep: Go on after a heartbeat, until cancelled. If false, answer one per address.
         allow_cids: The CIDs to answer on AF_VSOCK. A connection from another CID is closed before
             anything is read from it. The peers of a Unix socket have no CID: it needs
@@ -85,15 +85,15 @@ async def serve_heartbeat(
         handshake_timeout: Seconds that a connection may stay silent.
         max_pending: How many connections may be silent at a time, on all addresses together. One
             more, or a lack of descriptors or memory, evicts the oldest connection of the peer that
-            holds the most (:class:`Evicted`). Each takes about 4 KiB. A peer is known by its CID on
+            holds the most (``Evicted``). Each takes about 4 KiB. A peer is known by its CID on
             AF_VSOCK, and by its process on a Unix socket. Processes that this PID namespace does
             not show are one peer per address.
         socket_mode: Permission bits of the socket files that it creates.
         socket_group: Numeric group of the socket files that it creates; None leaves it alone.
         on_event: Called with every event, in order, in this task's thread. It must not block. If it
             is None, a socket file that is lost and cannot be created again is logged
-            (:mod:`logging`).
-        task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` when *every*
+            (``logging``).
+        task_status: For ``nursery.start()``: started with a ``HeartbeatServer`` when *every*
             address accepts connections.
 
     Returns:

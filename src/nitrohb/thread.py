@@ -5,7 +5,7 @@ Two rules keep every call interruptible:
 
 * Python handles a signal between two bytecodes. If it arrives just before a wait for a lock, it is
   handled after the wait. So every wait is short, and is repeated.
-* An interrupt must not leave a lock held. So answers come through :class:`queue.SimpleQueue`, whose
+* An interrupt must not leave a lock held. So answers come through ``queue.SimpleQueue``, whose
   methods a signal handler cannot interrupt.
 """
 
@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 
 class ThreadServer:
-    """A server that runs in a thread, as :func:`serve_in_thread` yields it.
+    """A server that runs in a thread, as ``serve_in_thread()`` yields it.
 
     Call its methods from any thread but the server's own, which runs ``on_event``, and only in the
-    process that started it: elsewhere they raise :class:`UsageError`.
+    process that started it: elsewhere they raise ``UsageError``.
     """
 
     def __init__(self, thread: "_ServerThread", server: HeartbeatServer) -> None:
@@ -48,7 +48,7 @@ class ThreadServer:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The listen addresses, as in :attr:`HeartbeatServer.addresses`."""
+        """The listen addresses, as in ``HeartbeatServer.addresses``."""
         return self._server.addresses
 
     def wait_heartbeat(
@@ -59,7 +59,7 @@ class ThreadServer:
         max_age: float = 60.0,
         timeout: float | None = None,
     ) -> Heartbeat:
-        """Claim a heartbeat, as :meth:`HeartbeatServer.wait_heartbeat` does. Blocks until it comes.
+        """Claim a heartbeat, as ``HeartbeatServer.wait_heartbeat()`` does. Blocks until it comes.
 
         Args:
             cid: Accept only heartbeats of the enclave with this CID.
@@ -72,7 +72,7 @@ class ThreadServer:
 
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead.
-            UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
+            UsageError: As in ``HeartbeatServer.wait_heartbeat()``, or you called it in a trio
                 task, whose event loop it would block.
             NoHeartbeatError: The server has ended, or has closed the address. If the server failed,
                 its failure is the ``__cause__``.
@@ -86,7 +86,7 @@ class ThreadServer:
         return self._thread.call(wait, blocking=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """Return the last heartbeat of each enclave: see :meth:`HeartbeatServer.last_heartbeats`.
+        """Return the last heartbeat of each enclave: see ``HeartbeatServer.last_heartbeats()``.
 
         Raises:
             NoHeartbeatError: The server's ``with`` block has been left.
@@ -94,7 +94,7 @@ class ThreadServer:
         return self._call(self._server.last_heartbeats)
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Start over, on one address or on all: see :meth:`HeartbeatServer.rearm`.
+        """Start over, on one address or on all: see ``HeartbeatServer.rearm()``.
 
         Raises:
             UsageError: The server does not listen on this address, or no longer does.
@@ -103,7 +103,7 @@ class ThreadServer:
         self._call(self._server.rearm, address)
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Listen on another address, or change nothing: see :meth:`HeartbeatServer.listen`.
+        """Listen on another address, or change nothing: see ``HeartbeatServer.listen()``.
 
         Raises:
             AddressError, UsageError, ListenError: As there.
@@ -112,7 +112,7 @@ class ThreadServer:
         return self._call(self._server.listen, listen)
 
     def unlisten(self, address: Address | str) -> None:
-        """Remove an address, as if it had never been named: see :meth:`HeartbeatServer.unlisten`.
+        """Remove an address, as if it had never been named: see ``HeartbeatServer.unlisten()``.
 
         Raises:
             UsageError: The server does not listen on this address.
@@ -155,12 +155,12 @@ def serve_in_thread(
         vmm.wait()
 
     When the block begins, every address listens. When it ends, everything is closed, and a thread
-    that still waits for a heartbeat gets a :class:`NoHeartbeatError`. Entering blocks until the
+    that still waits for a heartbeat gets a ``NoHeartbeatError``. Entering blocks until the
     server's thread has started, leaving until it has ended. An interrupt ends the server, at the
     latest when the interpreter exits. A forked child can leave the block: nothing happens.
 
     Args:
-        *listen: As in :func:`serve_heartbeat`, like all the others.
+        *listen: As in ``serve_heartbeat()``, like all the others.
         keep: Go on after a heartbeat.
         allow_cids: The CIDs to answer on AF_VSOCK.
         allow_uids: The numeric users to answer on Unix sockets.
@@ -176,9 +176,9 @@ def serve_in_thread(
         The server.
 
     Raises:
-        AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering. The
+        AddressError, UsageError, ListenError: As ``serve_heartbeat()`` does, on entering. The
             error of a server that fails later, or of ``on_event``, is raised on leaving.
-        UsageError: You enter or leave it in a trio task: use :func:`serve_heartbeat` there. On
+        UsageError: You enter or leave it in a trio task: use ``serve_heartbeat()`` there. On
             leaving, the server ends all the same.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")

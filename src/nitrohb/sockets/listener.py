@@ -100,7 +100,7 @@ class Listener:
 
     @property
     def age(self) -> float:
-        """Seconds since :attr:`time`."""
+        """Seconds since ``time``."""
         return time.monotonic() - self._opened
 
     def accept(self) -> tuple[int, VsockAddress | None]:
@@ -144,7 +144,7 @@ class Listener:
         return bool(poll.poll(0))
 
     def check_file(self) -> Literal["deleted", "replaced", "unknown"] | None:
-        """What happened to the socket :attr:`file`; None if it is there.
+        """What happened to the socket ``file``; None if it is there.
 
         While the socket is bound to it, no other file gets its inode number. A network file system
         may differ.
@@ -159,10 +159,10 @@ class Listener:
         return None if (status.st_dev, status.st_ino) == self._identity else "replaced"
 
     def reopen(self) -> Listener:
-        """Create the socket :attr:`file` again, with a listener beside this one. Never blocks.
+        """Create the socket ``file`` again, with a listener beside this one. Never blocks.
 
         Raises:
-            ListenError: As in :func:`open_listeners`.
+            ListenError: As in ``open_listeners()``.
         """
         assert self._reopen is not None
         listener = self._reopen()
