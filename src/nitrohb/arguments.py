@@ -9,7 +9,7 @@ def check_seconds(name: str, value: object, *, may_be_0: bool = True) -> None:
     # Written this way round to reject NaN.
     if not (isinstance(value, int | float) and (value > 0 or (may_be_0 and value == 0))):
         least = "at least" if may_be_0 else "more than"
-        raise UsageError(f"{name} must be {least} 0 s, got {value!r}")
+        raise UsageError(f"{name} must be a number of {least} 0 s, got {value!r}")
 
 
 def check_count(name: str, value: object, unit: str = "") -> None:
