@@ -259,7 +259,7 @@ KINDS = {
     "wrong byte": "sent 0x78 instead of 0xB7",
     "no byte": "closed without a byte",
     "silent": "had sent nothing yet",
-    "claimed": "sent a heartbeat, claimed already, too old or not awaited",
+    "claimed": "sent a heartbeat that was claimed already, too old or not awaited",
 }
 steps = st.tuples(st.sampled_from([0, 0, 20, 50]), st.sampled_from(sorted(KINDS)), st.booleans())
 
@@ -424,7 +424,7 @@ async def test_rearmed_it_forgets_the_last_boot_of_that_address_only(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("where", "complaint"), [(None, "unix:.*/hb .*is closed"), ("unix:/b", "not listen on unix:/b")]
+    ("where", "complaint"), [(None, "unix:.*/hb: .* closed"), ("unix:/b", "not listen on unix:/b")]
 )
 async def test_an_address_that_cannot_be_rearmed(
     path: Path, where: str | None, complaint: str

@@ -256,12 +256,7 @@ def parse_address(text: str) -> Address:
 
 
 def as_address(value: object) -> Address:
-    """Return the address that a caller passed as text or as an object.
-
-    Raises:
-        AddressError: The text is not an address.
-        UsageError: The object is not an address.
-    """
+    """Return the address that a caller passed as text or as an object, or raise UsageError."""
     if isinstance(value, str):
         return parse_address(value)
     if not isinstance(value, Address):

@@ -122,12 +122,7 @@ async def answer_heartbeat(
 
 
 def connectable(address: str | Address) -> syscalls.SocketAddress:
-    """Return an address that one can connect to.
-
-    Raises:
-        AddressError: The address is malformed.
-        UsageError: It is a listening socket, has no CID, or is not an address.
-    """
+    """Return the address to connect to, or raise UsageError if that is not possible."""
     target = as_address(address)
     if isinstance(target, InheritedSocket | NamedDescriptor):
         raise UsageError(

@@ -26,8 +26,8 @@ HYPERVISOR_CID: Final = 0
 _ENCLAVE_PORTS: Final = 10_000
 
 _READ_SIZE: Final = 256 * 1024  # more than the buffer of a socket: one read empties it
-# Seconds after each read. Without it, a flood or many tiny writes would keep the CPU busy. If it were
-# longer, the guest would have to wait: a socket has room for some 280 writes of one byte.
+# Seconds after each read. Without it, a flood or many tiny writes would keep the CPU busy. If it
+# were longer, the guest would have to wait: a socket has room for some 280 writes of one byte.
 _PAUSE: Final = 0.001
 _RETRY: Final = 0.05  # seconds; until there is a reader, a VMM drops what the guest writes
 

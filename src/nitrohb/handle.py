@@ -146,8 +146,8 @@ class Acceptors:
 class HeartbeatServer:
     """A running server. ``await nursery.start(serve_heartbeat, ...)`` returns it.
 
-    Call its methods in the same thread. You can also call them in ``on_event``. Only
-    ``wait_heartbeat()`` blocks; the others return without a checkpoint.
+    Call its methods in the thread of the server, also in ``on_event``. Only ``wait_heartbeat()``
+    waits. The other methods return without a checkpoint.
     """
 
     def __init__(self, acceptors: Acceptors) -> None:
@@ -171,19 +171,18 @@ class HeartbeatServer:
         use ``keep=True``.
 
         Args:
-            listen: An address (text or object), a listening socket, or a ``Listener``. The call
-                owns a socket or listener: it closes it if it fails, unless the server uses it
-                already.
+            listen: An address (text or object), a listening socket, or a ``Listener``. If this
+                fails, it closes the socket or listener, unless the server already uses it.
 
         Returns:
             The address, as in ``addresses``.
 
         Raises:
             AddressError: The text is not an address.
-            UsageError: The server has ended or already listens on the address, or ``allow_cids``
-                and ``allow_uids`` match no peer of the address.
+            UsageError: The server has ended, or already listens on the address, or no peer of the
+                address can match ``allow_cids`` or ``allow_uids``.
             ListenError: nitrohb cannot listen on the address, for example because its directory
-                does not exist yet. You can call this again later.
+                does not exist yet. You can try again later.
         """
         return self._acceptors.listen(listen)
 

@@ -246,12 +246,7 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
 
 
 def connect_error(address: Address, number: int) -> ConnectError:
-    """Return the error for a failure to connect to an address, with its remedy.
-
-    Args:
-        address: The address.
-        number: The errno, or ``NO_AF_VSOCK``.
-    """
+    """Return the error for a failure to connect to an address: see ``listen_error()``."""
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
         table = _UNIX_CONNECT | _connect_rows(address.path)
@@ -310,14 +305,7 @@ def is_lack_of_threads(error: RuntimeError) -> bool:
 
 
 def vsock_advice(number: int) -> tuple[str, str]:
-    """Return why AF_VSOCK cannot be used at all, and what to do about it.
-
-    Args:
-        number: The errno of socket(2), or ``NO_AF_VSOCK``.
-
-    Returns:
-        The reason and the remedy.
-    """
+    """Return why socket(2) fails with this errno for AF_VSOCK, and what to do about it."""
     return _look_up(_VSOCK, number, {})[:2]
 
 

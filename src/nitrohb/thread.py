@@ -39,7 +39,8 @@ class ThreadServer:
     """A server that runs in a thread. ``serve_in_thread()`` yields it.
 
     Call its methods from any thread except that of the server, which runs ``on_event``, and only in
-    the process that started it. Otherwise they raise ``UsageError``.
+    the process that started it. Otherwise they raise ``UsageError``. After the ``with`` block, they
+    raise ``NoHeartbeatError``. The errors of ``HeartbeatServer`` apply as well.
     """
 
     def __init__(self, thread: "_ServerThread", server: HeartbeatServer) -> None:
@@ -88,38 +89,19 @@ class ThreadServer:
         return self._thread.call(wait, blocking=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """Return the last heartbeat of each enclave: see ``HeartbeatServer.last_heartbeats()``.
-
-        Raises:
-            NoHeartbeatError: The ``with`` block of the server has ended.
-        """
+        """Return the last heartbeat of each enclave: see ``HeartbeatServer.last_heartbeats()``."""
         return self._call(self._server.last_heartbeats)
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Drop pending connections and unclaimed heartbeats: see ``HeartbeatServer.rearm()``.
-
-        Raises:
-            UsageError: The server does not listen on this address, or the address is closed.
-            NoHeartbeatError: The ``with`` block of the server has ended.
-        """
+        """Drop pending connections and unclaimed heartbeats: see ``HeartbeatServer.rearm()``."""
         self._call(self._server.rearm, address)
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Listen on another address, and return it: see ``HeartbeatServer.listen()``.
-
-        Raises:
-            AddressError, UsageError, ListenError: As there.
-            NoHeartbeatError: The ``with`` block of the server has ended.
-        """
+        """Listen on another address, and return it: see ``HeartbeatServer.listen()``."""
         return self._call(self._server.listen, listen)
 
     def unlisten(self, address: Address | str) -> None:
-        """Remove an address: see ``HeartbeatServer.unlisten()``.
-
-        Raises:
-            UsageError: The server does not listen on this address.
-            NoHeartbeatError: The ``with`` block of the server has ended.
-        """
+        """Remove an address, and close it: see ``HeartbeatServer.unlisten()``."""
         self._call(self._server.unlisten, address)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -258,7 +240,7 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
     def call(self, function: Callable[[], Awaitable[T]], *, blocking: bool = False) -> T:
         """Run a function as a task of the loop, and return its result. An interrupt cancels it."""
         if os.getpid() != self._process:
-            raise UsageError("cannot call the server of another process\nCall it there.")
+            raise UsageError("the server runs in another process\nCall it there.")
         if threading.current_thread() is self._thread:
             raise UsageError(
                 "cannot call the server from on_event: its thread would wait for itself\n"

@@ -75,7 +75,9 @@ def open_listeners(
     targets = list(listen)
     with closing_stack(targets) as opened:
         if not _is_number(socket_mode, 0o777):
-            raise UsageError(f"socket_mode must be at most 0o777, as in 0o660, got {socket_mode!r}")
+            raise UsageError(
+                f"socket_mode must be octal and at most 0o777, as in 0o660, got {socket_mode!r}"
+            )
         if socket_group is not None and not _is_number(socket_group, _GROUP_MAX):
             raise UsageError(f"socket_group must be a numeric group ID, got {socket_group!r}")
         listeners: list[Listener] = []
@@ -185,11 +187,7 @@ def require_allowable(
 
 
 def check_distinct(targets: Iterable[Target]) -> None:
-    """Reject two targets that exclude each other.
-
-    Raises:
-        UsageError: nitrohb cannot listen on two of the targets at the same time.
-    """
+    """Raise UsageError if nitrohb cannot listen on two of the targets at the same time."""
     seen = dict[object, list[Address]]()
     for address in map(address_of, targets):
         others = seen.setdefault(_conflict_key(address), [])
