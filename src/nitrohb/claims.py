@@ -189,7 +189,7 @@ class ClaimQueue:
             noted.append((trio.current_time(), event))
 
     def noted(self, address: Address | None, since: float) -> list[ConnectionEvent]:
-        """Return how the last connections ended: heartbeats, and others since a time."""
+        """Return how the last connections ended: all heartbeats, and the others after ``since``."""
         noted = self._noted.values() if address is None else [self._noted.get(address, ())]
         last = (entry for each in noted for entry in each)
         return [event for at, event in last if at >= since or isinstance(event, Heartbeat)]
@@ -199,7 +199,7 @@ class ClaimQueue:
         self._store.forget(address)
 
     def open(self, address: Address, has_cids: bool) -> None:
-        """Expect heartbeats on an address, whose peers have CIDs or not."""
+        """Expect heartbeats on an address. ``has_cids`` says whether its peers have CIDs."""
         self._open[address] = has_cids
         self._noted[address] = deque(maxlen=_NOTED)
 

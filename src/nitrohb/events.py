@@ -275,7 +275,7 @@ def format_time(time: datetime) -> str:
     return f"{second}.{utc.microsecond:06}Z"
 
 
-@lru_cache(maxsize=4)  # isoformat() takes twice as long; a printed heartbeat has two times
+@lru_cache(maxsize=4)  # isoformat() takes twice as long; a heartbeat has two timestamps
 def _format_second(*parts: int) -> str:
     return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*parts)
 

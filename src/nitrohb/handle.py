@@ -73,7 +73,7 @@ class Acceptors:
             may_wait=may_wait,
         )
         with closing_stack(listeners) as opened:
-            require_allowable(listeners, *allowed)  # also inherited ones, known by now
+            require_allowable(listeners, *allowed)  # now also inherited sockets
             opened.pop_all()
         return [Acceptor(*each, self.context) for each in zip(listeners, ages, strict=True)]
 
@@ -242,9 +242,9 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has what came
-                instead: of the last 16 connections of each address, all heartbeats, and the others
-                since ``max_age`` seconds before the call; then the pending connections.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has the connections
+                from ``max_age`` seconds before the call on, at most the last 16 of each address,
+                and the pending ones. Earlier heartbeats are listed, too.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: The server has ended or the address is closed, and no heartbeat is
@@ -305,7 +305,7 @@ class HeartbeatServer:
 
     def _known_address(self, address: Address | str | None) -> Address | None:
         where = None if address is None else as_address(address)
-        if isinstance(where, NamedDescriptor):  # the server has its number
+        if isinstance(where, NamedDescriptor):  # the server knows its number
             with suppress(ListenError):
                 where = find_named(where)
         if where is not None and where not in self._acceptors:

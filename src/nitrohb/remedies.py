@@ -310,7 +310,7 @@ def vsock_advice(number: int) -> tuple[str, str]:
 
 
 def _vsock_rows(cid: int, port: int) -> dict[int, _Row]:
-    """Return the rows that are special for this CID or port."""
+    """Return more precise rows for this CID or port."""
     seen: dict[int, _Row] = {}
     if cid == LOOPBACK_CID:
         seen[errno.EADDRNOTAVAIL] = _NO_LOOPBACK
@@ -320,7 +320,7 @@ def _vsock_rows(cid: int, port: int) -> dict[int, _Row]:
 
 
 def _listen_rows(path: str) -> dict[int, _Row]:
-    """Return the rows that are special for this path, to listen on it."""
+    """Return more precise rows for this path, to listen on it."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}
     seen: dict[int, _Row] = {}
@@ -334,7 +334,7 @@ def _listen_rows(path: str) -> dict[int, _Row]:
 
 
 def _connect_rows(path: str) -> dict[int, _Row]:
-    """Return the rows that are special for this path, to connect to it."""
+    """Return more precise rows for this path, to connect to it."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}
     if not os.access(os.path.dirname(path) or ".", os.X_OK):

@@ -41,9 +41,10 @@ class Reserve:
             self.fd = os.eventfd(0)
 
     def warn(self, number: int, address: object) -> None:
-        """Log, once, that connections might have to wait for a descriptor or memory."""
+        """Log, once, that some connections have to wait."""
         if not self._has_warned:
             self._has_warned = True
             reason, remedy, _ = advice_from({}, number, address)
-            what = "heartbeats might have to wait, and pending connections are closed"
-            _log.warning("nitrohb: %s on %s: %s\n%s", what, address, reason, remedy)
+            until = "Until then, heartbeats might wait, and pending connections are closed."
+            what = "cannot accept every connection on"
+            _log.warning("nitrohb: %s %s: %s\n%s %s", what, address, reason, remedy, until)

@@ -76,18 +76,19 @@ async def serve_heartbeat(
             is no address until ``HeartbeatServer.listen()`` adds one.
         keep: Answer every heartbeat, until cancelled. If false, answer one per address.
         allow_cids: On AF_VSOCK, answer only these CIDs. A connection from another CID is closed
-            before anything is read from it. The peers of a Unix socket have no CID, so it needs
-            ``allow_uids``, too. If both are None, all peers are answered.
+            before anything is read from it. The peers of a Unix socket have no CID: if you listen
+            on one, pass ``allow_uids``, too. If both are None, all peers are answered.
         allow_uids: On Unix sockets, answer only these numeric user IDs, and root only if it is one
-            of them. The peers on AF_VSOCK have no user ID, so it needs ``allow_cids``, too.
-            ``socket_mode`` and ``socket_group`` determine whether these users can connect.
+            of them. The peers on AF_VSOCK have no user ID: if you listen there, pass
+            ``allow_cids``, too. ``socket_mode`` and ``socket_group`` determine whether these users
+            can connect.
         any_byte: Accept and echo any first byte, as QEMU's device does.
         handshake_timeout: Seconds that a connection may be pending, without sending a byte.
         max_pending: The maximum number of pending connections, on all addresses together. Each
-            takes about 4 KiB. If there is one more, or a lack of descriptors or memory, the peer
-            with the most pending connections loses its oldest one (``Evicted``). A peer is a CID on
-            AF_VSOCK, and a process on a Unix socket. The processes that this PID namespace hides
-            are one peer per address.
+            takes about 4 KiB. To make room for another one, or for lack of descriptors or memory,
+            the peer with the most pending connections loses its oldest one (``Evicted``). A peer is
+            a CID on AF_VSOCK, and a process on a Unix socket. The processes that this PID namespace
+            hides are one peer per address.
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files; None leaves it unchanged.
         on_event: Is called with every event, in order, in the thread of this task. It must not
