@@ -176,12 +176,12 @@ def require_allowable(
             has_cids = isinstance(target, VsockAddress)
         if has_cids and not cids:
             raise UsageError(
-                f"{address_of(target)} is a vsock address, so its peers have no uid\n"
+                f"{address_of(target)} is a vsock address, whose peers have no uid\n"
                 "Allow CIDs, too, or listen on Unix sockets only."
             )
         if not has_cids and not uids:
             raise UsageError(
-                f"{address_of(target)} is a Unix socket, so its peers have no CID\n"
+                f"{address_of(target)} is a Unix socket, whose peers have no CID\n"
                 "Allow uids, too, or listen on vsock addresses only."
             )
 
