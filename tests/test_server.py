@@ -446,7 +446,7 @@ async def test_arguments_that_make_no_sense(
 
 
 @pytest.mark.parametrize("nonsense", [9000, None, b"vsock::9000", ("vsock", 9000)])
-async def test_what_is_nothing_to_listen_on(nonsense: Any) -> None:
+async def test_wrong_types_of_listen_arguments(nonsense: Any) -> None:
     with pytest.raises(UsageError) as caught:
         await serve_heartbeat(nonsense)
     assert repr(nonsense) in str(caught.value)
@@ -533,7 +533,7 @@ async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 async def test_awaited_directly_it_raises_an_error_as_it_is(path: Path, keep: bool) -> None:
-    """Neither in a group nor with one as its context: a traceback is as short as it can be."""
+    """It is not in a group, and has no group as its context, so the traceback is short."""
     listener = Scripted(path, errno.EBADF)
     with Client(path), pytest.raises(ListenError) as caught:
         await serve_heartbeat(listener, keep=keep)

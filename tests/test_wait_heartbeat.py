@@ -129,7 +129,7 @@ async def test_a_heartbeat_that_is_too_old_is_of_an_earlier_boot(
 
 
 async def test_a_cancelled_waiter_takes_nothing(path: Path) -> None:
-    """Cancelled just before it comes: it goes to the next. Just after: to the waiter."""
+    """Cancelled just before it comes, it goes to the next waiter. Just after, to this one."""
     async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
         asking = [Asking(nursery, server)]
         await settled()
@@ -280,7 +280,7 @@ async def play(where: Path, kind: str, clients: ExitStack, server: HeartbeatServ
 def test_a_timeout_tells_what_came_instead(
     script: list[tuple[int, str, bool]], asks_for_one: bool, age: int
 ) -> None:
-    """Beside a model: the last 16 of each address that are young enough, and all silent ones."""
+    """The model: the last 16 of each address that are young enough, and all silent ones."""
 
     async def main() -> None:
         noted = list[tuple[float, Path, str]]()

@@ -75,7 +75,7 @@ environment_texts = st.text("019 ab:-+_.\t\n\x7fé٣²\uff10\udcff", max_size=6)
     st.one_of(st.none(), st.integers(0, 5).map(str), environment_texts),
     st.one_of(st.none(), st.sampled_from(["a", "a:b", "::"]), environment_texts),
 )
-def test_whatever_the_environment_has_it_is_read_or_refused(
+def test_every_environment_is_read_or_rejected(
     pid: str | None, fds: str | None, names: str | None
 ) -> None:
     try:

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 @pytest.fixture
 def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current directory, so that paths stay shorter than 108 bytes wherever pytest puts it."""
+    """The current directory. With relative paths, pytest cannot exceed 107 bytes."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_gone_needs_no_removal() -> None:
 def test_a_file_that_cannot_be_removed_does_not_keep_the_socket_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where privileges were dropped after listening in a directory of root's."""
+    """The server has dropped its privileges after it listened in a directory of root."""
 
     def refuse(path: str) -> None:
         raise PermissionError(errno.EACCES, "not yours", path)
@@ -561,7 +561,7 @@ def test_of_many_who_replace_one_dead_socket_one_wins() -> None:
 
 @contextmanager
 def inherited(sock: socket.socket) -> Generator[int]:
-    """A descriptor as it comes from another program: open, without CLOEXEC, and nobody's."""
+    """A descriptor as another program passes it: open, without CLOEXEC, without a socket object."""
     fd = sock.detach()
     os.set_inheritable(fd, True)
     try:
@@ -652,7 +652,7 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """AF_VSOCK as the script has it, on any machine: behind each socket is a Unix socket."""
+    """A scripted AF_VSOCK for any machine, made of Unix sockets."""
     script = Script()
 
     class Scripted(socket.socket):
@@ -761,7 +761,7 @@ def test_a_directory_that_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def explained(error: ListenError, address: str, number: int | None, remedy: str) -> None:
-    """One line of what is wrong, one of what helps."""
+    """One line says what is wrong, the next what to do."""
     assert (error.address, error.errno) == (address, number)
     first, second = str(error).splitlines()
     assert first.startswith(f"cannot listen on {address}: ")
