@@ -163,7 +163,7 @@ async def serve_heartbeat(
                 if len(errors) != 1:
                     raise
             if errors:
-                raise errors[0]  # here, so that the group is not its context
+                raise errors[0]  # here, so the group is not its context
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
 
 
