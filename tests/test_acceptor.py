@@ -44,13 +44,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pending connection is polled without end, and not left to a handler task."""
+    """A pending connection is always polled, and never gets a handler task."""
     monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", FOR_EVER)
     monkeypatch.setattr(acceptor, "_POLL_SLICE", 0)
 
 
 class Poll:
-    """A poll object that never finds a closed descriptor among those that it looks at."""
+    """A poll object that fails if one of its descriptors is closed."""
 
     def __init__(self) -> None:
         self._real = select.poll()
@@ -68,7 +68,7 @@ def _closed_descriptors_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the server go on until something is so; it may never be idle here."""
+    """Let the server run until a condition holds. It might never be idle here."""
     with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
@@ -123,7 +123,7 @@ async def test_one_that_stays_silent_is_left_to_a_task(path: Path) -> None:
 async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its deadline is kept there: nobody can put it off by keeping the listener task awake."""
+    """Its deadline is kept there: a busy listener task does not delay it."""
     now = 0
     monkeypatch.setattr(acceptor, "time", SimpleNamespace(monotonic_ns=lambda: now, time=time.time))
     monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", 300)
@@ -322,7 +322,7 @@ async def test_while_an_echo_finds_no_room_nobody_else_is_answered(
 
 @pytest.mark.usefixtures("looks_on")
 async def test_a_removed_address_is_not_looked_at(path: Path) -> None:
-    """The listener task looks on until a checkpoint tells it of the removal."""
+    """The listener task polls until a checkpoint ends it."""
     async with trio.open_nursery() as nursery:
         serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
         server: HeartbeatServer = await nursery.start(serve)

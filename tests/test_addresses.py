@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses: read and written, and everything that is none."""
+"""Addresses: parsing, printing, and texts that are not addresses."""
 
 import copy
 import os
@@ -36,7 +36,7 @@ ports = st.integers(0, U32)
 
 
 def is_path(path: str, size: int = PATH_MAX) -> bool:
-    """Whether a text can be the path of a socket, by another road than the one under test."""
+    """Whether a text can be the path of a socket, computed independently of the tested code."""
     control = any(ord(char) < 32 or 127 <= ord(char) < 160 for char in path)
     try:
         encoded = os.fsencode(path)
@@ -85,7 +85,7 @@ def test_what_is_written_is_read_as_the_same(address: Address) -> None:
 
 @given(addresses, addresses)
 def test_an_address_is_equal_to_its_text(one: Address, other: Address) -> None:
-    """In both directions, and as a key: an answer that says so and a dict must not disagree."""
+    """In both directions, and as the key of a dict."""
     assert one == str(one)
     assert str(one) == one
     mixed: dict[object, int] = {one: 1}
@@ -199,7 +199,7 @@ def test_addresses_of_one_kind_differ_by_every_field() -> None:
     assert VsockAddress(1, 2) != VsockAddress(2, 1)
 
 
-# --- everything that is no address --------------------------------------------------------------
+# --- texts that are not addresses ---------------------------------------------------------------
 
 CID = "a CID from 0 to 4294967294"
 PORT = "a port from 0 to 4294967295"
@@ -213,7 +213,7 @@ NO_NUMBERS = [
 
 
 def refusal(text: str) -> str:
-    """What is said of a text that is no address, after the text itself."""
+    """The message for a text that is not an address, without the text."""
     with pytest.raises(AddressError) as caught:
         parse_address(text)
     begin = f"{text!r} is not an address: "
@@ -253,10 +253,10 @@ def test_no_number(form: str, expected: str) -> None:
         ("hybrid::9000", ["a path, got none"]),
         ("unix:", ["a path, got none"]),
         ("unix:\ud800", ["that the file system can encode"]),
-        ("hybrid:/run/vms/*:9000", ["one path, not a pattern", "nitrohb listen"]),
-        ("unix:/run/vm?", ["one path, not a pattern", "nitrohb listen"]),
-        ("unix:@x", ["abstract socket", "written ./@x"]),
-        ("hybrid:@x:1", ["abstract socket", "written ./@x"]),
+        ("hybrid:/run/vms/*:9000", ["not a pattern", "nitrohb listen"]),
+        ("unix:/run/vm?", ["not a pattern", "nitrohb listen"]),
+        ("unix:@x", ["abstract socket", " ./@x"]),
+        ("hybrid:@x:1", ["abstract socket", " ./@x"]),
         ("hybrid:a\nb:1", ["without control characters"]),
         *((f"unix:a{char}b", ["without control characters"]) for char in "\0\n\x1b\x7f\x80\x9f"),
         *((f"fd:x{rest}", [NAME]) for rest in (":y", "\n", "\x7f", "é", 255 * "x")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cut at every step that a scenario takes, nothing is left behind."""
+"""A cancellation at any step of a scenario leaves nothing behind."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
@@ -73,7 +73,7 @@ async def send_and_be_answered(directory: Path) -> None:
 
 
 async def lose_a_socket_file(directory: Path) -> None:
-    """It is deleted while a client waits in its queue, replaced by a file, and made anew."""
+    """It is deleted while a client waits in its queue, replaced by a file, and created again."""
     path, other = directory / "hb", directory / "other"
     async with trio.open_nursery() as nursery:
         with ExitStack() as closing:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of a guest: which of its lines are kept, and that a VMM may come and go."""
+"""The console of a guest: which lines are kept, and what happens when a VMM comes and goes."""
 
 import asyncio
 import errno
@@ -181,5 +181,5 @@ def test_an_address_to_which_nobody_can_connect(address: str) -> None:
 
 @pytest.mark.parametrize(("cid", "port"), [(16, 10016), (2**32 - 2, 9998)])
 def test_where_the_console_of_an_enclave_is(cid: int, port: int) -> None:
-    """Whatever the CID, since nitrohb takes it from a peer. nitro-cli adds in 32 bits, too."""
+    """For every CID, because nitrohb takes it from a peer. nitro-cli adds in 32 bits, too."""
     assert str(enclave_console(cid)) == f"vsock:0:{port}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors as their readers meet them: printed, shown, caught, and sent to another process."""
+"""Errors: printed, shown, caught, and sent to another process."""
 
 import copy
 import pickle

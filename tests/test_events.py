@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events, and the JSON forms that other people's programs rely on."""
+"""Events, and their JSON, which other programs depend on."""
 
 import dataclasses
 import json
@@ -95,7 +95,7 @@ EXAMPLES: list[tuple[Event, dict[str, object]]] = [
         {"event": "lost"} | ON_VM | {"replaced": True, "problem": None},
     ),
 ]
-"""Every event as the documentation shows it. Whoever changes a name here breaks somebody."""
+"""Every event as the documentation shows it. Users depend on these names."""
 
 
 @pytest.mark.parametrize(("event", "expected"), EXAMPLES)
@@ -176,7 +176,7 @@ def test_a_time_elsewhere_is_written_in_utc_to_the_microsecond() -> None:
 
 
 def test_a_loss_is_explained() -> None:
-    """The first line says what is wrong, the next what helps."""
+    """The first line says what is wrong, the next what to do."""
     told: set[str] = set()
     for replaced in (False, True):
         for problem in (None, "cannot listen\nDo something."):

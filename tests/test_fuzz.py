@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hypothesis against the running server: clients that do as they like, also all at once.
+"""Hypothesis against the running server: clients in any order, and all at once.
 
 What each client should read is in test_model.py. Here: no client reads what it should not, every
 connection has one outcome, and nothing is left behind.

@@ -192,7 +192,7 @@ async def test_what_cannot_be_listened_on_changes_nothing(tmp_path: Path, a: Pat
             (f"unix:{a}", UsageError, "already"),
             (f"unix:{tmp_path}/link/a", UsageError, "exclude each other"),
             (f"unix:{later}/x", ListenError, "does not exist"),
-            ("vsock::4294967295", UsageError, "name a port"),
+            ("vsock::4294967295", UsageError, "the port"),
             ("unix:/run/vms/*", AddressError, "not a pattern"),
             ("none", AddressError, "'none'"),
             (9000, UsageError, "9000"),

@@ -43,7 +43,7 @@ DEADLINE = 5.0
 
 
 class RealServer(RuleBasedStateMachine):
-    """What all models share: a real server in a directory of its own, and clients by number."""
+    """The base of all models: a real server in a new directory, and numbered clients."""
 
     clock: MockClock
     nursery: trio.Nursery

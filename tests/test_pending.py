@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which connection is evicted when there is no more room: the table alone, and with the server."""
+"""Which connection is evicted when there are too many: the table alone, and with the server."""
 
 import errno
 import os

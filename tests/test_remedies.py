@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person reads when an address cannot be used."""
+"""Reasons and remedies of addresses that cannot be used."""
 
 import copy
 import errno
@@ -44,7 +44,7 @@ ERRNOS = [NO_AF_VSOCK, 0, 9999, *errno.errorcode]
 
 
 def test_an_error_has_a_reason_and_a_remedy() -> None:
-    """Each in one line, whatever the error number is."""
+    """Each is one line, for every error number."""
     makers: tuple[tuple[Make, str, list[Address]], ...] = (
         (listen_error, "cannot listen on", [*VSOCK, *UNIX, FD]),
         (connect_error, "cannot connect to", [*VSOCK, *UNIX]),
@@ -146,7 +146,7 @@ def test_a_directory_that_may_not_be_entered(
 
 
 def test_who_may_connect_to_a_socket_file() -> None:
-    """Its directories count, too, as far as they belong to the owner of the file."""
+    """Directories that belong to the owner of the file count, too."""
     with tempfile.TemporaryDirectory(dir="/tmp") as outer:
         inner, path = f"{outer}/inner", f"{outer}/inner/s"
         os.mkdir(inner)

@@ -70,7 +70,7 @@ print(json.dumps([nitrohb_here(*args) for args in json.loads(sys.argv[1])]))
 
 @pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="this Python has no AF_VSOCK")
 def test_a_profile_that_blocks_af_vsock_is_named() -> None:
-    """By the server, and by the doctor, who knows what works in spite of it."""
+    """The server explains it, and the doctor says what still works."""
     doctor = ["doctor", "--format", "json", "-l"]
     commands = [[], [*doctor, "vsock::9000"], [*doctor, "unix:/nowhere/s"]]
     done = subprocess.run(

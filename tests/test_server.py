@@ -428,8 +428,8 @@ async def test_users_alone_cannot_be_allowed_where_peers_have_none(path: Path) -
         ({"handshake_timeout": "5"}, r"handshake_timeout .* number .* got '5'"),
         ({"allow_cids": 16}, r"allow_cids: .* set .* got 16"),
         ({"allow_uids": 0}, r"allow_uids: .* set .* got 0"),
-        ({"socket_mode": 660}, r"socket_mode .*0o660.* got 660"),
-        ({"socket_mode": "660"}, r"socket_mode .*0o660.* got '660'"),
+        ({"socket_mode": 660}, r"socket_mode .*octal.* got 660"),
+        ({"socket_mode": "660"}, r"socket_mode .*octal.* got '660'"),
         ({"socket_mode": -1}, r"socket_mode .* got -1"),
         ({"socket_group": "root"}, r"socket_group .* got 'root'"),
         ({"socket_group": -1}, r"socket_group .* got -1"),
@@ -446,7 +446,7 @@ async def test_arguments_that_make_no_sense(
 
 
 @pytest.mark.parametrize("nonsense", [9000, None, b"vsock::9000", ("vsock", 9000)])
-async def test_what_is_nothing_to_listen_on(nonsense: Any) -> None:
+async def test_wrong_types_of_listen_arguments(nonsense: Any) -> None:
     with pytest.raises(UsageError) as caught:
         await serve_heartbeat(nonsense)
     assert repr(nonsense) in str(caught.value)
@@ -533,7 +533,7 @@ async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 async def test_awaited_directly_it_raises_an_error_as_it_is(path: Path, keep: bool) -> None:
-    """Neither in a group nor with one as its context: a traceback is as short as it can be."""
+    """It is not in a group, and has no group as its context, so the traceback is short."""
     listener = Scripted(path, errno.EBADF)
     with Client(path), pytest.raises(ListenError) as caught:
         await serve_heartbeat(listener, keep=keep)

@@ -97,7 +97,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("scheme", ["unix", "hybrid"])
-async def test_a_lost_file_is_noticed_and_made_anew(
+async def test_a_lost_file_is_noticed_and_created_again(
     scheme: str, tmp_path: Path, mock_clock: MockClock
 ) -> None:
     for how, lose in LOSSES.items():
@@ -228,7 +228,7 @@ async def test_a_failure_in_the_old_backlog_closes_its_connections(
     assert seen.count("connected") == 2
 
 
-async def test_a_one_shot_address_is_done_with_whoever_waited_in_the_old_queue(
+async def test_a_client_in_the_old_queue_ends_a_one_shot_address(
     path: Path, mock_clock: MockClock
 ) -> None:
     async with serving(f"unix:{path}") as events:
@@ -270,7 +270,7 @@ async def test_a_file_that_is_lost_before_the_server_starts(
 def test_the_new_file_may_look_like_the_old_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another kernel hands out inode numbers, it does so anew as soon as a file is gone."""
+    """On a network file system, a new file can get the inode number of a deleted one."""
 
     def be_the_same(_: str) -> tuple[int, int]:
         return 1, 1
@@ -301,7 +301,7 @@ async def test_what_makes_no_difference_is_no_loss(path: Path, mock_clock: MockC
 async def test_a_directory_that_stays_away(
     path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
-    """It is told once; it is tried again, but not all the time; and the return is told."""
+    """It is reported once, and so is its return. The server tries again, but not all the time."""
     attempts: list[None] = []
     reopen = Listener.reopen
 
@@ -392,7 +392,7 @@ async def test_a_fight_over_a_path_does_not_take_up_the_loop(
 async def test_a_file_may_not_be_seen_any_more(
     path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
-    """The server has dropped its privileges, and may not look into the directory."""
+    """The server has dropped its privileges, and cannot search the directory."""
     lstat = os.lstat
 
     def refuse(name: str) -> os.stat_result:
@@ -522,7 +522,7 @@ async def test_on_event_that_fails_leaves_nothing_behind(
 
 
 class World:
-    """A directory in which others do what they like with a server's socket file."""
+    """A directory where other processes delete and replace the socket file of a server."""
 
     def __init__(self, root: str) -> None:
         self.directory = f"{root}/vms"

@@ -59,7 +59,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def boot(path: Path) -> None:
-    """Be an enclave's init: blocking, with nothing else to do."""
+    """Act as the init of an enclave, with blocking calls."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
         sock.sendall(B7)
@@ -254,7 +254,7 @@ def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolE
         assert isinstance(error.__cause__, ZeroDivisionError)
 
 
-def test_called_from_its_own_thread_it_refuses_instead_of_being_stuck(path: Path) -> None:
+def test_a_call_from_on_event_raises_an_error(path: Path) -> None:
     servers: list[ThreadServer] = []
     ready = threading.Event()
 
@@ -264,7 +264,7 @@ def test_called_from_its_own_thread_it_refuses_instead_of_being_stuck(path: Path
             servers[0].last_heartbeats()
 
     with (
-        pytest.RaisesExc(UsageError, match="own thread, from on_event"),
+        pytest.RaisesExc(UsageError, match="on_event"),
         serve_in_thread(f"unix:{path}", on_event=call) as server,
     ):
         servers.append(server)
@@ -333,7 +333,7 @@ def test_an_interrupted_wait_claims_nothing(
 def test_an_interrupt_that_wakes_nobody_ends_a_wait(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
-    """As one that comes just before a wait for a lock: another thread gets it, and sets a flag."""
+    """The signal arrives just before a wait for a lock: another thread gets it, and sets a flag."""
     with serve_in_thread(f"unix:{path}", keep=True) as server:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         began = time.monotonic()
@@ -469,7 +469,7 @@ def test_from_asyncio(path: Path) -> None:
 
 
 def test_from_asyncio_cancelled(path: Path) -> None:
-    """The thread goes on waiting, until the block is left: that ends it."""
+    """The thread keeps waiting until the block ends."""
 
     async def launch() -> None:
         with serve_in_thread(f"unix:{path}") as server:

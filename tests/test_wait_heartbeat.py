@@ -129,7 +129,7 @@ async def test_a_heartbeat_that_is_too_old_is_of_an_earlier_boot(
 
 
 async def test_a_cancelled_waiter_takes_nothing(path: Path) -> None:
-    """Cancelled just before it comes: it goes to the next. Just after: to the waiter."""
+    """Cancelled just before it comes, it goes to the next waiter. Just after, to this one."""
     async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
         asking = [Asking(nursery, server)]
         await settled()
@@ -259,7 +259,7 @@ KINDS = {
     "wrong byte": "sent 0x78 instead of 0xB7",
     "no byte": "closed without a byte",
     "silent": "had sent nothing yet",
-    "claimed": "sent a heartbeat, claimed already, too old or not awaited",
+    "claimed": "sent a heartbeat that was claimed already, too old or not awaited",
 }
 steps = st.tuples(st.sampled_from([0, 0, 20, 50]), st.sampled_from(sorted(KINDS)), st.booleans())
 
@@ -280,7 +280,7 @@ async def play(where: Path, kind: str, clients: ExitStack, server: HeartbeatServ
 def test_a_timeout_tells_what_came_instead(
     script: list[tuple[int, str, bool]], asks_for_one: bool, age: int
 ) -> None:
-    """Beside a model: the last 16 of each address that are young enough, and all silent ones."""
+    """The model: the last 16 of each address that are young enough, and all silent ones."""
 
     async def main() -> None:
         noted = list[tuple[float, Path, str]]()
@@ -424,7 +424,7 @@ async def test_rearmed_it_forgets_the_last_boot_of_that_address_only(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("where", "complaint"), [(None, "unix:.*/hb .*is closed"), ("unix:/b", "not listen on unix:/b")]
+    ("where", "complaint"), [(None, "unix:.*/hb: .* closed"), ("unix:/b", "not listen on unix:/b")]
 )
 async def test_an_address_that_cannot_be_rearmed(
     path: Path, where: str | None, complaint: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a type checker makes of the public names. It is checked, and never run."""
+"""The types of the public names. Type checkers read this file, and nothing runs it."""
 
 import socket
 from collections.abc import Callable

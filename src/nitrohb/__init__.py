@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """nitrohb answers the boot heartbeat of AWS Nitro Enclaves, real or emulated.
 
-:func:`serve_heartbeat` is the parent's side, :func:`send_heartbeat` the enclave's. The public names
-are loaded when they are first used, so that ``import nitrohb`` costs nothing, and the console
-script can listen before it loads the rest.
+``serve_heartbeat()`` is for the parent, ``send_heartbeat()`` for the enclave. A public name is
+loaded when it is first used. So ``import nitrohb`` is fast, and the console script listens before
+it loads the rest.
 """
 
-# The console script imports this before it listens: see cli/__init__.py.
+# The console script listens before it loads typing: see cli/__init__.py.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .addresses import (
@@ -73,7 +73,7 @@ __all__ = [
     "NoHeartbeatError",
 ]  # fmt: skip
 
-_MODULES = {  # of the public names but the events
+_MODULES = {  # of all public names except the events
     "server": "serve_heartbeat",
     "handle": "HeartbeatServer",
     "sockets.listener": "Listener",
@@ -94,7 +94,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # the console script can do without it
+    from importlib import import_module  # the console script does not need it
 
     value: object = getattr(import_module(f".{_HOME.get(name, 'events')}", __name__), name)
     globals()[name] = value

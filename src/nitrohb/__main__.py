@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script ``nitrohb``, and ``python -m nitrohb``. What comes before anything else."""
+"""The entry point of ``nitrohb`` and ``python -m nitrohb``. It loads as little as possible."""
 
 import sys
 
@@ -11,26 +11,26 @@ else:
 
 
 def main() -> int:
-    """Run the console script: see :func:`nitrohb.cli.main`. A lack of memory is one message."""
-    # Until it has handlers, SIGINT ends it without a traceback, as SIGTERM does.
+    """Run ``nitrohb.cli.main()``. If memory runs out, report it in one line."""
+    # Before it has handlers, SIGINT ends it without a traceback, as SIGTERM does.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     try:
         from .cli import main as run
 
         return run()
-    except Exception as error:  # not "except*", which needs memory itself
+    except Exception as error:  # not "except*", which needs memory
         if not _is_lack_of_memory(error):
             raise
-    sys.exit("nitrohb: this process cannot have more memory\nRaise its limit (ulimit -v).")
+    sys.exit("nitrohb: this process cannot get more memory\nRaise its limit (ulimit -v).")
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused to Python, to the dynamic linker, or to a system call."""
+    """Whether Python, the dynamic linker or a system call got no memory."""
     match error:
         case BaseExceptionGroup():
             return all(map(_is_lack_of_memory, error.exceptions))
-        case SystemError():  # Python has lost the MemoryError, for which there was no memory
+        case SystemError():  # there was no memory for the MemoryError
             return "exception" in str(error)
         case ImportError() | OSError():
             text = str(error).lower()

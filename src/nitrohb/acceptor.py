@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One listen address: its listener task, and the connections that it accepts.
 
-An enclave's byte has nearly always arrived when its connection is accepted, or arrives a moment
-later. So the listener task reads, checks and echoes it at once. Only a connection that stays silent
-gets a handler task, with a deadline.
+The byte of an enclave has usually arrived when its connection is accepted, or arrives a moment
+later. So the listener task reads and echoes it at once. Only a connection that stays silent gets a
+handler task, with a deadline.
 
-An :class:`Acceptor` owns its connections: nothing else closes one, or reports how it ended.
+An ``Acceptor`` owns its connections: only it closes them and reports how they ended.
 """
 
 import errno
@@ -31,18 +31,18 @@ from .remedies import listen_error
 from .reserve import Reserve
 from .sockets.listener import CONNECTION_ERRNOS, EXHAUSTION_ERRNOS, Listener
 
-_BATCH: Final = 64  # connections accepted before polled ones are served
+_BATCH: Final = 64  # connections to accept before polled ones are served
 _EXHAUSTION_PAUSE: Final = 0.1  # seconds
-_FILE_CHECK: Final = 0.5  # seconds between two looks at the socket file
+_FILE_CHECK: Final = 0.5  # seconds between two checks of the socket file
 
-# Busy polling, in nanoseconds. With it a heartbeat takes 0.95 times as long as a C epoll server's,
-# or 1.25 times if its byte comes 200 us after the connection, as from a guest's init. Without it,
-# both take 1.9 times (p50 in bench/). With one CPU no peer can run while we poll.
+# Busy polling, in nanoseconds. With it, a heartbeat takes 0.95 times as long as with a C epoll
+# server, or 1.25 times if the byte comes 200 us after the connection, as from the init of a guest.
+# Without it, both take 1.9 times (p50 in bench/). With one CPU, no peer could run meanwhile.
 _ONE_CPU: Final = os.cpu_count() == 1
 _POLL_FOR_NEXT: Final = 0 if _ONE_CPU else 30_000
 _POLL_FOR_BYTES: Final = 0 if _ONE_CPU else 300_000
-_POLL_SLICE: Final = 300_000  # between two checkpoints: a shorter one costs a late byte 1 us
-_POLLED_MAX: Final = 4  # pending connections: to poll more of them takes longer than it saves
+_POLL_SLICE: Final = 300_000  # between two checkpoints; a shorter one delays a late byte by 1 us
+_POLLED_MAX: Final = 4  # pending connections; polling more takes longer than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,10 @@ class ServerContext:
     Attributes:
         allowed: The peers to answer; None for all.
         socket_mode, socket_group: The permissions and the group of new socket files.
-        wants_events: Whether anything uses the events. If nothing does, those of connections are
-            not created.
-        claim_queue: Takes the heartbeats, to be claimed; None if nobody can claim one.
+        wants_events: Whether anything uses the events. If not, connections create none.
+        claim_queue: Takes the heartbeats, to be claimed; None if nothing can claim one.
         pending: The pending connections, each with its owner.
-        reserve: A descriptor for a connection that finds no other.
+        reserve: A descriptor for a connection when no other is free.
     """
 
     keep: bool
@@ -78,9 +77,9 @@ class Acceptor:
 
     Attributes:
         address: The listen address.
-        listener: The listener; another one after the socket file was created again.
-        is_done: Whether the address is closed, or about to: it is one-shot and has answered, or
-            it was removed.
+        listener: The listener; a new one after the socket file was created again.
+        is_done: Whether the address is closed, or about to close: it is one-shot and has answered,
+            or it was removed.
         heartbeat: The last heartbeat; None if there was none, or if nothing uses it.
     """
 
@@ -96,11 +95,11 @@ class Acceptor:
         self._poll = select.poll()
         self._poll.register(listener.sock, select.POLLIN)
         self._polled: dict[int, Connection] = {}  # by descriptor; at most _POLLED_MAX
-        self._scope = trio.CancelScope()  # of the listener task, even before it has begun
+        self._scope = trio.CancelScope()  # of the listener task, even before it starts
         self._nursery: trio.Nursery  # while serve() runs
 
     async def serve(self) -> None:
-        """Be the listener task: accept and answer, until the address closes."""
+        """Accept and answer connections until the address closes. This is the listener task."""
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 if self.listener.file is not None:
@@ -108,7 +107,7 @@ class Acceptor:
                 await self._accept_forever()
 
     def close(self) -> None:
-        """Stop listening. Can be repeated."""
+        """Stop listening. You can call it again."""
         self.listener.close()
 
     def rearm(self) -> None:
@@ -117,7 +116,7 @@ class Acceptor:
         self._reject_pending(events.RejectReason.REARMED)
 
     def end(self, event: type[events.Done] | type[events.Unlistened]) -> None:
-        """Close the address and its pending connections, and report it. One Done is enough."""
+        """Close the address and its pending connections, and report it. ``Done`` comes once."""
         if self.listener.sock.fileno() >= 0:
             self.is_done = self._latch.answered = True
             self._scope.cancel()
@@ -149,14 +148,14 @@ class Acceptor:
                 self._start_handlers(math.inf)
 
     def _accept_batch(self, listener: Listener) -> bool:
-        """Accept and answer a batch; return whether descriptors or memory are exhausted."""
+        """Accept and answer a batch. Return whether descriptors or memory are exhausted."""
         if self.is_done:
             return False
         for number in range(_BATCH):
             try:
                 fd, peer = listener.accept()
             except BlockingIOError:
-                # The socket was readable: either the peer has gone, or the socket is shut down.
+                # The socket was readable: the peer has gone, or the socket is shut down.
                 if number == 0 and listener.is_shut_down():
                     raise listen_error(self.address, errno.ESHUTDOWN) from None
                 return False
@@ -177,7 +176,7 @@ class Acceptor:
         return False
 
     def _handle_new(self, connection: Connection) -> None:
-        """Answer a new connection if its byte is there, else make it a pending one."""
+        """Answer a new connection if its byte is there. Otherwise it becomes pending."""
         context = self._context
         try:
             if context.wants_events:
@@ -200,11 +199,11 @@ class Acceptor:
 
     def _add_pending(self, connection: Connection) -> None:
         peer = connection.identify()
-        # No CID is negative. Processes that this PID namespace hides count per address.
+        # A negative key is a PID. Processes that this PID namespace hides count per address.
         key = peer.cid if isinstance(peer, VsockAddress) else -(peer.pid or 0) or self
         if len(self._context.pending) >= self._context.max_pending:
             self._evict()
-            if self.is_done:  # the evicted connection has just answered, or on_event removed us
+            if self.is_done:  # the eviction found a heartbeat, or on_event removed the address
                 self._reject(connection, self._end_reason)
                 return
         self._context.pending.add(key, (self, connection))
@@ -222,7 +221,7 @@ class Acceptor:
         self._nursery.start_soon(self._handle, connection, name=f"handler {self.address}")
 
     async def _handle(self, connection: Connection) -> None:
-        """Answer one pending connection: its handler task."""
+        """Answer one pending connection. This is its handler task."""
         try:
             with trio.move_on_at(connection.deadline) as deadline:
                 # It may have been evicted before this task ran for the first time.
@@ -238,7 +237,7 @@ class Acceptor:
             self._close(connection)
 
     def _evict(self) -> bool:
-        """Close one pending connection of any address; return whether there was one."""
+        """Close one pending connection of any address. Return whether there was one."""
         if (victim := self._context.pending.victim()) is None:
             return False
         owner, connection = victim
@@ -302,7 +301,7 @@ class Acceptor:
             self._context.emit(event)
 
     def _close(self, connection: Connection) -> None:
-        """Close a connection, and remove it from wherever it is. You can call it again."""
+        """Close a connection, and remove it from all collections. You can call it again."""
         fd, connection.fd = connection.fd, -1
         if fd < 0:
             return
@@ -315,9 +314,8 @@ class Acceptor:
         if self._context.reserve.fd < 0:
             self._context.reserve.refill()
 
-    # Busy polling. Sleeping and waking up take longer than all the rest of a heartbeat. So after it
-    # the listener task polls for a moment: for the next connection, and for the bytes of a few
-    # pending ones.
+    # Busy polling. To sleep and wake up takes longer than the rest of a heartbeat. So the listener
+    # task then polls for a moment: for the next connection, and for bytes of a few pending ones.
 
     async def _busy_poll(self) -> None:
         now = time.monotonic_ns()
@@ -329,21 +327,21 @@ class Acceptor:
                     return
                 until = time.monotonic_ns() + (_POLL_FOR_BYTES if self._polled else _POLL_FOR_NEXT)
             now = time.monotonic_ns()
-            if now >= next_checkpoint:  # let the other tasks run, and a cancellation in
+            if now >= next_checkpoint:  # let other tasks run, and a cancellation take effect
                 self._start_handlers(now - _POLL_FOR_BYTES)
                 await trio.lowlevel.checkpoint()
                 now = time.monotonic_ns()
                 next_checkpoint = now + _POLL_SLICE
 
     def _serve_ready(self, ready: list[tuple[int, int]]) -> bool:
-        """Serve what is readable; return whether descriptors or memory are exhausted."""
+        """Serve what is readable. Return whether descriptors or memory are exhausted."""
         for fd, _ in ready:
             if connection := self._polled.get(fd):
                 if connection.advance():
                     self._conclude(connection)
-                else:  # its echo finds no room
+                else:  # there is no room for its echo
                     self._start_handler(connection)
-            # It is the listener, or was a connection that has just been evicted.
+            # It is the listener, or a connection that was just evicted.
             elif self._accept_batch(self.listener):
                 return True
         return False
@@ -361,7 +359,7 @@ class Acceptor:
         is_lost = False
         while not self.is_done:
             loss = self.listener.check_file()
-            if loss == "unknown":  # its directory may not be searched any more
+            if loss == "unknown":  # for example, its directory cannot be searched any more
                 loss = "deleted" if is_lost else None
             problem = None if loss is None else self._listen_again()
             now, replaced = events.utc_now(), loss == "replaced"
@@ -374,7 +372,7 @@ class Acceptor:
             await trio.sleep(_FILE_CHECK)
 
     def _listen_again(self) -> str | None:
-        """Replace the listener; return what prevents that, or None."""
+        """Create the socket file and the listener again. Return what prevents it, or None."""
         try:
             listener = self.listener.reopen()
         except ListenError as error:
@@ -387,7 +385,7 @@ class Acceptor:
         return None
 
     async def _accept_backlog(self, listener: Listener) -> None:
-        """Accept the connections that are still in the backlog of a listener, and close it."""
+        """Accept the connections that still wait at an old listener, and close it."""
         with listener:
             while listener.has_backlog():
                 try:

@@ -2,19 +2,19 @@
 """Addresses as objects and as text.
 
 =====================  =========================================================================
-``vsock::9000``        AF_VSOCK, port 9000 of every local CID (systemd's spelling)
+``vsock::9000``        AF_VSOCK, port 9000 of every local CID (as systemd spells it)
 ``vsock:3:9000``       AF_VSOCK, port 9000 of CID 3
 ``unix:/run/x.sock``   a Unix socket
 ``hybrid:/vm4:9000``   a VM whose vsock is a Unix socket on the host (Firecracker, Cloud
                        Hypervisor, vhost-device-vsock with ``uds-path=/vm4``): the VM's
                        connections to port 9000 arrive at the Unix socket ``/vm4_9000``
 ``fd:3``               an inherited socket that is already listening (socket activation)
-``fd:heartbeat``       the same, by the name under which a service manager passed it
+``fd:heartbeat``       the same, by the name that the service manager gave it
 =====================  =========================================================================
 
-Parsing and ``str()`` are exact inverses: ``str(parse_address(text)) == text`` for every text that
-is accepted. So each address has one spelling, and you can search a log for it. An address is equal
-to its text, and has the same hash: ``beat.address == "unix:enclave.sock"``.
+Parsing and ``str()`` are exact inverses: ``str(parse_address(text)) == text`` for every valid text.
+So you can search a log for an address. An address equals its text, and has the same hash:
+``beat.address == "unix:enclave.sock"``.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
 CID_ANY: Final = 0xFFFFFFFF
-"""VMADDR_CID_ANY of linux/vm_sockets.h: listen on every local CID. Written as nothing."""
+"""Listen on every local CID (VMADDR_CID_ANY of linux/vm_sockets.h). As text: ``vsock::PORT``."""
 
 PORT_ANY: Final = 0xFFFFFFFF
-"""VMADDR_PORT_ANY of linux/vm_sockets.h: bind(2) to it picks a free port."""
+"""bind(2) picks a free port instead (VMADDR_PORT_ANY of linux/vm_sockets.h)."""
 
 _CID_MAX: Final = CID_ANY - 1
-# Python truncates a larger port to 32 bits without an error, so check the range here.
+# Python truncates a larger port to 32 bits without an error.
 _PORT_MAX: Final = 0xFFFFFFFF
 _FD_MAX: Final = 0x7FFFFFFF
-_NAME_MAX: Final = 255  # FileDescriptorName= of systemd.socket(5)
-_UNIX_PATH_MAX: Final = 107  # sun_path of unix(7) has 108 bytes, the last of them a NUL
+_NAME_MAX: Final = 255  # of FileDescriptorName=, see systemd.socket(5)
+_UNIX_PATH_MAX: Final = 107  # sun_path of unix(7) has 108 bytes with its NUL
 
 _EXPECTED: Final = (
     "expected vsock:[CID]:PORT, unix:PATH, hybrid:PATH:PORT, fd:N or fd:NAME, for example"
@@ -51,10 +51,9 @@ _set: Final = object.__setattr__
 
 
 class _FrozenAddress:
-    """The base of the addresses: frozen, and compared and hashed as its text, to which it is equal.
+    """Base class of addresses: immutable, equal to its text, and with the same hash.
 
-    It stands in for a frozen dataclass, which takes 9 ms to load. ``__match_args__`` has the names
-    of the fields.
+    A frozen dataclass would take 9 ms to load. ``__match_args__`` has the names of the fields.
     """
 
     __slots__ = ("_hash",)
@@ -97,11 +96,11 @@ class VsockAddress(_FrozenAddress):
     """An AF_VSOCK address.
 
     Attributes:
-        cid: The context identifier, 0 to 2**32 - 2, or :data:`CID_ANY`.
+        cid: The context identifier, 0 to 2**32 - 2, or ``CID_ANY``.
         port: The port, 0 to 2**32 - 1.
 
     Raises:
-        AddressError: A number is out of its range.
+        AddressError: A number is out of range.
     """
 
     __slots__ = __match_args__ = ("cid", "port")
@@ -124,11 +123,11 @@ class UnixAddress(_FrozenAddress):
     """A Unix socket in the file system.
 
     Attributes:
-        path: The path, at most 107 bytes; a relative one counts from the current directory.
+        path: The path, at most 107 bytes. A relative path starts in the current directory.
 
     Raises:
-        AddressError: The path is empty, too long, a pattern (``*`` or ``?``), or contains a control
-            character.
+        AddressError: The path is empty, too long, a pattern (``*`` or ``?``), an abstract name
+            (``@``), or contains a control character.
     """
 
     __slots__ = __match_args__ = ("path",)
@@ -146,16 +145,16 @@ class UnixAddress(_FrozenAddress):
 class HybridAddress(_FrozenAddress):
     """A port of a VM whose vsock is a Unix socket on the host ("hybrid vsock").
 
-    When the guest connects to a port, the VMM connects to the Unix socket whose name is the VM's
-    path, an underscore and the port. There is no preamble. (Source: Firecracker's docs/vsock.md,
-    which Cloud Hypervisor and vhost-device-vsock follow.)
+    When the guest connects to a port, the VMM connects to the Unix socket ``VM_PATH_PORT``, and
+    sends no preamble. (Source: docs/vsock.md of Firecracker, which Cloud Hypervisor and
+    vhost-device-vsock follow.)
 
     Attributes:
-        vm_path: The VM's own socket path, as the VMM is told it.
-        port: The vsock port to which the guest connects, 0 to 2**32 - 1.
+        vm_path: The socket path that is configured in the VMM.
+        port: The vsock port that the guest connects to, 0 to 2**32 - 1.
 
     Raises:
-        AddressError: The number is out of its range, or the path cannot be one.
+        AddressError: The port is out of range, or ``UnixAddress`` would reject the path.
     """
 
     __slots__ = __match_args__ = ("vm_path", "port")
@@ -171,7 +170,7 @@ class HybridAddress(_FrozenAddress):
 
     @property
     def path(self) -> str:
-        """The path of the Unix socket on which to listen."""
+        """The path of the Unix socket to listen on."""
         return f"{self.vm_path}_{self.port}"
 
     def __str__(self) -> str:
@@ -179,13 +178,13 @@ class HybridAddress(_FrozenAddress):
 
 
 class InheritedSocket(_FrozenAddress):
-    """A listening socket that this process got from its parent, as with socket activation.
+    """A listening socket that this process inherited, for example by socket activation.
 
     Attributes:
-        fd: The number of the file descriptor, 0 to 2**31 - 1.
+        fd: The file descriptor, 0 to 2**31 - 1.
 
     Raises:
-        AddressError: The number is out of its range.
+        AddressError: The number is out of range.
     """
 
     __slots__ = __match_args__ = ("fd",)
@@ -201,17 +200,17 @@ class InheritedSocket(_FrozenAddress):
 
 
 class NamedDescriptor(_FrozenAddress):
-    """A listening socket that a service manager passed to this process under a name.
+    """A listening socket that a service manager passed to this process with a name.
 
-    systemd names a socket by ``FileDescriptorName=`` of its socket unit, or else by the name of the
+    In systemd, the name is ``FileDescriptorName=`` of the socket unit, or else the name of the
     unit. (Source: systemd.socket(5), sd_listen_fds(3).)
 
     Attributes:
-        name: The name: at most 255 characters of ASCII, without control characters and colons. It
-            begins with a letter, so that it cannot be a misspelt number.
+        name: At most 255 ASCII characters, without colons and control characters. It begins with a
+            letter, so it cannot be a misspelt number.
 
     Raises:
-        AddressError: The text cannot be such a name.
+        AddressError: The text is not such a name.
     """
 
     __slots__ = __match_args__ = ("name",)
@@ -221,8 +220,8 @@ class NamedDescriptor(_FrozenAddress):
     def __init__(self, name: str) -> None:
         if not (_is_name(name) and name[0].isalpha()):
             raise AddressError(
-                f"expected a name of at most {_NAME_MAX} ASCII characters, a letter first, without"
-                " a colon or a control character"
+                f"expected a name of at most {_NAME_MAX} ASCII characters that begins with a letter"
+                " and has no colons or control characters"
             )
         _set(self, "name", name)
 
@@ -234,13 +233,17 @@ Address = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | NamedDe
 
 
 def parse_address(text: str) -> Address:
-    """Parse an address, for example ``"vsock::9000"``.
+    """Return the address that a text names, for example ``"vsock::9000"``.
+
+    Args:
+        text: The address, ``vsock:[CID]:PORT``, ``unix:PATH``, ``hybrid:PATH:PORT``, ``fd:N`` or
+            ``fd:NAME``.
 
     Returns:
-        The address; ``str()`` of it is ``text``.
+        The address. ``str()`` of it is ``text``.
 
     Raises:
-        AddressError: The text is not an address; the message quotes it and says what was expected.
+        AddressError: The text is not an address. The message quotes it and says what was expected.
     """
     scheme, colon, rest = text.partition(":")
     parse = _PARSERS.get(scheme)
@@ -253,12 +256,7 @@ def parse_address(text: str) -> Address:
 
 
 def as_address(value: object) -> Address:
-    """The address that a caller passes, as text or as an object.
-
-    Raises:
-        AddressError: The text is not an address.
-        UsageError: The object is not one.
-    """
+    """Return the address that a caller passed as text or as an object, or raise UsageError."""
     if isinstance(value, str):
         return parse_address(value)
     if not isinstance(value, Address):
@@ -267,7 +265,7 @@ def as_address(value: object) -> Address:
 
 
 def _guess(text: str) -> str:
-    """What a bare port or path probably means; empty if that is not clear."""
+    """Say how to write a bare port or path. Empty if the text is neither."""
     if text.isascii() and text.isdigit():
         scheme, rest, meaning = "vsock", f":{text}", f"port {text} of every CID"
     elif text.startswith(("/", "./", "../")):
@@ -278,16 +276,16 @@ def _guess(text: str) -> str:
         _PARSERS[scheme](rest)
     except AddressError as error:
         return str(error)
-    return f"for {meaning} write {scheme}:{rest}"
+    return f"for {meaning}, write {scheme}:{rest}"
 
 
 def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:
-    """Parse a decimal number from 0 to ``highest``: ASCII digits, without a leading zero.
+    """Return a decimal number from 0 to ``highest``: ASCII digits, without a leading zero.
 
     Args:
-        what: The name of the number in a message.
+        what: What to call the number in a message.
         text: The number.
-        highest: The largest number that is accepted.
+        highest: The largest accepted number.
 
     Raises:
         AddressError: The text is not such a number.
@@ -303,7 +301,7 @@ def _parse_vsock(rest: str) -> VsockAddress:
     if not colon:
         port = rest or "9000"
         raise AddressError(
-            f"expected vsock:[CID]:PORT; for port {port} of every CID write vsock::{port}"
+            f"expected vsock:[CID]:PORT; for port {port} of every CID, write vsock::{port}"
         )
     return VsockAddress(
         CID_ANY if cid == "" else parse_number("CID", cid, _CID_MAX),
@@ -351,13 +349,13 @@ def _check_path(written: str, path: str) -> None:
         raise AddressError("expected a path, got none")
     if written.startswith("@"):
         raise AddressError(
-            "expected a path in the file system: an abstract socket (@) has no owner or mode to"
-            f" guard it; a file of that name is written ./{written}"
+            "expected a path, not an abstract socket (@): it has no owner or mode to protect it\n"
+            f"For a file with that name, write ./{written}."
         )
     if "*" in written or "?" in written:
         raise AddressError(
-            "expected one path, not a pattern: write an address for each VM, or add it to a running"
-            " server when its VM comes (nitrohb listen)"
+            "expected a path, not a pattern\n"
+            "Write one address per VM, or add each to a running server (nitrohb listen)."
         )
     if any(char < " " or "\x7f" <= char <= "\x9f" for char in written):
         raise AddressError("expected a path without control characters")
@@ -367,6 +365,6 @@ def _check_path(written: str, path: str) -> None:
         raise AddressError("expected a path that the file system can encode") from None
     if size > _UNIX_PATH_MAX:
         raise AddressError(
-            f"expected a path of at most {_UNIX_PATH_MAX} bytes, got {size} ({path!r}):"
-            " use a shorter directory"
+            f"expected a path of at most {_UNIX_PATH_MAX} bytes, got {size} ({path!r})\n"
+            "Use a shorter directory."
         )

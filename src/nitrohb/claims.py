@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which heartbeat goes to which waiter. Each heartbeat is claimed once, before or after it arrives.
+"""Decides which waiter gets which heartbeat. Each is claimed once, before or after it arrives.
 
-:class:`HeartbeatStore` has the rules, without an event loop or a clock. :class:`ClaimQueue` applies
-them to trio tasks. An enclave is known by its listen address and, on AF_VSOCK, by its CID.
+``HeartbeatStore`` has the rules, without an event loop or a clock. ``ClaimQueue`` applies them to
+trio tasks. An enclave is identified by its listen address and, on AF_VSOCK, by its CID.
 """
 
 import math
@@ -21,7 +21,7 @@ WaiterT = TypeVar("WaiterT", bound=Hashable)
 
 _Key = tuple[Address, int | None]
 
-_NOTED: Final = 16  # connections of each address that a time-out can tell of
+_NOTED: Final = 16  # connections per address that a time-out reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class ClaimFilter:
     """Which heartbeats a waiter accepts.
 
     Attributes:
-        cid: Those of the enclave with this CID, or of any.
-        address: Those on this listen address, or on any.
-        max_age: How many seconds ago it may have arrived.
+        cid: Only those from this CID; None for any.
+        address: Only those on this listen address; None for any.
+        max_age: The maximum age in seconds.
     """
 
     cid: int | None = None
@@ -39,13 +39,13 @@ class ClaimFilter:
     max_age: float = 60.0
 
     def matches(self, address: Address, cid: int | None) -> bool:
-        """Whether the heartbeats of an enclave are accepted."""
+        """Whether it accepts heartbeats on this address from this CID."""
         return self.cid in (None, cid) and self.address in (None, address)
 
 
 @dataclass(slots=True)
 class _Enclave:
-    """The last heartbeat of an enclave, and the unclaimed ones with the time of their arrival."""
+    """The last heartbeat of an enclave, and the unclaimed ones with their times of arrival."""
 
     last: Heartbeat
     unclaimed: deque[tuple[float, Heartbeat]]
@@ -55,14 +55,14 @@ class HeartbeatStore(Generic[WaiterT]):
     """The heartbeats that have arrived, and the waiters for those that have not.
 
     Args:
-        max_enclaves: How many enclaves to remember: those that sent a heartbeat last.
-        max_heartbeats: How many unclaimed heartbeats to remember of each: the last ones.
+        max_enclaves: How many enclaves to remember. Those with the latest heartbeats are kept.
+        max_heartbeats: How many unclaimed heartbeats to remember per enclave. The latest are kept.
     """
 
     def __init__(self, *, max_enclaves: int = 1024, max_heartbeats: int = 16) -> None:
         self._max_enclaves = max_enclaves
         self._max_heartbeats = max_heartbeats
-        # The enclave that sent a heartbeat last comes last; the longest waiter comes first.
+        # The enclave with the latest heartbeat comes last; the longest waiter comes first.
         self._enclaves: dict[_Key, _Enclave] = {}
         self._waiting: dict[WaiterT, ClaimFilter] = {}
 
@@ -71,7 +71,7 @@ class HeartbeatStore(Generic[WaiterT]):
         return (enclave.last for enclave in self._enclaves.values())
 
     def waiting(self) -> Iterator[tuple[WaiterT, ClaimFilter]]:
-        """Every waiter with what it wants, the longest waiter first."""
+        """Every waiter and its filter, the longest waiter first."""
         return iter(self._waiting.items())
 
     def deliver(self, beat: Heartbeat, now: float) -> WaiterT | None:
@@ -82,7 +82,7 @@ class HeartbeatStore(Generic[WaiterT]):
             now: The time of a monotonic clock, in seconds.
 
         Returns:
-            The waiter, which no longer waits; None if the heartbeat was kept.
+            The waiter, which has been removed; None if the heartbeat was kept.
         """
         enclave = self._remember(beat)
         for waiter, wanted in self._waiting.items():
@@ -93,7 +93,7 @@ class HeartbeatStore(Generic[WaiterT]):
         return None
 
     def claim(self, wanted: ClaimFilter, now: float) -> Heartbeat | None:
-        """Claim the newest unclaimed heartbeat that is accepted; None if there is none."""
+        """Claim the newest unclaimed heartbeat that a filter accepts; None if there is none."""
         found = [
             enclave
             for key, enclave in self._enclaves.items()
@@ -138,7 +138,7 @@ class HeartbeatStore(Generic[WaiterT]):
 
 
 class _Waiter:
-    """A task that sleeps until it gets a heartbeat or an error (in trio.lowlevel's own terms)."""
+    """A task that sleeps until it gets a heartbeat or an error."""
 
     def __init__(self) -> None:
         self._task = trio.lowlevel.current_task()
@@ -149,7 +149,7 @@ class _Waiter:
         trio.lowlevel.reschedule(self._task)
 
     async def sleep(self, on_cancel: Callable[["_Waiter"], None]) -> Heartbeat:
-        """Return the heartbeat or raise the error; if it is cancelled, call ``on_cancel`` first."""
+        """Return the heartbeat or raise the error. A cancellation calls ``on_cancel`` first."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             on_cancel(self)
@@ -189,7 +189,7 @@ class ClaimQueue:
             noted.append((trio.current_time(), event))
 
     def noted(self, address: Address | None, since: float) -> list[ConnectionEvent]:
-        """How the last connections ended, on one address or on all. Older ones: heartbeats only."""
+        """Return how the last connections ended: all heartbeats, and the others after ``since``."""
         noted = self._noted.values() if address is None else [self._noted.get(address, ())]
         last = (entry for each in noted for entry in each)
         return [event for at, event in last if at >= since or isinstance(event, Heartbeat)]
@@ -199,7 +199,7 @@ class ClaimQueue:
         self._store.forget(address)
 
     def open(self, address: Address, has_cids: bool) -> None:
-        """Expect heartbeats on an address, where peers have CIDs or have not."""
+        """Expect heartbeats on an address. ``has_cids`` says whether its peers have CIDs."""
         self._open[address] = has_cids
         self._noted[address] = deque(maxlen=_NOTED)
 
@@ -226,12 +226,12 @@ class ClaimQueue:
         return beat
 
     def close(self, address: Address) -> None:
-        """Wake the waiters for an address that is closed now."""
+        """Record that an address is closed, and wake the tasks that wait for it."""
         if self._open.pop(address, None) is not None:
             self._fail_waiters()
 
     def remove(self, address: Address) -> None:
-        """Forget all about an address, and wake the waiters for it."""
+        """Forget everything about an address, and wake the tasks that wait for it."""
         self._store.forget_enclaves(address)
         self._open.pop(address, None)
         self._noted.pop(address, None)
@@ -241,7 +241,7 @@ class ClaimQueue:
         return self
 
     def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
-        """Wake all waiters: the server has ended, or failed."""
+        """Wake all tasks: the server has ended or failed."""
         self._open.clear()
         self._ended = True
         self._failure = failure if isinstance(failure, Exception) else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One heartbeat on one connection, under trio or asyncio.
 
-:func:`send_heartbeat` is the enclave's side. :func:`answer_heartbeat` is the parent's side, on a
-stream that the caller has accepted and uses afterwards.
+``send_heartbeat()`` is the enclave's side. ``answer_heartbeat()`` is the parent's side, on a stream
+that the caller owns.
 """
 
 import errno
@@ -42,28 +42,29 @@ DEFAULT_PARENT: Final = VsockAddress(PARENT_CID, HEARTBEAT_PORT)
 async def send_heartbeat(
     address: str | Address = DEFAULT_PARENT, *, timeout: float | None = 5.0
 ) -> float:
-    """Send a heartbeat as an enclave's init does, and wait for the echo.
+    """Send a heartbeat as an enclave does, wait for the echo, and return how long that took.
 
     It connects, writes 0xB7, reads one byte, and closes. (Source: init.c in
     aws-nitro-enclaves-sdk-bootstrap, which connects to CID 3, port 9000.) It runs under trio and
     asyncio.
 
     Args:
-        address: The parent's address: ``vsock:CID:PORT``, ``unix:PATH`` or ``hybrid:PATH:PORT``.
-            Default: ``vsock:3:9000``.
-        timeout: Seconds that it may take in all. None waits without a limit, as init does; but the
-            kernel gives up an AF_VSOCK connect after 2 s.
+        address: The address of the parent: ``vsock:CID:PORT``, ``unix:PATH`` or
+            ``hybrid:PATH:PORT``. Default: ``vsock:3:9000``.
+        timeout: The maximum time in seconds. None waits without a limit, as init does. The kernel
+            gives up an AF_VSOCK connect after 2 s anyway.
 
     Returns:
         The seconds from the connect to the echo.
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: The address is not one to connect to, or the timeout makes no sense.
-        ConnectError: The connection failed; says why, and what helps.
+        UsageError: You cannot connect to such an address, or the timeout is wrong.
+        ConnectError: The connection failed. The message says why, and what to do.
         PeerClosedError: The connection was closed without an echo.
         WrongByteError: The echo is another byte.
-        HeartbeatTimeoutError: The time is up; says whether the parent accepted the connection.
+        HeartbeatTimeoutError: The time is up. The message says whether the parent accepted the
+            connection.
 
     **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
     cancellation closes the connection and leaves nothing behind.
@@ -89,22 +90,22 @@ async def answer_heartbeat(
 ) -> bool:
     """Answer the heartbeat on a stream that the caller owns, and leave the stream open.
 
-    It reads exactly one byte and writes at most one, so the stream can carry something else
-    afterwards, as some launchers want it.
+    It reads exactly one byte and writes at most one, so you can use the stream afterwards.
 
     Args:
         stream: A byte stream of anyio (under trio or asyncio) or of trio.
-        any_byte: Echo whatever the byte is, as QEMU's device does.
+        any_byte: Accept and echo any byte, as QEMU's device does.
 
     Returns:
-        Whether the echo was sent. False: the peer had closed the connection; its byte counts.
+        Whether the echo was sent. False if the peer had closed the connection; its heartbeat
+        counts.
 
     Raises:
         PeerClosedError: The stream ended without a byte.
         WrongByteError: The byte is not the heartbeat. It was not echoed.
 
-    **Checkpoints.** It always executes a checkpoint. There is no time limit but the caller's cancel
-    scope. After a cancellation the byte might have been read, but not echoed.
+    **Checkpoints.** It always executes a checkpoint. Only the cancel scope of the caller limits the
+    time. After a cancellation, the byte might have been read, but not echoed.
     """
     receive, send, gone = _methods(stream)
     handshake = ParentHandshake(Latch(any_byte=any_byte))
@@ -121,19 +122,16 @@ async def answer_heartbeat(
 
 
 def connectable(address: str | Address) -> syscalls.SocketAddress:
-    """An address to which one can connect.
-
-    Raises:
-        AddressError: The address is malformed.
-        UsageError: It is that of a listening socket, or of every machine, or not an address.
-    """
+    """Return the address to connect to, or raise UsageError if that is not possible."""
     target = as_address(address)
     if isinstance(target, InheritedSocket | NamedDescriptor):
-        raise UsageError(f"{target} is a listening socket: name an address to connect to")
+        raise UsageError(
+            f"cannot connect to {target}: it is a listening socket\nName an address to connect to."
+        )
     if isinstance(target, VsockAddress) and target.cid == CID_ANY:
         raise UsageError(
-            f"{target} names no machine to connect to: write its CID, as in"
-            f" vsock:{PARENT_CID}:{target.port} for an enclave's parent"
+            f"cannot connect to {target}: it has no CID\n"
+            f"Write the CID: vsock:{PARENT_CID}:{target.port} is the parent of an enclave."
         )
     return target
 
@@ -151,10 +149,10 @@ def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:
 
 
 async def connect(address: syscalls.SocketAddress) -> socket.socket:
-    """Connect, without a time limit but the kernel's, under trio or asyncio.
+    """Connect under trio or asyncio, without a time limit except that of the kernel.
 
     Raises:
-        ConnectError: The connection failed; says why, and what helps.
+        ConnectError: The connection failed. The message says why, and what to do.
     """
     await anyio.lowlevel.checkpoint()
     try:
@@ -181,9 +179,9 @@ async def _try_connect(sock: socket.socket, address: syscalls.SocketAddress) -> 
 
 
 def _methods(stream: "ByteStream | trio.abc.Stream") -> tuple[_Receive, _Send, _Errors]:
-    """The methods that read and write a stream, and what they raise when the peer has gone."""
+    """Return the methods that read and write a stream, and the errors if the peer has gone."""
     if isinstance(stream, ByteStream):
         return stream.receive, stream.send, (anyio.EndOfStream, anyio.BrokenResourceError)
-    import trio  # a program with a trio stream has loaded it, an asyncio program has not
+    import trio  # a program with a trio stream has loaded it already
 
     return stream.receive_some, stream.send_all, (trio.BrokenResourceError,)

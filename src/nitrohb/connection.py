@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One accepted connection: who it is from, and its byte, which is read and echoed."""
+"""One accepted connection: it identifies its peer, reads its byte and echoes it."""
 
 import struct
 import time
@@ -25,7 +25,7 @@ class Allowed(NamedTuple):
     uids: frozenset[int]
 
     def refusal(self, peer: Peer) -> RejectReason | None:
-        """Why a peer is not answered; None if it is."""
+        """Return why a peer is not answered; None if it is."""
         if isinstance(peer, VsockAddress):
             return None if peer.cid in self.cids else RejectReason.CID
         return None if peer.uid in self.uids else RejectReason.UID
@@ -41,18 +41,18 @@ class Connection:
     echoed: bool = False
     accepted_at: float = 0.0  # in seconds of trio's clock
     received_at: float = 0.0  # when its byte arrived, in seconds since the epoch
-    pending_key: Hashable = None  # stands for its peer, once it is pending
+    pending_key: Hashable = None  # identifies its peer, once it is pending
     deadline: float = 0.0  # in seconds of trio's clock
     polled_since: int = 0  # in nanoseconds of the monotonic clock
 
     def identify(self) -> Peer:
-        """Who the peer is. On a Unix socket it is a system call, once."""
+        """Return the peer. On a Unix socket, the first call makes a system call."""
         if self.peer is None:
             self.peer = _unix_peer(syscalls.peer_credentials(self.fd))
         return self.peer
 
     def advance(self) -> bool:
-        """Read the byte and echo it without blocking; return whether the exchange is over."""
+        """Read the byte and echo it, without blocking. Return whether the exchange is over."""
         handshake = self.handshake
         if handshake.state is _WAITING:
             if (data := syscalls.try_receive(self.fd)) is None:
@@ -66,14 +66,14 @@ class Connection:
         return True
 
     async def wait(self) -> None:
-        """Wait until :meth:`advance` can go on, or raise ClosedResourceError if it is closed."""
+        """Wait until ``advance()`` can go on, or raise ClosedResourceError if it is closed."""
         if self.handshake.state is _WAITING:
             await trio.lowlevel.wait_readable(self.fd)
         else:
             await trio.lowlevel.wait_writable(self.fd)
 
 
-@lru_cache(maxsize=64)  # a VMM connects again and again
+@lru_cache(maxsize=64)  # a VMM connects many times
 def _unix_peer(credentials: bytes) -> UnixPeer:
     pid, uid, gid = struct.unpack("3I", credentials)
     return UnixPeer(pid or None, uid, gid)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console of a guest: its last lines say why there is no heartbeat.
 
-The VMM offers a guest's serial port as a Unix socket and accepts one reader at a time. A real
+The VMM offers the serial port of a guest as a Unix socket, and accepts one reader at a time. A real
 enclave has a console only in debug mode: on vsock, at the hypervisor (CID 0) and the port CID +
 10000. (Source: nitro-cli, which reads it there.)
 """
@@ -20,20 +20,20 @@ from .errors import ConnectError
 from .sockets import syscalls
 
 LINES: Final = 200
-LINE_MAX: Final = 1024  # bytes of each line that are kept
+LINE_MAX: Final = 1024  # bytes to keep of each line
 
 HYPERVISOR_CID: Final = 0
 _ENCLAVE_PORTS: Final = 10_000
 
-_READ_SIZE: Final = 256 * 1024  # more than the buffer of a socket, so that one read empties it
-# Seconds after each read, so that neither a flood nor a VMM that writes byte by byte keeps the CPU
-# busy. Not more: a socket has room for some 280 writes of a byte, and then the guest has to wait.
+_READ_SIZE: Final = 256 * 1024  # more than the buffer of a socket: one read empties it
+# Seconds after each read. Without it, a flood or many tiny writes would keep the CPU busy. If it
+# were longer, the guest would have to wait: a socket has room for some 280 writes of one byte.
 _PAUSE: Final = 0.001
-_RETRY: Final = 0.05  # seconds; a VMM drops what the guest writes before there is a reader
+_RETRY: Final = 0.05  # seconds; until there is a reader, a VMM drops what the guest writes
 
 
 class Console:
-    """The last lines of a guest's console, read while :meth:`run` runs.
+    """The last lines of the console of a guest, read while ``run()`` runs.
 
     .. code-block:: python
 
@@ -60,18 +60,18 @@ class Console:
         trio.run(boot, 0.1)
 
     Args:
-        address: Where the VMM offers the console, such as ``unix:PATH``. That of a real enclave in
-            debug mode with CID 16 is ``vsock:0:10016``.
-        on_data: Called in the event loop with the bytes as they come, for example to log them. It
-            must not block.
+        address: Where the VMM offers the console, such as ``unix:PATH``. For a real enclave in
+            debug mode with CID 16, it is ``vsock:0:10016``.
+        on_data: Is called in the event loop with the bytes as they arrive, for example to log them.
+            It must not block.
 
     Attributes:
         address: The address.
-        error: Why the last attempt to connect failed; None since the last connection.
+        error: Why the last attempt to connect failed; None if it succeeded.
 
     Raises:
         AddressError: The address is malformed.
-        UsageError: The address is not one to connect to, or ``on_data`` is async.
+        UsageError: You cannot connect to such an address, or ``on_data`` is async.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Console:
     async def run(self) -> None:
         """Read the console until cancelled, under trio or asyncio.
 
-        The VMM creates its socket when it starts, so this tries to connect until that works, and
-        again after the end of a connection.
+        The VMM creates its socket when it starts. So this tries to connect until it succeeds, and
+        connects again when a connection ends.
 
         **Checkpoints.** It always executes a checkpoint. A cancellation closes the connection and
         keeps the lines.
@@ -103,10 +103,10 @@ class Console:
             await anyio.sleep(_RETRY)
 
     def tail(self) -> list[str]:
-        r"""The last 200 lines at most, each cut off after 1024 bytes, and safe to print.
+        r"""Return at most the last 200 lines, each cut off after 1024 bytes, and safe to print.
 
-        The guest decides what they contain. What could harm a terminal is written as an escape,
-        such as ``\x1b``. Call this in the thread of :meth:`run`: it reads what has just arrived.
+        The guest controls the content. Escapes such as ``\x1b`` replace what could harm a terminal.
+        Call this in the thread of ``run()``, because it also reads what has just arrived.
         """
         self._receive()
         return self._tail.lines()
@@ -123,7 +123,7 @@ class Console:
             self._tail.end_line()
 
     def _receive(self) -> bool:
-        """Take what has arrived, and return whether more can come."""
+        """Read what has arrived, and return whether more can come."""
         data = None if self._fd is None else syscalls.try_receive(self._fd, _READ_SIZE)
         if data:
             self._tail.feed(data)
@@ -132,15 +132,15 @@ class Console:
 
 
 class Tail:
-    """The last lines of a stream of bytes, in bounded memory."""
+    """The last lines of a stream of bytes. Its memory is bounded."""
 
     def __init__(self) -> None:
         self._ended = deque[bytes](maxlen=LINES)
-        self._line = b""  # the one without an end so far; a byte more than LINE_MAX if it is longer
+        self._line = b""  # the line without an end yet; LINE_MAX + 1 bytes if it is longer
 
     def feed(self, data: bytes) -> None:
-        """Take bytes."""
-        # What comes before the last LINES would not be kept: do not split that.
+        """Add bytes."""
+        # Do not split what comes before the last LINES: it would not be kept.
         first, *others = data.rsplit(b"\n", LINES + 1)
         self._line = (self._line + first[: LINE_MAX + 1])[: LINE_MAX + 1]
         for line in others:
@@ -148,23 +148,23 @@ class Tail:
             self._line = line[: LINE_MAX + 1]
 
     def end_line(self) -> None:
-        """End a line that has no end yet."""
+        """End the current line."""
         if self._line:
             self.feed(b"\n")
 
     def lines(self) -> list[str]:
-        """The lines: see :meth:`Console.tail`."""
+        """Return the lines: see ``Console.tail()``."""
         lines = [*self._ended, self._line] if self._line else self._ended
         return [_printable(line) for line in lines][-LINES:]
 
 
 def _printable(line: bytes) -> str:
-    # In the encoding of the file system, as paths are: it can be printed again.
+    # In the encoding of the file system, as paths are, because stdout can print it.
     text = line[:LINE_MAX].strip(b"\r").decode(sys.getfilesystemencoding(), "backslashreplace")
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.expandtabs())
     return f"{shown}..." if len(line) > LINE_MAX else shown
 
 
 def enclave_console(cid: int) -> VsockAddress:
-    """Where the console of a real enclave is, if it runs in debug mode."""
+    """Return the address of the console of a real enclave in debug mode."""
     return VsockAddress(HYPERVISOR_CID, (cid + _ENCLAVE_PORTS) % 2**32)

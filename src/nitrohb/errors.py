@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that nitrohb raises on purpose, sorted by who can do something about it.
+"""The errors that nitrohb raises, grouped by cause.
 
 ::
 
     NitrohbError
-    ├── UsageError            the caller asked for something that makes no sense
+    ├── UsageError            the arguments are wrong, or the call is not allowed here
     │   └── AddressError      a text or a number is not an address
     ├── PeerError             the peer broke the protocol
-    │   ├── PeerClosedError   it closed the connection instead of sending its byte
-    │   └── WrongByteError    it sent another byte
+    │   ├── PeerClosedError   it closed the connection without sending a byte
+    │   └── WrongByteError    it sent a wrong byte
     ├── HeartbeatTimeoutError no heartbeat, or no echo, arrived in time
     ├── NoHeartbeatError      no heartbeat can arrive any more
-    └── UnusableAddressError  the machine does not let us use an address; says what helps
-        ├── ListenError
-        └── ConnectError
+    └── UnusableAddressError  the system does not let nitrohb use an address
+        ├── ListenError       nitrohb cannot listen on it
+        └── ConnectError      nitrohb cannot connect to it
 
-Any other exception that leaves nitrohb is a bug in nitrohb (or in the caller's own callback).
+Any other exception is a bug, in nitrohb or in a callback of the caller.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeVar
+    from typing import Final, TypeVar
 
     from .events import ConnectionEvent
 
     ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
+KEEP_ADVICE: Final = "Use keep=True. Without it, an address closes after its first heartbeat."
+
+
 def leaves(group: BaseExceptionGroup[ErrorT]) -> Iterator[ErrorT]:
-    """The errors in a group of groups."""
+    """Yield the errors in a group and in its subgroups."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from leaves(error)  # pyright: ignore[reportUnknownArgumentType]
@@ -40,18 +43,18 @@ def leaves(group: BaseExceptionGroup[ErrorT]) -> Iterator[ErrorT]:
 
 
 class NitrohbError(Exception):
-    """Base class of every error that nitrohb raises on purpose."""
+    """Base class of the errors that nitrohb raises."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
 
 class UsageError(NitrohbError, ValueError):
-    """An argument, or a combination of arguments, makes no sense."""
+    """The arguments are wrong, or the call is not allowed here. The message says what to do."""
 
 
 class AddressError(UsageError):
-    """A text or a number is not an address; the message quotes it and says what was expected."""
+    """A text or a number is not an address. The message quotes it and says what was expected."""
 
 
 class PeerError(NitrohbError):
@@ -59,7 +62,7 @@ class PeerError(NitrohbError):
 
 
 class PeerClosedError(PeerError):
-    """The peer closed the connection instead of sending its byte."""
+    """The peer closed the connection without sending a byte."""
 
 
 class WrongByteError(PeerError):
@@ -81,12 +84,12 @@ class WrongByteError(PeerError):
 class HeartbeatTimeoutError(NitrohbError):
     """No heartbeat, or no echo, arrived in time.
 
-    It is not a TimeoutError: that is an OSError, so that ``except OSError`` would catch it.
+    It is not a ``TimeoutError``: that is an ``OSError``, and ``except OSError`` would catch it.
 
     Attributes:
-        instead: The connections that came instead, each as the last event it had: Rejected,
-            Disconnected, Evicted; Heartbeat if that was claimed already, or is of another CID;
-            Connected if it is still silent. The message has them in words.
+        instead: The connections that came instead, each as its last event: ``Rejected``,
+            ``Disconnected`` or ``Evicted``; ``Heartbeat`` if it was already claimed, too old or
+            from another CID; ``Connected`` if it is still pending. The message describes them.
     """
 
     def __init__(self, message: str, instead: tuple[ConnectionEvent, ...] | None = None) -> None:
@@ -97,7 +100,7 @@ class HeartbeatTimeoutError(NitrohbError):
         message, instead = self.args
         if instead is None:
             return str(message)
-        from collections import Counter  # the console script listens before it is loaded
+        from collections import Counter  # not needed before the listen
 
         counted = Counter(event.outcome for event in self.instead).most_common()
         seen = "; ".join(f"{count} {outcome}" for outcome, count in counted)
@@ -105,13 +108,13 @@ class HeartbeatTimeoutError(NitrohbError):
 
 
 class NoHeartbeatError(NitrohbError):
-    """No heartbeat can arrive any more: the server has ended, or has closed the address.
+    """No heartbeat can arrive any more: the server has ended, or the address is closed.
 
     Attributes:
-        cid: The CID that was waited for, or None.
-        address: The listen address that was waited for, or None.
+        cid: The CID that the caller waited for; None for any.
+        address: The listen address that the caller waited for; None for any.
         ended: Whether the server has ended.
-        unlistened: Whether the address was removed by ``unlisten()``.
+        unlistened: Whether ``unlisten()`` removed the address.
     """
 
     def __init__(
@@ -129,26 +132,23 @@ class NoHeartbeatError(NitrohbError):
         if self.ended:
             why = "the server has ended"
         elif self.address is None:
-            why = "no address is open on which it could arrive"
+            why = "no address is open that could receive it"
         elif self.unlistened:
             why = "the address was removed from the server\nListen on it again, then wait."
         else:
-            why = (
-                "the address is closed\n"
-                "A one-shot address closes when it has answered. Use keep=True to keep it open."
-            )
+            why = f"the address is closed\n{KEEP_ADVICE}"
         return f"no heartbeat{sender} can arrive{where} any more: {why}"
 
 
 class UnusableAddressError(NitrohbError):
-    """The machine does not let us use an address.
+    """The system does not let nitrohb use an address.
 
     Attributes:
         address: The address as text.
-        errno: The error number of the system call; None if there was no call.
+        errno: The error number of the system call that failed; None if no call failed.
         reason: What is wrong, in words.
         remedy: What to do about it, in words.
-        see_also: Which command tells more, in words; can be empty.
+        see_also: A command that tells more, in words. It can be empty.
     """
 
     doing = "use"
@@ -164,17 +164,17 @@ class UnusableAddressError(NitrohbError):
         self.see_also = see_also
 
     def __str__(self) -> str:
-        what_helps = f"{self.remedy} {self.see_also}".rstrip()
-        return f"cannot {self.doing} {self.address}: {self.reason}\n{what_helps}"
+        advice = f"{self.remedy} {self.see_also}".rstrip()
+        return f"cannot {self.doing} {self.address}: {self.reason}\n{advice}"
 
 
 class ListenError(UnusableAddressError):
-    """An address cannot be listened on: what failed, why, and what helps."""
+    """nitrohb cannot listen on an address. The message says why, and what to do."""
 
     doing = "listen on"
 
 
 class ConnectError(UnusableAddressError):
-    """An address cannot be connected to: what failed, why, and what helps."""
+    """nitrohb cannot connect to an address. The message says why, and what to do."""
 
     doing = "connect to"

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The events of a heartbeat server.
 
-Every connection has one :class:`Connected`, and then exactly one of :class:`Heartbeat`,
-:class:`Rejected`, :class:`Disconnected` and :class:`Evicted` (none if the server is cancelled in
-between). An address has one :class:`Listening`. After the last of its connections it has one
-:class:`Done` if it is one-shot and has answered, or one :class:`Unlistened` if you removed it. If
-its socket file is deleted or replaced in between, there is a :class:`Lost`, and another
-:class:`Listening` when peers can connect again.
+Every connection causes one ``Connected``, and then exactly one of ``Heartbeat``, ``Rejected``,
+``Disconnected`` and ``Evicted`` (none if the server is cancelled before). Every address causes one
+``Listening``. After its last connection comes ``Done`` if it is one-shot and has answered, or
+``Unlistened`` if you removed it. If its socket file is deleted or replaced, ``Lost`` comes, and
+another ``Listening`` when peers can connect again.
 
 In JSON an event is an object with ``event``, ``time`` (RFC 3339, UTC), ``address`` (as text) and
 ``cid`` (a number or null), and then its own fields. The events of a connection have ``pid``,
@@ -30,7 +29,7 @@ class RejectReason(StrEnum):
 
     CID = "cid"  # its CID is not in the allow-list; nothing was read from it
     UID = "uid"  # its uid is not in the allow-list; nothing was read from it
-    WRONG_BYTE = "wrong-byte"  # its first byte is not the heartbeat
+    WRONG_BYTE = "wrong-byte"  # its first byte was not the heartbeat
     TIMEOUT = "timeout"  # it sent nothing within the handshake timeout
     ALREADY_ANSWERED = "already-answered"  # the one-shot address has answered another connection
     REARMED = "rearmed"  # the address was rearmed while the connection was pending
@@ -38,12 +37,12 @@ class RejectReason(StrEnum):
 
 
 class UnixPeer(NamedTuple):
-    """The process that connected to a Unix socket, as it was then (SO_PEERCRED of unix(7)).
+    """The process that connected to a Unix socket, when it connected (SO_PEERCRED of unix(7)).
 
     Attributes:
-        pid: Its process ID; None if this PID namespace does not show it. It can have ended since.
-        uid: Its effective user ID; 65534 if this user namespace has no number for it.
-        gid: Its effective group ID, likewise.
+        pid: Its process ID; None if this PID namespace hides it. The process can have ended since.
+        uid: Its effective user ID; 65534 if this user namespace cannot map it.
+        gid: Its effective group ID; 65534 if this user namespace cannot map it.
     """
 
     pid: int | None
@@ -56,7 +55,7 @@ Peer = VsockAddress | UnixPeer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Event:
-    """What every event has.
+    """The fields of every event.
 
     Attributes:
         address: The listen address.
@@ -74,7 +73,7 @@ class _Event:
         return None
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The event as a JSON object: the common fields first, then its own."""
+        """Return the event as a JSON object: the common fields first, then its own."""
         common: dict[str, JsonValue] = {
             "event": self.name,
             "time": format_time(self.time),
@@ -86,7 +85,7 @@ class _Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(_Event):
-    """The address accepts connections from now on."""
+    """Peers can connect to the address from now on."""
 
     name = "listening"
 
@@ -96,14 +95,15 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The address of the peer, or the process on a Unix socket. In JSON, null there.
+        peer: The address of the peer on AF_VSOCK, or its process on a Unix socket. In JSON, a
+            process is null.
     """
 
     peer: Peer
 
     @property
     def outcome(self) -> str:
-        """What became of the connection, in words."""
+        """What happened to the connection, in words."""
         return _OUTCOMES[getattr(self, "reason", self.name)].format(self)
 
     @property
@@ -129,20 +129,21 @@ class _PeerEvent(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected(_PeerEvent):
-    """A connection was accepted."""
+    """The server accepted a connection."""
 
     name = "connected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(_PeerEvent):
-    """The heartbeat of an enclave. ``time`` is when its byte was received.
+    """An enclave sent its heartbeat. ``time`` is when the byte was received.
 
     Attributes:
-        byte: The byte, 0 to 255: 0xB7, unless any byte is taken for a heartbeat.
+        byte: The byte, 0 to 255. It is 0xB7, unless the server accepts any byte.
         listening_seconds: Seconds since the address began to listen.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
-        echoed: Whether the echo was sent. False: the enclave had gone, or took no echo in time.
+        echoed: Whether the echo was sent. False if the enclave disconnected, or did not take the
+            echo in time.
     """
 
     name = "heartbeat"
@@ -154,9 +155,9 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """What became of the connection, in words, for those who cannot claim it."""
+        """Why a waiter did not get this heartbeat, in words."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
-        return f"sent a heartbeat{sender}, claimed already, too old or not awaited"
+        return f"sent a heartbeat{sender} that was claimed already, too old or not awaited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +165,8 @@ class Rejected(_PeerEvent):
     """The server closed a connection without an echo.
 
     Attributes:
-        reason: Why.
-        byte: The byte that was refused, 0 to 255; None if none was read.
+        reason: Why it was closed.
+        byte: The byte that was read, 0 to 255; None if none was read.
     """
 
     name = "rejected"
@@ -176,16 +177,16 @@ class Rejected(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(_PeerEvent):
-    """The peer closed the connection before it sent a byte."""
+    """The peer closed the connection without sending a byte."""
 
     name = "disconnected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted(_PeerEvent):
-    """A silent connection was closed to make room.
+    """The server closed a pending connection to make room for another one.
 
-    Its peer held the most silent connections, and this was the oldest of them.
+    Its peer had the most pending connections, and this was the oldest of them.
     """
 
     name = "evicted"
@@ -193,28 +194,28 @@ class Evicted(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(_Event):
-    """A one-shot address has answered, and is closed."""
+    """A one-shot address has answered its heartbeat, and is closed."""
 
     name = "done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unlistened(_Event):
-    """The address was removed from the server on request. No answer closed it, as in Done."""
+    """The address was removed from the server on request."""
 
     name = "unlistened"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(_Event):
-    """Another process deleted or replaced the socket file of an address: no peer can connect.
+    """Another process deleted or replaced the socket file of an address, so no peer can connect.
 
-    The server creates it again as soon as possible: :class:`Listening` says when. Connections that
+    The server creates the file again as soon as it can, and reports ``Listening``. Connections that
     were already open are still answered.
 
     Attributes:
         replaced: Whether another file is there now.
-        problem: Why it cannot be created again right now, and what helps; None if it can.
+        problem: Why the file cannot be created again now, and what to do about it; None if it can.
     """
 
     name = "lost"
@@ -224,10 +225,10 @@ class Lost(_Event):
 
     @property
     def explanation(self) -> str:
-        """What has happened, in words. The first line says what is wrong."""
+        """What happened, in words. The first line says what is wrong."""
         what = "was replaced by another file" if self.replaced else "is gone"
         if self.problem is None:
-            return f"the socket file of {self.address} {what}: it was created again"
+            return f"the socket file of {self.address} {what}; it was created again"
         return (
             f"the socket file of {self.address} {what}, so no enclave can connect:"
             f" {self.problem}\nnitrohb tries again twice a second."
@@ -254,7 +255,7 @@ Event = (
     Listening | Connected | Heartbeat | Rejected | Disconnected | Evicted | Done | Unlistened | Lost
 )
 
-# What not every event has in JSON.
+# In JSON, all events have the address and the time, and a peer is several fields.
 _IN_JSON: Final = {"address": (), "time": (), "peer": ("peer", *UnixPeer._fields)}
 _OWN_FIELDS: Final = {
     event: tuple(name for it in fields(event) for name in _IN_JSON.get(it.name, (it.name,)))
@@ -263,18 +264,18 @@ _OWN_FIELDS: Final = {
 
 
 def utc_now() -> datetime:
-    """The time of day, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
 
 
 def format_time(time: datetime) -> str:
-    """A time in UTC in the spelling of RFC 3339, to the microsecond."""
+    """Return a time in UTC as text (RFC 3339), to the microsecond."""
     utc = time if time.tzinfo is UTC else time.astimezone(UTC)
     second = _format_second(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second)
     return f"{second}.{utc.microsecond:06}Z"
 
 
-@lru_cache(maxsize=4)  # isoformat() takes twice as long. Each printed heartbeat needs two times.
+@lru_cache(maxsize=4)  # isoformat() takes twice as long; a heartbeat has two timestamps
 def _format_second(*parts: int) -> str:
     return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*parts)
 

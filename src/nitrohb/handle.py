@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The handle of a running server: it claims heartbeats, and adds and removes addresses.
 
-Every method but ``wait_heartbeat()`` is done when it returns, without a checkpoint in between. So
-no task sees an address that is half there.
+Every method except ``wait_heartbeat()`` runs without a checkpoint. So no task sees an address that
+is only partly added or removed.
 """
 
 import errno
@@ -18,7 +18,7 @@ from .acceptor import Acceptor, ServerContext
 from .addresses import CID_ANY, Address, NamedDescriptor, as_address
 from .arguments import check_seconds
 from .claims import ClaimFilter, ClaimQueue
-from .errors import HeartbeatTimeoutError, ListenError, UsageError
+from .errors import KEEP_ADVICE, HeartbeatTimeoutError, ListenError, UsageError
 from .events import Connected, Done, Heartbeat, Listening, Unlistened, utc_now
 from .sockets.activation import find_named
 from .sockets.listener import Listener
@@ -57,11 +57,11 @@ class Acceptors:
         return tuple(self._by_address)
 
     def of(self, where: Address | None) -> list[Acceptor]:
-        """The acceptor of one address, or all of them."""
+        """Return the acceptor of one address, or all of them."""
         return [*self] if where is None else [self._by_address[where]]
 
     def open(self, listen: Iterable[ListenTarget], *, may_wait: bool) -> list[Acceptor]:
-        """Open all of some targets, or none."""
+        """Open all targets, or none."""
         targets = resolve(listen)
         allowed = self.context.allowed or (None, None)
         require_allowable(targets, *allowed)
@@ -73,12 +73,12 @@ class Acceptors:
             may_wait=may_wait,
         )
         with closing_stack(listeners) as opened:
-            require_allowable(listeners, *allowed)  # also the inherited ones, now that it can
+            require_allowable(listeners, *allowed)  # now also inherited sockets
             opened.pop_all()
         return [Acceptor(*each, self.context) for each in zip(listeners, ages, strict=True)]
 
     def start(self, acceptors: Iterable[Acceptor], nursery: trio.Nursery) -> None:
-        """Serve what was opened."""
+        """Serve acceptors that are open."""
         self._nursery = nursery
         for acceptor in acceptors:
             self._by_address[acceptor.address] = acceptor
@@ -89,14 +89,14 @@ class Acceptors:
             nursery.start_soon(acceptor.serve, name=f"listener {address}")
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Open one more, and serve it."""
+        """Open another target, and serve it."""
         if not self._nursery.child_tasks:
-            raise UsageError(f"the server has ended, so it cannot listen on {listen}")
+            raise UsageError(f"cannot listen on {listen}: the server has ended")
         (target,) = resolve([listen])
         address = address_of(target)
         if (before := self._by_address.get(address)) is not None:
             if not before.is_done:
-                raise UsageError(f"the server listens on {address} already")
+                raise UsageError(f"cannot listen on {address}: the server listens there already")
             before.end(Done)
         (acceptor,) = self._open_one(target, address)
         try:
@@ -113,7 +113,7 @@ class Acceptors:
             try:
                 opened = self.open([target], may_wait=False)
             except ListenError as error:
-                if error.errno == errno.EADDRINUSE:  # perhaps by us, under another name
+                if error.errno == errno.EADDRINUSE:  # perhaps by this server, with another name
                     check_distinct([*(it.address for it in self if not it.is_done), address])
                 raise
             closing.pop_all()
@@ -126,7 +126,7 @@ class Acceptors:
         acceptor.end(Unlistened)
 
     def silent(self, where: Address | None) -> Iterator[Connected]:
-        """The connections that are silent, of one address or of all."""
+        """Yield the pending connections of one address, or of all."""
         now = trio.current_time()
         for owner, connection in self.context.pending:
             if where in (None, owner.address):
@@ -144,9 +144,10 @@ class Acceptors:
 
 
 class HeartbeatServer:
-    """A running server, as ``nursery.start(serve_heartbeat, ...)`` returns it.
+    """A running server. ``await nursery.start(serve_heartbeat, ...)`` returns it.
 
-    You can call its methods from ``on_event``, too.
+    Call its methods in the thread of the server, also in ``on_event``. Only ``wait_heartbeat()``
+    waits. The other methods return without a checkpoint.
     """
 
     def __init__(self, acceptors: Acceptors) -> None:
@@ -155,50 +156,49 @@ class HeartbeatServer:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The listen addresses, in the order in which it began to listen on them.
+        """The listen addresses, in the order in which the server began to listen on them.
 
-        A one-shot address that has answered is one of them.
+        A one-shot address that has answered is still one of them.
         """
         return self._acceptors.addresses
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Listen on another address, as :func:`serve_heartbeat` does, or change nothing.
+        """Listen on another address, and return it. If that fails, nothing changes.
 
-        Its arguments apply: ``allow_cids``, ``allow_uids``, ``keep`` and the others. When this
-        returns, the address accepts connections. A one-shot address that has answered can be
-        listened on again. A one-shot server ends when all its addresses have answered: listen on
-        another one before, or use ``keep=True``.
+        The arguments of ``serve_heartbeat()`` apply, such as ``allow_cids`` and ``keep``. Peers can
+        connect when this returns. You can listen again on a one-shot address that has answered. A
+        one-shot server ends when all its addresses have answered: add another one before that, or
+        use ``keep=True``.
 
         Args:
-            listen: An address, as text or as an object, or a socket or listener that listens
-                already. Sockets and listeners belong to this call: it closes them if it fails,
-                unless the server has them already.
+            listen: An address (text or object), a listening socket, or a ``Listener``. If this
+                fails, it closes the socket or listener, unless the server already uses it.
 
         Returns:
-            The address, as :attr:`addresses` has it.
+            The address, as in ``addresses``.
 
         Raises:
             AddressError: The text is not an address.
-            UsageError: The server has ended, listens on this address already, or answers only
-                certain CIDs or users, which no peer of this address has.
-            ListenError: The address cannot be listened on, for example because its directory does
-                not exist yet. Listen again when that has changed.
+            UsageError: The server has ended, or already listens on the address, or no peer of the
+                address can match ``allow_cids`` or ``allow_uids``.
+            ListenError: nitrohb cannot listen on the address, for example because its directory
+                does not exist yet. You can try again later.
         """
         return self._acceptors.listen(listen)
 
     def unlisten(self, address: Address | str) -> None:
-        """Remove an address, as if it had never been named. The others go on.
+        """Remove an address. The other addresses stay as they are.
 
-        When this returns, the address is closed, and its socket file is gone. Its silent
-        connections are closed (:class:`Rejected`), then comes :class:`Unlistened`. Its heartbeats
-        are forgotten. A task that waits for one gets a :class:`NoHeartbeatError`, unless it can
-        still arrive on another address.
+        When this returns, the address is closed and its socket file is removed. Its pending
+        connections are closed (``Rejected``), and then comes ``Unlistened``. Its heartbeats are
+        forgotten. A task that waits for one gets a ``NoHeartbeatError``, unless it can still arrive
+        on another address.
 
-        With ``keep=True`` the server goes on without any address. A one-shot server ends when all
-        addresses that are left have answered.
+        With ``keep=True``, the server keeps running without any address. A one-shot server ends
+        when all remaining addresses have answered.
 
         Args:
-            address: One of :attr:`addresses`.
+            address: One of ``addresses``.
 
         Raises:
             UsageError: The server does not listen on this address.
@@ -206,13 +206,13 @@ class HeartbeatServer:
         if where := self._known_address(address):
             self._acceptors.remove(where)
         else:
-            raise UsageError("unlisten() needs the address to remove, got None")
+            raise UsageError("unlisten() needs an address, got None")
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """The last heartbeat of each enclave, oldest first. Claims nothing.
+        """Return the last heartbeat of each enclave, oldest first, without claiming it.
 
-        An enclave is known by its listen address and, on AF_VSOCK, by its CID. The server remembers
-        the 1,024 enclaves that sent a heartbeat last.
+        An enclave is identified by its listen address and, on AF_VSOCK, by its CID. The server
+        remembers the 1,024 enclaves with the latest heartbeats.
         """
         return self._claims.last_heartbeats()
 
@@ -226,33 +226,33 @@ class HeartbeatServer:
     ) -> Heartbeat:
         """Claim a heartbeat that has arrived, or wait for one. Each heartbeat is claimed once.
 
-        Returns the newest unclaimed heartbeat that is young enough. If there is none, it waits for
-        the next one. The task that has waited longest gets it. The last 16 unclaimed
-        heartbeats of each enclave are kept.
+        It claims the newest unclaimed heartbeat that matches. If there is none, it waits for the
+        next one. If several tasks wait, the task that has waited longest gets it. The server keeps
+        the last 16 unclaimed heartbeats of each enclave.
 
         Args:
-            cid: Accept only heartbeats of the enclave with this CID. Default: any.
-            address: Accept only heartbeats on this one of :attr:`addresses`. Default: any. The
-                peers of a Unix socket have no CID: tell enclaves apart by address.
-            max_age: Accept a heartbeat that arrived at most so many seconds ago. An older one is
-                probably that of an earlier boot of the enclave.
-            timeout: Wait so many seconds at most. None waits without a limit.
+            cid: Claim only a heartbeat from this CID. Default: any.
+            address: Claim only a heartbeat on this listen address, one of ``addresses``. Default:
+                any. The peers of a Unix socket have no CID, so select them by address.
+            max_age: Claim only a heartbeat that arrived at most this many seconds ago. An older one
+                is probably from an earlier boot of the enclave.
+            timeout: Wait at most this many seconds. None waits without a limit.
 
         Returns:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead, up to
-                ``max_age`` seconds before: the last 16 connections of each address, and those that
-                are silent. Of earlier ones it has the heartbeats.
-            UsageError: The server does not listen on this address, no peer there has a CID, or the
-                arguments make no sense.
-            NoHeartbeatError: The server has ended, or has closed the address, and there is no such
-                heartbeat left to claim.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has the connections
+                from ``max_age`` seconds before the call on, at most the last 16 of each address,
+                and the pending ones. Earlier heartbeats are listed, too.
+            UsageError: The server does not listen on this address, no peer can have this CID, or an
+                argument is wrong.
+            NoHeartbeatError: The server has ended or the address is closed, and no heartbeat is
+                left to claim.
 
-        **Checkpoints.** It always executes a checkpoint, unless it raises UsageError. A
-        cancellation claims nothing. The error of ``trio.fail_after()`` does not say what came
-        instead: use ``timeout``.
+        **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
+        cancellation claims nothing. Use ``timeout`` rather than ``trio.fail_after()``, whose error
+        does not say what came instead.
         """
         check_seconds("max_age", max_age)
         limit = math.inf if timeout is None else timeout
@@ -271,36 +271,33 @@ class HeartbeatServer:
         )
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Start over, as QEMU's device does when its machine is reset, and keep listening.
+        """Drop pending connections and unclaimed heartbeats, and keep listening.
 
-        The address forgets that it has answered. Pending connections are closed
-        (:class:`Rejected`). Unclaimed heartbeats are dropped.
+        QEMU's device starts over in the same way when its machine is reset. The pending connections
+        are closed (``Rejected``).
 
         Args:
-            address: One of :attr:`addresses`. Default: all of them.
+            address: One of ``addresses``. Default: all of them.
 
         Raises:
-            UsageError: The server does not listen on this address, or no longer does: a one-shot
-                address closes when it has answered.
+            UsageError: The server does not listen on this address, or the address is closed because
+                it is one-shot and has answered.
         """
         where = self._known_address(address)
         acceptors = self._acceptors.of(where)
         if closed := [each for each in acceptors if each.is_done]:
-            raise UsageError(
-                f"{closed[0].address} cannot be rearmed: it is closed\n"
-                "A one-shot address closes when it has answered. Use keep=True to keep it open."
-            )
+            raise UsageError(f"cannot rearm {closed[0].address}: it is closed\n{KEEP_ADVICE}")
         for acceptor in acceptors:
             self._claims.forget(acceptor.address)
             acceptor.rearm()
 
     def _check_cid(self, cid: int, where: Address | None) -> None:
-        """Refuse a CID that can never be answered here."""
+        """Reject a CID that can never be answered here."""
         checked_id("cid", cid)
         listeners = [acceptor.listener for acceptor in self._acceptors.of(where)]
         if listeners and not any(listener.has_cids for listener in listeners):
             raise UsageError(
-                f"the peers of {listeners[0].address} have no CID: ask by address instead"
+                f"the peers of {listeners[0].address} have no CID\nSelect by address instead."
             )
         allowed = self._acceptors.context.allowed
         if allowed is not None and cid not in allowed.cids:
@@ -308,7 +305,7 @@ class HeartbeatServer:
 
     def _known_address(self, address: Address | str | None) -> Address | None:
         where = None if address is None else as_address(address)
-        if isinstance(where, NamedDescriptor):  # it listens by its number
+        if isinstance(where, NamedDescriptor):  # the server knows its number
             with suppress(ListenError):
                 where = find_named(where)
         if where is not None and where not in self._acceptors:
@@ -319,7 +316,7 @@ class HeartbeatServer:
 
 
 def checked_id(name: str, number: object) -> int:
-    """The CID or user ID of an argument: 32 bits, all ones stand for none. Raises UsageError."""
+    """Return a CID or user ID, or raise UsageError. The value with all 32 bits set means none."""
     if not isinstance(number, int) or not 0 <= number < CID_ANY:
         raise UsageError(f"{name}: expected numbers from 0 to {CID_ANY - 1}, got {number!r}")
     return number

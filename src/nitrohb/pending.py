@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Silent connections: they have not sent their byte yet. Which one to evict if there are too many.
+"""The pending connections, which have sent no byte yet, and which of them to evict.
 
-Connections are counted per peer. The peer that holds the most loses its oldest one. So a peer that
-holds fewer than another never loses a connection to it, and a flood cannot evict a newcomer. On
-AF_VSOCK the hypervisor sets the CID, so a flood cannot pose as several peers.
+The peer with the most pending connections loses its oldest one. So a peer that has fewer than
+another never loses a connection to it, and a flood cannot evict a newcomer. On AF_VSOCK the
+hypervisor sets the CID, so a flood cannot pose as several peers.
 """
 
 from collections.abc import Hashable, Iterator
@@ -40,9 +40,9 @@ class Pending(Generic[Item]):
             del self._by_peer[peer]
 
     def victim(self) -> Item | None:
-        """The oldest connection of the peer that holds the most, or None if there is none.
+        """Return the oldest connection of the peer that has the most, or None if there is none.
 
-        If several peers hold the same number, it is the one that came first.
+        If several peers have the same number, the one that came first loses.
         """
         if not self._by_peer:
             return None

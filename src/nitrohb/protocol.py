@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heartbeat of a Nitro Enclave: bytes in, state out. No socket, no clock, no event loop.
+"""The heartbeat of a Nitro Enclave: bytes in, state out. No sockets, no clock, no event loop.
 
 Theory of operation
 ===================
@@ -15,27 +15,27 @@ exits, and the enclave is gone. ::
     read              ◀───────────────────  write 0xB7
     close                                   close
 
-**Each side waits for exactly one byte.** The two sides differ only in who speaks first.
-The rules of the parent follow from that:
+**Each side waits for exactly one byte.** The only difference is that the enclave sends first.
+The rules of the parent:
 
 * It answers as soon as it has the byte. It does not wait for the end of the stream, because init
   keeps the connection open while it waits for the echo.
 * Only the first byte counts. The rest is ignored.
-* A connection that ends without a byte is neither a heartbeat nor an error: images from before May
-  2020 connect and close. The parent goes on listening.
-* It refuses any other first byte: it closes the connection without an answer, and goes on
-  listening. With ``any_byte=True`` it echoes every byte, as QEMU's device does.
-* A valid byte is a heartbeat even if its echo cannot be delivered: some images up to July 2020
+* If the first byte is wrong, it closes the connection without an echo, and keeps listening. With
+  ``any_byte=True`` it echoes every byte, as QEMU's device does.
+* A connection that ends without a byte is neither a heartbeat nor an error, because images from
+  before May 2020 connect and close. The parent keeps listening.
+* A heartbeat counts even if the echo cannot be delivered, because some images up to July 2020
   write and close without reading.
-* One heartbeat is one boot. A :class:`Latch` remembers that a listen address has answered its
-  enclave. From then on the address answers nobody, until it is rearmed.
+* One heartbeat means one boot. A ``Latch`` remembers that a one-shot address has answered. After
+  that, the address answers no other connection until it is rearmed.
 
-A heartbeat means that init runs: the kernel booted and found the initramfs. It does not mean that
-the application is ready.
+A heartbeat means that the kernel has booted and init runs. It does not mean that the application is
+ready.
 
 Sources: init.c in aws-nitro-enclaves-sdk-bootstrap (the enclave: CID 3, port 9000, byte 0xB7);
 hw/nitro/heartbeat.c in QEMU (the parent: any CID, port 9000, one byte echoed, then done);
-enclave_ready in aws-nitro-enclaves-cli (the parent that insists on 0xB7).
+enclave_ready in aws-nitro-enclaves-cli (a parent that accepts only 0xB7).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ HEARTBEAT: Final = b"\xb7"
 """The byte that both sides send (HEART_BEAT in AWS's init.c)."""
 
 PARENT_CID: Final = 3
-"""The CID under which every enclave sees its parent (VSOCK_CID in AWS's init.c)."""
+"""The CID of the parent, as every enclave sees it (VSOCK_CID in AWS's init.c)."""
 
 HEARTBEAT_PORT: Final = 9000
 """The vsock port on which the parent listens (VSOCK_PORT in AWS's init.c)."""
 
 
 class State(Enum):
-    """Where one connection stands. All but ``WAITING`` are final."""
+    """The state of a connection. Every state except ``WAITING`` is final."""
 
     WAITING = "waiting"
     HEARTBEAT = "heartbeat"
@@ -67,21 +67,21 @@ class State(Enum):
     CLOSED = "closed"
 
 
-# Python 3.11 takes 0.1 us to look a member up in its Enum, and a heartbeat needs five look-ups.
+# In Python 3.11, State.WAITING takes 0.1 us. A heartbeat would need five such look-ups.
 _WAITING: Final = State.WAITING
 _HEARTBEAT: Final = State.HEARTBEAT
 
 
 class Latch:
-    """The rules of one listen address: what is a heartbeat, and whether to answer one more.
+    """The rules of one listen address: what a heartbeat is, and whether to answer another one.
 
     Args:
-        keep: Answer every heartbeat. If false, answer a single one (a one-shot address).
-        any_byte: Take any byte for a heartbeat, as QEMU's device does.
+        keep: Answer every heartbeat. If false, answer only the first (a one-shot address).
+        any_byte: Accept every byte as a heartbeat, as QEMU's device does.
 
     Attributes:
         accepted_bytes: The byte values, 0 to 255, that are a heartbeat.
-        answered: Whether the one heartbeat has been answered.
+        answered: Whether a one-shot address has answered its heartbeat.
     """
 
     __slots__ = ("accepted_bytes", "answered", "keep")
@@ -92,7 +92,7 @@ class Latch:
         self.answered = False
 
     def try_answer(self) -> bool:
-        """Record a heartbeat, and return whether it must be answered."""
+        """Record a heartbeat, and return whether to answer it."""
         if self.answered:
             return False
         self.answered = not self.keep
@@ -107,8 +107,8 @@ class _Handshake:
     """One side of one connection: it waits for one byte.
 
     Attributes:
-        state: Where the connection stands.
-        byte: The first byte received, 0 to 255, or None.
+        state: The state of the connection.
+        byte: The first byte received, 0 to 255; None if there is none.
     """
 
     __slots__ = ("_latch", "byte", "state")
@@ -119,9 +119,9 @@ class _Handshake:
         self.byte: int | None = None
 
     def receive(self, data: bytes | bytearray) -> State:
-        """Take the bytes read from the connection, ``b""`` for its end, and return the new state.
+        """Take the bytes read from the connection (``b""`` at its end), and return the new state.
 
-        The latch is set when it becomes ``HEARTBEAT``. Never raises. A final state never changes.
+        It sets the latch when the state becomes ``HEARTBEAT``. It never raises.
         """
         if self.state is not _WAITING:
             return self.state
@@ -139,20 +139,20 @@ class _Handshake:
 
 
 class ParentHandshake(_Handshake):
-    """The parent's side of one connection: wait for the byte, then send :attr:`reply`."""
+    """The parent's side of one connection: wait for the byte, then send ``reply``."""
 
     __slots__ = ()
 
     @property
     def reply(self) -> bytes:
-        """The enclave's own byte if it must be echoed, else nothing."""
+        """The byte to echo; empty if there is nothing to echo."""
         if self.state is not _HEARTBEAT or self.byte is None:
             return b""
         return bytes((self.byte,))
 
 
 class EnclaveHandshake(_Handshake):
-    """The enclave's side of one connection: send :attr:`opening`, then wait for the same byte."""
+    """The enclave's side of one connection: send ``opening``, then wait for the same byte."""
 
     __slots__ = ()
 

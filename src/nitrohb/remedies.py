@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a system error means for an address, and what a person can do about it.
+"""Reasons and remedies: what an errno means for an address, and what the user can do about it.
 
-Each row of a table turns an error number into a reason, a remedy and, in some rows, where to learn
-more. The facts about AF_VSOCK were measured on Linux 6.1; those about Unix sockets are in unix(7).
+Each row of a table has a reason, a remedy and, in some rows, a command that tells more. The facts
+about AF_VSOCK were measured on Linux 6.1; those about Unix sockets are in unix(7).
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ if TYPE_CHECKING:
 
     from .addresses import Address
 
-    _Row = tuple[str, ...]  # the reason, the remedy and perhaps where to learn more, as formats
+    _Row = tuple[str, ...]  # a reason, a remedy and perhaps a command, as formats
     _Table = Mapping[int, _Row]
 
 NO_AF_VSOCK: Final = -1
-"""Stands for an errno if Python itself was built without ``socket.AF_VSOCK``."""
+"""Stands for an errno if Python was built without ``socket.AF_VSOCK``."""
 
 LOOPBACK_CID: Final = 1
-"""VMADDR_CID_LOCAL of linux/vm_sockets.h: the CID of every client on the loopback."""
+"""The CID of every client on the loopback (VMADDR_CID_LOCAL of linux/vm_sockets.h)."""
 
 CID_ADVICE: Final = (
     f"every VM that is forwarded over the loopback (forward-cid=1 of vhost-device-vsock) has CID"
     f" {LOOPBACK_CID} here, so a CID does not identify an enclave\n"
-    "Do not select by CID: give each enclave its own listen address. Or run nitrohb in a sibling VM"
-    " (guest-cid=3), where each enclave has its own CID."
+    "Give each enclave its own listen address, and select by address. Or run nitrohb in a sibling"
+    " VM (guest-cid=3), where each enclave has its own CID."
 )
-"""Why a requested CID might never appear, and what to do about it (in the second line)."""
+"""Why a requested CID might never appear, and on the second line what to do about it."""
 
 LOCAL_ADVICE: Final = (
     "only clients in the same network namespace can connect (its vsock namespace is local)",
-    "Run nitrohb in the network namespace of the VMM. For real enclaves, run it in that of the host"
+    "Run nitrohb in the network namespace of the VMM. For real enclaves, use that of the host"
     " (for a container: --network host).",
 )
-"""What a local vsock namespace of Linux 7.0 means for a listener, and what helps."""
+"""What a local vsock namespace (Linux 7.0) means for a listener, and what to do about it."""
 
-_CHECK: Final = "To check this machine: nitrohb doctor"
-_CHECK_OR_DEMO: Final = f"{_CHECK}. To see a heartbeat on any machine: nitrohb demo"
-_FIND_PROCESS: Final = "To see which process it is: nitrohb doctor -l {shell_address}"
+_CHECK: Final = "Check this machine: nitrohb doctor"
+_CHECK_OR_DEMO: Final = f"{_CHECK}. See a heartbeat on any machine: nitrohb demo"
+_FIND_PROCESS: Final = "Find the process: nitrohb doctor -l {shell_address}"
 
 _OR_UNIX: Final = "or use a unix: or hybrid: address."
 _CHECK_CID: Final = (
-    "Check the CID (an enclave sees its parent as 3), that its machine is running, and that the"
-    " vsock transport is loaded."
+    "Check the CID (an enclave sees its parent as 3). Check that the machine is running, and that"
+    " the vsock transport is loaded."
 )
 _LISTEN_FIRST: Final = "Start the listener first: nitrohb serve -l {shell_address}"
 _NAME_SOCKET: Final = "Name the socket of a heartbeat server."
@@ -65,7 +65,7 @@ _ANY: Final = {
 _VSOCK: Final = _ANY | {
     NO_AF_VSOCK: (
         "this Python was built without AF_VSOCK",
-        f"Use another Python, such as your distribution's, {_OR_UNIX}",
+        f"Use another Python, for example that of your distribution, {_OR_UNIX}",
         _CHECK_OR_DEMO,
     ),
     errno.EAFNOSUPPORT: (
@@ -76,23 +76,23 @@ _VSOCK: Final = _ANY | {
     ),
     errno.EPERM: (
         "AF_VSOCK is not permitted here; in a container, the usual cause is its seccomp profile"
-        " (Docker's default profile blocks AF_VSOCK)",
+        " (the default profile of Docker blocks AF_VSOCK)",
         f"Allow AF_VSOCK in that profile, {_OR_UNIX} To listen, you can also pass in a listening"
         " socket (socket activation, fd:N).",
         _CHECK_OR_DEMO,
     ),
     errno.EACCES: (
         "a security module (SELinux, AppArmor) does not permit AF_VSOCK here",
-        f"Allow AF_VSOCK in the policy of that module, {_OR_UNIX}",
+        f"Allow AF_VSOCK in its policy, {_OR_UNIX}",
         _CHECK_OR_DEMO,
     ),
 }
 
-# A socket that was passed in fails later, under the address to which it is bound.
+# A socket that was passed in can fail later, when it has the address that it is bound to.
 _PASSED_IN: Final = _ANY | {
-    errno.ENOTSOCK: ("it is not a socket", "Pass in a listening socket under that number."),
+    errno.ENOTSOCK: ("it is not a socket", "Pass in a listening socket with that number."),
     errno.ESHUTDOWN: (
-        "another process that holds the socket has shut it down",
+        "another process has shut the socket down",
         "Pass in a socket that stays open.",
     ),
 }
@@ -101,12 +101,12 @@ _VSOCK_LISTEN: Final = _VSOCK | {
     **_PASSED_IN,
     errno.EADDRNOTAVAIL: (
         "CID {cid} is not a CID of this machine",
-        "Name the local CID{local}, or write vsock::{port} to listen on every CID.",
+        "Use the local CID{local}, or write vsock::{port} to listen on every CID.",
     ),
     errno.EADDRINUSE: (
-        "port {port} is taken; a listener on any CID takes the port on all CIDs",
+        "port {port} is taken; a listener on vsock::{port} takes it on every CID",
         "Find the other listener (ss --vsock -lp, as root on the host) and stop it. If it is"
-        " nitro-cli or QEMU -M nitro, wait until the launch is over.",
+        " nitro-cli or QEMU -M nitro, wait until its launch is over.",
         _FIND_PROCESS,
     ),
 }
@@ -124,13 +124,13 @@ _NO_LOOPBACK: Final = (
 _VSOCK_CONNECT: Final = _VSOCK | {
     errno.ECONNRESET: (
         "CID {cid} has no listener on port {port}",
-        "Start the listener first: nitrohb serve -l vsock::{port} on the machine with that CID.",
+        "Start the listener on that machine first: nitrohb serve -l vsock::{port}",
     ),
     errno.ENODEV: ("CID {cid} cannot be reached from here", _CHECK_CID),
     errno.ETIMEDOUT: ("CID {cid} does not answer", _CHECK_CID),
 }
 
-# A loopback that is loaded resets a connection. Without it, the kernel asks the hypervisor.
+# If the loopback is loaded, it resets the connection. If not, the kernel asks the hypervisor.
 _LOOPBACK_CONNECT: Final = _VSOCK_CONNECT | dict.fromkeys(
     (errno.ENODEV, errno.ETIMEDOUT), (_NO_LOOPBACK[0], "Load its module: modprobe vsock_loopback")
 )
@@ -140,15 +140,15 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
     errno.ENOTDIR: ("{directory} is not a directory", "Choose another path."),
     errno.EACCES: (
         "this user cannot create or replace the socket file",
-        "Choose a directory in which you may write, or change its owner or mode.",
+        "Choose a directory that you can write to, or change its owner or mode.",
     ),
     errno.EPERM: (
         "this user cannot create the socket file, or cannot give it the requested group",
-        "Choose a directory in which you may write, or a group of which you are a member.",
+        "Choose a directory that you can write to, or a group that you are a member of.",
     ),
     errno.EROFS: (
         "{directory} is on a read-only file system",
-        "Choose a directory in which you may write.",
+        "Choose a directory that you can write to.",
     ),
     errno.EADDRINUSE: (
         "another process listens there",
@@ -157,10 +157,10 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
     ),
     errno.EEXIST: (
         "{path} exists and is not a socket",
-        "Move it away, or choose another path. nitrohb replaces only dead sockets.",
+        "Move it away, or choose another path. nitrohb replaces only dead socket files.",
     ),
     errno.EWOULDBLOCK: (
-        "another process has locked {directory}, so the dead socket in it cannot be replaced",
+        "another process has locked {directory}, so the dead socket file in it cannot be replaced",
         "Try again, or remove {path} if nobody listens there.",
     ),
 }
@@ -176,26 +176,26 @@ _UNIX_CONNECT: Final = _ANY | {
     errno.EPROTOTYPE: ("it is not a stream socket", _NAME_SOCKET),
     errno.EAGAIN: (
         "too many connections already wait there",
-        "Find out why the server does not accept them.",
+        "Check why the server does not accept them.",
     ),
 }
 
 _OTHER_USER: Final = (
-    "A VMM that runs as another user needs --socket-mode 660 --socket-group GROUP, and must be able"
-    " to enter the directory."
+    "If the VMM runs as another user, use --socket-mode 660 --socket-group GROUP, and let it enter"
+    " the directory."
 )
 
 _CLOSED_DIRECTORY: Final = (
-    "A VMM that runs as another user must be able to enter that directory: chgrp GROUP and chmod"
-    " g+x, or choose another path."
+    "If the VMM runs as another user, let it enter that directory (chgrp GROUP, chmod g+x), or"
+    " choose another path."
 )
 
-# What a look at the path adds to the error number.
+# Reasons that follow from the path.
 _NO_HOME: Final = (
     "{path} is not in your home directory: a shell replaces ~ only at the start of a word",
     "Write the whole path, or use $HOME: unix:$HOME/nitrohb.sock",
 )
-_DIRECTORY: Final = ("{path} is a directory", "Name a file in it that does not exist.")
+_DIRECTORY: Final = ("{path} is a directory", "Name a new file in it.")
 _FOREIGN: Final = (
     "this user cannot replace the socket file",
     "Ask its owner to remove it, or choose another path.",
@@ -213,9 +213,9 @@ _NO_SOCKET: Final = ("{path} is not a socket", _NAME_SOCKET)
 _INHERITED: Final = _PASSED_IN | {
     errno.EBADF: (
         "this process has no open descriptor {fd}",
-        "Pass in a listening socket under that number. systemd's first socket is fd:3.",
+        "Pass in a listening socket with that number. The first socket of systemd is fd:3.",
     ),
-    errno.EINVAL: ("the socket does not listen", "Pass in a socket after calling its listen()."),
+    errno.EINVAL: ("the socket does not listen", "Call listen() on it before you pass it in."),
     errno.EPROTOTYPE: ("it is not a stream socket", "Pass in a SOCK_STREAM socket."),
     errno.EAFNOSUPPORT: (
         "it is neither a Unix socket nor an AF_VSOCK socket that this Python supports",
@@ -225,12 +225,12 @@ _INHERITED: Final = _PASSED_IN | {
 
 
 def listen_error(address: Address, number: int, local_cid: int | None = None) -> ListenError:
-    """Explain why nitrohb cannot listen on an address, and what helps.
+    """Return the error for a failure to listen on an address, with its remedy.
 
     Args:
         address: The address.
-        number: The errno, or :data:`NO_AF_VSOCK`.
-        local_cid: The CID of this machine if it is known: the message suggests it.
+        number: The errno, or ``NO_AF_VSOCK``.
+        local_cid: The CID of this machine, if it is known. The remedy suggests it.
     """
     table: _Table
     match address:
@@ -246,12 +246,7 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
 
 
 def connect_error(address: Address, number: int) -> ConnectError:
-    """Explain why nitrohb cannot connect to an address, and what helps.
-
-    Args:
-        address: The address.
-        number: The errno, or :data:`NO_AF_VSOCK`.
-    """
+    """Return the error for a failure to connect to an address: see ``listen_error()``."""
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
         table = _UNIX_CONNECT | _connect_rows(address.path)
@@ -262,21 +257,21 @@ def connect_error(address: Address, number: int) -> ConnectError:
 
 
 def advice_from(table: _Table, number: int, address: object) -> tuple[str, str, str]:
-    """Look an errno up in a table of the caller, whose rows can name ``{shell_address}``.
+    """Return the advice for an errno from a table whose rows can contain ``{shell_address}``.
 
     Returns:
-        The reason, the remedy, and where to learn more or nothing.
+        The reason, the remedy, and a command that tells more (can be empty).
     """
     return _look_up({**_ANY, **table}, number, _common(address))
 
 
 def who_may_connect(path: str) -> tuple[str, str | None]:
-    """Who may connect to a socket file, and how to let another user in if it is only the owner.
+    """Return who may connect to a socket file and, if only its owner may, how to let others in.
 
-    A directory that only the owner of the file can enter keeps all others out, too.
+    If only its owner can enter a directory of the path, other users cannot connect either.
 
     Raises:
-        OSError: The file cannot be looked at.
+        OSError: The file or a directory cannot be examined.
     """
     status = os.stat(path)
     mode = stat.S_IMODE(status.st_mode)
@@ -291,14 +286,14 @@ def who_may_connect(path: str) -> tuple[str, str | None]:
 
 
 def _directories(path: str) -> Iterator[str]:
-    """The directories of a file, from the inmost to the root."""
+    """Yield the directories of a file, from the innermost to the root."""
     path = os.path.realpath(path)
     while (parent := os.path.dirname(path)) != path:
         yield (path := parent)
 
 
 def descriptor_shortage(number: int | None) -> NitrohbError | None:
-    """Explain a lack of descriptors, wherever it occurs; None for any other errno."""
+    """Return the error for a lack of descriptors; None for any other errno."""
     if number not in _ANY:
         return None
     return NitrohbError("\n".join(_look_up(_ANY, number, {})[:2]))
@@ -310,19 +305,12 @@ def is_lack_of_threads(error: RuntimeError) -> bool:
 
 
 def vsock_advice(number: int) -> tuple[str, str]:
-    """Explain why AF_VSOCK cannot be used at all, and what helps.
-
-    Args:
-        number: The errno of socket(2), or :data:`NO_AF_VSOCK`.
-
-    Returns:
-        The reason and the remedy.
-    """
+    """Return why socket(2) fails with this errno for AF_VSOCK, and what to do about it."""
     return _look_up(_VSOCK, number, {})[:2]
 
 
 def _vsock_rows(cid: int, port: int) -> dict[int, _Row]:
-    """The rows that fit a vsock address better than those for all of them."""
+    """Return more precise rows for this CID or port."""
     seen: dict[int, _Row] = {}
     if cid == LOOPBACK_CID:
         seen[errno.EADDRNOTAVAIL] = _NO_LOOPBACK
@@ -332,7 +320,7 @@ def _vsock_rows(cid: int, port: int) -> dict[int, _Row]:
 
 
 def _listen_rows(path: str) -> dict[int, _Row]:
-    """The rows that fit a path better, if nitrohb cannot listen there."""
+    """Return more precise rows for this path, to listen on it."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}
     seen: dict[int, _Row] = {}
@@ -346,7 +334,7 @@ def _listen_rows(path: str) -> dict[int, _Row]:
 
 
 def _connect_rows(path: str) -> dict[int, _Row]:
-    """The rows that fit a path better, if nitrohb cannot connect to it."""
+    """Return more precise rows for this path, to connect to it."""
     if path.startswith("~"):
         return {errno.ENOENT: _NO_HOME}
     if not os.access(os.path.dirname(path) or ".", os.X_OK):
@@ -357,7 +345,7 @@ def _connect_rows(path: str) -> dict[int, _Row]:
 
 
 def _look_up(table: _Table, number: int, facts: dict[str, object]) -> tuple[str, str, str]:
-    """Return the reason, the remedy, and where to learn more or nothing."""
+    """Return the reason, the remedy, and a command that tells more (can be empty)."""
     name = errno.errorcode.get(number, "unknown")
     if number not in table:
         reason = f"{os.strerror(number)} ({name})"
@@ -367,8 +355,8 @@ def _look_up(table: _Table, number: int, facts: dict[str, object]) -> tuple[str,
 
 
 def _facts(address: Address) -> dict[str, object]:
-    """What the rows can name."""
-    import shlex  # here, because it is needed only after an error
+    """Return the values that the rows can contain."""
+    import shlex  # needed only after an error
 
     facts = _common(address)
     facts |= {name: getattr(address, name) for name in address.__match_args__}

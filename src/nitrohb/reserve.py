@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One descriptor in reserve, so that a heartbeat is answered when no other descriptor is free."""
+"""One descriptor in reserve, to answer a heartbeat when no other descriptor is free."""
 
 import logging
 import os
@@ -12,10 +12,10 @@ _log: Final = logging.getLogger(__package__)
 
 
 class Reserve:
-    """A descriptor that a connection can have, until one is closed.
+    """A descriptor that a connection can use until another one is closed.
 
     Attributes:
-        fd: The descriptor; -1 while a connection has it.
+        fd: The descriptor; -1 while a connection uses it.
 
     Raises:
         NitrohbError: No descriptor is left.
@@ -29,21 +29,22 @@ class Reserve:
             raise descriptor_shortage(error.errno) or error from None
 
     def spend(self) -> bool:
-        """Free the descriptor; return whether it was there."""
+        """Free the descriptor, and return whether there was one."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
         return fd >= 0
 
     def refill(self) -> None:
-        """Have the descriptor again, if one is free."""
+        """Take a descriptor again, if one is free."""
         with suppress(OSError):
             self.fd = os.eventfd(0)
 
     def warn(self, number: int, address: object) -> None:
-        """Log, once, that connections cannot be accepted as they come."""
+        """Log, once, that some connections have to wait."""
         if not self._has_warned:
             self._has_warned = True
             reason, remedy, _ = advice_from({}, number, address)
-            what = "so heartbeats may have to wait, and silent connections are closed"
-            _log.warning("nitrohb: %s: %s, %s\n%s", address, reason, what, remedy)
+            until = "Until then, heartbeats might wait, and pending connections are closed."
+            what = "cannot accept every connection on"
+            _log.warning("nitrohb: %s %s: %s\n%s %s", what, address, reason, remedy, until)

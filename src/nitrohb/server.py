@@ -13,10 +13,10 @@
         │       └── ...
         └── ...
 
-A heartbeat takes this way: the listener task accepts a connection (:mod:`nitrohb.acceptor`). The
-handshake reads the byte, and says what it means (:mod:`nitrohb.protocol`). The acceptor echoes the
-byte, closes the connection, emits the event, and passes the heartbeat to the waiters
-(:mod:`nitrohb.claims`). Connections that are silent are counted per peer (:mod:`nitrohb.pending`).
+The path of a heartbeat: the listener task accepts a connection (``acceptor``). The handshake
+interprets the byte (``protocol``). The acceptor echoes the byte, closes the connection, emits the
+event, and passes the heartbeat to a waiter (``claims``). Silent connections are counted per peer
+(``pending``).
 """
 
 import logging
@@ -58,71 +58,73 @@ async def serve_heartbeat(
     on_event: OnEvent | None = None,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
 ) -> list[Heartbeat]:
-    """Listen for enclaves' heartbeats, and answer them.
+    """Listen for the heartbeats of enclaves, answer them, and return them.
 
-    An enclave's init connects to its parent (CID 3, port 9000), sends 0xB7 and waits for the same
-    byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap. :mod:`nitrohb.protocol` has the whole
-    exchange.) Each address answers one heartbeat and closes, as QEMU's device does
-    (hw/nitro/heartbeat.c), unless ``keep`` is true. A connection that sends another byte, or none,
-    is closed, and the address keeps listening. Connections do not wait for one another. If another
-    process deletes or replaces a socket file, it is created again within a second (:class:`Lost`).
+    The init of an enclave connects to its parent (CID 3, port 9000), sends 0xB7 and waits for the
+    same byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap.) Each address answers one
+    heartbeat and closes, as QEMU's device does (hw/nitro/heartbeat.c in QEMU), unless ``keep`` is
+    true. A connection that sends another byte, or none, is closed, and the address keeps listening.
+    Connections do not wait for one another. If another process deletes or replaces a socket file,
+    the server creates it again within a second (``Lost``).
 
-    To listen before the enclave starts, use ``await nursery.start(serve_heartbeat, ...)``. That
-    returns a :class:`HeartbeatServer`, which adds and removes addresses while it runs.
+    To listen before the enclave starts, use ``await nursery.start(serve_heartbeat, ...)``. It
+    returns a ``HeartbeatServer``, which claims heartbeats, and adds and removes addresses.
 
     Args:
-        *listen: The listen addresses, as text (``"vsock::9000"``) or as objects, or sockets that
-            listen already, or listeners of :func:`open_listeners`. Default: ``vsock::9000``. With
-            ``"none"`` there is no address until :meth:`HeartbeatServer.listen` adds one.
-        keep: Go on after a heartbeat, until cancelled. If false, answer one per address.
-        allow_cids: The CIDs to answer on AF_VSOCK. A connection from another CID is closed before
-            anything is read from it. The peers of a Unix socket have no CID: it needs
-            ``allow_uids`` then. If both are None, all peers are answered.
-        allow_uids: The numeric users to answer on Unix sockets, likewise; root is one of them only
-            if named. The peers of AF_VSOCK have no user: it needs ``allow_cids`` then. Whether
-            these users can connect depends on ``socket_mode`` and ``socket_group``.
-        any_byte: Echo any first byte, as QEMU's device does.
-        handshake_timeout: Seconds that a connection may stay silent.
-        max_pending: How many connections may be silent at a time, on all addresses together. One
-            more, or a lack of descriptors or memory, evicts the oldest connection of the peer that
-            holds the most (:class:`Evicted`). Each takes about 4 KiB. A peer is known by its CID on
-            AF_VSOCK, and by its process on a Unix socket. Processes that this PID namespace does
-            not show are one peer per address.
-        socket_mode: Permission bits of the socket files that it creates.
-        socket_group: Numeric group of the socket files that it creates; None leaves it alone.
-        on_event: Called with every event, in order, in this task's thread. It must not block. If it
-            is None, a socket file that is lost and cannot be created again is logged
-            (:mod:`logging`).
-        task_status: For ``nursery.start()``: started with a :class:`HeartbeatServer` when *every*
-            address accepts connections.
+        *listen: The listen addresses: text (``"vsock::9000"``), address objects, listening sockets,
+            or listeners of ``open_listeners()``. Default: ``vsock::9000``. With ``"none"``, there
+            is no address until ``HeartbeatServer.listen()`` adds one.
+        keep: Answer every heartbeat, until cancelled. If false, answer one per address.
+        allow_cids: On AF_VSOCK, answer only these CIDs. A connection from another CID is closed
+            before anything is read from it. The peers of a Unix socket have no CID: if you listen
+            on one, pass ``allow_uids``, too. If both are None, all peers are answered.
+        allow_uids: On Unix sockets, answer only these numeric user IDs, and root only if it is one
+            of them. The peers on AF_VSOCK have no user ID: if you listen there, pass
+            ``allow_cids``, too. ``socket_mode`` and ``socket_group`` determine whether these users
+            can connect.
+        any_byte: Accept and echo any first byte, as QEMU's device does.
+        handshake_timeout: Seconds that a connection may be pending, without sending a byte.
+        max_pending: The maximum number of pending connections, on all addresses together. Each
+            takes about 4 KiB. To make room for another one, or for lack of descriptors or memory,
+            the peer with the most pending connections loses its oldest one (``Evicted``). A peer is
+            a CID on AF_VSOCK, and a process on a Unix socket. The processes that this PID namespace
+            hides are one peer per address.
+        socket_mode: Permission bits of new socket files.
+        socket_group: Numeric group ID of new socket files; None leaves it unchanged.
+        on_event: Is called with every event, in order, in the thread of this task. It must not
+            block. If it is None, the server logs (``logging``) if a socket file is lost and cannot
+            be created again.
+        task_status: For ``nursery.start()``, which gets a ``HeartbeatServer`` when *every* address
+            accepts connections.
 
     Returns:
-        The heartbeats, one per address, in the order in which it began to listen. With
+        The heartbeats, one per address, in the order of ``HeartbeatServer.addresses``. With
         ``keep=True`` it never returns.
 
     Raises:
         AddressError: An address is malformed.
-        UsageError: The arguments contradict each other or make no sense.
-        ListenError: An address cannot be listened on. Then none is: the others are closed again. Or
-            a listening socket has broken, for example because another process shut it down.
+        UsageError: An argument is wrong, or contradicts another.
+        ListenError: nitrohb cannot listen on an address, and has closed the others again. Or a
+            listening socket broke, for example because another process shut it down.
         NitrohbError: No descriptor is left to keep in reserve.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
-    There is no time limit but the caller's cancel scope.
+    Opening blocks for up to 1 s if another process has locked the directory of a dead socket file.
+    After that, only the cancel scope of the caller limits the time.
 
     **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
     however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
     socket file, no task.
 
     **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
-    raises, everything is closed, and that error is raised as it is. Only if several errors come at
-    the same time are they in an exception group. A nursery in which you start this raises
-    exception groups, as always: catch their errors with ``except*``.
+    raises an error, everything is closed, and that error is raised unchanged. Several errors at the
+    same time are raised in an exception group. A nursery always raises exception groups, so catch
+    errors with ``except*`` around it.
     """
     with closing_stack(listen) as closing:
         if not trio.lowlevel.in_trio_run():
             raise UsageError(
-                "serve_heartbeat() needs trio, and asyncio or another event loop runs here\n"
+                "serve_heartbeat() needs trio, which does not run here\n"
                 "Use serve_in_thread(), or run it with trio.run()."
             )
         if on_event is not None:
@@ -153,7 +155,7 @@ async def serve_heartbeat(
             try:
                 async with trio.open_nursery() as nursery:
                     acceptors.start(opened, nursery)
-                    if keep:  # it goes on without an address
+                    if keep:  # it keeps running without an address
                         nursery.start_soon(trio.sleep_forever)
                     task_status.started(HeartbeatServer(acceptors))
             except BaseExceptionGroup as group:
@@ -161,7 +163,7 @@ async def serve_heartbeat(
                 if len(errors) != 1:
                     raise
             if errors:
-                raise errors[0]  # here, so that the group is not its context
+                raise errors[0]  # here, so the group is not its context
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
 
 
@@ -184,11 +186,13 @@ def _checked_ids(name: str, numbers: Collection[object] | None) -> frozenset[int
     if isinstance(numbers, int):
         raise UsageError(f"{name}: expected a set of numbers, got {numbers!r}")
     if not numbers:
-        raise UsageError(f"{name} is empty: no enclave would be answered (None allows all)")
+        raise UsageError(
+            f"{name} is empty, so no peer would be answered\nPass None to allow all peers."
+        )
     return frozenset(checked_id(name, number) for number in numbers)
 
 
 def _log_problem(event: Event) -> None:
-    """Log what must not go unnoticed, in the place of ``on_event``."""
+    """Log what must not go unnoticed, if there is no ``on_event``."""
     if isinstance(event, Lost) and event.problem is not None:
         _log.warning("nitrohb: %s", event.explanation)

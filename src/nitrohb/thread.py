@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server for programs without trio: it runs in a thread.
+"""The server for programs without trio. It runs in a thread.
 
 Two rules keep every call interruptible:
 
 * Python handles a signal between two bytecodes. If it arrives just before a wait for a lock, it is
-  handled after the wait. So every wait is short, and is repeated.
-* An interrupt must not leave a lock held. So answers come through :class:`queue.SimpleQueue`, whose
+  handled after the wait. So every wait is short and repeated.
+* An interrupt must not leave a lock held. So answers come through ``queue.SimpleQueue``, whose
   methods a signal handler cannot interrupt.
 """
 
@@ -29,17 +29,18 @@ from .handle import HeartbeatServer
 from .server import OnEvent, serve_heartbeat
 from .sockets.opening import ListenTarget
 
-_SLICE: Final = 0.2  # seconds between two looks for signals
+_SLICE: Final = 0.2  # seconds of each wait, after which Python handles signals
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class ThreadServer:
-    """A server that runs in a thread, as :func:`serve_in_thread` yields it.
+    """A server that runs in a thread. ``serve_in_thread()`` yields it.
 
-    Call its methods from any thread but the server's own, which runs ``on_event``, and only in the
-    process that started it: elsewhere they raise :class:`UsageError`.
+    Call its methods from any thread except that of the server, which runs ``on_event``, and only in
+    the process that started it. Otherwise they raise ``UsageError``. After the ``with`` block, they
+    raise ``NoHeartbeatError``. The errors of ``HeartbeatServer`` apply as well.
     """
 
     def __init__(self, thread: "_ServerThread", server: HeartbeatServer) -> None:
@@ -48,7 +49,7 @@ class ThreadServer:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The listen addresses, as in :attr:`HeartbeatServer.addresses`."""
+        """The listen addresses, as in ``HeartbeatServer.addresses``."""
         return self._server.addresses
 
     def wait_heartbeat(
@@ -59,26 +60,28 @@ class ThreadServer:
         max_age: float = 60.0,
         timeout: float | None = None,
     ) -> Heartbeat:
-        """Claim a heartbeat, as :meth:`HeartbeatServer.wait_heartbeat` does. Blocks until it comes.
+        """Claim a heartbeat that has arrived, or block until one arrives.
 
         Args:
-            cid: Accept only heartbeats of the enclave with this CID.
-            address: Accept only heartbeats on this listen address.
-            max_age: Accept a heartbeat that arrived at most so many seconds ago.
-            timeout: Wait so many seconds at most. None waits without a limit.
+            cid: Claim only a heartbeat from this CID. Default: any.
+            address: Claim only a heartbeat on this listen address. Default: any.
+            max_age: Claim only a heartbeat that arrived at most this many seconds ago.
+            timeout: Wait at most this many seconds. None waits without a limit.
 
         Returns:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. It has what came instead.
-            UsageError: As in :meth:`HeartbeatServer.wait_heartbeat`, or you called it in a trio
-                task, whose event loop it would block.
-            NoHeartbeatError: The server has ended, or has closed the address. If the server failed,
-                its failure is the ``__cause__``.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has what came
+                instead.
+            UsageError: As in ``HeartbeatServer.wait_heartbeat()``, or you called it in a trio task,
+                whose event loop it would block.
+            NoHeartbeatError: The server has ended, or the address is closed. If the server failed,
+                ``__cause__`` is its error.
 
-        An interrupted wait, as by KeyboardInterrupt, claims nothing, unless it is about to return a
-        heartbeat: then nobody gets that. A cancelled ``asyncio.to_thread()`` waits on, and claims.
+        **Cancellation.** An interrupt, such as ``KeyboardInterrupt``, claims nothing, unless this
+        is about to return a heartbeat, which is lost then. A cancelled ``asyncio.to_thread()``
+        keeps waiting, and claims: give it a ``timeout``.
         """
         wait = partial(
             self._server.wait_heartbeat, cid=cid, address=address, max_age=max_age, timeout=timeout
@@ -86,38 +89,19 @@ class ThreadServer:
         return self._thread.call(wait, blocking=True)
 
     def last_heartbeats(self) -> list[Heartbeat]:
-        """Return the last heartbeat of each enclave: see :meth:`HeartbeatServer.last_heartbeats`.
-
-        Raises:
-            NoHeartbeatError: The server's ``with`` block has been left.
-        """
+        """Return the last heartbeat of each enclave: see ``HeartbeatServer.last_heartbeats()``."""
         return self._call(self._server.last_heartbeats)
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Start over, on one address or on all: see :meth:`HeartbeatServer.rearm`.
-
-        Raises:
-            UsageError: The server does not listen on this address, or no longer does.
-            NoHeartbeatError: The server's ``with`` block has been left.
-        """
+        """Drop pending connections and unclaimed heartbeats: see ``HeartbeatServer.rearm()``."""
         self._call(self._server.rearm, address)
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Listen on another address, or change nothing: see :meth:`HeartbeatServer.listen`.
-
-        Raises:
-            AddressError, UsageError, ListenError: As there.
-            NoHeartbeatError: The server's ``with`` block has been left.
-        """
+        """Listen on another address, and return it: see ``HeartbeatServer.listen()``."""
         return self._call(self._server.listen, listen)
 
     def unlisten(self, address: Address | str) -> None:
-        """Remove an address, as if it had never been named: see :meth:`HeartbeatServer.unlisten`.
-
-        Raises:
-            UsageError: The server does not listen on this address.
-            NoHeartbeatError: The server's ``with`` block has been left.
-        """
+        """Remove an address, and close it: see ``HeartbeatServer.unlisten()``."""
         self._call(self._server.unlisten, address)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -140,7 +124,7 @@ def serve_in_thread(
     socket_group: int | None = None,
     on_event: OnEvent | None = None,
 ) -> Generator[ThreadServer]:
-    """Serve heartbeats in a thread while the ``with`` block runs: for programs without trio.
+    """Serve heartbeats in a thread while a ``with`` block runs, for programs without trio.
 
     .. code-block:: python
 
@@ -149,37 +133,39 @@ def serve_in_thread(
         from nitrohb import serve_in_thread
 
         with serve_in_thread("unix:enclave.sock") as server:
-            # Here it listens already: launch the enclave.
+            # The server listens now, so start the enclave.
             vmm = subprocess.Popen(["nitrohb", "send", "unix:enclave.sock"])
             beat = server.wait_heartbeat(timeout=60)
         vmm.wait()
 
-    When the block begins, every address listens. When it ends, everything is closed, and a thread
-    that still waits for a heartbeat gets a :class:`NoHeartbeatError`. Entering blocks until the
-    server's thread has started, leaving until it has ended. An interrupt ends the server, at the
-    latest when the interpreter exits. A forked child can leave the block: nothing happens.
+    Every address listens when the block begins. When the block ends, everything is closed, and a
+    thread that still waits for a heartbeat gets a ``NoHeartbeatError``.
+
+    **Blocking.** Entering the block waits until every address listens. Leaving it waits until the
+    thread has ended. An interrupt ends the server, at the latest when the interpreter exits. In a
+    forked child, leaving the block does nothing.
 
     Args:
-        *listen: As in :func:`serve_heartbeat`, like all the others.
-        keep: Go on after a heartbeat.
-        allow_cids: The CIDs to answer on AF_VSOCK.
-        allow_uids: The numeric users to answer on Unix sockets.
-        any_byte: Echo any first byte.
-        handshake_timeout: Seconds that a connection may stay silent.
-        max_pending: How many connections may be silent at a time.
-        socket_mode: Permission bits of the socket files that it creates.
-        socket_group: Numeric group of the socket files that it creates.
-        on_event: Called with every event, in the server's thread. It must neither block nor call
-            the server.
+        *listen: The listen addresses. All arguments are as for ``serve_heartbeat()``.
+        keep: Answer every heartbeat. If false, answer one per address.
+        allow_cids: On AF_VSOCK, answer only these CIDs.
+        allow_uids: On Unix sockets, answer only these numeric user IDs.
+        any_byte: Accept and echo any first byte.
+        handshake_timeout: Seconds that a connection may be pending, without sending a byte.
+        max_pending: The maximum number of pending connections.
+        socket_mode: Permission bits of new socket files.
+        socket_group: Numeric group ID of new socket files.
+        on_event: Is called with every event, in the thread of the server. It must neither block nor
+            call the server.
 
     Yields:
         The server.
 
     Raises:
-        AddressError, UsageError, ListenError: As :func:`serve_heartbeat` does, on entering. The
-            error of a server that fails later, or of ``on_event``, is raised on leaving.
-        UsageError: You enter or leave it in a trio task: use :func:`serve_heartbeat` there. On
-            leaving, the server ends all the same.
+        AddressError, UsageError, ListenError: As ``serve_heartbeat()``, when you enter the block.
+            If the server fails later, or ``on_event`` raises an error, leaving the block raises it.
+        UsageError: You enter or leave the block in a trio task. Use ``serve_heartbeat()`` there.
+            When you leave, the server ends all the same.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
     _refuse_trio_tasks(*here)
@@ -202,19 +188,19 @@ def serve_in_thread(
     finally:
         try:
             thread.stop()
-        except KeyboardInterrupt:  # perhaps before the thread was told
+        except KeyboardInterrupt:  # perhaps the thread has not been told
             thread.stop()
             raise
     _refuse_trio_tasks(*here)
 
 
 class _ServerThread(trio.TaskStatus[HeartbeatServer]):
-    """A thread with a trio loop that runs a server, and into which other threads call."""
+    """A thread that runs a server in a trio loop. Other threads call into the loop."""
 
     def __init__(self, serve: Callable[..., Awaitable[object]]) -> None:
         self._serve = serve
         self._process = os.getpid()
-        # A daemon, so that it never keeps the interpreter from ending: see start().
+        # A daemon, because it must not keep the interpreter from ending: see start().
         self._thread = threading.Thread(target=self._run, name="nitrohb server", daemon=True)
         self._servers: SimpleQueue[HeartbeatServer | None] = SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -224,9 +210,9 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
         self._failure: BaseException | None = None
 
     def start(self) -> HeartbeatServer:
-        """Start the thread, and wait until the server listens. Raises its failure."""
-        # An interrupt can come before the "with" statement knows that its block has begun.
-        # Then only the interpreter's end is left to end the server.
+        """Start the thread, and wait until the server listens. Raises the error of the server."""
+        # If an interrupt comes before the "with" statement has begun its block, the server ends
+        # only when the interpreter does.
         atexit.register(self.stop)
         _thread.start_new_thread(self._launch, ())
         server = self._receive(self._servers)
@@ -236,7 +222,7 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
         return server
 
     def stop(self) -> None:
-        """End the server, and wait for its thread. Raises its failure."""
+        """End the server, and wait for its thread. Raises the error of the server."""
         if os.getpid() != self._process:  # a forked child has no such thread
             return
         self._is_stopping = True
@@ -252,11 +238,14 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
             raise self._failure
 
     def call(self, function: Callable[[], Awaitable[T]], *, blocking: bool = False) -> T:
-        """Run a function as a task of the loop. An interrupt cancels the task."""
+        """Run a function as a task of the loop, and return its result. An interrupt cancels it."""
         if os.getpid() != self._process:
-            raise UsageError("called in a forked process: the server runs in its parent")
+            raise UsageError("the server runs in another process\nCall it there.")
         if threading.current_thread() is self._thread:
-            raise UsageError("called in the server's own thread, from on_event: it would be stuck")
+            raise UsageError(
+                "cannot call the server from on_event: its thread would wait for itself\n"
+                "Call it from another thread."
+            )
         if blocking:
             _refuse_trio_tasks(
                 "wait_heartbeat()", "await trio.to_thread.run_sync(server.wait_heartbeat)"
@@ -277,7 +266,7 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
             self._tell(partial(trio.lowlevel.spawn_system_task, answer))
             future = self._receive(answers)
         except BaseException:
-            # Wait for it, too: a heartbeat that comes after the interrupt is for the next call.
+            # Wait for that: a heartbeat that comes after the interrupt is for the next call.
             cancelled: SimpleQueue[None] = SimpleQueue()
             self._tell(lambda: cancelled.put(scope.cancel()))
             with suppress(NoHeartbeatError):
@@ -286,29 +275,29 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
         return future.result()
 
     def started(self, value: HeartbeatServer) -> None:
-        """Pass on the server, as it listens now."""
+        """Pass the server, which listens now, to ``start()``."""
         self._is_started = True
         self._servers.put(value)
 
     def _tell(self, function: Callable[[], object]) -> None:
-        """Have the loop call a function, if it still runs."""
+        """Let the loop call a function, if it still runs."""
         assert self._token is not None
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(function)
 
     def _receive(self, queue: SimpleQueue[T]) -> T:
         while True:
-            is_last_look = self._is_over  # is_alive() can be wrong once it has been interrupted
+            is_last_look = self._is_over  # is_alive() can be wrong after an interrupt
             with suppress(Empty):
                 return queue.get(timeout=0 if is_last_look else _SLICE)
             if is_last_look:
                 raise NoHeartbeatError(None, None, True) from self._failure
 
     def _launch(self) -> None:  # pragma: no cover - no tracer sees a thread of _thread
-        """Start the thread from another one, as an interrupt may keep Thread.start() from it."""
+        """Start the thread from another one, because an interrupt can break Thread.start()."""
         try:
             self._thread.start()
-        except RuntimeError as error:  # there can be no more threads
+        except RuntimeError as error:  # no more threads are possible
             self._failure = error
             self._end()
 
@@ -342,5 +331,5 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
 def _refuse_trio_tasks(what: str, instead: str) -> None:
     if trio.lowlevel.in_trio_run():
         raise UsageError(
-            f"{what} would block the event loop of this trio task\nHere, write: {instead}"
+            f"{what} would block the event loop of this trio task\nWrite instead: {instead}"
         )

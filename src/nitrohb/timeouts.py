@@ -15,20 +15,20 @@ _MEMORY_STEP: Final = 100 << 10  # MiB
 
 
 def boot_timeout(*, eif_bytes: int, memory_mib: int) -> float:
-    """How long nitro-cli would wait for an enclave's heartbeat.
+    """Return how many seconds nitro-cli would wait for the heartbeat of an enclave.
 
-    90 s per 6 GiB of image, because the image has to be copied and unpacked, and 90 s per 100 GiB
-    of memory, both rounded up. (Source: calculate_necessary_timeout in aws-nitro-enclaves-cli.)
+    These are 90 s per 6 GiB of image, to copy and unpack it, and 90 s per 100 GiB of memory, each
+    rounded up. (Source: calculate_necessary_timeout in aws-nitro-enclaves-cli.)
 
     Args:
-        eif_bytes: Size of the enclave's image file, in bytes.
-        memory_mib: Memory of the enclave in MiB, as ``nitro-cli run-enclave --memory`` takes it.
+        eif_bytes: The size of the enclave image file in bytes.
+        memory_mib: The memory of the enclave in MiB, as for ``nitro-cli run-enclave --memory``.
 
     Returns:
-        Seconds, 180 at the least.
+        Seconds, at least 180.
 
     Raises:
-        UsageError: A size is not an integer from 1 up.
+        UsageError: A size is not an integer of at least 1.
     """
     check_count("eif_bytes", eif_bytes, " byte")
     check_count("memory_mib", memory_mib, " MiB")

@@ -224,7 +224,7 @@ async def test_a_one_shot_address_is_not_ready_after_its_heartbeat(path: Path) -
         done = await api.client.get("/readyz")
         assert done.is_problem(503)
         assert done.json()["listeners"] == [{"address": f"unix:{path}", "listening": False}]
-        assert (await api.client.post("/rearm", {})).is_problem(400, "rearmed")
+        assert (await api.client.post("/rearm", {})).is_problem(400, "rearm")
         assert (await api.client.post("/claims", {})).status == 200
         assert (await api.client.post("/claims", {})).is_problem(503)
 

@@ -14,7 +14,7 @@ from nitrohb.sockets.listener import Listener, in_local_vsock_namespace
 
 
 class VsockSocket(socket.socket):
-    """Has the options of a socket of AF_VSOCK, in this network namespace or another."""
+    """An AF_VSOCK socket as seen by getsockopt(), in this network namespace or another."""
 
     other_network = 0
 

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 @pytest.fixture
 def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current directory, so that paths stay shorter than 108 bytes wherever pytest puts it."""
+    """The current directory. With relative paths, pytest cannot exceed 107 bytes."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_gone_needs_no_removal() -> None:
 def test_a_file_that_cannot_be_removed_does_not_keep_the_socket_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where privileges were dropped after listening in a directory of root's."""
+    """The server has dropped its privileges after it listened in a directory of root."""
 
     def refuse(path: str) -> None:
         raise PermissionError(errno.EACCES, "not yours", path)
@@ -212,8 +212,8 @@ def test_a_malformed_address_stops_all_before_any_is_opened() -> None:
         ("unix:deep/../a", "unix:a", "unix:deep/../a and unix:a exclude each other: .*/a"),
         ("unix:link/a", "unix:deep/a", "unix:link/a and unix:deep/a exclude each other: .*/deep/a"),
         ("hybrid:a:1", "unix:a_1", "hybrid:a:1 and unix:a_1 exclude each other: .*/a_1"),
-        ("vsock::9000", "vsock:3:9000", "vsock::9000 and vsock:3:9000 exclude .* any CID"),
-        ("vsock:3:9000", "vsock::9000", "vsock:3:9000 and vsock::9000 exclude .* any CID"),
+        ("vsock::9000", "vsock:3:9000", "vsock::9000 and vsock:3:9000 exclude .* every CID"),
+        ("vsock:3:9000", "vsock::9000", "vsock:3:9000 and vsock::9000 exclude .* every CID"),
     ],
 )
 def test_an_address_named_twice(one: ListenTarget, other: ListenTarget, complaint: str) -> None:
@@ -424,7 +424,7 @@ def test_a_socket_file_has_the_group_that_was_asked_for(monkeypatch: pytest.Monk
     assert asked == [(-1, os.getgid())]
     error = fails("unix:a", group=os.getgid() + 1)
     assert error.errno == errno.EPERM
-    assert "a group of which you are a member" in error.remedy
+    assert "a group" in error.remedy
     assert os.listdir() == []
 
 
@@ -561,7 +561,7 @@ def test_of_many_who_replace_one_dead_socket_one_wins() -> None:
 
 @contextmanager
 def inherited(sock: socket.socket) -> Generator[int]:
-    """A descriptor as it comes from another program: open, without CLOEXEC, and nobody's."""
+    """A descriptor as another program passes it: open, without CLOEXEC, without a socket object."""
     fd = sock.detach()
     os.set_inheritable(fd, True)
     try:
@@ -652,7 +652,7 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """AF_VSOCK as the script has it, on any machine: behind each socket is a Unix socket."""
+    """A scripted AF_VSOCK for any machine, made of Unix sockets."""
     script = Script()
 
     class Scripted(socket.socket):
@@ -757,11 +757,11 @@ def test_a_directory_that_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> No
                 raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(socket, "socket", Refused)
-        explained(fails("unix:b"), "unix:b", number, "a directory in which you may write")
+        explained(fails("unix:b"), "unix:b", number, "a directory")
 
 
 def explained(error: ListenError, address: str, number: int | None, remedy: str) -> None:
-    """One line of what is wrong, one of what helps."""
+    """One line says what is wrong, the next what to do."""
     assert (error.address, error.errno) == (address, number)
     first, second = str(error).splitlines()
     assert first.startswith(f"cannot listen on {address}: ")
@@ -807,7 +807,7 @@ def pass_in(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
 def test_a_name_is_that_of_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     with inherited(server("theirs")) as fd:
         pass_in(monkeypatch, ":".join(f"n{number}" for number in range(3, fd + 1)))
-        with pytest.raises(UsageError, match=f"^fd:{fd} is named twice: "):
+        with pytest.raises(UsageError, match=f"^fd:{fd} is named twice"):
             open_listeners([f"fd:n{fd}", f"fd:{fd}"])
         with listening(f"fd:n{fd}") as listener:
             assert listener.address == InheritedSocket(fd)
@@ -821,4 +821,4 @@ def test_a_name_that_nobody_or_several_have(monkeypatch: pytest.MonkeyPatch) -> 
         assert (error.address, error.errno) == (f"fd:{name}", None)
         assert error.reason.endswith(f": {sockets}")
     monkeypatch.delenv("LISTEN_PID")
-    assert "none at all" in fails("fd:c").reason
+    assert fails("fd:c").reason.endswith(": none")

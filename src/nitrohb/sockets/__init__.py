@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets, without an event loop: opened, passed in, read and written."""
+"""Sockets without an event loop: how to open, inherit, read and write them."""

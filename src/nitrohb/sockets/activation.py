@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Socket activation: the listening sockets that a service manager has passed to this process.
+"""Socket activation: the listening sockets that a service manager passed to this process.
 
-Their descriptors begin at 3. ``LISTEN_FDS`` is their number, ``LISTEN_PID`` the process that they
-are meant for, and ``LISTEN_FDNAMES`` their names, separated by colons. (Source: sd_listen_fds(3).)
+The descriptors start at 3. ``LISTEN_FDS`` is their number, ``LISTEN_PID`` the process that they are
+for, and ``LISTEN_FDNAMES`` has their names, separated by colons. (Source: sd_listen_fds(3).)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-"""The variables that are meant for one process, and not for those that it starts."""
+"""The variables are for one process, and not for its children."""
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _PID_MAX: Final = 0x7FFFFFFF
@@ -25,25 +25,26 @@ _UNNAMED: Final = "unknown"  # as sd_listen_fds_with_names() calls it
 
 
 def inherited_sockets() -> list[InheritedSocket]:
-    """The sockets that a service manager, such as systemd, has passed to this process.
+    """Return the listening sockets that a service manager, such as systemd, passed to this process.
 
-    It only reads the environment.
+    It only reads environment variables: ``LISTEN_PID``, ``LISTEN_FDS`` and ``LISTEN_FDNAMES``.
+    (Source: sd_listen_fds(3).)
 
     Returns:
-        The sockets, in order. Empty if there are none, or if they are meant for another process
-        (``LISTEN_PID``).
+        The sockets, in order. The list is empty if there are none, or if ``LISTEN_PID`` is another
+        process.
 
     Raises:
-        UsageError: A variable makes no sense.
+        UsageError: A variable is malformed, or the number of names is wrong.
     """
     return [sock for sock, _ in _with_names()]
 
 
 def find_named(address: NamedDescriptor) -> InheritedSocket:
-    """The socket that was passed under a name.
+    """Return the socket that was passed with a name.
 
     Raises:
-        UsageError: A variable of the environment makes no sense.
+        UsageError: An environment variable is wrong.
         ListenError: No socket has this name, or several have it.
     """
     passed = _with_names()
@@ -54,22 +55,22 @@ def find_named(address: NamedDescriptor) -> InheritedSocket:
         raise ListenError(
             str(address),
             None,
-            f"several sockets of this name were passed in: {', '.join(map(str, found))}",
-            "Name one by its number, or give each its own FileDescriptorName= in a socket unit.",
+            f"several sockets with this name were passed in: {', '.join(map(str, found))}",
+            "Use a number, or set a different FileDescriptorName= in each socket unit.",
         )
-    others = ", ".join(f"{sock} ({name})" for sock, name in passed) or "none at all"
+    others = ", ".join(f"{sock} ({name})" for sock, name in passed) or "none"
     raise ListenError(
         str(address),
         None,
-        f"no socket of this name was passed in; those that were: {others}",
-        "The names are in LISTEN_FDNAMES; in a systemd socket unit FileDescriptorName= sets one.",
+        f"no socket with this name was passed in. Passed in: {others}",
+        "Use a name from LISTEN_FDNAMES. To set one in a systemd socket unit: FileDescriptorName=",
     )
 
 
 def _with_names() -> list[tuple[InheritedSocket, str]]:
     if not _are_ours() or "LISTEN_FDS" not in os.environ:
         return []
-    # No process has more descriptors: a wrong number must not fill the memory.
+    # The limit keeps a wrong number from filling the memory.
     count = _number("LISTEN_FDS", 1, os.sysconf("SC_OPEN_MAX") - _FIRST)
     sockets = map(InheritedSocket, range(_FIRST, _FIRST + count))
     return list(zip(sockets, _names(count), strict=True))
@@ -85,8 +86,8 @@ def _names(count: int) -> list[str]:
     names = os.environ["LISTEN_FDNAMES"].split(":")
     if len(names) != count:
         raise UsageError(
-            f"LISTEN_FDNAMES has {len(names)} names for the {count} sockets of LISTEN_FDS:"
-            " whoever starts this process must set both alike, or no names"
+            f"LISTEN_FDNAMES has {len(names)} names, but LISTEN_FDS is {count}\n"
+            "Set one name for each socket, or unset LISTEN_FDNAMES."
         )
     return names
 
@@ -100,6 +101,6 @@ def _number(variable: str, lowest: int, highest: int) -> int:
     if number < lowest:
         raise UsageError(
             f"{variable} of the environment is {text!r}: expected a number from {lowest} to"
-            f" {highest}, as a service manager sets it for socket activation"
+            f" {highest}\nUnset it, or let a service manager set it (socket activation)."
         )
     return number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One listening socket. Plain ``socket``, without trio: it is open before trio is loaded."""
+"""One listening socket. It uses plain ``socket``, because it listens before trio is loaded."""
 
 from __future__ import annotations
 
@@ -42,30 +42,32 @@ CONNECTION_ERRNOS: Final = {
     errno.ETIMEDOUT,
     errno.EINTR,
 }
-"""accept(2) failed because of the connection that it would have returned: try the next one."""
+"""accept(2) failed because of one connection: try the next one."""
 
 EXHAUSTION_ERRNOS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-"""accept(2) failed for want of descriptors or memory. This passes. Any error that is in neither set
-means that the listening socket itself is broken. (trio.SocketListener has a survey.)"""
+"""accept(2) failed for lack of descriptors or memory: try again later. Any error that is in neither
+set means that the listening socket is broken. (_highlevel_socket.py of trio has a survey.)"""
 
-_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h: which network namespace a socket is of
-_NAMESPACE_MODE: Final = "/proc/sys/net/vsock/ns_mode"  # of this process's; from Linux 7.0 on
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h: identifies the network namespace of a socket
+_NAMESPACE_MODE: Final = "/proc/sys/net/vsock/ns_mode"  # of this process; since Linux 7.0
 
 
 def in_local_vsock_namespace() -> bool:
-    """Whether the AF_VSOCK sockets that this process makes are cut off from other namespaces."""
+    """Whether new AF_VSOCK sockets of this process are isolated from other network namespaces."""
     with suppress(OSError), open(_NAMESPACE_MODE) as mode:
         return mode.read() == "local\n"
     return False
 
 
 class Listener:
-    """One listening socket, and the socket file that was created for it.
+    """A listening socket, and the socket file that was created for it.
+
+    ``open_listeners()`` returns it. It is a context manager that closes itself.
 
     Attributes:
         address: The listen address.
         sock: The socket, non-blocking.
-        has_cids: Whether its peers have CIDs: on AF_VSOCK, but not on a Unix socket.
+        has_cids: Whether its peers have CIDs: true on AF_VSOCK, false on a Unix socket.
         file: The absolute path of the socket file that was created for it; None if there is none.
     """
 
@@ -81,7 +83,7 @@ class Listener:
         self.address = address
         self.sock = sock
         self.has_cids = sock.family == AF_VSOCK
-        # socket.accept() calls this. The socket object that it then makes costs the server a
+        # Called directly, because the socket object that socket.accept() makes costs the server a
         # quarter of its rate (bench/).
         self._accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined]
         self._began = time.time()
@@ -93,49 +95,49 @@ class Listener:
 
     @property
     def time(self) -> datetime:
-        """When it began to listen, in UTC; for an inherited socket, when nitrohb took it."""
+        """When it began to listen, in UTC. For an inherited socket: when nitrohb took it over."""
         from datetime import UTC, datetime  # after the listen (1 ms)
 
         return datetime.fromtimestamp(self._began, UTC)
 
     @property
     def age(self) -> float:
-        """Seconds since :attr:`time`."""
+        """Seconds since ``time``."""
         return time.monotonic() - self._opened
 
     def accept(self) -> tuple[int, VsockAddress | None]:
-        """Accept one connection without blocking.
+        """Accept one connection, without blocking.
 
         Returns:
             A non-blocking descriptor, which the caller must close (``socket.socket(fileno=...)``
-            makes a socket of it), and the address of the peer if it has one.
+            makes a socket of it), and the address of the peer; None on a Unix socket.
 
         Raises:
-            OSError: As accept(2); BlockingIOError if there is no connection.
+            OSError: As accept(2). ``BlockingIOError`` if no connection is waiting.
         """
         fd, name = self._accept()
         os.set_blocking(fd, False)
         return fd, VsockAddress(*name) if self.has_cids else None
 
     def is_isolated(self) -> bool:
-        """Whether it is known that only clients in its own network namespace can connect.
+        """Whether only clients in its network namespace can connect, if that is known.
 
-        It is not known of a socket that was passed in from another network namespace.
+        It is false for a socket that was passed in from another network namespace.
         """
         if self.has_cids and in_local_vsock_namespace():
             with suppress(OSError), socket.socket(socket.AF_UNIX) as own:
                 here = own.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-                # Python takes the options of AF_VSOCK sockets alone for integers of 8 bytes.
+                # Python returns options as 8-byte integers, but only those of AF_VSOCK sockets.
                 there = self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE)
                 return there.to_bytes(8, sys.byteorder) == here
         return False
 
     def has_backlog(self) -> bool:
-        """Whether a connection is in the backlog."""
+        """Whether a connection is waiting to be accepted."""
         return self._has_event(select.POLLIN)
 
     def is_shut_down(self) -> bool:
-        """Whether another process has shut an inherited socket down: no peer can connect."""
+        """Whether another process has shut down an inherited socket. No peer can connect then."""
         return self._has_event(select.POLLRDHUP)
 
     def _has_event(self, what: int) -> bool:
@@ -144,29 +146,31 @@ class Listener:
         return bool(poll.poll(0))
 
     def check_file(self) -> Literal["deleted", "replaced", "unknown"] | None:
-        """What happened to the socket :attr:`file`; None if it is there.
+        """Return what happened to the socket ``file``; None if it is still there.
 
-        While the socket is bound to it, no other file gets its inode number. A network file system
-        may differ.
+        No other file gets its inode number while the socket is bound to it, except perhaps on a
+        network file system.
         """
         assert self.file is not None
         try:
             status = os.lstat(self.file)
         except (FileNotFoundError, NotADirectoryError):
             return "deleted"
-        except OSError:  # the process has dropped its privileges, and may not look there
+        except OSError:  # for example after the process has dropped its privileges
             return "unknown"
         return None if (status.st_dev, status.st_ino) == self._identity else "replaced"
 
     def reopen(self) -> Listener:
-        """Create the socket :attr:`file` again, with a listener beside this one. Never blocks.
+        """Create the socket ``file`` again, and return a new listener. Never blocks.
+
+        This listener stays open.
 
         Raises:
-            ListenError: As in :func:`open_listeners`.
+            ListenError: As in ``open_listeners()``.
         """
         assert self._reopen is not None
         listener = self._reopen()
-        self._path = None  # the file there now belongs to the new listener
+        self._path = None  # the file belongs to the new listener
         return listener
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listen on all of some addresses, or on none. Plain ``socket``, without trio."""
+"""Listen on all addresses, or on none. It uses plain ``socket``, without trio."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from typing import Final
 
 NOWHERE: Final = "none"
-"""What a server is told that is to begin without an address."""
+"""Passed instead of addresses to a server that starts without one."""
 
 _BACKLOG: Final = 4096  # the default of the kernel's own limit, net.core.somaxconn
-_GROUP_MAX: Final = 2**32 - 2  # chown(2) takes -1 for no change
+_GROUP_MAX: Final = 2**32 - 2  # to chown(2), -1 means no change
 
 Target = Address | socket.socket | Listener
 ListenTarget = str | Target
-"""What to listen on: an address, as text or as an object, or a socket that listens already."""
+"""What to listen on: an address (text or object), a listening socket, or a ``Listener``."""
 
 
 def open_listeners(
@@ -49,36 +49,37 @@ def open_listeners(
     socket_group: int | None = None,
     may_wait: bool = True,
 ) -> list[Listener]:
-    """Listen on all of some addresses, or on none.
+    """Listen on all addresses, or on none if one fails, and return the listeners.
 
-    A dead socket file, such as one of a killed process, is replaced. A socket file on which another
+    A dead socket file, for example of a killed process, is replaced. A socket file on which another
     process listens, and a file that is not a socket, are left alone.
 
     Args:
-        listen: Addresses, sockets that listen already, or listeners. The sockets and listeners
-            belong to this call: it closes them if it fails.
-        socket_mode: Permission bits of the socket files that it creates.
-        socket_group: Numeric group of the socket files that it creates; None leaves it alone.
-        may_wait: Wait up to 1 s while another process has locked the directory of a dead socket
-            file.
+        listen: Addresses (text or objects), listening sockets, or listeners. The call owns these
+            sockets and listeners: it closes them if it fails.
+        socket_mode: Permission bits of new socket files.
+        socket_group: Numeric group ID of new socket files; None leaves it unchanged.
+        may_wait: Block for up to 1 s if another process has locked the directory of a dead socket
+            file. If false, fail at once.
 
     Returns:
-        The listeners, in the order of ``listen``. Each accepts connections already.
+        The listeners, in the order of ``listen``. Peers can connect to them already.
 
     Raises:
         AddressError: A text is not an address.
-        UsageError: An address is named twice, or leaves its port open, or ``socket_mode``,
-            ``socket_group`` or the variables of socket activation make no sense.
-        ListenError: An address cannot be listened on; says why, and what helps.
+        UsageError: An address is named twice or lets the kernel choose the port; or
+            ``socket_mode``, ``socket_group`` or an environment variable of socket activation is
+            wrong.
+        ListenError: nitrohb cannot listen on an address. The message says why, and what to do.
     """
     targets = list(listen)
     with closing_stack(targets) as opened:
         if not _is_number(socket_mode, 0o777):
             raise UsageError(
-                f"socket_mode is octal, as in 0o660, and at most 0o777: got {socket_mode!r}"
+                f"socket_mode must be octal and at most 0o777, as in 0o660, got {socket_mode!r}"
             )
         if socket_group is not None and not _is_number(socket_group, _GROUP_MAX):
-            raise UsageError(f"socket_group must be the number of a group, got {socket_group!r}")
+            raise UsageError(f"socket_group must be a numeric group ID, got {socket_group!r}")
         listeners: list[Listener] = []
         for target in resolve(targets):
             listener = _open(target, socket_mode, socket_group, may_wait)
@@ -93,7 +94,7 @@ def _is_number(value: object, most: int) -> bool:
 
 
 def closing_stack(targets: Iterable[ListenTarget]) -> ExitStack:
-    """Return a stack that closes the sockets and listeners among some targets."""
+    """Return a stack that closes the sockets and listeners among the targets."""
     stack = ExitStack()
     for target in targets:
         if isinstance(target, socket.socket | Listener):
@@ -105,11 +106,12 @@ _Resolved = VsockAddress | UnixAddress | HybridAddress | InheritedSocket | socke
 
 
 def resolve(targets: Iterable[ListenTarget]) -> list[_Resolved]:
-    """Parse texts, look up names of sockets, and refuse a target that is named twice.
+    """Parse texts, look up names of sockets, and reject a target that is named twice.
 
     Raises:
         AddressError: A text is not an address.
-        UsageError: An address is named twice, or the variables of socket activation make no sense.
+        UsageError: An address is named twice, or an environment variable of socket activation is
+            wrong.
         ListenError: No socket has a name, or several have it.
     """
     resolved = [_look_up_name(_parse(target)) for target in targets]
@@ -123,24 +125,24 @@ def _parse(target: object) -> Target:
     if isinstance(target, Target):
         return target
     raise UsageError(
-        f"cannot listen on {target!r}: expected an address, as text or as an object, a socket that"
-        " listens, or a listener"
+        f"cannot listen on {target!r}: expected an address (text or object), a listening socket or"
+        " a Listener"
     )
 
 
 def _look_up_name(target: Target) -> _Resolved:
     if not isinstance(target, NamedDescriptor):
         return target
-    from .activation import find_named  # few addresses are names
+    from .activation import find_named  # rarely needed
 
     return find_named(target)
 
 
 def where_bound(listener: Listener) -> Address:
-    """Where an inherited socket is bound, instead of its descriptor, which tells people nothing.
+    """Return where an inherited socket is bound, because its descriptor tells people nothing.
 
-    The address of any other listener is returned unchanged. So is that of a socket with an abstract
-    name or a relative path.
+    The address of any other listener is returned unchanged, and so is that of a socket with an
+    abstract name or a relative path.
     """
     if isinstance(listener.address, InheritedSocket):
         with suppress(AddressError):
@@ -155,10 +157,10 @@ def where_bound(listener: Listener) -> Address:
 def require_allowable(
     targets: Iterable[Target], cids: Collection[int] | None, uids: Collection[int] | None
 ) -> None:
-    """Reject a target that would answer nobody, because the only allow-list is of another kind.
+    """Reject a target that would answer no peer, because the only allow-list is of another kind.
 
-    The peers of AF_VSOCK have CIDs, those of a Unix socket have user IDs. The kind of an inherited
-    socket is known only when it has been opened as a listener.
+    Peers have CIDs on AF_VSOCK, and user IDs on a Unix socket. The kind of an inherited socket is
+    known only after it is opened as a listener.
 
     Raises:
         UsageError: Only CIDs are allowed and a target is a Unix socket, or the other way round.
@@ -174,37 +176,34 @@ def require_allowable(
             has_cids = isinstance(target, VsockAddress)
         if has_cids and not cids:
             raise UsageError(
-                f"{address_of(target)} is a vsock address, whose peers have no uid:"
-                " allow CIDs, too, or listen on Unix sockets only"
+                f"{address_of(target)} is a vsock address, whose peers have no uid\n"
+                "Allow CIDs, too, or listen on Unix sockets only."
             )
         if not has_cids and not uids:
             raise UsageError(
-                f"{address_of(target)} is a Unix socket, whose peers have no CID:"
-                " allow uids, too, or listen on vsock addresses only"
+                f"{address_of(target)} is a Unix socket, whose peers have no CID\n"
+                "Allow uids, too, or listen on vsock addresses only."
             )
 
 
 def check_distinct(targets: Iterable[Target]) -> None:
-    """Reject two targets that exclude each other.
-
-    Raises:
-        UsageError: Two targets cannot be listened on at the same time.
-    """
+    """Raise UsageError if nitrohb cannot listen on two of the targets at the same time."""
     seen = dict[object, list[Address]]()
     for address in map(address_of, targets):
         others = seen.setdefault(_conflict_key(address), [])
         for other in others:
             if other == address:
-                raise UsageError(f"{address} is named twice: an address can be listened on once")
+                raise UsageError(f"{address} is named twice\nName it once.")
             if not _can_coexist(other, address):
                 raise UsageError(
-                    f"{other} and {address} exclude each other: {_explain_conflict(address)}"
+                    f"{other} and {address} exclude each other: {_explain_conflict(address)}\n"
+                    "Name one of the two."
                 )
         others.append(address)
 
 
 def _conflict_key(address: Address) -> object:
-    """A key that two addresses have in common if they can exclude each other."""
+    """Return a key that two addresses share if they might exclude each other."""
     match address:
         case VsockAddress():
             return address.port
@@ -217,17 +216,17 @@ def _conflict_key(address: Address) -> object:
 
 def _explain_conflict(address: Address) -> str:
     if isinstance(address, VsockAddress):
-        return "a listener on any CID takes a port for all of them. Name one of the two"
-    return f"both are {_conflict_key(address)}. Name one of the two"
+        return f"vsock::{address.port} takes the port on every CID"
+    return f"both are {_conflict_key(address)}"
 
 
 def _can_coexist(one: Address, other: Address) -> bool:
-    """Whether two different addresses with the same key can be listened on at the same time."""
+    """Whether nitrohb can listen on two different addresses with the same key."""
     return all(isinstance(each, VsockAddress) and each.cid != CID_ANY for each in (one, other))
 
 
 def address_of(target: Target) -> Address:
-    """The address of a target; that of a socket is its descriptor."""
+    """Return the address of a target. That of a socket is its descriptor."""
     match target:
         case Listener():
             return target.address
@@ -256,9 +255,9 @@ def _open(target: _Resolved, mode: int, group: int | None, may_wait: bool) -> Li
 
 
 def _local_cid_hint(number: int) -> int | None:
-    """This machine's own CID, to name it instead of another one's."""
+    """Return the CID of this machine, to suggest it in place of a wrong one."""
     if number == errno.EADDRNOTAVAIL:
-        from .vsock import read_local_cid  # few need it
+        from .vsock import read_local_cid  # rarely needed
 
         with suppress(OSError):
             cid = read_local_cid()
@@ -269,8 +268,8 @@ def _local_cid_hint(number: int) -> int | None:
 def _open_vsock(address: VsockAddress) -> socket.socket:
     if address.port == PORT_ANY:
         raise AddressError(
-            f"{address} lets the kernel choose the port, and no enclave would know it:"
-            " name a port (enclaves use 9000)"
+            f"{address} lets the kernel choose the port, and no enclave would know it\n"
+            "Name a port (enclaves use 9000)."
         )
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
@@ -287,12 +286,12 @@ def _open_unix(
     group: int | None,
     may_wait: bool,
 ) -> Listener:
-    # The written path can be shorter. It is wrong if this process has changed its directory.
+    # The written path can be shorter, but is wrong if this process has changed its directory.
     path = address.path if unixfile.absolute(address.path) == file else file
     with ExitStack() as undo:
         sock = undo.enter_context(new_socket(address))
-        # On Linux bind(2) gives the file the mode of the unbound socket, less the umask. So there
-        # is no moment at which another user can connect.
+        # On Linux, bind(2) gives the file the mode of the socket, minus the umask. So other users
+        # can never connect, not even for a moment.
         os.fchmod(sock.fileno(), 0o600)
         unixfile.bind(sock, path, unixfile.LOCK_ATTEMPTS if may_wait else 1)
         undo.callback(unixfile.remove_own, path, unixfile.identity(path))
@@ -308,10 +307,10 @@ def _open_unix(
 def _reopen_unix(
     address: UnixAddress | HybridAddress, file: str, mode: int, group: int | None
 ) -> Listener:
-    """Listen as before, without waiting: enclaves are being served."""
+    """Listen again, without waiting, because the server answers other enclaves meanwhile."""
     try:
         return _open_unix(address, file, mode, group, may_wait=False)
-    except OSError as error:  # Python itself refuses a path that is too long, without errno
+    except OSError as error:  # Python rejects a path that is too long, without an errno
         raise listen_error(address, error.errno or errno.ENAMETOOLONG) from error
 
 
@@ -320,7 +319,7 @@ def _adopt(fd: int) -> socket.socket:
     try:
         return _checked_socket(sock)
     except OSError:
-        sock.detach()  # it is not a socket of ours: leave it open
+        sock.detach()  # leave the descriptor open: it belongs to the caller
         raise
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 def scratch_path(name: str) -> Generator[str]:
     """Create a temporary directory for one file, and remove both at the end of the block.
 
-    (tempfile.TemporaryDirectory cannot clean up in a process that has no descriptor left.)
+    (``tempfile.TemporaryDirectory`` cannot clean up when the process has no descriptor left.)
 
     Yields:
         The path of the file.
@@ -33,7 +33,6 @@ def _directory() -> str:
     try:
         return tempfile.mkdtemp(prefix="nitrohb-")
     except FileNotFoundError:
-        # tempfile says that no directory is usable, whatever keeps it from creating a file there.
-        # Raise EMFILE or ENFILE if that is the reason.
+        # tempfile says "no usable directory" for any failure. Raise EMFILE or ENFILE if it is that.
         os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
         raise

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets for both sides: created for an address, read and written without blocking.
+"""Sockets for both sides: create one for an address, read and write without blocking.
 
-Connections are bare descriptors: a socket object around each costs the server a quarter of its rate
-(bench/). The caller passes the function that waits, ``wait_readable`` of ``trio.lowlevel`` or of
-``anyio``. A broken connection is not an error, but the end of the connection.
+Connections are bare descriptors, because a socket object for each would cost the server a quarter
+of its rate (bench/). The caller passes the function that waits: ``wait_readable`` of
+``trio.lowlevel`` or of ``anyio``. A broken connection is not an error, but the end of the
+connection.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     Wait = Callable[[int], Awaitable[object]]
 
 AF_VSOCK: Final[int | None] = getattr(socket, "AF_VSOCK", None)
-"""``socket.AF_VSOCK``, or None where Python was built without it."""
+"""``socket.AF_VSOCK``; None if Python was built without it."""
 
 SocketAddress = VsockAddress | UnixAddress | HybridAddress
 
-# Only one byte counts. The rest is read with it, because a Unix socket that is closed with unread
-# data resets its peer.
+# Only one byte counts. The rest is read, too, because closing a Unix socket with unread data resets
+# its peer.
 _READ_SIZE: Final = 4096
 
 _UCRED_SIZE: Final = 12  # struct ucred: pid, uid, gid, 4 bytes each
@@ -47,12 +48,12 @@ def new_socket(address: SocketAddress) -> socket.socket:
 
 
 def sockaddr(address: SocketAddress) -> tuple[int, int] | str:
-    """An address as bind() and connect() take it."""
+    """Return an address in the form that bind() and connect() take."""
     return (address.cid, address.port) if isinstance(address, VsockAddress) else address.path
 
 
 def try_receive(fd: int, size: int = _READ_SIZE) -> bytes | None:
-    """Read what has arrived: ``b""`` is the end of the connection, None is nothing yet."""
+    """Read what has arrived: ``b""`` at the end of the connection, None if nothing has come yet."""
     try:
         return os.read(fd, size)
     except BlockingIOError:
@@ -62,7 +63,7 @@ def try_receive(fd: int, size: int = _READ_SIZE) -> bytes | None:
 
 
 def try_send(fd: int, byte: bytes) -> bool | None:
-    """Send one byte: False is the end of the connection, None is no room yet."""
+    """Send one byte: False at the end of the connection, None if there is no room yet."""
     try:
         os.write(fd, byte)
     except BlockingIOError:
@@ -73,8 +74,8 @@ def try_send(fd: int, byte: bytes) -> bool | None:
 
 
 def peer_credentials(fd: int) -> bytes:
-    """Who connected to a Unix socket: struct ucred (SO_PEERCRED of unix(7))."""
-    conn = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)  # costs half a socket()
+    """Return the struct ucred of the peer of a Unix socket (SO_PEERCRED of unix(7))."""
+    conn = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)  # half the cost of socket()
     try:
         return conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED_SIZE)
     finally:
@@ -82,14 +83,14 @@ def peer_credentials(fd: int) -> bytes:
 
 
 async def receive(fd: int, wait_readable: Wait) -> bytes:
-    """Wait for data and read it; ``b""`` is the end of the connection."""
+    """Wait for data and return it; ``b""`` at the end of the connection."""
     while (data := try_receive(fd)) is None:
         await wait_readable(fd)
     return data
 
 
 async def send(fd: int, byte: bytes, wait_writable: Wait) -> bool:
-    """Wait for room and send one byte; False is the end of the connection."""
+    """Wait for room and send one byte; False at the end of the connection."""
     while (sent := try_send(fd, byte)) is None:
         await wait_writable(fd)
     return sent

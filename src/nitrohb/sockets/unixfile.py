@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Socket files: created with the right mode, a dead one replaced, any other left alone."""
+"""Socket files: create one with the right mode, replace a dead one, leave any other alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LOCK_PAUSE: Final = 0.01  # seconds
 
 
 def absolute(path: str) -> str:
-    """The absolute path. For os.path.abspath() a/../b is b, which is wrong if a is a link."""
+    """Return the absolute path. os.path.abspath() makes b of a/../b, wrong if a is a link."""
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def set_permissions(path: str, mode: int, group: int | None) -> None:
-    """Change the mode and group of a new socket file, and of no file that has replaced it."""
+    """Set the mode and group of a new socket file, but not of a file that has replaced it."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -39,11 +39,11 @@ def set_permissions(path: str, mode: int, group: int | None) -> None:
 
 
 def bind(sock: socket.socket, path: str, attempts: int) -> None:
-    """Bind a socket to a path. A dead socket there is replaced.
+    """Bind a socket to a path, and replace a dead socket file there.
 
     Raises:
         OSError: EADDRINUSE if another process listens there, EEXIST if the file is not a socket,
-            EWOULDBLOCK if the directory stays locked for so many attempts.
+            EWOULDBLOCK if the directory is still locked after all attempts.
     """
     try:
         sock.bind(path)
@@ -59,9 +59,8 @@ def bind(sock: socket.socket, path: str, attempts: int) -> None:
 def _remove_dead_socket(path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise OSError(errno.EEXIST, "not a socket")
-    # A datagram socket probes without a connection that a server would have to handle. EPROTOTYPE
-    # means that a stream socket is bound there, listening or not. ECONNREFUSED means that the
-    # socket of the file is gone.
+    # Probe with a datagram socket, because a server would have to handle a connection. EPROTOTYPE
+    # means that a stream socket is bound there, ECONNREFUSED that the socket of the file is gone.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
@@ -76,12 +75,12 @@ def _remove_dead_socket(path: str) -> None:
 
 @contextmanager
 def _locked(directory: str, attempts: int) -> Generator[None]:
-    """Keep another nitrohb from removing a new socket that it takes for the dead one.
+    """Keep another nitrohb from removing a new socket file in the belief that it is the dead one.
 
-    The lock is on the directory, so it leaves no file behind. Any process that can read the
-    directory could hold it forever: hence the bounded wait.
+    The lock is on the directory, so there is no lock file to remove. The wait is limited, because
+    any process that can read the directory can lock it.
     """
-    import fcntl  # dead sockets are rare
+    import fcntl  # rarely needed
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -102,8 +101,8 @@ def _locked(directory: str, attempts: int) -> Generator[None]:
 def remove_own(path: str, own: tuple[int, int] | None) -> None:
     """Remove a socket file, unless another file has replaced it.
 
-    If it cannot be removed, for example because privileges were dropped, it stays as a dead socket,
-    which the next start replaces.
+    If that fails, for example because privileges were dropped, the next start replaces the dead
+    file.
     """
     with suppress(OSError):
         if identity(path) == own:
@@ -111,7 +110,7 @@ def remove_own(path: str, own: tuple[int, int] | None) -> None:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """The device and inode of a file; None if there is none."""
+    """Return the device and inode of a file; None if there is no such file."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's own CID, from /dev/vsock (vsock(7), linux/vm_sockets.h)."""
+"""The CID of this machine, from /dev/vsock (vsock(7), linux/vm_sockets.h)."""
 
 import fcntl
 import os
@@ -12,16 +12,16 @@ _GET_LOCAL_CID: Final = 0x7B9  # IOCTL_VM_SOCKETS_GET_LOCAL_CID
 
 
 def read_local_cid(device: str = VSOCK_DEVICE) -> int:
-    """Ask the kernel for the CID of this machine.
+    """Return the CID of this machine.
 
-    A machine can have several: as a guest the one that the hypervisor chose, as the host of VMs 2,
+    A machine can have several: one from its hypervisor if it is a guest, 2 if it is a host of VMs,
     and 1 for the loopback. The kernel returns the first of these.
 
     Returns:
         The CID; ``CID_ANY`` if there is none, because no transport is loaded.
 
     Raises:
-        OSError: The device does not exist (often so in containers), or cannot be opened or asked.
+        OSError: The device does not exist (as in many containers), or cannot be opened or asked.
     """
     fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
