@@ -37,7 +37,7 @@ def test_the_readme_has_its_commands() -> None:
     (shown,) = [block.text for block in blocks(text) if block.text.startswith("$ ")]
     printed, _ = [block.text for block in PAGE if block.kind == "text"]
     commands = f"{command('image')}\n{command('image: boot')}"
-    here = re.sub(r'"\$NITROHB/(\S+)"', r"\1", commands)
+    here = re.sub(r'"\$NITROHB/(\S+)"', r"\1", commands).replace("\npython ", "\n.venv/bin/python ")
     assert shown == "".join(f"$ {it}\n" for it in here.splitlines()) + printed
 
 

@@ -3,10 +3,13 @@
 
 import re
 
+from pathlib import Path
+
+from .machines import until
 from .parts import CRATES, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
-RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest"}
+RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest", "siblings: device"}
 RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest")}
 RUN_WITH_AN_IMAGE = {"image: boot", "eif: make", "eif: guest"}
 RUN_BY_THE_SESSION = {"install", "guest", "image", "eif: install"}
@@ -38,3 +41,9 @@ def test_the_commands(reader: Reader) -> None:
             guest.words.await_line("^init: boot: echoed")
             assert guest.ends() == 0
         server.words.await_line("heartbeat .*hybrid:vm4.vsock:9000 ")
+
+
+def test_the_device_for_siblings_starts(reader: Reader, tmp_path: Path) -> None:
+    with reader.runs("siblings: device"):
+        for name in ("vhost3.socket", "vhost16.socket"):
+            until((tmp_path / name).exists, name)
