@@ -2,7 +2,6 @@
 """The commands of docs/how-to/qemu.md, as they stand; test_forwarded.py has those of AF_VSOCK."""
 
 import re
-
 from pathlib import Path
 
 from .machines import until
