@@ -168,7 +168,7 @@ def test_trio_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
             failing.setattr("trio.run", Mock(side_effect=error))
             code, out, err = nitrohb_here("doctor")
         assert (code, out) == (1, "")
-        assert err.startswith("nitrohb: the examination cannot begin: ")
+        assert err.startswith("nitrohb: cannot begin the checks: ")
         assert why in err
 
 

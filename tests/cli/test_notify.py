@@ -161,7 +161,7 @@ async def test_short_watchdog_is_notified_in_time_during_a_flood(
 def assert_warned(warnings: list[str], why: str, name: str) -> None:
     (line,) = warnings
     assert why in line
-    assert f"(NOTIFY_SOCKET is {name!r})" in line
+    assert f"NOTIFY_SOCKET={name!r}" in line
 
 
 @pytest.mark.parametrize(("name", "why"), [("n", os.strerror(errno.ENOENT)), ("n" * 108, "long")])

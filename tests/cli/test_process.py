@@ -103,14 +103,14 @@ async def test_signal_during_the_start_is_sent_when_the_command_runs(
         ("here", None, "there is no such command in PATH", "write ./here"),
         ("so so", None, "there is no such command in PATH", "write ./'so so'"),
         ("nowhere", None, "there is no such command (ENOENT)", "whole path"),
-        ("./script", None, "the interpreter that its first line (#!) names", "Install"),
+        ("./script", None, "the interpreter in its first line (#!)", "Install"),
         ("./here", None, "(EACCES)", "chmod +x"),
         ("./here/x", None, "(ENOTDIR)", "Check its path"),
         ("./directory", None, "it is a directory (EACCES)", "in it"),
         ("./empty", None, "(ENOEXEC)", "#!/bin/sh"),
         ("here", errno.EAGAIN, "too many processes (EAGAIN)", "ulimit -u"),
         ("here", errno.EMFILE, "too many open files (EMFILE)", "ulimit -n"),
-        ("here", errno.E2BIG, f"{os.strerror(errno.E2BIG)} (E2BIG)", "by itself"),
+        ("here", errno.E2BIG, f"{os.strerror(errno.E2BIG)} (E2BIG)", "without nitrohb"),
     ],
 )
 async def test_why_a_command_is_not_started(

@@ -205,8 +205,8 @@ def status_of_socket_file(sock: Path, *options: str) -> os.stat_result:
 @pytest.mark.parametrize(
     ("how", "lines", "said"),
     [
-        (">&-", 0, "nitrohb: stdout: it is closed; "),
-        (">/dev/full", 0, "nitrohb: stdout: No space left on device; "),
+        (">&-", 0, "stdout: it is closed; "),
+        (">/dev/full", 0, "stdout: No space left on device; "),
         ("2>&-", 4, ""),
         ("<&- >&- 2>&-", 0, ""),
     ],
@@ -218,7 +218,7 @@ def test_stream_that_takes_nothing_costs_no_heartbeat(
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
     assert (code, len(out.splitlines())) == (0, lines)
-    assert err.startswith(said)
+    assert said in err
     assert len(err.splitlines()) == (1 if said else 0)
     assert not sock.exists()
 
@@ -240,7 +240,7 @@ def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) 
     assert script.popen.returncode == 143
     shortage, _, broken = err.decode().splitlines()
     assert "(EMFILE)" in shortage
-    assert broken == "nitrohb: stdout: Broken pipe; nothing more is printed there"
+    assert "stdout: Broken pipe; " in broken
 
 
 def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> None:
@@ -254,7 +254,7 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
             assert beat(sock) == HEARTBEAT
             code, _, err = script.end()
     assert code == 0
-    assert json.loads(err)["message"].startswith("stdout: 4 lines were left out")
+    assert "dropped 4 lines for stdout" in json.loads(err)["message"]
 
 
 def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_help_is_as_wide_as_the_terminal(
 
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(os, "get_terminal_size", size)
-    _, out, _ = nitrohb_here("send", "--help")
+    _, out, _ = nitrohb_here("wait", "--help")
     options = out.partition("options:")[2].partition("examples:")[0]
     assert width - 15 < max(map(len, options.splitlines())) <= width
 
@@ -89,7 +89,7 @@ def test_a_command_whose_output_is_all_it_is_for_fails_without(
     with started(*args.split(), *listen, command=redirected(how)) as script:
         code, out, err = script.end()
     assert (code, out, len(err.splitlines())) == (1, "", 1)
-    assert err.startswith("nitrohb: stdout: ")
+    assert "stdout: " in err
     assert why in err
 
 
@@ -188,10 +188,10 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("-l unix:{sock} --keep --api-group 0", NO_API),
         ("-l unix:{sock} --keep --api-allow-remote", NO_API),
         ("-l unix:{sock} --keep --api-host example.com", NO_API),
-        ("--events fd:999", ["--events: 999 ", "3>FILE"]),
+        ("--events fd:999", ["--events: descriptor 999 ", "3>FILE"]),
         ("--events fd:x", ["--events", "'x'"]),
-        ("run --ready-fd 2 -- true", ["--ready-fd: 2 ", "3 up"]),
-        ("run --ready-fd 999 -- true", ["--ready-fd: 999 ", "3>FILE"]),
+        ("run --ready-fd 2 -- true", ["--ready-fd: descriptor 2 ", "below 3"]),
+        ("run --ready-fd 999 -- true", ["--ready-fd: descriptor 999 ", "3>FILE"]),
         ("--ready-fd -1", ["--ready-fd", "'-1'"]),
         ("run -l unix:{sock}", COMMAND),
         ("run -l unix:{sock} --", COMMAND),
@@ -210,7 +210,8 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
 )
 def test_arguments_that_make_no_sense_together(line: str, named: list[str], sock: Path) -> None:
     code, out, err = nitrohb_here(*line.format(sock=sock).split())
-    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) <= 2, "the reason, and the remedy"
     assert err.startswith("nitrohb: ")
     assert not [name for name in named if name.format(sock=sock) not in err]
     assert not os.listdir(sock.parent)
@@ -241,7 +242,7 @@ def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> 
         options = ("--timeout", "auto", "--eif", eif, "--memory", "64", "-l", f"unix:{sock}")
         code, out, err = nitrohb_here(command, *options, *(["--", "true"] * (command == "run")))
         assert (code, out) == (2, ""), name
-        assert f"--eif {eif} " in err
+        assert f"--eif {eif}" in err
         assert problem in err
         assert not sock.exists()
 

@@ -98,7 +98,7 @@ def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
     code, out, err = result
     assert (code, out) == (1, "")
     message, remedy = err.splitlines()
-    assert f"the server at unix:{api} has closed the connection" in message
+    assert f"the server at unix:{api} closed the connection" in message
     assert remedy.endswith(f"nitrohb serve --keep --api unix:{api}")
 
 

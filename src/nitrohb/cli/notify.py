@@ -130,7 +130,7 @@ def find_notifier(warn: Callable[[str], object]) -> Notifier | None:
         return None
     if name[0] not in "/@" or len(name) == 1:
         raise UsageError(
-            f"NOTIFY_SOCKET={name!r} in the environment: expected an absolute path, or @ and the"
+            f"NOTIFY_SOCKET of the environment is {name!r}: expected an absolute path, or @ and the"
             " name of an abstract socket"
         )
     sockaddr = b"\0" + os.fsencode(name[1:]) if name[0] == "@" else name
@@ -151,7 +151,7 @@ def _number(variable: str) -> int:
     with suppress(AddressError):
         if number := parse_number("number", text, _MAX):
             return number
-    raise UsageError(f"{variable}={text!r} in the environment: expected a number, at least 1")
+    raise UsageError(f"{variable} of the environment is {text!r}: expected a number, at least 1")
 
 
 def _cut(status: str) -> str:

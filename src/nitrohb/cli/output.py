@@ -282,7 +282,7 @@ class Output:
         for stream in self.streams:
             if count := stream.take_dropped():
                 lines = "1 line" if count == 1 else f"{count} lines"
-                text = f"nitrohb: {stream.name}: {lines} dropped while the reader paused"
+                text = f"nitrohb: dropped {lines} for {stream.name}: its reader paused"
                 self._write(self.stderr, self._message(text, WARNING))
 
     def status(self, text: str) -> None:

@@ -249,7 +249,7 @@ def _is_in_foreground() -> bool:
 
 
 _START_ERRORS: Final = {
-    errno.ENOENT: ("there is no such command", "Check its name, or write its full path."),
+    errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
     errno.ENOTDIR: ("a part of its path is not a directory", "Check its path."),
     errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
     errno.ENOEXEC: (
@@ -266,7 +266,7 @@ _START_ERRORS: Final = {
 def why_not_started(command: str, error: OSError) -> str:
     """Return the reason why a command cannot be started, and in a second line the remedy."""
     number = error.errno or 0
-    reason, remedy = _START_ERRORS.get(number, (os.strerror(number), "Run the command alone."))
+    reason, remedy = _START_ERRORS.get(number, (os.strerror(number), "Run it without nitrohb."))
     if shortage := descriptor_shortage(number):
         return str(shortage)
     if not command:
