@@ -150,7 +150,7 @@ class Warner:
             case Rejected(reason=RejectReason.CID) if event.cid == LOOPBACK_CID:
                 self._warn_same_cids(event, "was rejected")
             case Connected() if event.cid == LOOPBACK_CID and self._cid_1_is_ambiguous:
-                self._warn_same_cids(event, "was allowed, but any VM can be behind it")
+                self._warn_same_cids(event, "was allowed")
             case Connected() if event.cid == LOOPBACK_CID and self.awaits_cid():
                 self._warn_same_cids(event, "arrived, but a client waits for another CID")
             case _:
