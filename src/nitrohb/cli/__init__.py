@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script. Its signal handlers stay installed when it returns.
+    """Run the console script. Its signal handlers and child subreaper stay set afterwards.
 
     Args:
         argv: The arguments, without the name of the script. Default: ``sys.argv[1:]``.

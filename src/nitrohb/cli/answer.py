@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer heartbeats and report them: ``serve`` and ``run`` do this after the load of trio."""
+"""Answer heartbeats and report them: ``serve`` and ``run`` do this after they have loaded trio."""
 
 import math
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence

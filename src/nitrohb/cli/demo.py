@@ -34,8 +34,10 @@ def demo(_settings: DemoSettings, output: Output, signals: Signals) -> int:
             await nursery.start(partial(serve_heartbeat, address, on_event=parent))
             output.print_out(f"enclave  boots: its init connects and sends {byte}")
             seconds = await send_heartbeat(address)
-        output.print_out(f"enclave  got {byte} back after {seconds * 1000:.1f} ms, and continues to boot")
-        output.print_out("enclave  (without an answer, its init would exit)")
+        output.print_out(
+            f"enclave  got {byte} back after {seconds * 1000:.1f} ms, and continues to boot\n"
+            "enclave  (without an answer, its init would exit)"
+        )
         return exit_codes.DONE
 
     with _socket_path() as path:

@@ -55,7 +55,7 @@ class Stream:
         fd: The descriptor, or that of a non-blocking duplicate; -1 if there is none.
         is_journal: Whether the file is the stream to the systemd journal.
         problem: Why nothing can be written any more; empty while writing works.
-        has_dropped_lines: Whether a line was dropped. After the reader is gone, no line counts.
+        has_dropped_lines: Whether a line was dropped, not counting those after the reader has gone.
         on_queued: Called when lines have to wait in the queue.
     """
 
@@ -109,7 +109,7 @@ class Stream:
         if self._stream is None:
             return self._fail("it is closed")
         data = os.fsencode(text)  # the encoding of the file system: paths stay exact
-        while data and not self.problem:
+        while data:
             piece = data[: _QUEUE_MAX - len(self._queue)]
             if len(piece) < len(data):  # whole lines, or nothing
                 piece = piece[: piece.rfind(b"\n") + 1]

@@ -189,17 +189,17 @@ class Summary:
         return self.all_listen(addresses) and not list(self.without_heartbeat())
 
     def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
-        """The addresses without a heartbeat, each with what connected instead."""
+        """The addresses without a heartbeat, each with what arrived instead."""
         for address, seen in self._seen.items():
             if address not in self._booted:
                 yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
 
 
 def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
-    """Print that the time is up, and what connected to each address instead of an enclave."""
+    """Print that the time is up, and what arrived on each address instead of a heartbeat."""
     without_heartbeat = list(summary.without_heartbeat())
     if not without_heartbeat:  # only with --keep
-        output.print_err(f"nitrohb: the time is up, after {timeout:g} s")
+        output.print_err(f"nitrohb: timed out after {timeout:g} s")
     for address, seen in without_heartbeat:
         text = _explain(address, seen, f"within {timeout:g} s")
         if not seen:
@@ -209,7 +209,7 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
 
 
 def explain_end(summary: Summary, status: int, output: Output) -> None:
-    """Print that the command ended too early, and what connected to each address until then."""
+    """Print that the command ended too early, and what arrived on each address until then."""
     output.print_err(f"nitrohb: the command ended with status {_status(status)} before a heartbeat")
     for address, seen in summary.without_heartbeat():
         output.print_err(_explain(address, seen, "until then"))

@@ -61,8 +61,8 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             closing.callback(listener.close)
             listener.address = where_bound(listener)
             if listener.is_isolated():
-                warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_ADVICE)}"
-                output.print_err(warning, level=WARNING)
+                reason, remedy = LOCAL_ADVICE
+                output.print_err(f"nitrohb: {listener.address}: {reason}\n{remedy}", level=WARNING)
         check_distinct(listeners)  # two fd: addresses can be the same socket
         if settings.events is not None:
             output.open_events(settings.events)

@@ -139,9 +139,9 @@ class WaitSettings(Settings):
 
     Attributes:
         target: The CID of the enclave, or the listen address on which it connects.
-        api: The address of the server's HTTP interface.
+        api: The address of the HTTP interface of the server.
         timeout: Seconds to wait.
-        max_age: Older heartbeats are ignored, in seconds.
+        max_age: The age in seconds above which heartbeats are ignored.
         format: ``"text"`` or ``"json"``.
     """
 
@@ -270,9 +270,11 @@ def _timeout(args: Namespace) -> tuple[float, str]:
 
     size = values.image_size(args.eif)
     need = -(-size * _EIF_MEMORY_FACTOR >> 20)  # rounded up
-    warning = f"--memory {args.memory} is too small for this image: nitro-cli requires {need} MiB"
     timeout = boot_timeout(eif_bytes=size, memory_mib=args.memory)
-    return timeout, warning if args.memory < need else ""
+    if args.memory >= need:
+        return timeout, ""
+    why = f"--memory {args.memory} is too small for this image: nitro-cli requires {need} MiB"
+    return timeout, f"{why}\nUse --memory {need} or more."
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:

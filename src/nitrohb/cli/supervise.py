@@ -157,7 +157,7 @@ class Supervisor:
             return exit_codes.TIMED_OUT
         if process.status is None:  # the signal arrived before the command was started
             return 128 + (number or 0)
-        # After a signal, an early end can be the answer of the command to it.
+        # After a signal, the command can have ended because of it.
         if self._is_early() and number is None:
             explain_end(self._summary, process.status, self._output)
             # Also behind sudo, or in the command line of a shell.
