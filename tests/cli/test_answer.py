@@ -22,7 +22,7 @@ from .settings import server_settings
 
 
 class AwaitsCid(ServerState):
-    """The HTTP interface's view of the server while somebody waits for one CID."""
+    """The HTTP interface while a client waits for one CID."""
 
     def awaits_cid(self) -> bool:
         return True

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb run --console``: what the guest wrote, if it has no heartbeat, and all of it in a file.
+"""``nitrohb run --console``: the last lines if there is no heartbeat, and all of it in a file.
 
-The VMM is played by the test, on a socket like that of QEMU's serial port.
+The test plays the VMM, on a socket like that of the serial port of QEMU.
 """
 
 import os
@@ -38,7 +38,7 @@ def serial(tmp_path: Path) -> Path:
 def booting(
     sock: Path, serial: Path, *options: str, status: int = 1
 ) -> Generator[tuple[Script, socket.socket]]:
-    """Boot a guest by a command that ends when it is told to. Yields its console, too."""
+    """Boot a guest with a command that ends on request. Also yields its console."""
     args = ("run", "--quiet", "-l", f"unix:{sock}", "--console", f"unix:{serial}", *options)
     command = ("sh", "-c", f"read _; exit {status}")
     with (
@@ -54,7 +54,7 @@ def booting(
 
 
 def test_last_lines_after_the_end_of_the_command(sock: Path, serial: Path) -> None:
-    """They have come just before. A guest cannot speak as nitrohb, nor to the terminal."""
+    """The lines arrived just before. A guest cannot imitate nitrohb, or control the terminal."""
     with booting(sock, serial) as (script, console):
         console.sendall(PANIC)
         code, _, err = script.end()
@@ -199,7 +199,7 @@ def test_a_full_disk_is_told_once() -> None:
 
 
 def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe without a reader stands for it. Memory is bounded; what is missing is told."""
+    """A pipe without a reader plays the disk. Memory is bounded, and dropped bytes are reported."""
     monkeypatch.setattr("nitrohb.cli.console._CLOSE_TIMEOUT", 0.01)
     path, warn, line = tmp_path / "log", Mock(), b"x" * 1023 + b"\n"
     os.mkfifo(path)

@@ -34,7 +34,7 @@ QUEUE = 3 * PAGE
 
 @contextmanager
 def small_pipe(*, reopened: bool = True) -> Generator[tuple[TextIO, int]]:
-    """A stream into the smallest pipe, with a small queue, and the end to read from."""
+    """A stream to the smallest pipe, with a small queue, and the reading end."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
     os.set_blocking(reader, False)
@@ -122,7 +122,7 @@ def test_the_end_waits_for_a_reader_that_goes_on(monkeypatch: pytest.MonkeyPatch
         stream = Stream(pipe)
         stream.open_nonblocking()
         stream.write((2 * PAGE - 1) * "x" + "\n")
-        seen = read(reader)  # there is room again, but nobody has told the stream
+        seen = read(reader)  # there is room again, but the stream does not know it
         stream.close()
         assert seen + read(reader) == (2 * PAGE - 1) * b"x" + b"\n"
         assert stream.take_dropped() == 0
@@ -207,7 +207,7 @@ def test_a_caller_of_main_can_put_anything_in_the_place_of_a_file() -> None:
 
 
 def test_a_socket_whose_reader_pauses() -> None:
-    """As stdout is a socket of the journal."""
+    """stdout can be a socket, for example of the journal."""
     ours, theirs = socket.socketpair()
     with ours, open(theirs.detach(), "w") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FLUSH_TIMEOUT", 0)
@@ -220,7 +220,7 @@ def test_a_socket_whose_reader_pauses() -> None:
 
 @pytest.mark.parametrize("size", [10, 50, 100, 300, 1000])
 def test_a_terminal_that_cannot_be_opened_again_and_whose_reader_pauses(size: int) -> None:
-    """As that of another user. It may have room for a part of what is written."""
+    """For example that of another user. It can have room for only a part of the text."""
     controller, terminal = pty.openpty()
     with open(controller, "rb", buffering=0) as reader, open(terminal, "w") as other:
         stream = Stream(other)
@@ -266,7 +266,7 @@ def longest_beat(sock: Path, count: int) -> float:
 
 
 def test_a_terminal_that_is_stopped_delays_no_heartbeat(sock: Path) -> None:
-    """Ctrl-S, many heartbeats, and Ctrl-Q: the rest is shown, and how many lines are missing."""
+    """Ctrl-S, many heartbeats, Ctrl-Q: then the queue is shown, and how many lines were dropped."""
     controller, terminal = pty.openpty()
     with open(controller, "rb", buffering=0), open(terminal, "wb", buffering=0) as theirs:
         args = ("--keep", "-l", f"unix:{sock}")

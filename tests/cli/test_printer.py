@@ -71,7 +71,7 @@ PAGE = 4096  # bytes: the smallest pipe
 
 @contextmanager
 def small_pipe() -> Generator[tuple[Output, BinaryIO]]:
-    """An output to a full pipe, with as much queued again, and the pipe's other end."""
+    """An output to a full pipe, with as much queued again, and the other end of the pipe."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)

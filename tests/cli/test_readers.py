@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that read what nitrohb says: ``--events``, ``--ready-fd``, and messages as JSON."""
+"""Output for programs: ``--events``, ``--ready-fd``, and messages as JSON."""
 
 import errno
 import fcntl
@@ -41,7 +41,7 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 def names(text: str) -> list[str]:
-    """The names of events, of which each is a line of text."""
+    """The names of the events in lines of text."""
     return re.findall(r"^\S+Z nitro_(\w+) .*\n", text, re.MULTILINE)
 
 
@@ -75,7 +75,7 @@ def test_that_json_is_wanted_is_known_before_the_line_is_understood(
 
 
 def messages(err: str) -> Generator[tuple[str, str]]:
-    """Each message and its level, of what must be lines of JSON and no more."""
+    """Each message and its level. All lines must be JSON."""
     for line in err.splitlines():
         fields = json.loads(line)
         assert list(fields) == ["event", "time", "message", "level"]
@@ -234,7 +234,7 @@ def test_lines_of_events_that_nobody_reads_are_counted_when_a_reader_goes_on(
     assert f"dropped 1 line for --events {fifo}: " in message
 
 
-# The descriptor that is told when all addresses listen.
+# The descriptor that gets a newline when all addresses listen.
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb serve``: answering, reporting, ending. Options without a command are those of serve."""
+"""``nitrohb serve``: answer, report, end. Without a command, options are those of serve."""
 
 import json
 import os
@@ -224,7 +224,7 @@ def test_stream_that_takes_nothing_costs_no_heartbeat(
 
 
 def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) -> None:
-    """Then there is none to be had for /dev/null either, and the heartbeats go on all the same."""
+    """Then nitrohb cannot open /dev/null either, but still answers heartbeats."""
     command = ("sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *NITROHB)
     with started("-l", f"unix:{sock}", "--keep", command=command) as script:
         assert "listening" in script.line()
@@ -273,11 +273,11 @@ def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -
 def test_few_descriptors_are_told_in_words_and_one_is_kept_for_a_heartbeat(
     api: bool, sock: Path
 ) -> None:
-    """Whatever the limit: it ends and says why, or it answers. It warns of the exact limit."""
+    """With each limit, nitrohb ends and prints why, or it answers. It warns of the exact limit."""
     args = ["--keep", "-l", f"unix:{sock}", *(["--api", f"unix:{sock}.api"] if api else [])]
     ends = list[str]()
     for limit in (5, *range(7, 15)):
-        # Not with -W error: trio leaves two sockets to the garbage collector there.
+        # Not with -W error: there trio leaves two sockets to the garbage collector.
         command = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *INSTALLED)
         with started(*args, command=command) as script:
             if script.line():  # listening
@@ -289,7 +289,7 @@ def test_few_descriptors_are_told_in_words_and_one_is_kept_for_a_heartbeat(
         if err:
             message, remedy = err.splitlines()[:2]
             assert message.startswith("nitrohb: ")
-            # Debian's Python runs the C compiler for trio, and then tempfile knows no other reason.
+            # Python on Debian runs the C compiler for trio, and tempfile then gives this reason.
             assert "(EMFILE)" in message or "No usable temporary directory" in message
             assert "ulimit -n" in remedy
             assert len(err.splitlines()) <= 2 + 2 * api
