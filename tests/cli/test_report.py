@@ -97,11 +97,11 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
 @pytest.mark.parametrize(
     ("address", "where"),
     [
-        (ANY, "Inside the enclave: nitrohb send vsock:3:9000"),
-        (VsockAddress(1, 9000), "Inside the enclave: nitrohb send vsock:3:9000"),
-        (VsockAddress(5, 9001), "Inside the enclave: nitrohb send vsock:5:9001"),
-        (UNIX, """On this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
-        (HybridAddress("vm", 9000), "On this machine: nitrohb send hybrid:vm:9000"),
+        (ANY, "To test from inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(1, 9000), "To test from inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(5, 9001), "To test from inside the enclave: nitrohb send vsock:5:9001"),
+        (UNIX, """To test from this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
+        (HybridAddress("vm", 9000), "To test from this machine: nitrohb send hybrid:vm:9000"),
         (InheritedSocket(3), None),  # nobody knows where it is bound
     ],
 )

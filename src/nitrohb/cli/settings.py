@@ -274,7 +274,7 @@ def _timeout(args: Namespace) -> tuple[float, str]:
     if args.memory >= need:
         return timeout, ""
     why = f"--memory {args.memory} is too small for this image: nitro-cli requires {need} MiB"
-    return timeout, f"{why}\nUse --memory {need} or more."
+    return timeout, f"{why}\nGive the enclave at least {need} MiB."
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
@@ -321,7 +321,9 @@ def _running(args: Namespace) -> UnixAddress | TcpAddress:
 def _run(args: Namespace) -> RunSettings:
     answer = _answer(args)
     if args.misplaced or not args.argv:
-        raise UsageError("run needs a command after --, as in: nitrohb run [options] -- CMD ARG...")
+        raise UsageError(
+            "run needs a command after --\nAdd it, as in: nitrohb run [options] -- CMD ARG..."
+        )
     listen: Sequence[Address] = args.listen or ()
     has_no_cids = listen and all(isinstance(each, _WITHOUT_CID) for each in listen)
     if args.console == "auto" and has_no_cids:
