@@ -49,7 +49,7 @@ def test_the_man_page_has_the_groups_of_the_options() -> None:
     """What the first word of "their permissions" is about stands in the group's title."""
     page = manpage(build_parser()).replace("\\-", "-").replace("\\(aq", "'")
     serve = page.partition(".SS nitrohb serve\n")[2].partition(".SS ")[0]
-    titles = ["time", "socket files", "output", "HTTP interface (it needs the extra api)"]
+    titles = ["time", "socket files", "output", "HTTP interface (needs the extra api)"]
     assert re.findall(r"^\.PP\n\\fB(.*):\\fR$", serve, re.MULTILINE) == titles
     for title, option in zip(
         titles, ("--timeout", "--socket-mode", "--format", "--api"), strict=True

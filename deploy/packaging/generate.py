@@ -26,7 +26,7 @@ __all__ = ["generated"]
 
 ROOT: Final = Path(__file__).parents[2]
 
-# After "unix:" bash completes a path by itself, as a colon begins a new word there (see _BASH).
+# In bash a colon begins a new word, so after "unix:" it completes a path by itself (see _BASH).
 _ADDRESS: Final = {
     "zsh": "_nitrohb_address",
     "fish": "(_nitrohb_address)",
@@ -55,7 +55,7 @@ end
     },
 }
 
-# Where shtab knows of nothing, bash is to complete files.
+# Where shtab has no completion, let bash complete files.
 _BASH: Final = ("complete -o bashdefault ", "complete -o bashdefault -o default ")
 
 _COMMAND: Final = {
@@ -105,12 +105,10 @@ _USER: Final = {
     "preamble": {"bash": '\n_nitrohb_user() {\n  compgen -u -- "$1"\n}\n'},
 }
 
-# What stands for a value in --help tells what it is.
+# How to complete a value, by its metavar.
 _VALUES: Final[dict[str, Any]] = {
     "PATH": shtab.FILE,
     "PATH|fd:N": shtab.FILE,
-    "FILE": shtab.FILE,
-    "DIR": shtab.DIRECTORY,
     "ADDR": _ADDRESS,
     "ADDR|auto": _ADDRESS,
     "GROUP": _GROUP,
@@ -133,10 +131,10 @@ def generated() -> dict[Path, str]:
 
 
 def _completed() -> argparse.ArgumentParser:
-    """The parser, with what shtab has to know of its values."""
+    """The parser, with the completions of its values for shtab."""
     parser = build_parser()
     commands = subcommands(parser)
-    _options_without_a_command_are_those_of_serve(parser, commands["serve"])
+    _add_options_of_serve(parser, commands["serve"])
     for command in (parser, *commands.values()):
         for action in command._actions:
             if isinstance(action.metavar, str) and action.metavar in _VALUES:
@@ -147,9 +145,8 @@ def _completed() -> argparse.ArgumentParser:
     return parser
 
 
-def _options_without_a_command_are_those_of_serve(
-    parser: argparse.ArgumentParser, serve: argparse.ArgumentParser
-) -> None:
+def _add_options_of_serve(parser: argparse.ArgumentParser, serve: argparse.ArgumentParser) -> None:
+    """Let the parser take the options of serve, the default command."""
     for action in serve._actions:
         if action.option_strings and action.dest != "help":
             parser._add_action(action)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A man page of a parser, in the macros of man(7).
+"""Make a man page from a parser, in the macros of man(7).
 
-argparse-manpage would leave out what stands below the options of a command (its examples, its
-addresses and exit codes), and gives each Python's own wording of its usage.
+argparse-manpage would omit the text below the options of a command (examples, addresses, exit
+codes), and its usage lines differ between versions of Python.
 """
 
 import argparse
@@ -22,7 +22,7 @@ __all__ = ["exit_code_meanings", "manpage", "subcommands", "summaries"]
 
 REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference" / "command-line.md"
 
-# What argparse calls the groups that every parser has: they are what stands there first.
+# The default groups of argparse get no title.
 _UNNAMED: Final = ("positional arguments", "options")
 
 
@@ -33,7 +33,7 @@ def manpage(parser: argparse.ArgumentParser) -> str:
 
 
 def exit_code_meanings() -> dict[int, str]:
-    """The exit codes, and what the source says below each of them."""
+    """The exit codes, each with its docstring."""
     body = ast.parse(inspect.getsource(exit_codes)).body
     return {
         getattr(exit_codes, code.target.id): inspect.cleandoc(said.value.value)
@@ -50,7 +50,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """What ``--help`` says of each command in one line, by their names."""
+    """The summaries of the commands in ``--help``, by their names."""
     return {it.dest: it.help for it in _listed(parser)._choices_actions}
 
 
@@ -62,7 +62,7 @@ def _listed(parser: argparse.ArgumentParser) -> Any:
 def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
     commands = subcommands(parser)
     summary = (parser.description or "").rstrip(".")
-    yield '.\\" Made of the parser by deploy/packaging/generate.py.'
+    yield '.\\" Generated from the parser by deploy/packaging/generate.py.'
     yield f'.TH {parser.prog.upper()} 1 "" "{parser.prog} {__version__}" "User Commands"'
     yield ".SH NAME"
     yield _text(f"{parser.prog} - {summary[:1].lower()}{summary[1:]}")
@@ -70,7 +70,7 @@ def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from _synopsis([_usage(it) for it in (parser, *commands.values())])
     yield ".SH DESCRIPTION"
     yield _text(parser.description or "")
-    yield _text("Options without a command are those of serve.")
+    yield _text("Without a command, options are those of serve.")
     yield from _epilog(parser)
     yield ".SH OPTIONS"
     yield from _arguments(parser)
@@ -134,7 +134,7 @@ def _filled(text: str) -> list[str]:
 
 
 def _epilog(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """What stands below the options in --help, its lines as they are."""
+    """The text below the options in ``--help``, with its line breaks."""
     if parser.epilog:
         yield ".PP"
         yield ".nf"
@@ -162,7 +162,7 @@ def _variables() -> Iterator[str]:
 
 
 def _others(page: str) -> Iterator[str]:
-    """The pages that this one names."""
+    """The other man pages that the page names."""
     named = sorted({*re.findall(r"(\w+)\((\d)\)", page)})
     for number, (name, section) in enumerate(named, 1):
         yield f".BR {name} ({section}){',' if number < len(named) else ''}"
@@ -174,6 +174,6 @@ _TYPED: Final = str.maketrans(
 
 
 def _text(line: str) -> str:
-    """A line as troff is to print it: no escape, no macro, each character one to be copied."""
+    """Escape a line for troff: it contains no macro, and its characters can be copied."""
     line = line.translate(_TYPED)
     return f"\\&{line}" if line.startswith(".") else line

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script, as a process: what it prints, what it leaves, and its exit codes."""
+"""The console script as a process: its output, its exit codes, and what it leaves behind."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tests of the console script listen, and that it leaves this process as it was."""
+"""Fixtures for the tests of the console script. They restore this process after each test."""
 
 import ctypes
 import errno
@@ -26,11 +26,11 @@ SIGNALS = (
 
 @pytest.fixture(autouse=True)
 def _this_process_as_it_was() -> Iterator[None]:
-    """main() handles signals and adopts orphans to the end of its process, which is pytest's."""
+    """Undo what main() leaves set in this process: signal handlers and the subreaper."""
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGCHLD)}
     yield
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # forgets one that has come, but is blocked
+        signal.signal(number, signal.SIG_IGN)  # drops a signal that is pending, but blocked
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -45,7 +45,7 @@ def sock(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _broken_accept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every listening socket is broken."""
+    """Make every listening socket fail."""
 
     def fail(_: Listener) -> NoReturn:
         raise OSError(errno.ENOTSOCK, "broken")
@@ -55,6 +55,6 @@ def _broken_accept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def output(capfd: pytest.CaptureFixture[str]) -> Iterator[Output]:
-    """An output whose lines capfd has."""
+    """An output whose lines go to capfd."""
     with closing(Output()) as output:
         yield output

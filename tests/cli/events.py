@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as the tests of the console script need them."""
+"""Events for the tests of the console script."""
 
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def made(kind: type[T], *, cid: int = 16, **fields: Any) -> T:
-    """An event on vsock::9000 at TIME, if it has a peer of some CID; with other fields as given."""
+    """An event on vsock::9000 at TIME with default fields, unless other fields are given."""
     always: dict[str, Any] = {"address": ANY, "time": TIME}
     if kind not in (Done, Listening, Lost, Unlistened):
         always["peer"] = VsockAddress(cid, 1234)

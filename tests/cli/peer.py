@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on a Unix socket that says what a test has given it, while nitrohb runs in-process."""
+"""A server on a Unix socket that sends given answers, while nitrohb runs in this process."""
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from .process import PATIENCE, listening
 
 @contextmanager
 def answering(path: Path, end: bytes, *answers: bytes) -> Generator[list[bytes]]:
-    """Be a server in a thread: read from each client up to an end, send an answer, and close.
+    """Run a server in a thread: read from each client up to an end, send an answer, and close.
 
     Yields the list of what the clients have sent.
     """

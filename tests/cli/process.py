@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of the console script, and plain sockets to talk to them. No wait is without bound."""
+"""Processes of the console script, and plain sockets to talk to them. Every wait has a limit."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from typing import IO, Any
 from nitrohb.cli import main
 from tests.support import child
 
-PATIENCE = 30.0  # seconds: a slow machine may need some of them to start Python
+PATIENCE = 30.0  # seconds: a slow machine needs some of them to start Python
 
-# A warning, say about a socket that was not closed, would show up on stderr.
+# Show warnings, for example about an open socket, on stderr.
 NITROHB = (sys.executable, "-W", "error", "-m", "nitrohb")
 
 HEARTBEAT = b"\xb7"
@@ -49,7 +49,7 @@ class Script:
         return str(json.loads(self.error_line())["event"])
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for its end. Returns the exit code, and the rest of stdout and stderr."""
+        """Wait for the end. Returns the exit code, and the rest of stdout and stderr."""
         out, err = self.popen.communicate(timeout=PATIENCE)
         return self.popen.returncode, (out or b"").decode(), (err or b"").decode()
 
@@ -60,7 +60,7 @@ def _line(stream: IO[bytes] | None, name: str) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's own, without what would keep a loss of buffered output from being seen."""
+    """That of this process, but with buffered output, so that a test can see it lost."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
@@ -76,13 +76,13 @@ def started(
     umask: int = -1,
     env: dict[str, str] | None = None,
 ) -> Generator[Script]:
-    """Start nitrohb; if it still runs in the end, kill it.
+    """Start nitrohb, and kill it at the end if it still runs.
 
-    In a new session it has no terminal, whoever runs the tests from one.
+    A new session keeps it from the terminal of the person who runs the tests.
     """
     with child(
         [*command, *args],
-        bufsize=0,  # line() looks at the pipe, so that nothing may hide in a buffer
+        bufsize=0,  # line() polls the pipe, so no line may be in a buffer
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -101,7 +101,7 @@ def nitrohb(*args: str, env: dict[str, str] | None = None) -> tuple[int, str, st
 
 
 def nitrohb_here(*args: str) -> tuple[int, str, str]:
-    """Run nitrohb to its end in this process, whose stdout and stderr are files meanwhile."""
+    """Run nitrohb in this process, with files as stdout and stderr."""
     with open(os.memfd_create("out"), "w+") as out, open(os.memfd_create("err"), "w+") as err:
         with redirect_stdout(out), redirect_stderr(err):
             try:
@@ -114,12 +114,12 @@ def nitrohb_here(*args: str) -> tuple[int, str, str]:
 
 
 def redirected(how: str) -> tuple[str, ...]:
-    """The command, with redirections as a shell writes them."""
+    """The command with shell redirections."""
     return ("sh", "-c", f'exec "$@" {how}', "sh", *NITROHB)
 
 
 def read_until(fd: int, enough: Callable[[bytes], bool], what: str = "") -> str:
-    """Read bytes, until there are enough or it ends; ``what`` is said if neither comes."""
+    """Read bytes until there are enough, or the end. After the time limit, fail with ``what``."""
     read = b""
     until = time.monotonic() + PATIENCE
     while not enough(read):
@@ -136,7 +136,7 @@ def read_until(fd: int, enough: Callable[[bytes], bool], what: str = "") -> str:
 
 
 def wait_for(is_so: Callable[[], bool], what: str = "") -> None:
-    """Wait until something is so that cannot tell by itself; ``what`` is said if it never is."""
+    """Poll until a condition is true. After the time limit, fail with ``what``."""
     until = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < until, f"waited {PATIENCE:g} s for {what or _source(is_so)}"
@@ -144,18 +144,18 @@ def wait_for(is_so: Callable[[], bool], what: str = "") -> None:
 
 
 def _source(function: Callable[..., bool]) -> str:
-    """What a function says of itself: its source, or what it is bound to."""
+    """Describe a function: its source, or the object that it is bound to."""
     return repr(function) if hasattr(function, "__self__") else getsource(function).strip()
 
 
 def wait_for_file(path: Path) -> None:
-    """Wait for a socket file, as soon as it is there."""
+    """Wait until a socket file exists."""
     wait_for(path.exists, f"the file {path}")
 
 
 @contextmanager
 def _awaiting(what: str) -> Generator[None]:
-    """Say what was waited for, if a socket's time is up."""
+    """Name what the test waited for if a socket times out."""
     try:
         yield
     except TimeoutError as late:
@@ -165,7 +165,7 @@ def _awaiting(what: str) -> Generator[None]:
 
 @contextmanager
 def connected(path: Path) -> Generator[socket.socket]:
-    """Be a client, as soon as somebody listens on a path."""
+    """Connect to a path as soon as it accepts connections."""
     with socket.socket(socket.AF_UNIX) as client, _awaiting(f"the server on {path}"):
         client.settimeout(PATIENCE)
         wait_for(lambda: client.connect_ex(str(path)) == 0, f"a server on {path}")
@@ -173,7 +173,7 @@ def connected(path: Path) -> Generator[socket.socket]:
 
 
 def beat(path: Path, byte: bytes = HEARTBEAT) -> bytes:
-    """Send a byte as soon as somebody listens, and return what comes back; ``b""`` is the end."""
+    """Send a byte as soon as the path accepts it, and return the answer; ``b""`` is the end."""
     with connected(path) as client:
         client.sendall(byte)
         return client.recv(2)
@@ -181,7 +181,7 @@ def beat(path: Path, byte: bytes = HEARTBEAT) -> bytes:
 
 @contextmanager
 def listening(path: Path) -> Generator[socket.socket]:
-    """Be a server on a path. Its socket file stays."""
+    """Listen on a path. The socket file stays."""
     with socket.socket(socket.AF_UNIX) as server, _awaiting(f"a client on {path}"):
         server.settimeout(PATIENCE)
         server.bind(str(path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings for tests that need no command line: its defaults, and what a test gives."""
+"""Settings for tests without a command line: the defaults, and the values that a test gives."""
 
 import math
 from typing import Any

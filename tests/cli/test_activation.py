@@ -20,7 +20,7 @@ from .process import (
     started,
 )
 
-# A service manager's last step: the sockets to 3 and up, the variables, the program.
+# The last step of a service manager: put sockets at 3 and up, set variables, run the program.
 ACTIVATE = """\
 import fcntl, os, sys
 fds, names, *command = sys.argv[1:]
@@ -60,7 +60,7 @@ def test_without_an_address_all_sockets_are_served(tmp_path: Path) -> None:
 
 
 def test_socket_by_its_name_and_its_file_stays_after_a_signal(tmp_path: Path) -> None:
-    """Whoever made the file removes it."""
+    """The process that made the file removes it."""
     two = tmp_path / "two"
     with listening(tmp_path / "one") as first, listening(two) as second:
         args = ("-l", "fd:second", "--keep", "--format", "json")

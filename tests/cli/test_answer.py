@@ -22,7 +22,7 @@ from .settings import server_settings
 
 
 class AwaitsCid(ServerState):
-    """The HTTP interface's view of the server while somebody waits for one CID."""
+    """The HTTP interface while a client waits for one CID."""
 
     def awaits_cid(self) -> bool:
         return True
@@ -35,9 +35,9 @@ def api() -> nullcontext[ServerState]:
 @pytest.mark.parametrize(
     ("allow_cids", "serve_api", "event_level", "what"),
     [
-        ([16], None, DEBUG, "is refused"),
-        ([1, 16], None, NOTHING, "is allowed: it can be that of any VM"),
-        (None, api, NOTHING, "has come while another CID is awaited"),
+        ([16], None, DEBUG, "was rejected"),
+        ([1, 16], None, NOTHING, "was allowed"),
+        (None, api, NOTHING, "a client waits for another CID"),
     ],
 )
 async def test_cid_that_all_vms_share_is_warned_of_once(
@@ -64,7 +64,8 @@ async def test_cid_that_all_vms_share_is_warned_of_once(
             nursery.cancel_scope.cancel()
     out, err = capfd.readouterr()
     first, second = err.splitlines()
-    assert first.startswith(f"nitrohb: a connection from CID 1 on vsock:3:9000 {what}: ")
+    assert "a connection from CID 1 on vsock:3:9000 " in first
+    assert what in first
     assert "forward-cid=1" in first
     assert "sibling VM" in second
     assert bool(out) == (event_level != NOTHING)

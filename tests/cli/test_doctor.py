@@ -89,7 +89,7 @@ def test_an_address_that_is_taken_fails_and_its_holder_is_named(sock: Path) -> N
 def test_the_first_line_answers_for_a_machine_with_some_cids(
     args: str, code: int, answer: str, why: str, sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is an AF_VSOCK socket for the doctor. tests/vsock has real ones."""
+    """The doctor takes it for an AF_VSOCK socket. tests/vsock has real ones."""
     words = args.split()
     mine = [int(words.pop())] if words and words[-1].isdigit() else []
     is_parent = mine == [3]
@@ -168,7 +168,7 @@ def test_trio_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
             failing.setattr("trio.run", Mock(side_effect=error))
             code, out, err = nitrohb_here("doctor")
         assert (code, out) == (1, "")
-        assert err.startswith("nitrohb: the examination cannot begin: ")
+        assert err.startswith("nitrohb: cannot begin the checks: ")
         assert why in err
 
 
@@ -188,7 +188,7 @@ def test_more_addresses_than_descriptors(tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_it_and_no_file_is_left(sock: Path, tmp_path: Path) -> None:
-    """It comes while a check waits for a lock, which takes it a second."""
+    """The signal arrives while a check waits one second for a lock."""
     with listening(sock):
         pass  # a dead socket, which cannot be replaced meanwhile
     (tmp_path / "tmp").mkdir()

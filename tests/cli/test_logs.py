@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines: as text and JSON, with levels, and with priorities where the journal reads them."""
+"""Log lines: text and JSON, levels, and priorities for the journal."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_text_and_level_of_every_event() -> None:
 
 
 def parsed(line: str) -> dict[str, str]:
-    """Read a line of text as logfmt readers do: a key alone is one without a value."""
+    """Read a line of text as logfmt readers do. A key alone has no value."""
     fields: dict[str, str] = {}
     rest = line
     while rest:
@@ -105,7 +105,7 @@ def parsed(line: str) -> dict[str, str]:
 
 
 def addresses() -> st.SearchStrategy[Address]:
-    """Also paths that are no text, and those that try to be more than a value."""
+    """Also paths that are not text, and paths that imitate other fields."""
     paths = st.one_of(
         st.text(min_size=1, max_size=26),
         st.binary(min_size=1, max_size=100).map(os.fsdecode),
@@ -190,7 +190,7 @@ def journal() -> Generator[tuple[socket.socket, socket.socket, dict[str, str]]]:
 
 
 def entries(ours: socket.socket) -> tuple[list[int], list[str]]:
-    """What the journal makes of all that came: priorities and messages."""
+    """What the journal reads: priorities and messages."""
     with ours.makefile(encoding="utf-8") as stream:
         lines = stream.read().splitlines()
     assert all(re.match("<[0-7]>", line) for line in lines), lines
@@ -244,7 +244,7 @@ def test_journal_gets_the_priorities_of_the_events_of_run_and_not_of_its_command
 def test_another_stream_than_the_journal_s_gets_no_priorities(
     sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JOURNAL_STREAM is inherited by all that a service starts, wherever their output goes."""
+    """Child processes inherit JOURNAL_STREAM even if their output goes elsewhere."""
     for name in ("", "0:0", "journal"):
         monkeypatch.setenv("JOURNAL_STREAM", name)
         code, out, err = nitrohb_here("-l", f"unix:{sock}", "--timeout", "0.01")

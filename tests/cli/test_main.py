@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors, whatever raises them: each is one message, and bugs keep their traceback."""
+"""Errors from all layers: each is one message. Bugs keep their traceback."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ from .process import (
 
 
 def failing_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every attempt to listen fail."""
+    """Make every listen fail."""
 
     def fail(*_: object) -> NoReturn:
         raise error
@@ -76,7 +76,7 @@ def test_second_nitrohb_on_an_address_fails_and_does_not_disturb_the_first(sock:
     address = f"unix:{sock}"
     with started("-l", address, "--format", "json") as first:
         assert first.event()["event"] == "listening"
-        other = f"{sock}.other"  # it can listen there, and does not in the end
+        other = f"{sock}.other"  # the listen succeeds, but is closed at the end
         code, out, err = nitrohb_here("-l", f"unix:{other}", "-l", address, "--timeout", "9")
         assert (code, out) == (1, "")
         message, remedy = err.splitlines()

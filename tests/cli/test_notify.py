@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service manager gets, on a real socket, and service managers that do not read."""
+"""What a service manager gets on a real socket, also one that does not read."""
 
 import errno
 import os
@@ -123,7 +123,7 @@ async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
 
 @pytest.mark.parametrize("char", ["\udcff", "é"])
 async def test_status_is_utf_8_and_fits(char: str, manager: Manager) -> None:
-    """It has paths, which may be any bytes. systemd ignores a datagram that is longer."""
+    """A status has paths, which can be any bytes. systemd ignores a longer datagram."""
     async with notify_manager(manager.name, status=lambda: 3000 * char) as notifier:
         notifier.on_event(LISTENING)
         await wait_all_tasks_blocked()
@@ -161,7 +161,7 @@ async def test_short_watchdog_is_notified_in_time_during_a_flood(
 def assert_warned(warnings: list[str], why: str, name: str) -> None:
     (line,) = warnings
     assert why in line
-    assert f"(NOTIFY_SOCKET is {name!r})" in line
+    assert f"NOTIFY_SOCKET={name!r}" in line
 
 
 @pytest.mark.parametrize(("name", "why"), [("n", os.strerror(errno.ENOENT)), ("n" * 108, "long")])
@@ -202,7 +202,7 @@ async def test_manager_that_pauses_gets_the_newest_when_it_reads(
 async def test_lack_of_descriptors_is_warned_of(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To systemd a service that ends before it is ready has failed, so it is ready at its end."""
+    """For systemd, a service that ends before it is ready has failed: it is ready at its end."""
     warnings: list[str] = []
     monkeypatch.setattr("nitrohb.cli.notify.socket.socket", Mock(side_effect=EMFILE))
     async with notify_manager(manager.name, warn=warnings.append):

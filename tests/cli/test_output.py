@@ -34,7 +34,7 @@ QUEUE = 3 * PAGE
 
 @contextmanager
 def small_pipe(*, reopened: bool = True) -> Generator[tuple[TextIO, int]]:
-    """A stream into the smallest pipe, with a small queue, and the end to read from."""
+    """A stream to the smallest pipe, with a small queue, and the reading end."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
     os.set_blocking(reader, False)
@@ -103,7 +103,7 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
             await trio.testing.wait_all_tasks_blocked()
             output.print_out(2 * PAGE * "x")
             output.print_out("queued")
-            output.print_out(QUEUE * "y")  # left out
+            output.print_out(QUEUE * "y")  # dropped
             seen = read(reader)
             assert seen == PAGE * b"x"
             while not seen.endswith(b"queued\n"):
@@ -112,7 +112,7 @@ async def test_what_is_queued_is_written_when_the_reader_goes_on() -> None:
             await trio.testing.wait_all_tasks_blocked()
         assert seen == 2 * PAGE * b"x" + b"\nqueued\n"
         output.close()
-        assert "stdout: 1 line was left out" in content(err)
+        assert "dropped 1 line for stdout" in content(err)
         assert output.has_dropped_lines
 
 
@@ -122,7 +122,7 @@ def test_the_end_waits_for_a_reader_that_goes_on(monkeypatch: pytest.MonkeyPatch
         stream = Stream(pipe)
         stream.open_nonblocking()
         stream.write((2 * PAGE - 1) * "x" + "\n")
-        seen = read(reader)  # there is room again, but nobody has told the stream
+        seen = read(reader)  # there is room again, but the stream does not know it
         stream.close()
         assert seen + read(reader) == (2 * PAGE - 1) * b"x" + b"\n"
         assert stream.take_dropped() == 0
@@ -137,7 +137,7 @@ def test_a_batch_that_is_larger_than_the_queue_is_written_as_far_as_possible() -
         assert not stream.has_dropped_lines
 
 
-def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
+def test_lines_that_are_dropped_on_stderr_are_counted_there() -> None:
     with small_pipe() as (pipe, reader), redirect_stderr(pipe):
         output = Output()
         output.stderr.open_nonblocking()
@@ -146,7 +146,7 @@ def test_lines_that_are_left_out_on_stderr_are_counted_there() -> None:
         assert read(reader) == (PAGE - 1) * b"x" + b"\n"
         output.print_err("next")
         output.close()
-        assert re.fullmatch(rb"nitrohb: stderr: 1 line was left out.*\nnext\n", read(reader))
+        assert re.fullmatch(rb"nitrohb: dropped 1 line for stderr.*\nnext\n", read(reader))
 
 
 def test_one_queue_for_one_pipe() -> None:
@@ -187,7 +187,7 @@ def test_a_write_that_fails_is_told_once(is_file: bool) -> None:
         output.print_out("not even tried")
         output.close()
         (said,) = content(err).splitlines()
-        assert said.startswith(f"nitrohb: stdout: {os.strerror(errno.ENOSPC)}; ")
+        assert f"stdout: {os.strerror(errno.ENOSPC)}; " in said
         assert output.has_dropped_lines
 
 
@@ -207,7 +207,7 @@ def test_a_caller_of_main_can_put_anything_in_the_place_of_a_file() -> None:
 
 
 def test_a_socket_whose_reader_pauses() -> None:
-    """As stdout is a socket of the journal."""
+    """stdout can be a socket, for example of the journal."""
     ours, theirs = socket.socketpair()
     with ours, open(theirs.detach(), "w") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FLUSH_TIMEOUT", 0)
@@ -220,7 +220,7 @@ def test_a_socket_whose_reader_pauses() -> None:
 
 @pytest.mark.parametrize("size", [10, 50, 100, 300, 1000])
 def test_a_terminal_that_cannot_be_opened_again_and_whose_reader_pauses(size: int) -> None:
-    """As that of another user. It may have room for a part of what is written."""
+    """For example that of another user. It can have room for only a part of the text."""
     controller, terminal = pty.openpty()
     with open(controller, "rb", buffering=0) as reader, open(terminal, "w") as other:
         stream = Stream(other)
@@ -266,7 +266,7 @@ def longest_beat(sock: Path, count: int) -> float:
 
 
 def test_a_terminal_that_is_stopped_delays_no_heartbeat(sock: Path) -> None:
-    """Ctrl-S, many heartbeats, and Ctrl-Q: the rest is shown, and how many lines are missing."""
+    """Ctrl-S, many heartbeats, Ctrl-Q: then the queue is shown, and how many lines were dropped."""
     controller, terminal = pty.openpty()
     with open(controller, "rb", buffering=0), open(terminal, "wb", buffering=0) as theirs:
         args = ("--keep", "-l", f"unix:{sock}")
@@ -276,10 +276,10 @@ def test_a_terminal_that_is_stopped_delays_no_heartbeat(sock: Path) -> None:
             assert longest_beat(sock, 1000) < PATIENCE
             termios.tcflow(theirs, termios.TCOON)
             written = b""
-            while not re.search(rb"left out[^\n]*\n", written):
+            while not re.search(rb"dropped[^\n]*\n", written):
                 written += os.read(controller, QUEUE)
             seen = written.decode()
-            assert re.search(r"\d+ lines were left out", seen)
+            assert re.search(r"dropped \d+ lines", seen)
             before_events = re.findall(r"(?s)(..)\d{4}-\d\d-\d\dT", seen)
             assert len(before_events) > 100
             assert {*before_events} <= {"\r\n", "[K"}, "no status is in the way of an event"

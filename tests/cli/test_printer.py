@@ -71,7 +71,7 @@ PAGE = 4096  # bytes: the smallest pipe
 
 @contextmanager
 def small_pipe() -> Generator[tuple[Output, BinaryIO]]:
-    """An output to a full pipe, with as much queued again, and the pipe's other end."""
+    """An output to a full pipe, with as much queued again, and the other end of the pipe."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
@@ -94,15 +94,15 @@ async def test_reader_that_goes_away_while_lines_are_queued(
         async with draining(output):
             reader.close()
             await wait_all_tasks_blocked()
-            assert "nitrohb: stdout: Broken pipe; " in capfd.readouterr().err
+            assert "stdout: Broken pipe; " in capfd.readouterr().err
 
 
 async def test_queue_that_fills_again_while_it_is_written() -> None:
     with small_pipe() as (output, reader):
         output.stderr = output.stdout
-        output.print_out(1_000_000 * "x")  # is left out
+        output.print_out(1_000_000 * "x")  # dropped
         async with draining(output):
             for _ in range(2):
                 assert len(reader.read(PAGE)) == PAGE
                 await wait_all_tasks_blocked()
-            assert b"left out" in reader.read(PAGE)
+            assert b"dropped 1 line" in reader.read(PAGE)

@@ -49,7 +49,7 @@ def when_started(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) ->
 async def running(
     process: Process, shell: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[None]:
-    """Run a piece of shell. The block begins when it prints a line, and waits for its end."""
+    """Run shell code. The block begins when it prints a line, and waits for its end."""
     started = trio.Event()
     when_started(monkeypatch, started.set)
     reader, writer = os.pipe()
@@ -103,14 +103,14 @@ async def test_signal_during_the_start_is_sent_when_the_command_runs(
         ("here", None, "there is no such command in PATH", "write ./here"),
         ("so so", None, "there is no such command in PATH", "write ./'so so'"),
         ("nowhere", None, "there is no such command (ENOENT)", "whole path"),
-        ("./script", None, "the interpreter that its first line (#!) names", "Install"),
+        ("./script", None, "the interpreter in its first line (#!)", "Install"),
         ("./here", None, "(EACCES)", "chmod +x"),
         ("./here/x", None, "(ENOTDIR)", "Check its path"),
         ("./directory", None, "it is a directory (EACCES)", "in it"),
         ("./empty", None, "(ENOEXEC)", "#!/bin/sh"),
         ("here", errno.EAGAIN, "too many processes (EAGAIN)", "ulimit -u"),
         ("here", errno.EMFILE, "too many open files (EMFILE)", "ulimit -n"),
-        ("here", errno.E2BIG, f"{os.strerror(errno.E2BIG)} (E2BIG)", "by itself"),
+        ("here", errno.E2BIG, f"{os.strerror(errno.E2BIG)} (E2BIG)", "without nitrohb"),
     ],
 )
 async def test_why_a_command_is_not_started(
@@ -180,7 +180,7 @@ async def test_killed_descendant_leaves_the_status_of_the_command(
 
 
 async def test_signal_after_the_end_does_no_harm() -> None:
-    """Its process ID may be that of another process by now."""
+    """Another process can have its process ID by now."""
     process = Process(10, no_warning)
     await run(process, "true")
     process.send_signal(signal.SIGINT)
@@ -239,7 +239,7 @@ async def test_descendant_that_cannot_be_signalled_is_left_alone(
 
 
 async def test_sigchld_has_no_handler_afterwards_and_python_does_not_know() -> None:
-    """Python prints a traceback if a signal arrives while it sets SIG_DFL, or after trio's end."""
+    """Python prints a traceback if a signal arrives while it sets SIG_DFL, or after trio ends."""
     await run(Process(10, no_warning), "true")
     assert callable(signal.getsignal(signal.SIGCHLD))
     (caught,) = re.findall(r"(?m)^SigCgt:\s*(\w+)$", Path("/proc/self/status").read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that read what nitrohb says: ``--events``, ``--ready-fd``, and messages as JSON."""
+"""Output for programs: ``--events``, ``--ready-fd``, and messages as JSON."""
 
 import errno
 import fcntl
@@ -41,7 +41,7 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 def names(text: str) -> list[str]:
-    """The names of events, of which each is a line of text."""
+    """The names of the events in lines of text."""
     return re.findall(r"^\S+Z nitro_(\w+) .*\n", text, re.MULTILINE)
 
 
@@ -75,7 +75,7 @@ def test_that_json_is_wanted_is_known_before_the_line_is_understood(
 
 
 def messages(err: str) -> Generator[tuple[str, str]]:
-    """Each message and its level, of what must be lines of JSON and no more."""
+    """Each message and its level. All lines must be JSON."""
     for line in err.splitlines():
         fields = json.loads(line)
         assert list(fields) == ["event", "time", "message", "level"]
@@ -124,7 +124,7 @@ def test_a_line_that_is_missing_is_told_as_json(sock: Path) -> None:
         code, out, err = script.end()
     ((message, level),) = messages(err)
     assert (code, out, level) == (0, "", "warning")
-    assert message.startswith("stdout: ")
+    assert "stdout: " in message
 
 
 # Events in a file, or in a descriptor.
@@ -177,7 +177,7 @@ def test_a_reader_that_never_comes_delays_no_heartbeat(sock: Path, tmp_path: Pat
         code, out, err = script.end()
     assert (code, out) == (143, "")
     (message,) = err.splitlines()
-    assert re.match(rf"nitrohb: --events {fifo}: \d+ lines were left out", message)
+    assert re.search(rf"dropped \d+ lines for --events {fifo}: ", message)
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_once(command: str, sock: Path) -> None:
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
     assert (code, out, len(err.splitlines())) == (0, "", 1)
-    assert err.startswith(f"nitrohb: --events /dev/full: {FULL}; ")
+    assert f"--events /dev/full: {FULL}; " in err
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
@@ -203,8 +203,7 @@ def test_a_file_that_cannot_be_written_is_an_error_at_the_start(
             command, "-l", f"unix:{sock}", "--events", path, "--timeout", "9", *launched
         )
         assert (code, out) == (1, "")
-        why = os.strerror(number)
-        assert err == f"nitrohb: --events {shown.format(path)} cannot be written: {why}\n"
+        assert err.endswith(f"--events {shown.format(path)}: {os.strerror(number)}\n")
         assert os.listdir(tmp_path) == ["a b"]
 
 
@@ -231,12 +230,11 @@ def test_lines_of_events_that_nobody_reads_are_counted_when_a_reader_goes_on(
             while select.select([reader], [], [], 0)[0] and reader.read(4096):
                 output.flush(output.events)
         output.close()
-    assert (tmp_path / "err").read_text() == (
-        f"nitrohb: --events {fifo}: 1 line was left out while nobody read\n"
-    )
+    (message,) = (tmp_path / "err").read_text().splitlines()
+    assert f"dropped 1 line for --events {fifo}: " in message
 
 
-# The descriptor that is told when all addresses listen.
+# The descriptor that gets a newline when all addresses listen.
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
@@ -286,13 +284,13 @@ def test_a_listening_socket_that_is_mistaken_for_it_still_listens(sock: Path) ->
 
 
 def assert_warned(fd: int, address: str, sock: Path) -> None:
-    """That the server answers all the same."""
+    """Check that the server warns, and answers anyway."""
     args = ("--quiet", "-l", address, "--ready-fd", str(fd))
     with started(*args, pass_fds=(fd,)) as script:
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
     assert (code, out, len(err.splitlines())) == (0, "", 1)
-    assert err.startswith(f"nitrohb: --ready-fd {fd}: ")
+    assert f"--ready-fd {fd}: " in err
 
 
 @pytest.mark.parametrize("option", ["--events fd:{}", "--ready-fd {}"])
@@ -301,7 +299,7 @@ def test_a_descriptor_for_reading_is_refused(option: str) -> None:
         os.close(writer)
         code, out, err = nitrohb_here(*option.format(reader.fileno()).split())
         assert (code, out) == (2, "")
-        assert f": {reader.fileno()} is not" in err
+        assert f"{option.split()[0]}: descriptor {reader.fileno()} " in err
 
 
 def test_events_and_ready_need_two_descriptors() -> None:
@@ -309,4 +307,4 @@ def test_events_and_ready_need_two_descriptors() -> None:
         code, out, err = nitrohb_here("--events", f"fd:{writer}", "--ready-fd", str(writer))
         os.close(writer)
     assert (code, out) == (2, "")
-    assert "two descriptors" in err
+    assert f"--events and --ready-fd cannot share descriptor {writer}" in err

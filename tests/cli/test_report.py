@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the events of each address add up to.
+"""Summaries of the events of each address.
 
 test_logs.py has their lines; test_serve.py and test_run.py have the messages at the end.
 """
@@ -97,11 +97,11 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
 @pytest.mark.parametrize(
     ("address", "where"),
     [
-        (ANY, "Inside the enclave: nitrohb send vsock:3:9000"),
-        (VsockAddress(1, 9000), "Inside the enclave: nitrohb send vsock:3:9000"),
-        (VsockAddress(5, 9001), "Inside the enclave: nitrohb send vsock:5:9001"),
-        (UNIX, """On this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
-        (HybridAddress("vm", 9000), "On this machine: nitrohb send hybrid:vm:9000"),
+        (ANY, "To test from inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(1, 9000), "To test from inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(5, 9001), "To test from inside the enclave: nitrohb send vsock:5:9001"),
+        (UNIX, """To test from this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
+        (HybridAddress("vm", 9000), "To test from this machine: nitrohb send hybrid:vm:9000"),
         (InheritedSocket(3), None),  # nobody knows where it is bound
     ],
 )
@@ -122,7 +122,7 @@ def test_timeout_without_a_connection_says_what_to_try(
 def test_timeout_on_a_socket_file_says_who_may_connect(
     tmp_path: Path, output: Output, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Even if the file is gone by then, as that of a server that has ended."""
+    """Also if the file is gone by then, because the server has ended."""
     for mode, is_advised in ((0o600, True), (0o660, False)):
         address = HybridAddress(str(tmp_path / "v.sock"), 9000)
         with open_listeners([address], socket_mode=mode)[0]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nitrohb run``: the command and its heartbeat, signals, and that no process is left.
 
-The command and all its descendants have nitrohb's stdout and stderr. So a test that reads both to
-their end, as ``Script.end()`` does, proves that none of them still runs. A command that waits reads
+The command and its descendants inherit stdout and stderr from nitrohb. So a test that reads both to
+the end, as ``Script.end()`` does, proves that none of them still runs. A command that waits reads
 stdin, which stays open until then.
 """
 
@@ -47,7 +47,7 @@ sock.send(b"\\xb7")
 def running(
     sock: Path, *options: str, shell: str, command: tuple[str, ...] = NITROHB
 ) -> AbstractContextManager[Script]:
-    """Run a piece of shell, whose stdin is a pipe."""
+    """Run shell code with a pipe as stdin."""
     args = ("run", "-l", f"unix:{sock}", *options, "--", "sh", "-c", shell)
     return started(*args, command=command, stdin=subprocess.PIPE)
 
@@ -105,27 +105,27 @@ def test_command_that_fails_before_its_heartbeat(shell: str, status: str, sock: 
 
 
 def test_with_keep_a_command_needs_no_heartbeat(sock: Path) -> None:
-    """Its status is known even if our parent ignored the end of children."""
+    """nitrohb knows the status even if its parent ignored SIGCHLD."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     assert run_here(sock, "sh", "-c", "exit 9", options=("--keep",)) == (9, "", "")
 
 
 def test_nitro_cli_needs_no_nitrohb(sock: Path, tmp_path: Path) -> None:
-    """It finds its port taken. This one does nothing but fail as it does then."""
+    """nitro-cli finds its port taken. This fake one only fails in the same way."""
     script = tmp_path / "nitro-cli"
     script.write_text("#!/bin/sh\nexit 36\n")
     script.chmod(0o755)
     for command in ([str(script), "run-enclave"], ["sh", "-c", f"{script} run-enclave; exit 36"]):
         code, _, err = run_here(sock, *command)
         assert code == 125
-        assert "nitro-cli brings a listener of its own" in err
+        assert "nitro-cli has its own listener" in err
 
 
 @pytest.mark.parametrize("options", [(), ("--keep",)])
 def test_launcher_that_exits_with_0_before_its_enclave_boots(
     options: tuple[str, ...], sock: Path
 ) -> None:
-    """``qemu -daemonize`` does so. What it has started goes on."""
+    """``qemu -daemonize`` does so. Its VMM keeps running."""
     with running(sock, *options, shell=f"exec 3<&0; {GOES_ON} exit 0") as script:
         assert " nitro_listening " in script.error_line()
         assert f"status 0; waiting for a heartbeat on unix:{sock}, without" in script.error_line()
@@ -143,7 +143,7 @@ def test_signal_after_the_end_of_the_launcher_ends_what_it_has_started(
     with running(sock, shell=f"exec 3<&0; {GOES_ON} exit 0") as script:
         assert " nitro_listening " in script.error_line()
         assert "status 0; waiting" in script.error_line()
-        send(script, "USR1")  # for a command that is no longer there
+        send(script, "USR1")  # for a command that has ended
         assert beat(sock, b"x") == b""
         send(script, name)
         assert script.popen.wait(PATIENCE) == 128 + signal.Signals[f"SIG{name}"]
@@ -239,7 +239,7 @@ echo ready; until read line; do kill -0 $PPID || exit; done
 
 
 def test_each_signal_is_passed_on_and_status_0_after_it_is_no_end(sock: Path) -> None:
-    """The signal may have told it to reload. A signal that waits for its process is only one."""
+    """The signal can mean reload. Two pending signals of one kind arrive as one."""
     with running(sock, "--quiet", shell=RELOADS) as script:
         assert script.line() == "ready\n"
         for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "INT"):
@@ -293,7 +293,7 @@ def test_signal_while_python_loads_trio(number: signal.Signals, sock: Path) -> N
 
 
 def test_sigkill_of_nitrohb_leaves_the_command_alone(sock: Path) -> None:
-    """As documented: whatever could end the command then would endanger it at other times."""
+    """As documented: a way to end the command then would endanger it at other times."""
     with running(sock, shell='echo ready; read line; echo "$line"') as script:
         assert script.line() == "ready\n"
         script.popen.kill()
@@ -330,7 +330,7 @@ tail -f /dev/null & echo ready; while kill -0 $!; do wait; done
 
 
 def test_key_sends_one_signal_to_a_command_that_reads_from_the_terminal(sock: Path) -> None:
-    """A second one from nitrohb would interrupt what the command does about the first."""
+    """A second one from nitrohb would interrupt the reaction of the command to the first."""
     shell = f'read line; echo "got $line"; {PRINTS_SIGNALS}'
     with on_terminal(sock, "sh", "-c", shell) as (script, terminal):
         os.write(terminal, b"it\n")
@@ -356,7 +356,7 @@ def test_key_ends_a_command_in_another_process_group(sock: Path) -> None:
 
 
 def test_signals_in_the_background_of_a_terminal_are_passed_on(sock: Path) -> None:
-    """No key can have sent them."""
+    """No key can send them."""
     job = ("sh", "-m", "-c", '"$@" & echo $!; wait $!', "sh", *NITROHB)
     with on_terminal(sock, "sh", "-c", PRINTS_SIGNALS, nitrohb=job) as (script, _):
         pid = int(script.line())
@@ -375,7 +375,7 @@ GOES_ON = '(read line <&3; echo "$line") &'
 
 
 def test_descendant_goes_on_if_the_command_ends_by_itself(sock: Path) -> None:
-    """A launcher may start a VMM and exit."""
+    """A launcher can start a VMM and exit."""
     with running(sock, "--keep", "--quiet", shell=f"exec 3<&0; {GOES_ON} exit 3") as script:
         assert script.popen.wait(PATIENCE) == 3
         write(script, "still here\n")
@@ -383,7 +383,7 @@ def test_descendant_goes_on_if_the_command_ends_by_itself(sock: Path) -> None:
 
 
 def test_child_from_before_nitrohb_goes_on(sock: Path) -> None:
-    """A script may have started it, and then become nitrohb by exec."""
+    """A script can start a process, and then become nitrohb by exec."""
     before = ("sh", "-c", f'exec 3<&0; {GOES_ON} exec "$@" </dev/null', "sh", *NITROHB)
     shell = "tail -f /dev/null; true"
     with running(sock, "--timeout", "0.1", "--quiet", shell=shell, command=before) as script:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb serve``: answering, reporting, ending. Options without a command are those of serve."""
+"""``nitrohb serve``: answer, report, end. Without a command, options are those of serve."""
 
 import json
 import os
@@ -165,7 +165,7 @@ def test_timeout_with_keep_says_that_the_time_is_up(sock: Path) -> None:
         code, out, err = nitrohb_here("-l", f"unix:{sock}", "--keep", "--timeout", "2", "--quiet")
         assert client.result() == HEARTBEAT
     assert (code, out) == (124, "")
-    assert "the time is up, after 2 s" in err
+    assert "timed out after 2 s" in err
 
 
 def test_mode_and_group_of_the_socket_file(sock: Path) -> None:
@@ -205,8 +205,8 @@ def status_of_socket_file(sock: Path, *options: str) -> os.stat_result:
 @pytest.mark.parametrize(
     ("how", "lines", "said"),
     [
-        (">&-", 0, "nitrohb: stdout: it is closed; "),
-        (">/dev/full", 0, "nitrohb: stdout: No space left on device; "),
+        (">&-", 0, "stdout: it is closed; "),
+        (">/dev/full", 0, "stdout: No space left on device; "),
         ("2>&-", 4, ""),
         ("<&- >&- 2>&-", 0, ""),
     ],
@@ -218,13 +218,13 @@ def test_stream_that_takes_nothing_costs_no_heartbeat(
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
     assert (code, len(out.splitlines())) == (0, lines)
-    assert err.startswith(said)
+    assert said in err
     assert len(err.splitlines()) == (1 if said else 0)
     assert not sock.exists()
 
 
 def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) -> None:
-    """Then there is none to be had for /dev/null either, and the heartbeats go on all the same."""
+    """Then nitrohb cannot open /dev/null either, but still answers heartbeats."""
     command = ("sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *NITROHB)
     with started("-l", f"unix:{sock}", "--keep", command=command) as script:
         assert "listening" in script.line()
@@ -240,7 +240,7 @@ def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) 
     assert script.popen.returncode == 143
     shortage, _, broken = err.decode().splitlines()
     assert "(EMFILE)" in shortage
-    assert broken == "nitrohb: stdout: Broken pipe; nothing more is printed there"
+    assert "stdout: Broken pipe; " in broken
 
 
 def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> None:
@@ -254,7 +254,7 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
             assert beat(sock) == HEARTBEAT
             code, _, err = script.end()
     assert code == 0
-    assert json.loads(err)["message"].startswith("stdout: 4 lines were left out")
+    assert "dropped 4 lines for stdout" in json.loads(err)["message"]
 
 
 def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -> None:
@@ -273,11 +273,11 @@ def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -
 def test_few_descriptors_are_told_in_words_and_one_is_kept_for_a_heartbeat(
     api: bool, sock: Path
 ) -> None:
-    """Whatever the limit: it ends and says why, or it answers. It warns of the exact limit."""
+    """With each limit, nitrohb ends and prints why, or it answers. It warns of the exact limit."""
     args = ["--keep", "-l", f"unix:{sock}", *(["--api", f"unix:{sock}.api"] if api else [])]
     ends = list[str]()
     for limit in (5, *range(7, 15)):
-        # Not with -W error: trio leaves two sockets to the garbage collector there.
+        # Not with -W error: there trio leaves two sockets to the garbage collector.
         command = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *INSTALLED)
         with started(*args, command=command) as script:
             if script.line():  # listening
@@ -289,7 +289,7 @@ def test_few_descriptors_are_told_in_words_and_one_is_kept_for_a_heartbeat(
         if err:
             message, remedy = err.splitlines()[:2]
             assert message.startswith("nitrohb: ")
-            # Debian's Python runs the C compiler for trio, and then tempfile knows no other reason.
+            # Python on Debian runs the C compiler for trio, and tempfile then gives this reason.
             assert "(EMFILE)" in message or "No usable temporary directory" in message
             assert "ulimit -n" in remedy
             assert len(err.splitlines()) <= 2 + 2 * api
@@ -309,4 +309,4 @@ def test_a_local_vsock_namespace_is_told_by_every_command_that_listens(
     reason, remedy = LOCAL_ADVICE
     for command, argv in (("serve", ()), ("run", ("--", "true"))):
         _, _, err = nitrohb_here(command, "-l", address, "--timeout=0.01", *argv)
-        assert err.splitlines()[0] == f"nitrohb: {address}: {reason}. {remedy}"
+        assert err.splitlines()[:2] == [f"nitrohb: {address}: {reason}", remedy]

@@ -77,7 +77,7 @@ def test_an_ignored_signal_stays_ignored_and_a_late_one_does_no_harm() -> None:
 def test_signal_while_wait_connects(
     number: int, problem: OSError | None, sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It arrives just before there is a connection, or it breaks the connecting."""
+    """The signal arrives just before the connection, or interrupts the connect."""
 
     def interrupted(client: socket.socket, _: object) -> None:
         signal.raise_signal(number)

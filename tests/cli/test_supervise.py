@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb run`` without a process: what needs perfect timing. test_run.py has the processes."""
+"""``nitrohb run`` without a process, for perfect timing. test_run.py has the processes."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ from .settings import run_settings
 
 
 class Command(Process):
-    """A command that exits with status 3 when it is told to, whatever signals it gets."""
+    """A command that exits with status 3 on request, and ignores signals."""
 
     def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
         super().__init__(grace=10, warn=print)
@@ -163,7 +163,7 @@ def addresses_in_environment(*addresses: Address) -> list[str]:
 
 
 def test_environment_has_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not resolved ones: behind a symbolic link, .. leads elsewhere."""
+    """Paths are not resolved: behind a symbolic link, .. leads elsewhere."""
     monkeypatch.chdir(tmp_path)
     assert addresses_in_environment(
         UnixAddress("link/../s"),
@@ -226,7 +226,7 @@ async def test_run_is_not_ready_before_it_listens(
 async def test_heartbeat_in_the_moment_of_the_time_limit(
     late: str, code: int, sock: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """It counts. No address is Done then: nitrohb must not wait for that."""
+    """The heartbeat counts. No address is Done then: nitrohb must not wait for that."""
 
     async def serve_listeners(
         _: object, settings: object, observers: Sequence[OnEvent], *, task_status: Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees who watches: the status line of a wait, and no rest of it."""
+"""The status line on a terminal, and that nothing of it remains."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ from .process import HEARTBEAT, Script, beat, listening, read_until, started
 def on_terminal(
     *args: str, stdout: int | None = None, term: str = "xterm"
 ) -> Generator[tuple[Script, int]]:
-    """Start nitrohb on a terminal, and have the end of it at which a person sits."""
+    """Start nitrohb on a terminal, and yield the end of the user."""
     ours, theirs = pty.openpty()
     try:
         env = {"TERM": term}
@@ -35,7 +35,7 @@ def on_terminal(
 
 
 def on_screen(written: str) -> str:
-    """What of it stays on a terminal's screen, whose cursor is only ever moved by clearing a line.
+    """What stays on the screen of a terminal on which only the clearing of a line moves the cursor.
 
     The status line must not wrap: between its two marks, and only there, that is switched off.
     """
@@ -44,12 +44,12 @@ def on_screen(written: str) -> str:
 
 
 def watch(terminal: int, what: str) -> str:
-    """Wait until something has been written on a terminal, and return all that was."""
+    """Wait for a text on a terminal, and return all output up to it."""
     return read_until(terminal, lambda read: read.endswith(what.encode()), repr(what))
 
 
 def rest(terminal: int) -> str:
-    """Everything that is written on a terminal until the script ends."""
+    """All output on a terminal until the script ends."""
     return read_until(terminal, lambda read: False, "the end of the script")
 
 

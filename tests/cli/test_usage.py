@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line takes, and what it says about what it does not take."""
+"""What the command line accepts, and the messages for what it rejects."""
 
 import errno
 import grp
@@ -22,7 +22,7 @@ COMMANDS = ["", "serve", "run", "send", "wait", "demo", "doctor", "completion"]
 
 @pytest.fixture
 def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not refused as it should be fails at once, instead of waiting for an enclave."""
+    """Fail at once, instead of waiting for an enclave, if a wrong command line is accepted."""
     monkeypatch.setattr("nitrohb.cli.answer.serve_heartbeat", None)
 
 
@@ -38,7 +38,7 @@ def test_help_has_an_example_and_fits_a_screen_with_the_prompt_below(
     code, out, err = nitrohb_here(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"  nitrohb {command}" in out.partition("example")[2]
-    high = {"serve": 54, "run": 60, "doctor": 37}  # the old terminal, but for the most options
+    high = {"serve": 54, "run": 60, "doctor": 37}  # an old terminal, except for the most options
     assert len(out.splitlines()) < high.get(command, 24)
     assert max(map(len, out.splitlines())) <= 80
 
@@ -57,7 +57,7 @@ def test_help_is_as_wide_as_the_terminal(
 
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(os, "get_terminal_size", size)
-    _, out, _ = nitrohb_here("send", "--help")
+    _, out, _ = nitrohb_here("wait", "--help")
     options = out.partition("options:")[2].partition("examples:")[0]
     assert width - 15 < max(map(len, options.splitlines())) <= width
 
@@ -89,7 +89,7 @@ def test_a_command_whose_output_is_all_it_is_for_fails_without(
     with started(*args.split(), *listen, command=redirected(how)) as script:
         code, out, err = script.end()
     assert (code, out, len(err.splitlines())) == (1, "", 1)
-    assert err.startswith("nitrohb: stdout: ")
+    assert "stdout: " in err
     assert why in err
 
 
@@ -106,7 +106,7 @@ def test_a_mistake_that_nobody_can_read_of() -> None:
         assert script.end() == (2, "", "")
 
 
-# Refused for the value at the end, which is quoted.
+# Rejected because of the last value, which the message quotes.
 WRONG_VALUES = """
 -l tcp:1:2  -l ''  -l vsock:9000  -l vsock:x:9000  -l unix:  -l unix:@x  -l hybrid:/vm4  -l fd:-1
 --allow-cid 4x  --allow-cid -1  --max-pending 0  --max-pending many  --memory 4G  --memory 0
@@ -121,7 +121,7 @@ run --kill-after 0  send nowhere  send --timeout -1  wait --timeout auto
 wait --max-age -1  wait --max-age 1_0  wait --max-age soon
 doctor -l vsock:9000  doctor --max-pending 0  doctor --format xml  completion tcsh  attend
 """
-# Refused with words like these in the message.
+# Rejected with these words in the message.
 OTHERS = {
     "-l 'unix:a\nb'": [r"'unix:a\nb'"],
     "--quiet=1": ["--quiet", "'1'"],
@@ -188,10 +188,10 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("-l unix:{sock} --keep --api-group 0", NO_API),
         ("-l unix:{sock} --keep --api-allow-remote", NO_API),
         ("-l unix:{sock} --keep --api-host example.com", NO_API),
-        ("--events fd:999", ["--events: 999 ", "3>FILE"]),
+        ("--events fd:999", ["--events: descriptor 999 ", "3>FILE"]),
         ("--events fd:x", ["--events", "'x'"]),
-        ("run --ready-fd 2 -- true", ["--ready-fd: 2 ", "3 up"]),
-        ("run --ready-fd 999 -- true", ["--ready-fd: 999 ", "3>FILE"]),
+        ("run --ready-fd 2 -- true", ["--ready-fd: descriptor 2 ", "below 3"]),
+        ("run --ready-fd 999 -- true", ["--ready-fd: descriptor 999 ", "3>FILE"]),
         ("--ready-fd -1", ["--ready-fd", "'-1'"]),
         ("run -l unix:{sock}", COMMAND),
         ("run -l unix:{sock} --", COMMAND),
@@ -242,7 +242,7 @@ def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> 
         options = ("--timeout", "auto", "--eif", eif, "--memory", "64", "-l", f"unix:{sock}")
         code, out, err = nitrohb_here(command, *options, *(["--", "true"] * (command == "run")))
         assert (code, out) == (2, ""), name
-        assert f"--eif {eif} " in err
+        assert f"--eif {eif}" in err
         assert problem in err
         assert not sock.exists()
 
@@ -251,7 +251,7 @@ def test_timeout_that_nitro_cli_would_take(tmp_path: Path) -> None:
     eif = tmp_path / "x.eif"
     with eif.open("wb") as image:
         image.write(b".eif")
-        image.truncate(6 * 1024**3 + 1)  # a hole: it takes no room
+        image.truncate(6 * 1024**3 + 1)  # a hole: it needs no space
     settings = parse(["--timeout", "auto", "--eif", str(eif), "--memory", str(100 * 1024)])
     assert isinstance(settings, ServeSettings)
     assert (settings.answer.timeout, settings.answer.warning) == (270.0, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb wait``: a real server, and what only looks like one."""
+"""``nitrohb wait``, with a real server and with fake ones."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def serving(api: Path, *addresses: str) -> Generator[Script]:
 
 
 def assert_too_old(address: str, result: tuple[int, str, str]) -> None:
-    """That there is one, but it wanted only what comes from now on."""
+    """Check that the only heartbeat was too old."""
     code, out, err = result
     assert (code, out) == (124, "")
     (line,) = err.splitlines()
@@ -72,7 +72,7 @@ def assert_too_old(address: str, result: tuple[int, str, str]) -> None:
 
 
 def assert_told(address: str, result: tuple[int, str, str]) -> None:
-    """That it is as serve prints it."""
+    """Check that the heartbeat is printed as serve prints it."""
     code, out, err = result
     assert (code, err) == (0, "")
     assert re.fullmatch(
@@ -98,7 +98,7 @@ def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
     code, out, err = result
     assert (code, out) == (1, "")
     message, remedy = err.splitlines()
-    assert f"the server at unix:{api} has closed the connection" in message
+    assert f"the server at unix:{api} closed the connection" in message
     assert remedy.endswith(f"nitrohb serve --keep --api unix:{api}")
 
 
@@ -147,7 +147,7 @@ def test_a_server_that_does_not_run_and_how_to_start_it(api: Path) -> None:
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.socket(family) as bound:
             bound.bind((host, 0))
-            shown = f"[{host}]" if ":" in host else host  # which a shell would take for a pattern
+            shown = f"[{host}]" if ":" in host else host  # a shell would take this for a pattern
             assert_refused(f"{shown}:{bound.getsockname()[1]}", "ECONNREFUSED")
 
 
@@ -184,7 +184,7 @@ def test_a_socket_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "EAFNOSUPPORT" in err
 
 
-# Somebody else answers, or a server with a problem.
+# Another server answers, or a server with a problem.
 
 
 HEARTBEAT_FIELDS = {

@@ -32,7 +32,7 @@ def test_an_enclave_reaches_the_global_vsock_namespace_of_its_parent(tmp_path: P
             local.await_event("listening")
             reason, remedy = LOCAL_ADVICE
             warning = json.loads(local.err.await_line("").text)
-            assert warning["message"] == f"vsock::9000: {reason}. {remedy}"
+            assert warning["message"] == f"vsock::9000: {reason}\n{remedy}"
             device.prepare(enclave.cid)
             with parent.nitrohb() as server, Guest(older, tmp_path, enclave) as guest:
                 assert guest.outcome() == "boot: echoed"

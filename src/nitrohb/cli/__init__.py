@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console script ``nitrohb``: read the command line, call the command, print, exit.
+"""The console script ``nitrohb``: it reads the command line, calls the command, and exits.
 
-**The script listens before it loads trio**, so that an enclave that boots meanwhile finds the port
-open. tests/test_startup.py has the short list of modules that are loaded before the listen. Only
-they avoid typing and dataclasses at run time, by ``TYPE_CHECKING = False``. Every other module is
-loaded by the command or the option that needs it.
+**It listens before it loads trio**: an enclave that boots meanwhile finds the port open.
+tests/test_startup.py lists the modules that are loaded before the listen. Only these modules set
+``TYPE_CHECKING = False``, to load neither typing nor dataclasses. The command or the option that
+needs another module loads it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script. Its signal handlers and its child subreaper stay set afterwards.
+    """Run the console script. Its signal handlers and child subreaper stay set afterwards.
 
     Args:
-        argv: Its arguments, without its name. Default: those of this process.
+        argv: The arguments, without the name of the script. Default: ``sys.argv[1:]``.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n; from
-            ``run`` that of its command, or 125 to 127.
+        The exit code: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n after signal n. ``run``
+            returns the exit code of its command, or 125 to 127.
 
     Raises:
         SystemExit: After ``--help`` and ``--version``.
     """
-    # First, and until the process ends: a signal never shows a traceback.
+    # First, and until the process ends: then no signal shows a traceback.
     signals = Signals()
     signals.install()
     from .output import Output
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain_os_errors(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup[NitrohbError]:
-    """A lack of descriptors, which can show anywhere, in words. Any other error is a bug."""
+    """Explain a lack of descriptors, which can occur anywhere. Any other error is a bug."""
     errors = [_explain(error) for error in leaves(group)]
     if None in errors:
         raise group
@@ -71,18 +71,18 @@ def _explain_os_errors(group: BaseExceptionGroup[OSError]) -> BaseExceptionGroup
 def _explain(error: OSError) -> NitrohbError | None:
     from ..remedies import descriptor_shortage
 
-    # trio may look for a C library with a compiler, which needs a temporary directory. tempfile has
-    # no other message for a lack of descriptors.
+    # trio can start a compiler to find a C library, and that needs a temporary directory. tempfile
+    # raises this error for a lack of descriptors, too.
     if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
         return NitrohbError(
             f"cannot load trio: {error.strerror}\n"
-            "Set TMPDIR to a directory that you may write to, or raise ulimit -n (open files)."
+            "Set TMPDIR to a directory in which you may write, or raise ulimit -n (open files)."
         )
     return descriptor_shortage(error.errno)
 
 
 def _print_errors(group: BaseExceptionGroup[NitrohbError], output: Output) -> int:
-    """Print what went wrong, and return the exit code for it."""
+    """Print the errors, and return the exit code."""
     status = exit_codes.FAILED
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer heartbeats and report them: what ``serve`` and ``run`` do once trio is loaded."""
+"""Answer heartbeats and report them: ``serve`` and ``run`` do this after they have loaded trio."""
 
 import math
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
@@ -32,12 +32,12 @@ async def answer_and_report(
     api: "ApiFactory | None",
     output: Output,
 ) -> int:
-    """Answer and report; return the exit code."""
+    """Answer and report heartbeats; return the exit code."""
     warn = partial(output.print_err, level=WARNING)
     notifier, summary = find_notifier(warn), Summary()
     warner = Warner(warn, settings.allow_cids)
     async with draining(output), printing(output) as printer:
-        # Connections are reported only if something uses the events.
+        # Without an observer, no events are created.
         observers: list[OnEvent] = []
         if settings.event_level > ERROR:  # no event is an error
             observers.append(up_to_level(settings.event_level, printer.on_event))
@@ -56,11 +56,11 @@ async def answer_and_report(
                 else:
                     async with api() as state:
                         warner.awaits_cid = state.awaits_cid
-                        # task_status: the state gets the server when that has started.
+                        # The state gets the server as its task_status.
                         await serve_listeners(
                             listeners, settings, [state.on_event, *observers], task_status=state
                         )
-    # The time can be up in the very moment of the last heartbeat.
+    # The last heartbeat can arrive at the same moment as the end of the time.
     is_done = not settings.keep and summary.have_all_booted(len(listeners))
     if is_done or not deadline.cancelled_caught:
         return exit_codes.DONE
@@ -75,7 +75,7 @@ async def serve_listeners(
     *,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve heartbeats on some listeners, which belong to this call from now on."""
+    """Answer heartbeats on listeners. This call closes them."""
 
     def on_event(event: Event) -> None:
         for observe in observers:
@@ -98,7 +98,7 @@ async def serve_listeners(
 
 
 def up_to_level(level: int, observe: OnEvent) -> OnEvent:
-    """Pass on the events that are to be printed."""
+    """Return an observer that passes on only the events of a level, or of more serious ones."""
 
     def on_event(event: Event) -> None:
         if level_of(event) <= level:
@@ -116,23 +116,23 @@ async def notify_manager(
 ) -> AsyncGenerator[None]:
     """Notify the service manager, if there is one, while the block runs.
 
-    The notifier takes the events after the other observers, of which the summary is one.
+    The notifier comes after the other observers, because its status is that of the summary.
     """
     if notifier is None:
         yield
         return
     async with notifier.notifying(summary.status, is_ready):
         observers.append(notifier.on_event)
-        if is_ready():  # a server without an address has no event
+        if is_ready():  # a server without an address has no events
             notifier.wake()
         yield
 
 
 class Warner:
-    """Takes events, and warns on stderr of what keeps enclaves from being answered.
+    """Warns on stderr of problems that keep enclaves from being answered.
 
     Attributes:
-        awaits_cid: Whether somebody waits for a heartbeat of another CID than the loopback's.
+        awaits_cid: Whether a client waits for a heartbeat from a CID other than 1 (loopback).
     """
 
     def __init__(self, warn: Callable[[str], None], allow_cids: Collection[int] | None) -> None:
@@ -148,11 +148,11 @@ class Warner:
             case Lost() if event.problem is not None:
                 self._warn(f"nitrohb: {event.explanation}")
             case Rejected(reason=RejectReason.CID) if event.cid == LOOPBACK_CID:
-                self._warn_same_cids(event, "is refused")
+                self._warn_same_cids(event, "was rejected")
             case Connected() if event.cid == LOOPBACK_CID and self._cid_1_is_ambiguous:
-                self._warn_same_cids(event, "is allowed: it can be that of any VM")
+                self._warn_same_cids(event, "was allowed")
             case Connected() if event.cid == LOOPBACK_CID and self.awaits_cid():
-                self._warn_same_cids(event, "has come while another CID is awaited")
+                self._warn_same_cids(event, "arrived, but a client waits for another CID")
             case _:
                 pass
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to the HTTP interface of a running server: for ``wait``, ``listen`` and ``unlisten``.
+"""Send requests to the HTTP interface of a running server, for ``wait``, ``listen``, ``unlisten``.
 
-It needs no extra. http.client would take as long to load as the rest of such a command takes.
+This needs no extra. To load http.client would take as long as the rest of such a command.
 """
 
 import json
@@ -23,28 +23,28 @@ OK, CREATED, NO_CONTENT, BUSY, TIMEOUT = 200, 201, 204, 503, 504
 _BAD_REQUEST: Final = 400
 
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
-_CHANGE: Final = 5.0  # seconds in which a server that is not busy has changed something
+_CHANGE: Final = 5.0  # seconds within which a server makes a change, unless it is busy
 _ANSWER_MAX: Final = 64 * 1024  # bytes
 
 
 def request(
     api: ApiAddress, call: str, body: object, timeout: float, signals: Signals
 ) -> tuple[int, dict[str, Any]]:
-    """Ask a server, and return the status and the JSON object of its answer.
+    """Send a request, and return the status and the JSON object of the answer.
 
-    A server that does not answer in time, or is busy, counts as one that says so, but has no
-    ``status`` in its answer. After a signal there is no answer.
+    If the server is busy or does not answer in time, the result is a status of 503 or 504 and an
+    object that has a ``detail``, but no ``status``. After a signal the result is 0 and ``{}``.
 
     Args:
-        api: The address of its interface.
+        api: The address of the interface.
         call: The method and the path.
-        body: What to send as JSON; None sends nothing.
-        timeout: How many seconds the answer can take.
-        signals: They end the request.
+        body: The content, which is sent as JSON; None for no content.
+        timeout: How long the server can take to answer, in seconds.
+        signals: The signal handlers: a signal ends the request.
 
     Raises:
-        ConnectError: The server cannot be connected to.
-        NitrohbError: It has ended, or it is not nitrohb.
+        ConnectError: nitrohb cannot connect to the server.
+        NitrohbError: The server has ended, or is not nitrohb.
     """
     try:
         return _exchange(api, call, body, timeout, signals)
@@ -52,22 +52,21 @@ def request(
         if signals.signal is not None:
             return 0, {}
         if isinstance(error, TimeoutError):
-            why = f"the server at {api} does not answer: it is busy, or stopped"
+            why = f"the server at {api} does not answer: it is busy or stopped"
             return TIMEOUT, {"detail": why}
         if isinstance(error, BlockingIOError):  # the backlog of its Unix socket is full
             return BUSY, {"detail": f"the server at {api} is busy"}
         if isinstance(error, ConnectionError):
             raise NitrohbError(
-                f"the server at {api} has closed the connection: it has ended, or this is not its"
-                " interface\n"
-                "Start it again, or name the address of its --api:"
+                f"the server at {api} closed the connection: it has ended, or this is not its HTTP"
+                " interface\nName the address of its --api, or start it again:"
                 f" nitrohb serve --keep --api {shlex.quote(str(api))}"
             ) from None
         raise not_nitrohb(api) from None
 
 
 def change(api: ApiAddress, call: str, body: object, signals: Signals) -> int:
-    """Have a server change something, and return the exit code."""
+    """Send a request that changes the server, and return the exit code."""
     status, answer = request(api, call, body, _CHANGE, signals)
     if signals.signal is not None:
         return 128 + signals.signal
@@ -77,15 +76,15 @@ def change(api: ApiAddress, call: str, body: object, signals: Signals) -> int:
 
 
 def refusal(api: ApiAddress, status: int, answer: dict[str, Any]) -> NitrohbError:
-    """The error that a server has answered."""
+    """The error for an answer that is not a success."""
     if status not in (TIMEOUT, BUSY) and answer.get("status") != status:
-        return not_nitrohb(api)  # this is not a problem as nitrohb reports it
+        return not_nitrohb(api)  # nitrohb repeats the status in each problem
     kind = UsageError if status == _BAD_REQUEST else NitrohbError
     return kind(detail(status, answer))
 
 
 def not_nitrohb(api: ApiAddress) -> NitrohbError:
-    """The error that a server is another one."""
+    """The error for a server that is not nitrohb."""
     return NitrohbError(
         f"the server at {api} is not nitrohb\n"
         f"Start nitrohb there: nitrohb serve --keep --api {shlex.quote(str(api))}"
@@ -93,8 +92,8 @@ def not_nitrohb(api: ApiAddress) -> NitrohbError:
 
 
 def detail(status: int, answer: dict[str, Any]) -> str:
-    """What a server says of a request that failed."""
-    text = str(answer.get("detail", f"the server answers with status {status}"))
+    """The reason that a server gives for a failed request."""
+    text = str(answer.get("detail", f"the server answered with status {status}"))
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -113,7 +112,7 @@ def _exchange(
     header, _, content = answer.partition(b"\r\n\r\n")
     version, status, *_ = header.split(b" ", 2)
     if not version.startswith(b"HTTP/1."):
-        raise ValueError("it does not speak HTTP")
+        raise ValueError("the server does not speak HTTP")
     found: Any = json.loads(content or "{}")
     if not isinstance(found, dict):
         raise ValueError("the answer is not a JSON object")
@@ -121,7 +120,7 @@ def _exchange(
 
 
 def receive_all(sock: socket.socket, deadline: float) -> bytes:
-    """Read until the server closes the connection, but not much and not for long."""
+    """Read until the server closes the connection, with limits of size and time."""
     received = b""
     while len(received) < _ANSWER_MAX and (data := sock.recv(_ANSWER_MAX)):
         received += data
@@ -152,7 +151,7 @@ def _connected(address: ApiAddress, signals: Signals) -> Generator[socket.socket
             if is_busy or signals.signal is not None or error.errno is None:
                 raise
             raise api_connect_error(address, error.errno) from error
-        if signals.signal is not None:  # it arrived before there was anything to shut down
+        if signals.signal is not None:  # it arrived before the connection could be shut down
             raise ConnectionAbortedError
         yield sock
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's console under ``nitrohb run``: its last lines, and all of it in a file."""
+"""The guest console under ``nitrohb run``: print its last lines, and write all of it to a file."""
 
 import os
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from ..events import Event
 from .output import WARNING, Output, quoted
 from .settings import RunSettings
 
-_WAITING_MAX: Final = 1024 * 1024  # bytes for a slow disk
+_WAITING_MAX: Final = 1024 * 1024  # bytes that wait for a slow disk
 _CLOSE_TIMEOUT: Final = 1.0  # seconds, at the end
 
 
 class GuestConsole:
-    """Reads the console at an address, or that of an enclave (auto), and says what was on it.
+    """Reads the console at an address, or (``"auto"``) that of the enclave that connects.
 
     Raises:
-        UsageError: The address is not one to connect to.
-        NitrohbError: The file cannot be written.
+        UsageError: The address cannot be connected to.
+        NitrohbError: The ``--console-log`` file cannot be opened.
     """
 
     def __init__(self, address: Address | str, settings: RunSettings, output: Output) -> None:
@@ -42,7 +42,7 @@ class GuestConsole:
             self._log = Log(settings.console_log, lambda text: output.print_err(text, WARNING))
 
     def on_event(self, event: Event) -> None:
-        """Take an event: the first allowed CID is that of the enclave."""
+        """Take an event: the first allowed CID that connects is that of the enclave."""
         cid = event.cid
         if self._console is None and cid is not None and (not self._cids or cid in self._cids):
             self._open(enclave_console(cid))
@@ -57,26 +57,26 @@ class GuestConsole:
             await self._console.run()
 
     def explain(self) -> None:
-        """Print the last lines, or why there are none."""
+        """Print the last lines of the console, or why there are none."""
         self._output.print_err("\n".join(self._explanation()))
 
     def _explanation(self) -> list[str]:
         console = self._console
         if console is None:
             return [
-                "nitrohb: no console was read: no connection has told the CID of the enclave",
-                "Name the CID (--allow-cid), or the console (--console vsock:0:PORT, PORT is CID +"
-                " 10000).",
+                "nitrohb: cannot read the console: no connection told the CID of the enclave",
+                "Name the CID (--allow-cid CID), or the console (--console vsock:0:PORT, where PORT"
+                " is CID + 10000).",
             ]
         address = console.address
         if lines := console.tail():
             title = f"nitrohb: the last lines of the console at {address}:"
-            # The mark keeps a guest from speaking as nitrohb.
+            # Without the mark, a guest could print messages that look like those of nitrohb.
             return [title, *(f"| {line}" for line in lines)]
         why = f": {console.error.reason}" if console.error else ""
-        text = f"nitrohb: nothing came from the console at {address}{why}"
+        text = f"nitrohb: no output from the console at {address}{why}"
         if isinstance(address, VsockAddress) and address.cid == HYPERVISOR_CID:
-            return [text, "Start the enclave in debug mode: only then it has a console."]
+            return [text, "Start the enclave in debug mode: otherwise it has no console."]
         return [text]
 
     def _open(self, address: Address | str) -> None:
@@ -89,7 +89,7 @@ class GuestConsole:
 
 
 class Log:
-    """A file that a thread writes, so that a slow disk delays nobody.
+    """A file that a thread writes: a slow disk does not delay the event loop.
 
     Raises:
         NitrohbError: The file cannot be opened.
@@ -115,10 +115,10 @@ class Log:
             raise self._error(str(error)) from error
 
     def _error(self, why: str | None) -> NitrohbError:
-        return NitrohbError(f"--console-log {self._name} cannot be written: {why}")
+        return NitrohbError(f"cannot write to --console-log {self._name}: {why}")
 
     def write(self, data: bytes) -> None:
-        """Write bytes soon. If too many wait already, leave them out and say so in the file."""
+        """Write bytes soon. If too many wait already, drop them and say so in the file."""
         with self._changed:
             room = _WAITING_MAX - len(self._waiting)
             self._waiting += data[:room]
@@ -127,18 +127,18 @@ class Log:
         self._tell_problem()
 
     def close(self) -> None:
-        """Wait a moment until all is written."""
+        """Wait up to 1 s until all is written."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join(_CLOSE_TIMEOUT)
         if self._thread.is_alive():
-            self._problem = "it takes no more, so its end is missing"
+            self._problem = "it accepts no more data, so its end is missing"
         self._tell_problem()
 
     def _tell_problem(self) -> None:
         if self._problem:
-            self._warn(f"nitrohb: --console-log {self._name}: {self._problem}")
+            self._warn(f"nitrohb: {self._error(self._problem)}")
             self._problem = ""
 
     # In the thread.
@@ -149,23 +149,23 @@ class Log:
                 while data:
                     del data[: os.write(self._fd, data)]
         except OSError as error:
-            self._problem = f"{error.strerror}; nothing more is written there"
+            self._problem = f"{error.strerror}; nitrohb writes nothing more there"
         finally:
             os.close(self._fd)
 
     def _take(self) -> bytearray:
-        """Wait for bytes. None are the end."""
+        """Wait for bytes, and return them. No bytes are the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             data, self._waiting = self._waiting, bytearray()
             if self._dropped:
-                data += f"\n[nitrohb: {self._dropped} bytes are missing: slow disk]\n".encode()
+                data += f"\n[nitrohb: {self._dropped} bytes dropped: slow disk]\n".encode()
                 self._dropped = 0
             return data
 
 
 def _create(path: str) -> int:
-    """Open a file for writing, and empty it. Never wait for the reader of a pipe."""
+    """Open a file for writing, and empty it. Do not wait for the reader of a FIFO."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     os.set_blocking(fd, True)

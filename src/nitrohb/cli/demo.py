@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb demo``: both sides of a boot in one process."""
+"""``nitrohb demo``: show both sides of a boot in one process."""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -34,14 +34,16 @@ def demo(_settings: DemoSettings, output: Output, signals: Signals) -> int:
             await nursery.start(partial(serve_heartbeat, address, on_event=parent))
             output.print_out(f"enclave  boots: its init connects and sends {byte}")
             seconds = await send_heartbeat(address)
-        output.print_out(f"enclave  got {byte} back after {seconds * 1000:.1f} ms: it goes on to")
-        output.print_out("enclave  start its application; without an answer it would now be dead")
+        output.print_out(
+            f"enclave  got {byte} back after {seconds * 1000:.1f} ms, and continues to boot\n"
+            "enclave  (without an answer, its init would exit)"
+        )
         return exit_codes.DONE
 
     with _socket_path() as path:
         status = signals.run(partial(boot, UnixAddress(path)))
     if status == exit_codes.DONE:
-        output.print_out("That was a whole boot. For a real enclave: nitrohb serve (see --help)")
+        output.print_out("That was a whole boot. For a real enclave, run: nitrohb serve")
     return status
 
 
@@ -52,7 +54,7 @@ def _socket_path() -> Generator[str]:
             path = stack.enter_context(scratch_path("demo.sock"))
         except OSError as error:
             raise descriptor_shortage(error.errno) or NitrohbError(
-                f"the demo cannot create its socket: {error.strerror}\n"
+                f"cannot create the socket of the demo: {error.strerror}\n"
                 "Name a directory in which you may write: TMPDIR=DIR nitrohb demo"
             ) from error
         yield path

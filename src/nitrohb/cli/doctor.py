@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb doctor``: whether the heartbeat of an enclave can arrive here, and why."""
+"""``nitrohb doctor``: check whether a heartbeat can arrive here, and print the reasons."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from .signals import Signals
 
 
 def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
-    """Examine this machine and print what was found.
+    """Examine this machine, and print the results.
 
     Returns:
-        0 if a heartbeat can arrive or nothing is known to prevent it, 1 if not.
+        1 if a heartbeat cannot arrive, 0 if it can or the checks found no obstacle.
     """
 
     async def run() -> int:
@@ -45,7 +45,7 @@ def doctor(settings: DoctorSettings, output: Output, signals: Signals) -> int:
         return signals.run(run)
     except OSError as error:  # trio itself needs some descriptors
         why = descriptor_shortage(error.errno) or error
-        raise NitrohbError(f"the examination cannot begin: {why}") from error
+        raise NitrohbError(f"cannot begin the checks: {why}") from error
 
 
 def to_json(checks: Sequence[CheckResult]) -> str:
@@ -61,7 +61,7 @@ def to_json(checks: Sequence[CheckResult]) -> str:
 
 
 def to_text(checks: Sequence[CheckResult], kind: str | None, width: int | None) -> str:
-    """Format checks as lines, the answer first, and wrap them to a width if there is one."""
+    """Format checks as lines, the answer first, and wrap them to the width unless it is None."""
     lines = [line for check in checks for line in _lines(check, width)]
     return "\n".join([_wrap(_answer(checks, KINDS[kind][0]), width, 0), *lines])
 
@@ -81,7 +81,7 @@ def _lines(check: CheckResult, width: int | None) -> Iterator[str]:
 
 
 def _answer(checks: Sequence[CheckResult], who: str) -> str:
-    """Whether the heartbeat of an enclave can arrive, in one sentence."""
+    """Say in one sentence whether the heartbeat of an enclave can arrive."""
     heartbeat = f"the heartbeat of {who}"
     reasons = {
         "listen": "nitrohb cannot listen on {}",

@@ -12,21 +12,21 @@ DONE: Final = 0
 """Done."""
 
 FAILED: Final = 1
-"""Failed: stderr says what failed, why, and what helps. Under ``run`` the command was not started,
-or was ended."""
+"""Failed: stderr says what failed, why, and what to do. ``run`` did not start its command, or ended
+it."""
 
 USAGE: Final = 2
 """Usage: the command line or the environment makes no sense."""
 
 TIMED_OUT: Final = 124  # as timeout(1)
-"""Timed out: no heartbeat, or no answer, arrived in time. Under ``run`` the command was ended."""
+"""Timed out: no heartbeat or no answer arrived in time. ``run`` ended its command."""
 
 TOO_EARLY: Final = 125
-"""Only of ``run``, without ``--keep``: the command failed before a heartbeat. After a signal the
-exit code is that of the command."""
+"""Only ``run`` without ``--keep``: the command failed before a heartbeat. If nitrohb got a signal,
+the exit code is that of the command instead."""
 
 NOT_STARTED: Final = 126  # as env(1)
-"""Only of ``run``: the command cannot be started."""
+"""Only ``run``: the command cannot be started."""
 
 NOT_FOUND: Final = 127  # as env(1)
-"""Only of ``run``: there is no such command."""
+"""Only ``run``: the command does not exist."""

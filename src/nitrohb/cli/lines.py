@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an event is written in a line: as JSON, or as text in logfmt."""
+"""Write an event as one line: JSON, or text in logfmt."""
 
 import json
 from collections.abc import Mapping
@@ -10,16 +10,15 @@ JsonValue = str | int | float | bool | None
 
 
 def json_line(fields: Mapping[str, JsonValue], level: int) -> str:
-    """One line of JSON, of the fields of an event and its level."""
+    """One line of JSON: the fields of an event, and its level."""
     return json.dumps({**fields, "level": LEVEL_NAMES[level]})
 
 
 def text_line(fields: Mapping[str, JsonValue], level: int) -> str:
-    """One line of text: the time (UTC), ``nitro_`` and the event's name, its fields, its level.
+    """One line of text: time (UTC), ``nitro_`` and the name of the event, its fields, its level.
 
-    The lines look like the trace events of QEMU's device with ``-msg timestamp=on``, such as
-    ``nitro_heartbeat_done``, so that one ``grep nitro_heartbeat`` finds both. Fields that are null
-    are left out.
+    The line resembles a trace event of QEMU with ``-msg timestamp=on``, such as
+    ``nitro_heartbeat_done``: one ``grep nitro_heartbeat`` finds both. Null fields are omitted.
     """
     line = f"{fields['time']} nitro_{fields['event']}"
     for key, value in fields.items():

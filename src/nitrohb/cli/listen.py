@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb listen``: have a running server listen on another address. Needs no extra."""
+"""``nitrohb listen``: add an address to a running server. This needs no extra."""
 
 from .api_client import change
 from .output import Output
@@ -8,5 +8,5 @@ from .signals import Signals
 
 
 def listen(settings: ListenSettings, _: Output, signals: Signals) -> int:
-    """Add one address. When this returns, it accepts connections."""
+    """Add one address, which accepts connections when this returns 0."""
     return change(settings.api, "POST /listeners", {"address": str(settings.address)}, signals)

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sd_notify(3): tell the service manager, such as systemd, how the service is.
+"""Tell the state of nitrohb to a service manager such as systemd (sd_notify(3)).
 
 ``NOTIFY_SOCKET`` names a datagram socket. A datagram contains assignments, one per line:
 ``READY=1``, ``STATUS=...``, ``STOPPING=1``. ``WATCHDOG_USEC`` asks for ``WATCHDOG=1`` at least that
 often, from the process ``WATCHDOG_PID`` if that is set (sd_watchdog_enabled(3)). The libraries for
 this are abandoned, need a C compiler, or block. The manual page invites reimplementation.
 
-Each datagram says everything that is so now. If one is lost, the next one repeats it. A manager
-that does not read never delays anything.
+Each datagram contains the whole state, so a lost one does no harm. Sending never blocks.
 """
 
 import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import trio
@@ -24,12 +23,12 @@ from ..errors import AddressError, UsageError
 from ..events import Done, Event, Heartbeat, Listening, Unlistened
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""The variables that are meant for one process, and not for those that it starts."""
+"""The variables that are for nitrohb only, not for its child processes."""
 
-_PAUSE: Final = 0.1  # seconds between two datagrams, however many heartbeats arrive
+_PAUSE: Final = 0.1  # seconds between two datagrams, even if many heartbeats arrive
 _RETRY: Final = 1.0  # seconds
 
-# systemd ignores a datagram of more than 4096 bytes (NOTIFY_BUFFER_MAX of its manager.c).
+# systemd ignores a datagram of more than 4096 bytes (NOTIFY_BUFFER_MAX in manager.c).
 _STATUS_MAX: Final = 2048
 
 _MAX: Final = 2**63 - 1
@@ -39,7 +38,7 @@ class Notifier:
     """Notifies a service manager."""
 
     def __init__(self, name: str | bytes, interval: float, warn: Callable[[str], object]) -> None:
-        self._name = name  # of its socket, as for bind(2)
+        self._name = name  # of the socket, as for bind(2)
         self._interval = interval  # seconds between two keep-alive pings; infinite for none
         self._warn = warn
         self._has_warned = False
@@ -47,19 +46,19 @@ class Notifier:
         self._socket: socket.socket | None = None
 
     def on_event(self, event: Event) -> None:
-        """Take an event. The summary, which makes the status, must have taken it before."""
+        """Take an event. The summary, which makes the status, must get it first."""
         if isinstance(event, Listening | Heartbeat | Done | Unlistened):
             self.wake()
 
     def wake(self) -> None:
-        """Have the manager notified soon."""
+        """Notify the manager soon."""
         self._news.set()
 
     @asynccontextmanager
     async def notifying(
         self, status: Callable[[], str], is_ready: Callable[[], bool]
     ) -> AsyncGenerator[None]:
-        """Notify while the block runs, and say at its end that the service stops."""
+        """Notify the manager while the block runs, and at its end that nitrohb stops."""
 
         def state() -> str:
             ready = "READY=1\n" if is_ready() else ""
@@ -73,7 +72,7 @@ class Notifier:
                     yield
                 finally:
                     nursery.cancel_scope.cancel()
-                    # To systemd a service that stops before it is ready has failed.
+                    # For systemd, a service that stops before it is ready has failed.
                     self._send(state())
                     self._send("STOPPING=1")
         finally:
@@ -81,7 +80,7 @@ class Notifier:
                 self._socket.close()
 
     async def _notify_forever(self, state: Callable[[], str]) -> None:
-        # In the event loop, so that there is no keep-alive ping if the loop hangs.
+        # This runs in the event loop, so a loop that hangs sends no keep-alive pings.
         if self._interval == math.inf:
             await self._news.wait()
         while True:
@@ -94,7 +93,7 @@ class Notifier:
                     await self._news.wait()
 
     def _send(self, message: str) -> bool:
-        """Send a datagram if the manager takes it now."""
+        """Send a datagram, and return whether the manager has room for it."""
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -112,16 +111,16 @@ class Notifier:
             self._has_warned = True
             name = os.fsdecode(self._name).replace("\0", "@", 1)
             self._warn(
-                f"nitrohb: cannot notify the service manager: {error.strerror or error}"
-                f" (NOTIFY_SOCKET is {name!r})"
+                f"nitrohb: cannot notify the service manager at NOTIFY_SOCKET={name!r}:"
+                f" {error.strerror or error}"
             )
 
 
 def find_notifier(warn: Callable[[str], object]) -> Notifier | None:
-    """The notifier of the service manager that the environment names, if there is one.
+    """Return a notifier for the service manager that the environment names, or None.
 
     Args:
-        warn: Prints a line for a person: that the service manager cannot be notified.
+        warn: Prints a warning if the service manager cannot be notified.
 
     Raises:
         UsageError: A variable of the environment makes no sense.
@@ -139,7 +138,7 @@ def find_notifier(warn: Callable[[str], object]) -> Notifier | None:
 
 
 def _interval() -> float:
-    """Half of the watchdog's time-out in seconds, as sd_watchdog_enabled(3) advises."""
+    """Half of the watchdog time-out in seconds, as sd_watchdog_enabled(3) advises."""
     if not os.environ.get("WATCHDOG_USEC"):
         return math.inf
     microseconds = _number("WATCHDOG_USEC")
@@ -149,20 +148,14 @@ def _interval() -> float:
 
 def _number(variable: str) -> int:
     text = os.environ[variable]
-    try:
-        number = parse_number("number", text, _MAX)
-    except AddressError:
-        number = 0
-    if number == 0:
-        raise UsageError(
-            f"{variable} of the environment is {text!r}: expected a number from 1 up, as a service"
-            " manager sets it"
-        )
-    return number
+    with suppress(AddressError):
+        if number := parse_number("number", text, _MAX):
+            return number
+    raise UsageError(f"{variable} of the environment is {text!r}: expected a number, at least 1")
 
 
 def _cut(status: str) -> str:
-    """A status in UTF-8 that fits, however long its addresses are."""
+    """The status in UTF-8, cut if its addresses are too long for a datagram."""
     text = os.fsencode(status).decode("utf-8", "replace")
     data = text.encode()
     return text if len(data) <= _STATUS_MAX else f"{data[:_STATUS_MAX].decode(errors='ignore')}..."

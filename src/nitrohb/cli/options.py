@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be written on the command line: the options of each command."""
+"""The options of each command, and their help."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
 
 SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("nitro", "qemu", "firecracker", "cloud-hypervisor")
-"""Kinds of enclaves, for the doctor."""
-
-# The options, in groups. The first group has no title.
+"""The kinds of enclaves that ``doctor --for`` knows."""
 
 
 def _option(spelling: str, text: str, **kwargs: Any) -> Option:
-    """An option, such as ``-l --listen ADDR``. Its metavar, or ``type``, says how it is read."""
+    """An option, such as ``-l --listen ADDR``. Its parser is ``type``, or that of the metavar."""
     *names, metavar = spelling.split()
     return names, {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **kwargs}
 
@@ -68,8 +66,8 @@ _LISTEN: Final = _option(
 
 
 _SOCKET_FILES: Final = [
-    _option("--socket-mode MODE", "their permissions, in octal (default: 600)", default=0o600),
-    _option("--socket-group GROUP", "their group, a name or number (default: yours)"),
+    _option("--socket-mode MODE", "permissions, in octal (default: 600)", default=0o600),
+    _option("--socket-group GROUP", "group, by name or number (default: yours)"),
 ]
 
 
@@ -78,91 +76,76 @@ def _max_pending(text: str) -> Option:
 
 
 def _answer_options(timeout: str, output: str) -> Groups:
-    allow_cid = "answer this CID only, on vsock (default: any) *"
-    allow_uid = "answer this user only, on Unix sockets *"
+    allow_cid = "answer only this CID, on vsock (default: any) *"
+    allow_uid = "answer only this user, on Unix sockets *"
+    silence = "time limit for a silent connection"
+    log_level = "lowest level: debug (default), info, warning, error"
     return {
         "": [
             _LISTEN,
-            _flag("--keep", "go on after a heartbeat (default: one per ADDR)"),
+            _flag("--keep", "keep listening (default: one heartbeat per ADDR)"),
             _option("--allow-cid CID", allow_cid, action="append", dest="allow_cids"),
             _option("--allow-uid USER", allow_uid, action="append", dest="allow_uids"),
             _flag("--any-byte", "echo any byte, as QEMU does (default: only 0xB7)"),
-            _max_pending("how many may be silent at a time"),
+            _max_pending("maximum silent connections"),
         ],
         "time": [
-            _option("--timeout SEC|auto", f"{timeout}; auto: as nitro-cli", default=math.inf),
-            _option("--eif PATH", "for auto: the enclave's image"),
-            _option("--memory MIB", "for auto: the enclave's memory"),
-            _option(
-                "--handshake-timeout SEC",
-                "how long a connection may be silent (default: 5)",
-                default=5.0,
-            ),
+            _option("--timeout SEC|auto", f"{timeout}; auto: like nitro-cli", default=math.inf),
+            _option("--eif PATH", "image of the enclave, for --timeout auto"),
+            _option("--memory MIB", "memory of the enclave, for --timeout auto"),
+            _option("--handshake-timeout SEC", f"{silence} (default: 5)", default=5.0),
         ],
         "socket files": _SOCKET_FILES,
         "output": [
-            _choice("--format", _FORMATS, "of events and messages (default: text)"),
-            _option("--events PATH|fd:N", f"where events are written (default: {output})"),
-            _option("--ready-fd N", "write a newline to it when all ADDR listen", type=str),
-            _choice(
-                "--log-level",
-                tuple(reversed(LEVELS)),
-                "at least debug (default), info, warning, or error",
-                metavar="LEVEL",
-            ),
+            _choice("--format", _FORMATS, "format of events and messages (default: text)"),
+            _option("--events PATH|fd:N", f"write events here (default: {output})"),
+            _option("--ready-fd N", "write a newline to this descriptor when ready", type=str),
+            _choice("--log-level", (*reversed(LEVELS),), log_level, metavar="LEVEL"),
             _flag("--quiet", "print no events"),
         ],
     }
 
 
 def _serve_options() -> Groups:
-    return _answer_options("end with exit code 124 after it (default: never)", "stdout") | {
-        "HTTP interface (it needs the extra api)": [
-            _option(
-                "--api ADDR",
-                "with --keep: offer it on unix:PATH or IP:PORT (default: that of wait)",
-                type=values.api,
-                nargs="?",
-                const=True,
-            ),
+    api = "serve it on unix:PATH or IP:PORT; needs --keep (default: the socket that wait uses)"
+    host = "answer clients that use this host name *"
+    return _answer_options("exit with 124 after SEC seconds (default: never)", "stdout") | {
+        "HTTP interface (needs the extra api)": [
+            _option("--api ADDR", api, type=values.api, nargs="?", const=True),
             _option("--api-mode MODE", "permissions of its socket file (default: 600)"),
             _option("--api-group GROUP", "group of its socket file (default: yours)"),
-            _flag("--api-allow-remote", "let other machines in: there are no passwords"),
-            _option(
-                "--api-host NAME",
-                "a host name by which clients call it *",
-                action="append",
-                default=[],
-            ),
+            _flag("--api-allow-remote", "allow other machines (there are no passwords)"),
+            _option("--api-host NAME", host, action="append", default=[]),
         ]
     }
 
 
 def _run_options() -> Groups:
     groups = _answer_options(
-        "end the command, with exit code 124, if an ADDR had no heartbeat (default: never)",
+        "end the command and exit with 124 if an ADDR has no heartbeat after SEC seconds"
+        " (default: never)",
         "stderr",
     )
     kill_after = "send SIGKILL after SEC seconds (default: 10)"
-    # What is before "--" without an option: settings.py refuses it with a better message.
+    # Operands before "--": settings.py rejects them with a better message.
     groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
     groups["time"].append(_option("--kill-after SEC", kill_after, default=10.0))
-    console = "the guest's: print its end if no heartbeat comes; auto: vsock:0:CID+10000"
+    console = "guest console: print its last lines if no heartbeat comes; auto: vsock:0:CID+10000"
     groups["output"] += [
         _option("--console ADDR|auto", console),
-        _option("--console-log PATH", "write all of the console to this file"),
+        _option("--console-log PATH", "write the whole console to this file"),
     ]
     return groups
 
 
 def _timeout_option(seconds: float) -> Option:
-    text = f"end with exit code 124 after this time (default: {seconds:g})"
+    text = f"exit with 124 after SEC seconds (default: {seconds:g})"
     return _option("--timeout SEC", text, default=seconds)
 
 
 _API: Final = _option(
     "--api ADDR",
-    "where the server has it (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or in /run)",
+    "HTTP interface of the server (default: nitrohb/api.sock in $XDG_RUNTIME_DIR or /run)",
     type=values.api,
 )
 
@@ -170,17 +153,17 @@ _WAIT_OPTIONS: Final = [
     _timeout_option(60.0),
     _option(
         "--max-age SEC",
-        "how many seconds ago it may have arrived (default: 60)",
+        "ignore heartbeats older than SEC seconds (default: 60)",
         type=values.age,
         default=60.0,
     ),
     _API,
-    _choice("--format", _FORMATS, "how the heartbeat is printed to stdout (default: text)"),
+    _choice("--format", _FORMATS, "output format (default: text)"),
 ]
 
 _WAIT_EXCLUSIVE: Final = [
     _option("--cid CID", "wait for the enclave with this CID"),
-    _option("--address ADDR", "wait for a heartbeat on this listen address of the server"),
+    _option("--address ADDR", "wait for an enclave on this listen address"),
 ]
 
 _ADDRESSES: Final = """\
@@ -192,7 +175,7 @@ addresses:
 
 _TO_LISTEN: Final = """\
   vsock::9000            AF_VSOCK port 9000, on every local CID
-  fd:3, fd:NAME          an inherited socket, by its number or systemd's name
+  fd:3, fd:NAME          an inherited socket, by number or by systemd's name
 """
 
 _REPEAT: Final = "* may be repeated\n"
@@ -215,10 +198,10 @@ OPTIONS: Final = {
     "serve": _command(
         "examples:\n"
         "  nitrohb serve                             one enclave, on vsock::9000\n"
-        "  nitrohb serve --keep --allow-cid 16       enclave 16, at each of its boots\n"
+        "  nitrohb serve --keep --allow-cid 16       every boot of enclave 16\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}"
-        "  none                   with --api: no address, until nitrohb listen adds one\n"
+        "  none                   with --api: no address until nitrohb listen adds one\n"
         f"{_REPEAT}{_EXIT_CODES}",
         _serve_options(),
         usage="nitrohb serve [options]",
@@ -228,14 +211,14 @@ OPTIONS: Final = {
         "  nitrohb run --timeout 60 -- qemu-system-x86_64 -M nitro-enclave,...\n"
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
         "  nitrohb run --keep --format json --events events -- ./launch-many\n\n"
-        "The command finds the addresses in NITROHB_LISTEN, one per line. SIGTERM and a\n"
-        "time-out end it and all that it has started. It gets the other signals, too.\n\n"
+        "The command finds the addresses in NITROHB_LISTEN, one per line. On SIGTERM or a\n"
+        "time-out, nitrohb ends the command and all processes that it started. It passes\n"
+        "other signals on. If the command exits with 0, nitrohb still waits for the\n"
+        "heartbeat: the VMM may run in the background.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
-        "  1 failed, 2 usage, 124 an address had no heartbeat in time,\n"
+        "  1 failed, 2 usage, 124 no heartbeat in time on an address,\n"
         "  125 the command failed before a heartbeat, 126 it cannot be started,\n"
-        "  127 there is no such command\n"
-        "A command that exits with 0 may have left a VMM in the background: then\n"
-        "nitrohb goes on waiting for its heartbeat.\n\n"
+        "  127 it does not exist\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
         _run_options(),
         usage="nitrohb run [options] -- CMD [ARG ...]",
@@ -247,7 +230,7 @@ OPTIONS: Final = {
         f"{_ADDRESSES}\n{_EXIT_CODES}",
         {
             "": [
-                _option("address ADDR", "where to connect to (default: vsock:3:9000)", nargs="?"),
+                _option("address ADDR", "server address (default: vsock:3:9000)", nargs="?"),
                 _timeout_option(5.0),
             ]
         },
@@ -256,42 +239,42 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb wait --cid 16                         the enclave with that CID\n"
         "  nitrohb wait --address unix:/run/vm4.sock     the enclave that connects there\n\n"
-        f"Each heartbeat is claimed once.\n\n{_EXIT_CODES}",
+        f"Each heartbeat goes to one wait only.\n\n{_EXIT_CODES}",
         {"": _WAIT_OPTIONS},
         exclusive=_WAIT_EXCLUSIVE,
     ),
     "listen": _command(
         "examples:\n"
-        "  nitrohb listen hybrid:/run/vm4/v.sock:9000      before that VM is launched\n"
-        "  nitrohb listen vsock::9001 --api unix:api.sock  of another server\n\n"
-        "When it ends with 0, the address accepts connections. A path must be absolute.\n"
-        "The server must have its interface on a Unix socket.\n\n"
+        "  nitrohb listen hybrid:/run/vm4/v.sock:9000      before you launch that VM\n"
+        "  nitrohb listen vsock::9001 --api unix:api.sock  on another server\n\n"
+        "After exit code 0, the address accepts connections. Paths must be absolute.\n"
+        "The interface of the server must be on a Unix socket.\n\n"
         f"{_ADDRESSES}\n{_EXIT_CODES}",
-        {"": [_option("address ADDR", "where to listen"), _API]},
+        {"": [_option("address ADDR", "address to add"), _API]},
     ),
     "unlisten": _command(
         "example:\n"
-        "  nitrohb unlisten hybrid:/run/vm4/v.sock:9000    when that VM is gone\n\n"
-        "When it ends with 0, the address is closed, its socket file is gone, and nobody\n"
-        "waits for it any more. Write the address as serve printed it.\n\n"
+        "  nitrohb unlisten hybrid:/run/vm4/v.sock:9000    after that VM has ended\n\n"
+        "After exit code 0, the address is closed, its socket file is removed, and each\n"
+        "wait for it has failed. Write the address as serve printed it.\n\n"
         f"{_EXIT_CODES}",
-        {"": [_option("address ADDR", "which of the server's addresses to remove"), _API]},
+        {"": [_option("address ADDR", "address to remove"), _API]},
     ),
     "demo": _command(f"example:\n  nitrohb demo\n\n{_EXIT_CODES}"),
     "doctor": _command(
         "examples:\n"
-        "  nitrohb doctor                        can a heartbeat arrive on vsock::9000?\n"
-        "  nitrohb doctor --for nitro            ... that of a real enclave?\n"
+        "  nitrohb doctor                        check vsock::9000\n"
+        "  nitrohb doctor --for nitro            check it for a real enclave\n"
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
-        "Each address is listened on for a moment, and no file is left behind.\n\n"
+        "The doctor listens on each address for a moment. It leaves no file behind.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
         "exit codes: 0 a heartbeat can arrive, 1 it cannot, 2 usage\n",
         {
             "": [
                 _LISTEN,
-                _choice("--for", KINDS, "the kind of enclave (default: any)", default=None),
-                _max_pending("how many silent connections serve should allow"),
-                _choice("--format", _FORMATS, "lines for people, or a JSON object (default: text)"),
+                _choice("--for", KINDS, "kind of enclave (default: any)", default=None),
+                _max_pending("check that serve can hold N silent connections"),
+                _choice("--format", _FORMATS, "output format (default: text)"),
             ],
             "socket files": _SOCKET_FILES,
         },

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the console script prints: events, messages on stderr, and a status line on a terminal.
+"""The output of the console script: events, messages on stderr, a status line on a terminal.
 
-Nothing here ever blocks. A line that its reader does not take now waits in a bounded queue. When
-the queue is full, lines are left out and counted. So a reader that pauses, such as a terminal after
-Ctrl-S, delays no heartbeat.
+Nothing here blocks, so a reader that pauses, such as a terminal after Ctrl-S, delays no heartbeat.
+Lines for such a reader wait in a bounded queue. When it is full, lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -42,20 +41,22 @@ _GONE: Final = os.strerror(errno.EPIPE)
 
 _CLEAR_LINE: Final = "\r\x1b[K"
 
-# A status that wraps could not be cleared as one line: keep the terminal from wrapping (DECAWM).
+# Without wrapping (DECAWM): only a status of one line can be cleared.
 _UNWRAPPED: Final = "\x1b[?7l{}\x1b[?7h"
 
 
 class Stream:
-    """stdout, stderr or another file; None if it was closed before Python started.
+    """stdout, stderr or another file, with a queue for the time when its reader pauses.
+
+    ``stream`` is None if the file was closed before Python started.
 
     Attributes:
-        name: What messages call it.
-        fd: Its descriptor, or that of a non-blocking duplicate; -1 if it has none.
-        is_journal: Whether it goes to the systemd journal.
+        name: The name for messages.
+        fd: The descriptor, or that of a non-blocking duplicate; -1 if there is none.
+        is_journal: Whether the file is the stream to the systemd journal.
         problem: Why nothing can be written any more; empty while writing works.
-        has_dropped_lines: Whether a line is missing. A reader that has gone misses nothing.
-        on_queued: Called when something has to wait in the queue.
+        has_dropped_lines: Whether a line was dropped, not counting those after the reader has gone.
+        on_queued: Called when lines have to wait in the queue.
     """
 
     def __init__(self, stream: TextIO | None, name: str = "") -> None:
@@ -70,16 +71,17 @@ class Stream:
         self.has_dropped_lines = False
         self.on_queued: Callable[[], object] = lambda: None
         if stream is not None:
-            with suppress(OSError):  # not a file, but what a caller of main() has put in its place
+            with suppress(OSError):  # a caller of main() can replace stdout by another object
                 self.fd = stream.fileno()
 
     def open_nonblocking(self) -> None:
-        """Open the terminal or the pipe once more, if possible, so that no write can block.
+        """Open the terminal or the pipe again, if possible, so that no write can block.
 
-        The flags of the stream itself are shared with other processes.
+        Other processes share the flags of the stream itself.
         """
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        try:
+        # It fails without a free descriptor or /proc, and on the terminal of another user.
+        with suppress(OSError):
             if stat.S_ISFIFO(os.fstat(self.fd).st_mode) or os.isatty(self.fd):
                 spare = os.dup(self.fd)  # leave one descriptor for the heartbeats
                 try:
@@ -87,29 +89,27 @@ class Stream:
                     self._is_ours = True
                 finally:
                     os.close(spare)
-        except OSError:
-            pass  # closed, no descriptor left, no /proc, or another user's terminal: see _write()
 
     @property
     def has_queued(self) -> bool:
-        """Whether something waits in the queue."""
+        """Whether lines wait in the queue."""
         return bool(self._queue)
 
     def take_dropped(self) -> int:
-        """How many lines were left out since the last call; 0 while the reader still pauses."""
+        """Return how many lines were dropped since the last call; 0 while the reader pauses."""
         if self._queue:
             return 0
         count, self._dropped = self._dropped, 0
         return count
 
     def write(self, text: str) -> str:
-        """Write lines, or a status, now or soon, or leave them out; return a new problem or ""."""
+        """Write or queue text, or drop lines if the queue is full; return a new problem or ""."""
         if self.problem:
             return ""
         if self._stream is None:
             return self._fail("it is closed")
         data = os.fsencode(text)  # the encoding of the file system: paths stay exact
-        while data and not self.problem:
+        while data:
             piece = data[: _QUEUE_MAX - len(self._queue)]
             if len(piece) < len(data):  # whole lines, or nothing
                 piece = piece[: piece.rfind(b"\n") + 1]
@@ -124,7 +124,7 @@ class Stream:
         return ""
 
     def flush(self) -> str:
-        """Write what is queued as far as the reader takes it; return as :meth:`write`."""
+        """Write from the queue until the reader pauses; return a new problem or ""."""
         try:
             while self._queue:
                 if not (written := self._write()):
@@ -136,7 +136,7 @@ class Stream:
         return ""
 
     def close(self) -> None:
-        """Wait a moment for the reader, and write no more. The stream itself stays open."""
+        """Wait up to 1 s for the reader, then write no more. The file itself stays open."""
         deadline = time.monotonic() + _FLUSH_TIMEOUT
         while self._queue and self._is_writable(max(deadline - time.monotonic(), 0)):
             self.flush()
@@ -149,14 +149,14 @@ class Stream:
         self.problem = self.problem or "it is closed"
 
     def _write(self) -> int:
-        """Write without blocking; return how many bytes, 0 if there is no room."""
+        """Write without blocking; return the number of bytes, 0 if there is no room."""
         if self.fd < 0 and self._stream is not None:
             self._stream.write(os.fsdecode(bytes(self._queue)))
             return len(self._queue)
         if not (self._is_ours or self._is_writable(0)):
             return 0
-        # A pipe or a socket with any room takes this much; a longer write could block. A terminal
-        # may take less, so it must not block. Others share this flag: change it for a moment only.
+        # A writable pipe or socket takes PIPE_BUF bytes without blocking. A terminal can take less,
+        # so make it non-blocking. Other processes share that flag: change it for a moment only.
         data = self._queue if self._is_ours else self._queue[: select.PIPE_BUF]
         blocks = not self._is_ours and os.isatty(self.fd) and os.get_blocking(self.fd)
         try:
@@ -178,24 +178,24 @@ class Stream:
         self.problem = problem
         self.has_dropped_lines |= problem != _GONE
         self._queue.clear()
-        return f"{problem}; nothing more is printed there"
+        return f"{problem}; nitrohb prints nothing more there"
 
 
 class Output:
-    """stdout and stderr of the console script, and where its events go.
+    """The stdout and stderr of the console script, and the stream for its events.
 
     Attributes:
-        stdout: stdout.
-        stderr: stderr.
-        events: Where events go: stdout, stderr, or what ``--events`` names.
-        is_json: Whether events and messages are lines of JSON.
+        stdout: The stream to stdout.
+        stderr: The stream to stderr.
+        events: The stream for events: one of these two, or the file that ``--events`` names.
+        is_json: Whether events and messages are printed as JSON.
         is_terminal: Whether stderr is a terminal that can clear a line.
-        level: The least serious level that is printed: see :data:`LEVELS`.
+        level: The least serious level to print: see ``LEVELS``.
     """
 
     def __init__(self) -> None:
         self.stdout = self.stderr = self.events = Stream(sys.stdout, "stdout")
-        # One queue for one terminal or pipe, so that the order of the lines stays.
+        # If both are the same file, one queue keeps the lines in order.
         if not _are_same(sys.stdout, sys.stderr):
             self.stderr = Stream(sys.stderr, "stderr")
         self._file: TextIO | None = None
@@ -207,53 +207,53 @@ class Output:
 
     @property
     def has_dropped_lines(self) -> bool:
-        """Whether a line on stdout is missing."""
+        """Whether a line for stdout was dropped."""
         return self.stdout.has_dropped_lines
 
     @property
     def streams(self) -> set[Stream]:
-        """All that is written to. Some of the three can be one."""
+        """The streams without duplicates."""
         return {self.stdout, self.stderr, self.events}
 
     def open_events(self, target: str | int) -> None:
-        """Have the events written to another file.
+        """Write events to another file.
 
         Args:
-            target: Its path, and it is emptied; or the number of a descriptor, which stays open.
+            target: The path of a file, which is emptied, or a descriptor, which stays open.
 
         Raises:
-            NitrohbError: It cannot be written.
+            NitrohbError: The file cannot be opened.
         """
-        shown = quoted(target) if isinstance(target, str) else f"fd:{target}"
-        name, closefd = f"--events {shown}", isinstance(target, str)
+        name = f"--events {quoted(target) if isinstance(target, str) else f'fd:{target}'}"
+        closefd = isinstance(target, str)
         try:
             self._file = open(target, "w", closefd=closefd, opener=_create)  # noqa: SIM115 - close()
         except OSError as error:
-            raise NitrohbError(f"{name} cannot be written: {error.strerror}") from error
+            raise NitrohbError(f"cannot write to {name}: {error.strerror}") from error
         self.events = Stream(self._file, name)
 
     def print_out(self, text: str, level: int = INFO) -> None:
-        """Print one or more lines to stdout, if their level is to be printed.
+        """Print one or more lines to stdout, unless their level is below ``self.level``.
 
         Args:
             text: The lines, without the last line break.
-            level: Their level.
+            level: The level of the lines.
         """
         if level <= self.level:
             self._write(self.stdout, prioritized(text, level) if self.stdout.is_journal else text)
 
     def write_events(self, text: str) -> None:
-        """Write the lines of events. They are selected and prioritized already."""
+        """Write the lines of events, which have their priorities already."""
         self._write(self.events, text)
 
     def print_err(self, text: str, level: int = ERROR) -> None:
-        """Print a message, of one or more lines, to stderr: see :meth:`print_out`."""
+        """Print a message of one or more lines to stderr, unless its level is too low."""
         if level <= self.level:
             self._write(self.stderr, self._message(text, level))
 
     def _message(self, text: str, level: int) -> str:
         if self.is_json:
-            import json  # few messages are JSON, and few are printed before the listen
+            import json  # rarely needed before the listen
             from datetime import UTC, datetime
 
             time = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
@@ -269,24 +269,24 @@ class Output:
         self._tell_problem(stream, problem)
 
     def flush(self, stream: Stream) -> None:
-        """Write what is queued as far as the reader takes it, and say what is missing."""
+        """Write from the queue until the reader pauses, and report dropped lines."""
         self._tell_problem(stream, stream.flush())
         self.tell_dropped()
 
     def _tell_problem(self, stream: Stream, problem: str) -> None:
-        if problem:  # of stderr nobody can be told
-            self.print_err(f"nitrohb: {stream.name}: {problem}", WARNING)
+        if problem:  # a problem of stderr cannot be printed anywhere
+            self.print_err(f"nitrohb: cannot write to {stream.name}: {problem}", WARNING)
 
     def tell_dropped(self) -> None:
-        """Say how many lines are missing, as soon as the reader of a stream goes on."""
+        """Report how many lines were dropped, once the reader of a stream has gone on."""
         for stream in self.streams:
             if count := stream.take_dropped():
-                lines = "1 line was" if count == 1 else f"{count} lines were"
-                text = f"nitrohb: {stream.name}: {lines} left out while nobody read"
+                lines = "1 line" if count == 1 else f"{count} lines"
+                text = f"nitrohb: dropped {lines} for {stream.name}: its reader paused"
                 self._write(self.stderr, self._message(text, WARNING))
 
     def status(self, text: str) -> None:
-        """Show a status line below everything else, on a terminal only. Empty removes it."""
+        """On a terminal, show a status line below all other output. An empty text removes it."""
         if self.is_terminal:
             self.tell_dropped()
             self._clear_status()
@@ -304,7 +304,7 @@ class Output:
             self.stderr.write(_UNWRAPPED.format(self._status))
 
     def close(self) -> None:
-        """Remove the status, wait a moment for paused readers, and say what is missing."""
+        """Remove the status, wait up to 1 s for paused readers, and report dropped lines."""
         self.status("")
         for stream in self.streams - {self.stderr}:
             stream.close()
@@ -315,7 +315,7 @@ class Output:
 
 
 def _create(path: str, _: int) -> int:
-    """Open a file of events. A FIFO is read, too, so that its reader may come late, and again."""
+    """Open a file for events. O_RDWR opens a FIFO without a reader, and keeps it open later."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     return os.open(path, flags, 0o600)
@@ -324,7 +324,7 @@ def _create(path: str, _: int) -> int:
 def _are_same(one: TextIO | None, other: TextIO | None) -> bool:
     try:
         return os.path.samestat(*(os.fstat(each.fileno()) for each in (one, other) if each))
-    except (OSError, TypeError):  # not files, or one of them is closed
+    except (OSError, TypeError):  # one of them is not a file, or is closed
         return False
 
 
@@ -334,22 +334,16 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _is_journal(stream: TextIO | None) -> bool:
-    """Whether a stream is the socket to the systemd journal (JOURNAL_STREAM of systemd.exec(5)).
-
-    The variable is inherited, and a stream may have been redirected since.
-    """
-    name = os.environ.get("JOURNAL_STREAM")
-    if not name or stream is None:
-        return False
-    try:
-        status = os.fstat(stream.fileno())
-    except OSError:
-        return False
-    return name == f"{status.st_dev}:{status.st_ino}"
+    """Whether a stream is the socket to the systemd journal (JOURNAL_STREAM of systemd.exec(5))."""
+    if (name := os.environ.get("JOURNAL_STREAM")) and stream is not None:
+        with suppress(OSError):
+            status = os.fstat(stream.fileno())  # it may have been redirected
+            return name == f"{status.st_dev}:{status.st_ino}"
+    return False
 
 
 def prioritized(text: str, priority: int) -> str:
-    """One or more lines, each with its priority for the journal before it (sd-daemon(3))."""
+    """Put the priority for the journal before each line (sd-daemon(3))."""
     mark = f"<{priority}>"
     return mark + text.replace("\n", f"\n{mark}")
 
@@ -358,9 +352,9 @@ _is_plain: Final = re.compile(r"[!#-<>-\[\]-~]+").fullmatch  # ASCII without a s
 
 
 def quoted(text: str) -> str:
-    r"""A value of logfmt: the text, or a JSON string where the text could be misread.
+    r"""Return the text, or a JSON string if a reader of logfmt could misread the text.
 
-    What cannot be printed, or is a byte that is not text, is written like ``\u001b``.
+    Unprintable characters, and bytes that are not text, become escapes such as ``\u001b``.
     """
     if _is_plain(text):
         return text
@@ -369,7 +363,7 @@ def quoted(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text on one line, with what cannot be printed, such as a line break, as ``\u000a``."""
+    r"""Return the text in one line: unprintable characters become escapes such as ``\u000a``."""
     return text if text.isprintable() else "".join(map(_printable, text))
 
 

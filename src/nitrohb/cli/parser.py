@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 
 from .. import __version__
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
     from .settings import CommandSettings
 
 COMMANDS: Final = {
-    "serve": "listen, answer enclaves' heartbeats, and report",
-    "run": "listen, then start a command that boots enclaves",
-    "send": "send a heartbeat and await its echo, as an enclave's init does",
-    "wait": "claim one enclave's heartbeat from a running serve --keep --api",
+    "serve": "listen for enclaves and answer their heartbeats",
+    "run": "listen, then run a command that boots enclaves",
+    "send": "send a heartbeat and wait for its echo, as an enclave does",
+    "wait": "wait for the heartbeat of an enclave (needs serve --keep --api)",
     "listen": "add a listen address to a running serve --keep --api",
     "unlisten": "remove a listen address from a running serve --keep --api",
-    "demo": "show both sides of a boot, on a temporary Unix socket",
-    "doctor": "check whether the heartbeat of an enclave can arrive here",
-    "completion": "print what lets a shell complete these commands and options",
+    "demo": "show both sides of a boot on a temporary Unix socket",
+    "doctor": "check whether a heartbeat can arrive on this machine",
+    "completion": "print the completion script for a shell",
 }
-"""The commands, and what each does, in a line."""
+"""What each command does."""
 
-# argparse makes a formatter for each option that it adds. A formatter without a width loads shutil
-# to ask for the width of the terminal, which takes 3 ms.
+# argparse makes a formatter for each option. Without a width the formatter loads shutil, to ask for
+# that of the terminal, and this takes 3 ms.
 _FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28, width=80)
 
 
@@ -44,8 +45,7 @@ def parse(argv: Sequence[str]) -> CommandSettings:
 
     Raises:
         SystemExit: It asks for help or for the version.
-        UsageError: It cannot be read, its options contradict each other, or a variable of the
-            environment makes no sense.
+        UsageError: The command line or a variable of the environment makes no sense.
     """
     argv, child_argv = _split(list(argv))
     own = ("-h", "--help", "--version")
@@ -55,13 +55,13 @@ def parse(argv: Sequence[str]) -> CommandSettings:
     args, unknown = parser.parse_known_args(argv, argparse.Namespace(argv=child_argv, misplaced=[]))
     if unknown and (child_argv or not args.misplaced):
         args.error(f"unknown arguments: {' '.join(unknown)}")
-    from .settings import make_settings  # the help and the version need none
+    from .settings import make_settings  # not needed for the help and the version
 
     return make_settings(args)
 
 
 def wants_json(argv: Sequence[str]) -> bool:
-    """Whether a command line, which may have mistakes, says ``--format json``."""
+    """Whether a command line says ``--format json``. It can have mistakes elsewhere."""
     own, _ = _split([*argv])
     pairs = zip(own, [*own[1:], ""], strict=False)
     found = [word[9:] or after for word, after in pairs if word.split("=")[0] == "--format"]
@@ -69,7 +69,7 @@ def wants_json(argv: Sequence[str]) -> bool:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Take off the command of ``run``: argparse must not read its options."""
+    """Separate the command of ``run``: argparse must not read its options."""
     if argv[:1] != ["run"] or "--" not in argv:
         return argv, []
     end = argv.index("--")
@@ -78,7 +78,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
-        """The help, as wide as the terminal."""
+        """Return the help, as wide as the terminal."""
         self.formatter_class = partial(_FORMATTER, width=_terminal_width() - 2)
         return super().format_help()
 
@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
         output = Output()
         output.print_out(message.removesuffix("\n"))
         output.close()
-        if output.has_dropped_lines:  # that is all that was asked for
+        if output.has_dropped_lines:
             sys.exit(exit_codes.FAILED)
 
     def error(self, message: str) -> NoReturn:
@@ -97,30 +97,27 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _terminal_width() -> int:
-    try:
+    with suppress(ValueError):
         return int(os.environ.get("COLUMNS", "")) or 80
-    except ValueError:
-        pass
-    try:
+    with suppress(OSError, ValueError):
         return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else -1).columns or 80
-    except (OSError, ValueError):
-        return 80
+    return 80
 
 
 class _ListedCommand:
-    """Stands for the parser of a command where the help only lists it."""
+    """Stands in for the parser of a command where the help only lists the command."""
 
     def __init__(self, **_: object) -> None:
         pass
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
-    """Make the parser, with the options of one command, or of all of them for the help."""
+    """Make the parser, with the options of one command or of all commands."""
     parser = _Parser(
         prog="nitrohb",
         description="Answer the boot heartbeat of AWS Nitro Enclaves, real or emulated.",
         epilog="example:\n"
-        "  nitrohb                    wait for one enclave on vsock::9000, and answer it\n",
+        "  nitrohb                    wait for one enclave on vsock::9000 and answer it\n",
         formatter_class=_FORMATTER,
         allow_abbrev=False,
     )
@@ -139,7 +136,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
 
 
 def _add_command(add_parser: Callable[..., Any], name: str) -> None:
-    from .options import OPTIONS  # the list of the commands needs none
+    from .options import OPTIONS  # not needed for the list of commands
 
     summary, (epilog, groups, usage, exclusive) = COMMANDS[name], OPTIONS[name]
     parser = add_parser(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print events soon after they happen, and a status line while something is awaited."""
+"""Print events soon after they happen, and a status line while nitrohb waits."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -13,7 +13,7 @@ from .report import level_of, to_json, to_text
 
 
 class Printer:
-    """Takes events, and prints all of one pass of the event loop together, after the echoes."""
+    """Prints events: all of one pass of the event loop together, after the echoes."""
 
     def __init__(self, print_all: Callable[[str], None], to_line: Callable[[Event], str]) -> None:
         self._print_all = print_all
@@ -27,7 +27,7 @@ class Printer:
         self._waiting.unpark()
 
     def flush(self) -> None:
-        """Print the events that were taken."""
+        """Print the events that have not been printed yet."""
         if self._events:
             lines = "\n".join(map(self._to_line, self._events))
             self._events.clear()
@@ -42,7 +42,7 @@ class Printer:
 
 @asynccontextmanager
 async def printing(output: Output) -> AsyncGenerator[Printer]:
-    """Print events while the block runs, and the rest at its end, whatever ends it."""
+    """Print events while the block runs, and the last ones when it ends or fails."""
     to_line = to_json if output.is_json else to_text
 
     def to_entry(event: Event) -> str:
@@ -59,7 +59,7 @@ async def printing(output: Output) -> AsyncGenerator[Printer]:
 
 
 class _LogHandler(logging.Handler):
-    """Prints log records as all else is printed: without blocking."""
+    """Prints log records without blocking."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _LogHandler(logging.Handler):
 
 @asynccontextmanager
 async def draining(output: Output) -> AsyncGenerator[None]:
-    """Write what is queued when its reader goes on, and print log records, while the block runs."""
+    """While the block runs, write queued lines when readers go on, and print log records."""
     logging.basicConfig(format="%(message)s", handlers=[_LogHandler(output)])
     async with trio.open_nursery() as nursery:
         for stream in output.streams:
@@ -96,7 +96,7 @@ async def _drain(stream: Stream, output: Output) -> None:
 
 @asynccontextmanager
 async def status_line(output: Output, awaited: Callable[[], str]) -> AsyncGenerator[None]:
-    """Show on a terminal what is awaited and for how long, while the block runs."""
+    """While the block runs, show on a terminal what nitrohb waits for, and for how long."""
     async with trio.open_nursery() as nursery:
         if output.is_terminal:
             nursery.start_soon(_show_status, output, awaited)

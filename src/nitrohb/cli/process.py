@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command of ``nitrohb run``: neither it nor what it has started is ever left running.
+"""The command of ``nitrohb run``. nitrohb can end it together with all its descendants.
 
-When a process ends, its children go to the nearest ancestor that is a child subreaper, or to init
-(prctl(2), PR_SET_CHILD_SUBREAPER). nitrohb is one, so that every descendant of the command becomes
-its child in the end, whatever session or process group it is in.
+When a process ends, its children get a new parent: the nearest ancestor that is a child subreaper,
+or init (PR_SET_CHILD_SUBREAPER of prctl(2)). nitrohb is one. So every descendant of the command
+becomes a child of nitrohb when its own parents end, whatever its session or process group is.
 
 nitrohb sends signals to its own children only. The process ID of a child cannot become that of
-another process before nitrohb has waited for it.
+another process before nitrohb has waited for the child.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ from ..remedies import descriptor_shortage, is_lack_of_threads
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 
-_PEEK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT  # look at what has ended, and leave it
+_PEEK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT  # look at an ended child, and leave it
 
-# A command that ends after one of these, and not with status 0, was ended by it.
+# After one of these, a status other than 0 means that the signal ended the command.
 _ENDING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 _TERMINAL_KEYS: Final = (signal.SIGINT, signal.SIGQUIT)  # VINTR and VQUIT of termios(3)
@@ -36,14 +36,14 @@ _TERMINAL_KEYS: Final = (signal.SIGINT, signal.SIGQUIT)  # VINTR and VQUIT of te
 class Process:
     """The command, from its start to its end.
 
-    It runs in nitrohb's process group and session. So it can read from the terminal, job control
-    stops and continues it, and Ctrl-C reaches it.
+    It runs in the process group and session of nitrohb. So it can read from the terminal, job
+    control stops and continues it, and Ctrl-C reaches it.
 
-    If it ends by itself, the processes that it has started go on: a launcher may start a VMM and
-    exit. If nitrohb ends it, they are ended, too. So they are if a SIGHUP, SIGINT or SIGQUIT came
-    and the command does not exit with status 0, and if nitrohb is ended before the heartbeat.
+    If the command ends by itself, its descendants keep running: a launcher can start a VMM and
+    exit. nitrohb ends the descendants if it ends the command, if the command exits with a status
+    other than 0 after SIGHUP, SIGINT or SIGQUIT, and if nitrohb itself ends before the heartbeat.
 
-    (PR_SET_PDEATHSIG of prctl(2) would watch the thread that forked, which trio ends early.)
+    (PR_SET_PDEATHSIG of prctl(2) would watch the thread that forked, and trio ends that early.)
     """
 
     def __init__(self, grace: float, warn: Callable[[str], object]) -> None:
@@ -59,13 +59,13 @@ class Process:
 
     @property
     def is_ending(self) -> bool:
-        """Whether :meth:`end` was called."""
+        """Whether ``end()`` was called."""
         return self._wait_scope.cancel_called
 
     def send_signal(self, number: int) -> None:
         """Pass a signal on, unless the terminal has sent it to the command as well.
 
-        A command that has not been started is not started any more.
+        If the command has not started yet, it never starts.
         """
         self._was_interrupted |= number in _ENDING
         if self._process is None:
@@ -78,7 +78,7 @@ class Process:
             self._send(self._process, number)
 
     def end(self) -> None:
-        """Send SIGTERM. The first call starts the grace."""
+        """Send SIGTERM. The first call starts the time until SIGKILL."""
         self.send_signal(signal.SIGTERM)
         self._wait_scope.cancel()
 
@@ -90,19 +90,19 @@ class Process:
     ) -> None:
         """Start the command, unless a signal has arrived for it, and wait for its end.
 
-        If it exits with status 0, wait for ``after_success()``, too. If this is cancelled, the
-        command and its descendants are ended first.
+        If it exits with status 0, also wait for ``after_success()``. A cancellation first ends the
+        command and its descendants.
         """
         if self._early_signals:
             return
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
         earlier_children = _children()
         try:
-            # Inherited descriptors are passed on, as by env(1). nitrohb's own are close-on-exec.
+            # Pass inherited descriptors on, as env(1) does. Those of nitrohb are close-on-exec.
             process = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
         except OSError as error:
             self.start_error = error
-        except RuntimeError as error:  # of the thread in which trio forks
+        except RuntimeError as error:  # from the thread in which trio forks
             if not is_lack_of_threads(error):
                 raise
             self.start_error = OSError(errno.EAGAIN, str(error))
@@ -135,7 +135,7 @@ class Process:
             self.status = 128 - code if code < 0 else code
 
     async def _end(self, process: trio.Process, reaper: "_Reaper") -> bool:
-        """End the command and its descendants; return whether the command had to be killed."""
+        """End the command and its descendants; return whether SIGKILL ended the command."""
         with trio.move_on_after(self._grace, shield=True) as grace:
             await process.wait()
             await reaper.end_descendants(signal.SIGTERM)
@@ -151,13 +151,13 @@ class Process:
     def _send(self, process: trio.Process, number: int) -> None:
         try:
             process.send_signal(number)
-        except PermissionError as error:  # the command may be sudo
+        except PermissionError as error:  # the command can be sudo
             name = signal.Signals(number).name
             self._warn(f"nitrohb: cannot send {name} to the command: {error.strerror}")
 
 
 class _Reaper:
-    """Waits for the children of nitrohb that end, and ends the descendants of the command."""
+    """Reaps the children of nitrohb, and ends the descendants of the command."""
 
     def __init__(
         self, process: trio.Process, earlier_children: set[int], warn: Callable[[str], object]
@@ -169,7 +169,7 @@ class _Reaper:
 
     @contextmanager
     def reaping(self) -> Generator[None]:
-        """Leave no child a zombie while the block runs."""
+        """Reap all children while the block runs."""
         token = trio.lowlevel.current_trio_token()
 
         def reap_soon(*_: object) -> None:
@@ -177,20 +177,20 @@ class _Reaper:
 
         signal.signal(signal.SIGCHLD, reap_soon)
         try:
-            self._reap()  # a child may have ended before
+            self._reap()  # a child can have ended earlier
             yield
         finally:
-            # In C, because Python prints a traceback for a signal that arrives while it does this.
+            # In C: Python would print a traceback for a signal that arrives during this change.
             signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
             ctypes.CDLL(None).signal(signal.SIGCHLD, None)  # SIG_DFL
 
     async def end_descendants(self, number: int) -> None:
-        """Send a signal to every descendant of the command, until none is left.
+        """Send a signal to every descendant of the command, and wait until none is left.
 
-        One that nitrohb may not signal is left alone.
+        Skip those that nitrohb may not signal.
         """
         signalled = set[int]()
-        # No child means no descendant: every descendant has an ancestor among the children.
+        # Every descendant has an ancestor among the children: no child, no descendant.
         while left := _children() - self._earlier_children:
             refused = {pid for pid in left - signalled if not self._send(pid, number)}
             self._earlier_children |= refused
@@ -201,28 +201,28 @@ class _Reaper:
     def _send(self, pid: int, number: int) -> bool:
         try:
             os.kill(pid, number)
-        except PermissionError as error:  # it may be sudo
+        except PermissionError as error:  # it can be sudo
             self._warn(f"nitrohb: cannot end process {pid} of the command: {error.strerror}")
             return False
         return True
 
     def _reap(self) -> None:
-        """Wait for all children that have ended; for the command only by its own object."""
-        with suppress(ChildProcessError):  # there are no children
+        """Wait for all children that have ended. poll() waits for the command."""
+        with suppress(ChildProcessError):  # no children
             while ended := os.waitid(os.P_ALL, 0, _PEEK):
-                # poll() has waited for the command, if that is what has ended.
+                # Once poll() has reaped the command, any child can be reaped.
                 pid = ended.si_pid if self._process.poll() is None else -1
                 os.waitpid(pid, os.WNOHANG)
         self._reaped.unpark_all()
 
 
 def _children() -> set[int]:
-    """The children of this process, as far as /proc shows them, with those that have ended."""
+    """The children of this process that /proc shows, also those that have ended."""
     return {pid for pid in map(int, glob.iglob("[0-9]*", root_dir="/proc")) if _is_child(pid)}
 
 
 def _is_child(pid: int) -> bool:
-    # /proc could tell it, but may be that of another PID namespace.
+    # Do not ask /proc: it can be that of another PID namespace.
     try:
         os.waitid(os.P_PID, pid, _PEEK)
     except ChildProcessError:
@@ -231,14 +231,14 @@ def _is_child(pid: int) -> bool:
 
 
 def _terminal_has_sent(number: int, pid: int) -> bool:
-    """Whether a signal that came to nitrohb has come to another process, too.
+    """Whether the terminal has sent a signal to another process as well.
 
-    A terminal sends the signals of its keys to the whole process group in the foreground. A process
-    in another group, such as one started by timeout(1), has not had it. A signal does not say where
-    it comes from. In the foreground assume the terminal: a second signal could interrupt what the
-    command does about the first.
+    A terminal sends the signals of its keys to the whole foreground process group. A process in
+    another group, for example one that timeout(1) started, does not get them. A signal does not
+    tell its sender. In the foreground, assume the terminal: a second signal could interrupt the
+    reaction of the command to the first.
     """
-    is_in_our_group = os.getpgid(pid) == os.getpgrp()  # it has not been waited for: it is there
+    is_in_our_group = os.getpgid(pid) == os.getpgrp()  # not reaped yet, so its ID is valid
     return number in _TERMINAL_KEYS and is_in_our_group and _is_in_foreground()
 
 
@@ -253,31 +253,31 @@ _START_ERRORS: Final = {
     errno.ENOTDIR: ("a part of its path is not a directory", "Check its path."),
     errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
     errno.ENOEXEC: (
-        "it is not a program that this machine can run",
-        "Begin a script with the line that names its interpreter, such as #!/bin/sh.",
+        "this machine cannot run programs of its format",
+        "Begin a script with a line that names its interpreter, for example #!/bin/sh.",
     ),
     errno.EAGAIN: (
-        "this user, or this container, has too many processes",
-        "Raise the limit (ulimit -u, or the container's limit of pids).",
+        "this user or container has too many processes",
+        "Raise the limit (ulimit -u, or the pids limit of the container).",
     ),
 }
 
 
 def why_not_started(command: str, error: OSError) -> str:
-    """Why a command cannot be started, and in another line what helps."""
+    """Return the reason why a command cannot be started, and in a second line the remedy."""
     number = error.errno or 0
-    reason, remedy = _START_ERRORS.get(number, (os.strerror(number), "Try the command by itself."))
+    reason, remedy = _START_ERRORS.get(number, (os.strerror(number), "Run it without nitrohb."))
     if shortage := descriptor_shortage(number):
         return str(shortage)
     if not command:
         reason, remedy = "its name is empty", "Name a command after --."
     elif number == errno.ENOENT and os.path.exists(command):
         if "/" in command:
-            reason = "the interpreter that its first line (#!) names does not exist"
+            reason = "the interpreter in its first line (#!) does not exist"
             remedy = "Install it, or correct the line. Look for a carriage return at its end."
         else:
             reason = "there is no such command in PATH"
-            remedy = f"For the one in this directory write ./{shlex.quote(command)}"
+            remedy = f"To run the one in this directory, write ./{shlex.quote(command)}"
     elif number == errno.EACCES and os.path.isdir(command):
         reason, remedy = "it is a directory", "Name a program in it."
     return f"{reason} ({errno.errorcode.get(number, 'unknown')})\n{remedy}"

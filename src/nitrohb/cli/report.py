@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as lines, and what they add up to in the end."""
+"""Write events as lines, and explain at the end what happened on each address."""
 
 import json
 import shlex
@@ -31,7 +31,7 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
 
 
 def level_of(event: events.Event) -> int:
-    """The level of an event: see :data:`nitrohb.cli.output.LEVELS`."""
+    """The level of an event: see ``LEVELS`` in ``output``."""
     return _LEVELS[type(event)]
 
 
@@ -69,8 +69,8 @@ def to_text(event: events.Event) -> str:
             return text_line(event.to_json(), level_of(event))
 
 
-# Nearly all events are of these two kinds. Written like this they cost a third, and the lines are
-# the same (tests/cli/test_report.py).
+# Nearly all events are of these two kinds. These formats take a third of the time of json_line()
+# and text_line(), and make the same lines (tests/cli/test_report.py).
 _CONNECTED_JSON: Final = '{"event": "connected", "time": "%s", "address": %s, %s, "level": "debug"}'
 _HEARTBEAT_JSON: Final = (
     '{"event": "heartbeat", "time": "%s", "address": %s, %s, "byte": %d, "listening_seconds": %r,'
@@ -123,10 +123,10 @@ _SILENT: Final = "had sent nothing yet"
 
 
 class Summary:
-    """Takes events, and remembers what became of the connections of each address.
+    """Counts the outcomes of the connections on each address.
 
     Attributes:
-        access: Who may connect to the file of a Unix socket, in words.
+        access: Who may connect to each socket file, as lines for a message.
     """
 
     def __init__(self) -> None:
@@ -156,21 +156,21 @@ class Summary:
                 del self._seen[event.address]
                 self._booted.discard(event.address)
             case events.Listening(address=UnixAddress() | HybridAddress() as address):
-                with suppress(OSError):  # it has been deleted already
+                with suppress(OSError):  # another process has deleted it already
                     access = who_may_connect(address.path)
                     self.access[address] = "".join(f"\n{text}" for text in access if text)
             case events.Listening() | events.Lost():
                 pass
 
     def awaited(self) -> str:
-        """What is still awaited, in words."""
+        """What nitrohb still waits for, as words for a message."""
         where = [str(address) for address in self._seen if address not in self._done]
         if not self._seen:
             return "an address"
         return f"a heartbeat on {', '.join(where)}" if where else "nothing more"
 
     def status(self) -> str:
-        """The last heartbeat, how many there were, and what is awaited, in a line."""
+        """One line: the last heartbeat, the number of heartbeats, and what nitrohb waits for."""
         waiting = f"waiting for {self.awaited()}"
         if (last := self._last) is None:
             return waiting
@@ -181,25 +181,25 @@ class Summary:
         )
 
     def all_listen(self, addresses: int) -> bool:
-        """Whether at least so many addresses have begun to listen."""
+        """Whether at least this many addresses have begun to listen."""
         return len(self._seen) >= addresses
 
     def have_all_booted(self, addresses: int) -> bool:
-        """Whether at least so many addresses listen, and each of them has had a heartbeat."""
+        """Whether at least this many addresses listen, and each of them has had a heartbeat."""
         return self.all_listen(addresses) and not list(self.without_heartbeat())
 
     def without_heartbeat(self) -> Iterable[tuple[Address, str]]:
-        """The addresses without a heartbeat, each with what was seen there instead."""
+        """The addresses without a heartbeat, each with what arrived instead."""
         for address, seen in self._seen.items():
             if address not in self._booted:
                 yield address, "; ".join(f"{n} {what}" for what, n in (+seen).most_common())
 
 
 def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
-    """Say that the time is up, and what arrived on each address instead of a heartbeat."""
+    """Print that the time is up, and what arrived on each address instead of a heartbeat."""
     without_heartbeat = list(summary.without_heartbeat())
     if not without_heartbeat:  # only with --keep
-        output.print_err(f"nitrohb: the time is up, after {timeout:g} s")
+        output.print_err(f"nitrohb: timed out after {timeout:g} s")
     for address, seen in without_heartbeat:
         text = _explain(address, seen, f"within {timeout:g} s")
         if not seen:
@@ -209,7 +209,7 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
 
 
 def explain_end(summary: Summary, status: int, output: Output) -> None:
-    """Say that the command ended too early, and what arrived on each address until then."""
+    """Print that the command ended too early, and what arrived on each address until then."""
     output.print_err(f"nitrohb: the command ended with status {_status(status)} before a heartbeat")
     for address, seen in summary.without_heartbeat():
         output.print_err(_explain(address, seen, "until then"))
@@ -220,21 +220,21 @@ def _explain(address: Address, seen: str, when: str) -> str:
 
 
 def _how_to_test(address: Address) -> str:
-    """How to test an address by hand; nothing for a socket that somebody else has opened."""
+    """How to test an address by hand; nothing for an inherited socket."""
     written = shlex.quote(str(address))
     match address:
         case VsockAddress(cid, port):
             parent = VsockAddress(PARENT_CID if cid in (CID_ANY, LOOPBACK_CID) else cid, port)
-            where = f"Inside the enclave: nitrohb send {parent}"
+            where = f"To test from inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
-            where = f"On this machine: nitrohb send {written}"
+            where = f"To test from this machine: nitrohb send {written}"
         case _:
             return ""
     return f"\n{where}\nTo check this machine: nitrohb doctor -l {written}"
 
 
 def _status(status: int) -> str:
-    """An exit status, with the name of the signal that it may stand for."""
+    """An exit status, with the name of the signal if it can stand for one."""
     try:
         return f"{status} ({signal.Signals(status - 128).name})"
     except ValueError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb run``: listen first, then start a command, and wait for its heartbeat."""
+"""``nitrohb run``: listen, then start a command and wait for the heartbeat of its enclave."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def run(settings: RunSettings, output: Output, signals: Signals) -> int:
-    """Listen, start the command, answer and report, and return the status of the command."""
+    """Listen, start the command, answer and report heartbeats; return the exit code."""
     output.level, output.events = settings.answer.level, output.stderr
     signals.install_forwarded()
-    # If SIGCHLD is ignored, the kernel forgets how the command ended.
+    # While SIGCHLD is ignored, the kernel drops the exit status of the command.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with listening(settings.answer, output) as listeners:
         tell_ready(settings.answer.ready_fd, output)

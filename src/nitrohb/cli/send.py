@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb send``: the enclave's side."""
+"""``nitrohb send``: send a heartbeat, as an enclave does."""
 
 from ..client import send_heartbeat
 from ..errors import HeartbeatTimeoutError
@@ -11,7 +11,7 @@ from .signals import Signals
 
 
 def send(settings: SendSettings, output: Output, signals: Signals) -> int:
-    """Send one heartbeat, and print how long its echo took."""
+    """Send one heartbeat, and print after how long the echo came."""
     address = settings.address
 
     async def beat() -> int:
@@ -19,8 +19,8 @@ def send(settings: SendSettings, output: Output, signals: Signals) -> int:
             async with status_line(output, lambda: f"an answer from {address}"):
                 seconds = await send_heartbeat(address, timeout=settings.timeout)
         except* HeartbeatTimeoutError as late:
-            output.print_err(f"nitrohb: {late.exceptions[0]}")
             output.print_err(
+                f"nitrohb: {late.exceptions[0]}\n"
                 "Check that a heartbeat server listens there: it reports each connection."
             )
             seconds = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb serve``: listen first, load trio later."""
+"""``nitrohb serve``: listen, then load trio and answer heartbeats."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
-    """Listen, answer and report, until every address has answered or the time is up."""
+    """Listen, answer and report heartbeats; return the exit code."""
     answer = settings.answer
     output.level = answer.level
     with listening(answer, output) as listeners, ExitStack() as closing:
         api = None
         if settings.api is not None:
-            from .serve_api import open_api  # only if it is asked for
+            from .serve_api import open_api  # rarely needed
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
             if not listeners:
-                text = f"nitrohb: no address yet: add one at {settings.api.address}"
+                text = f"nitrohb: no listen address yet: add one at {settings.api.address}"
                 output.print_err(text, level=INFO)
         tell_ready(answer.ready_fd, output)
         from .answer import answer_and_report  # loads trio
@@ -42,14 +42,13 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
 
 @contextmanager
 def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listener]]:
-    """Listen on all addresses while the block runs. No socket file is left, whatever ends it.
+    """Listen on all addresses while the block runs, then remove all socket files.
 
-    It warns of an address that other network namespaces cannot reach.
+    Print a warning for each address that other network namespaces cannot reach.
 
     Raises:
-        UsageError: The settings contradict each other, or the variables of socket activation make
-            no sense.
-        ListenError: An address cannot be listened on.
+        UsageError: The settings or the variables of socket activation make no sense.
+        ListenError: nitrohb cannot listen on an address.
     """
     if settings.warning:
         output.print_err(f"nitrohb: {settings.warning}", level=WARNING)
@@ -62,18 +61,18 @@ def listening(settings: AnswerSettings, output: Output) -> Generator[list[Listen
             closing.callback(listener.close)
             listener.address = where_bound(listener)
             if listener.is_isolated():
-                warning = f"nitrohb: {listener.address}: {'. '.join(LOCAL_ADVICE)}"
-                output.print_err(warning, level=WARNING)
-        check_distinct(listeners)  # a socket may have been passed in twice
+                reason, remedy = LOCAL_ADVICE
+                output.print_err(f"nitrohb: {listener.address}: {reason}\n{remedy}", level=WARNING)
+        check_distinct(listeners)  # two fd: addresses can be the same socket
         if settings.events is not None:
             output.open_events(settings.events)
         yield listeners
 
 
 def tell_ready(fd: int | None, output: Output) -> None:
-    """Write a newline to a descriptor and close it. That is how a service of s6 is ready.
+    """Write a newline to a descriptor and close it: s6 then knows that nitrohb is ready.
 
-    A descriptor that takes none stays open: it may be a socket on which nitrohb listens.
+    If the write fails, the descriptor stays open: it can be a socket on which nitrohb listens.
     """
     if fd is None:
         return
@@ -81,6 +80,6 @@ def tell_ready(fd: int | None, output: Output) -> None:
         stream = Stream(file)
         problem = stream.write("\n") or ("nobody reads it" if stream.has_queued else "")
     if problem:
-        output.print_err(f"nitrohb: --ready-fd {fd}: {problem}", level=WARNING)
+        output.print_err(f"nitrohb: cannot write to --ready-fd {fd}: {problem}", level=WARNING)
     else:
         os.close(fd)

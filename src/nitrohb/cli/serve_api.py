@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb serve --api``: the HTTP interface beside the server. It needs the extra ``api``."""
+"""``nitrohb serve --api``: serve the HTTP interface. This needs the extra ``api``."""
 
 from __future__ import annotations
 
@@ -32,22 +32,25 @@ _BACKLOG: Final = 128
 def open_api(
     settings: UnixApiSettings | TcpApiSettings, addresses: Sequence[Address], closing: ExitStack
 ) -> ApiFactory:
-    """Listen for clients of the interface, before trio is loaded.
+    """Listen for clients of the interface, before the load of trio.
 
     Args:
-        settings: Where to listen, and for whom.
-        addresses: Where the server listens for heartbeats.
-        closing: Closes the listening socket in the end.
+        settings: The address of the interface, and who can use it.
+        addresses: The listen addresses for heartbeats.
+        closing: Closes the listening socket at the end.
 
     Returns:
         A context manager that serves the interface while its block runs.
 
     Raises:
-        UsageError: Its packages are not installed, or heartbeats arrive on its address.
-        ListenError: Its address cannot be listened on.
+        UsageError: The extra is not installed, or the address is one for heartbeats.
+        ListenError: nitrohb cannot listen on the address.
     """
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
-        raise UsageError("--api needs the extra api: pip install '.[api]' in a checkout")
+        raise UsageError(
+            "--api needs packages that are not installed\n"
+            "Install them, in a checkout of nitrohb: pip install '.[api]'"
+        )
     sock = _listen(settings, addresses, closing)
 
     @asynccontextmanager
@@ -61,7 +64,7 @@ def open_api(
             is_host = partial(settings.address.is_host, names=settings.hosts)
         state = ServerState(addresses)
         app = create_app(state, is_host=is_host)
-        gc.freeze()  # to look for garbage in all that is loaded by now takes 10 ms
+        gc.freeze()  # to look for garbage in the loaded modules would take 10 ms
         async with serving(sock, app):
             yield state
 
@@ -74,7 +77,7 @@ def _listen(
     if isinstance(settings, UnixApiSettings):
         is_default = settings.address == default_api()
         if is_default:
-            with suppress(OSError):  # the listen tells what is wrong
+            with suppress(OSError):  # the listen then fails, with a message
                 os.mkdir(os.path.dirname(settings.address.path), 0o755)
         check_distinct([*addresses, settings.address])
         try:
@@ -84,7 +87,7 @@ def _listen(
         except ListenError as error:
             if not is_default:
                 raise
-            remedy = f"{error.remedy} Or name another socket, to the clients, too: --api unix:PATH"
+            remedy = f"{error.remedy} Or name another socket, also for clients: --api unix:PATH"
             raise ListenError(
                 error.address, error.errno, error.reason, remedy, error.see_also
             ) from error

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each command was asked to do: typed, validated and frozen.
+"""The settings of each command: typed, validated and frozen.
 
-Only this module and :mod:`.parser` see argparse's Namespace.
+Only this module and ``parser`` use the Namespace of argparse.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_):
-        """Stand in for the decorator: typing takes 3 ms to load, and dataclasses 9 ms."""
+        """Replace that of typing, which takes 3 ms to load. dataclasses would take 9 ms."""
         return lambda decorated: decorated
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Settings:
-    """The base of all settings: a frozen dataclass to type checkers, and cheap to load.
+    """The base of all settings: type checkers see a frozen dataclass, but it loads faster.
 
-    ``command`` names the command: module ``cli.NAME`` has it, as the function ``NAME``.
-    ``needs_output`` says whether the command has failed if its output was lost.
+    The command ``NAME`` is the function ``NAME`` in the module ``cli.NAME``. If ``needs_output`` is
+    true, the command has failed if its output is lost.
     """
 
     needs_output = False
@@ -50,14 +50,14 @@ class Settings:
 
 
 class AnswerSettings(Settings):
-    """How heartbeats are answered and reported.
+    """How to answer and report heartbeats.
 
     Attributes:
-        events: Where events go, a path or a descriptor; None for stdout, or stderr under ``run``.
-        warning: What to warn of before the listen; empty for nothing.
-        ready_fd: The descriptor that is told that all addresses listen, or None.
-        event_level: The least serious level of an event that is printed: see :mod:`.output`.
-        level: The least serious level of anything else that is printed.
+        warning: A warning to print before the listen; empty for none.
+        events: The path or descriptor for events; None for stdout, or stderr under ``run``.
+        ready_fd: The descriptor that gets a newline when all addresses listen, or None.
+        event_level: The least serious level of events to print: see ``output``.
+        level: The least serious level of other messages to print.
     """
 
     listen: Sequence[Address]
@@ -111,8 +111,9 @@ class RunSettings(Settings):
     Attributes:
         argv: The command to run, and its arguments.
         kill_after: Seconds from SIGTERM to SIGKILL.
-        console: Where the guest's console is; None if it is not read, ``"auto"`` if the CID tells.
-        console_log: The file to which it is written, or None.
+        console: The address of the guest console; ``"auto"`` to derive it from the CID; None to
+            read no console.
+        console_log: The file that gets the whole console, or None.
     """
 
     command = "run"
@@ -138,10 +139,10 @@ class WaitSettings(Settings):
 
     Attributes:
         target: The CID of the enclave, or the listen address on which it connects.
-        api: The address of the server's HTTP interface.
+        api: The address of the HTTP interface of the server.
         timeout: Seconds to wait.
-        max_age: How many seconds ago the heartbeat may have arrived.
-        format: How the heartbeat is printed, ``"text"`` or ``"json"``.
+        max_age: The age in seconds above which heartbeats are ignored.
+        format: ``"text"`` or ``"json"``.
     """
 
     command = "wait"
@@ -154,7 +155,7 @@ class WaitSettings(Settings):
 
 
 class ListenSettings(Settings):
-    """``nitrohb listen``: an address, and the server that is to listen there."""
+    """``nitrohb listen``: an address, and the server to add it to."""
 
     command = "listen"
 
@@ -213,7 +214,7 @@ CommandSettings = (
 
 # From the command line.
 
-_EIF_MEMORY_FACTOR: Final = 4  # source: nitro-cli's check of the memory
+_EIF_MEMORY_FACTOR: Final = 4  # source: the memory check of nitro-cli
 _WITHOUT_CID: Final = (UnixAddress, HybridAddress)
 _SYSTEM_API: Final = UnixAddress("/run/nitrohb/api.sock")
 
@@ -226,7 +227,9 @@ def _answer(args: Namespace) -> AnswerSettings:
     if ready_fd is not None:
         ready_fd = values.descriptor("--ready-fd", ready_fd)
         if ready_fd == events:
-            raise UsageError("--events and --ready-fd need two descriptors: the second is closed")
+            raise UsageError(
+                f"--events and --ready-fd cannot share descriptor {ready_fd}: --ready-fd closes it"
+            )
     return AnswerSettings(
         listen=_listen(args),
         keep=args.keep,
@@ -250,26 +253,28 @@ def _listen(args: Namespace) -> Sequence[Address]:
     listen: Sequence[Any] = args.listen or ()
     if NOWHERE in listen:
         if len(listen) > 1 or getattr(args, "api", None) is None:
-            raise UsageError("-l none must be the only -l, and needs --api, which adds addresses")
+            raise UsageError("-l none needs --api, and cannot be combined with another -l")
         return ()
     return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
 
 
 def _timeout(args: Namespace) -> tuple[float, str]:
-    """The time limit, and what is wrong with the memory."""
+    """The time limit, and a warning if the memory is too small."""
     if args.timeout != "auto":
         if args.eif is not None or args.memory is not None:
             raise UsageError("--eif and --memory need --timeout auto")
         return float(args.timeout), ""
     if args.eif is None or args.memory is None:
         raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
-    from ..timeouts import boot_timeout  # few need it
+    from ..timeouts import boot_timeout  # rarely needed
 
     size = values.image_size(args.eif)
     need = -(-size * _EIF_MEMORY_FACTOR >> 20)  # rounded up
-    warning = f"--memory {args.memory} is too small for this image: nitro-cli demands {need} MiB"
     timeout = boot_timeout(eif_bytes=size, memory_mib=args.memory)
-    return timeout, warning if args.memory < need else ""
+    if args.memory >= need:
+        return timeout, ""
+    why = f"--memory {args.memory} is too small for this image: nitro-cli requires {need} MiB"
+    return timeout, f"{why}\nGive the enclave at least {need} MiB."
 
 
 def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
@@ -277,12 +282,11 @@ def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
     has_file_options = (args.api_mode, args.api_group) != (None, None)
     if address is None:
         if has_file_options or args.api_allow_remote or args.api_host:
-            raise UsageError("the options that begin with --api- need --api")
+            raise UsageError("options that begin with --api- need --api")
         return None
     if not args.keep:
         raise UsageError(
-            "--api needs --keep: without it the server ends with its last heartbeat, before it can"
-            " answer a claim"
+            "--api needs --keep: without it, the server ends before a client can claim a heartbeat"
         )
     if isinstance(address, UnixAddress):
         if args.api_host or args.api_allow_remote:
@@ -293,20 +297,20 @@ def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
         raise UsageError(f"--api-mode and --api-group are for a Unix socket, not for {address}")
     if not (address.ip.is_loopback or args.api_allow_remote):
         raise UsageError(
-            f"--api {address}: other machines reach this address, and there are no passwords:"
-            " use 127.0.0.1 or a Unix socket, or say --api-allow-remote"
+            f"--api {address}: other machines can reach this address, and there are no passwords\n"
+            "Use 127.0.0.1 or a Unix socket, or add --api-allow-remote."
         )
     return TcpApiSettings(address=address, hosts=frozenset(name.lower() for name in args.api_host))
 
 
 def default_api() -> UnixAddress:
-    """Where ``serve --api`` offers its interface: for each user another socket."""
+    """The default address of ``serve --api``. Each user has another one."""
     directory = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else ""
     return UnixAddress(f"{directory}/nitrohb/api.sock") if os.path.isabs(directory) else _SYSTEM_API
 
 
 def _running(args: Namespace) -> UnixAddress | TcpAddress:
-    """Where a running server has its interface: that of the user, or else of the system."""
+    """The interface of a running server: that of this user, or else that of the system."""
     if args.api is not None:
         return args.api  # type: ignore[no-any-return]
     own = default_api()
@@ -314,48 +318,42 @@ def _running(args: Namespace) -> UnixAddress | TcpAddress:
     return own if is_ours else _SYSTEM_API
 
 
-def _child_argv(args: Namespace) -> Sequence[str]:
+def _run(args: Namespace) -> RunSettings:
+    answer = _answer(args)
     if args.misplaced or not args.argv:
-        raise UsageError("write the command after --, as in: nitrohb run [options] -- CMD ARG...")
-    return args.argv  # type: ignore[no-any-return]
-
-
-def _console(args: Namespace) -> Address | str | None:
+        raise UsageError(
+            "run needs a command after --\nAdd it, as in: nitrohb run [options] -- CMD ARG..."
+        )
     listen: Sequence[Address] = args.listen or ()
     has_no_cids = listen and all(isinstance(each, _WITHOUT_CID) for each in listen)
     if args.console == "auto" and has_no_cids:
         raise UsageError(
-            "--console auto needs a vsock address, where the CID of the enclave is known: name the"
-            " console, as in --console unix:serial.sock"
+            "--console auto needs a vsock address, where each enclave has a CID\n"
+            "Name the console, for example: --console unix:serial.sock"
         )
-    return args.console  # type: ignore[no-any-return]
-
-
-def _console_log(args: Namespace) -> str | None:
     if args.console_log is not None and args.console is None:
         raise UsageError("--console-log needs --console")
-    return args.console_log  # type: ignore[no-any-return]
+    return RunSettings(
+        answer=answer,
+        argv=args.argv,
+        kill_after=args.kill_after,
+        console=args.console,
+        console_log=args.console_log,
+    )
 
 
 def make_settings(args: Namespace) -> CommandSettings:
-    """Make the settings of a command line that argparse has read.
+    """Make the settings of a command from what argparse has read.
 
     Raises:
-        UsageError: Its options contradict each other, or a variable of the environment makes no
-            sense.
+        UsageError: The options or a variable of the environment make no sense.
     """
     return _MAKERS[args.command](args)
 
 
 _MAKERS: Final[dict[str, Callable[[Namespace], CommandSettings]]] = {
     "serve": lambda args: ServeSettings(answer=_answer(args), api=_api(args)),
-    "run": lambda args: RunSettings(
-        answer=_answer(args),
-        argv=_child_argv(args),
-        kill_after=args.kill_after,
-        console=_console(args),
-        console_log=_console_log(args),
-    ),
+    "run": _run,
     "send": lambda args: SendSettings(
         address=args.address or VsockAddress(PARENT_CID, HEARTBEAT_PORT), timeout=args.timeout
     ),

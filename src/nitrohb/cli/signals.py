@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signal handlers: a signal ends the command cleanly, at whatever point it has reached.
+"""Signal handlers: a signal ends a command cleanly at any point.
 
-A handler never raises: the program could be between the creation of a socket file and the note to
-remove it, or in a callback whose exceptions are lost. The handler cancels the command's cancel
-scope, or remembers the signal until there is one. After the first signal all others are blocked:
-they must not replace the exit code by a traceback.
+A handler never raises: the program could have created a socket file that it would then not remove,
+or be in a callback whose exceptions are lost. Instead, the handler cancels the cancel scope of the
+command, or stores the signal until there is a scope. The first signal blocks all later ones, which
+could otherwise replace the exit code by a traceback.
 
-``run`` passes the signals on to its process instead, and is not cancelled. They are not blocked
-then, because a new process would inherit that. SIGINT, SIGTERM and SIGHUP are handled for every
-command; SIGQUIT, SIGUSR1 and SIGUSR2 only for ``run``.
+``run`` is not cancelled: it passes signals on to its process. It does not block them, because a new
+process would inherit the blocked signals. Every command handles SIGINT, SIGTERM and SIGHUP; only
+``run`` handles SIGQUIT, SIGUSR1 and SIGUSR2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TO_PASS_ON = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
-    """The signal handlers of the process. A signal that is ignored stays ignored.
+    """The signal handlers of the process. Ignored signals stay ignored.
 
     Attributes:
         signal: The number of the first signal that arrived, or None.
@@ -44,7 +44,7 @@ class Signals:
         self._install(_TO_END)
 
     def install_forwarded(self) -> None:
-        """Handle SIGQUIT, SIGUSR1 and SIGUSR2, too."""
+        """Also handle SIGQUIT, SIGUSR1 and SIGUSR2."""
         self._install(_TO_PASS_ON)
 
     def _install(self, numbers: Iterable[int]) -> None:
@@ -55,9 +55,9 @@ class Signals:
 
     @contextmanager
     def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
-        """Let a signal call a function, from wherever the program is, while the block runs.
+        """While the block runs, call a function from the handler of a signal.
 
-        If a signal has arrived already, the function is called at once.
+        If a signal has arrived already, call the function at once.
         """
         self._deliver = lambda _: cancel()
         if self.signal is not None:
@@ -76,9 +76,9 @@ class Signals:
 
         Args:
             command: The command.
-            on_signal: Called in the event loop with the number of each signal that arrives while
-                the command runs. The command is not cancelled then. A signal that arrived before
-                cancels it at its first checkpoint. After the command all signals are ignored.
+            on_signal: If given, a signal does not cancel the command. Instead, this is called in
+                the event loop with the number of each signal. A signal that arrived earlier still
+                cancels the command at its first checkpoint. Later signals are ignored.
 
         Returns:
             The exit code of the command; 128 + n if signal n cancelled it.
@@ -109,7 +109,7 @@ class Signals:
 
     def _finish(self) -> None:
         if self._passes_on:
-            # To block them would concern this thread only, and trio may have others.
+            # Blocking would affect this thread only, and trio can have others.
             for number in self._handled:
                 signal.signal(number, signal.SIG_IGN)
         self._deliver = None

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb run`` once trio is loaded: a command, and the heartbeats of the enclaves that it boots.
+"""``nitrohb run`` after the load of trio: a command, and the heartbeats of its enclaves.
 
 ::
 
     Supervisor.run()
     └── nursery
         ├── _serve()            listens and answers; ends the command when the time is up
-        ├── GuestConsole.run()  reads the console of the guest, if it is asked to
-        └── Process.run()       in the nursery's own task: when it returns, everything ends
+        ├── GuestConsole.run()  reads the guest console, with --console
+        └── Process.run()       in the parent task of the nursery: all ends when it returns
 
-A command that exits with status 0 has perhaps started a VMM in the background. So nitrohb still
-waits for its heartbeat then. Any other status is the end.
+A command that exits with status 0 can have started a VMM in the background, so nitrohb still waits
+for its heartbeat. After any other status, nitrohb ends.
 """
 
 import errno
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """One run of a command. The listeners belong to it."""
+    """One run of a command. It closes the listeners."""
 
     def __init__(
         self, settings: RunSettings, listeners: Sequence[Listener], output: Output
@@ -64,7 +64,7 @@ class Supervisor:
         self._all_booted = trio.Event()
 
     def on_signal(self, number: int) -> None:
-        """Pass a signal on to the command. SIGTERM ends it, and the time limit with it."""
+        """Pass a signal on to the command. SIGTERM also ends it, and the time limit."""
         if number == signal.SIGTERM:
             self._time_limit.deadline = math.inf
             self._process.end()
@@ -72,7 +72,7 @@ class Supervisor:
             self._process.send_signal(number)
 
     async def run(self, signals: Signals) -> int:
-        """Listen, start the command, wait for its end, and return the exit code."""
+        """Answer heartbeats, start the command, wait for its end; return the exit code."""
         settings, output = self._settings.answer, self._output
         notifier = notify.find_notifier(self._warn)
         async with draining(output), printing(output) as printer:
@@ -81,7 +81,7 @@ class Supervisor:
                 Warner(self._warn, settings.allow_cids).on_event,
                 self._summary.on_event,
             ]
-            # To a service manager the service has started when the enclaves have.
+            # For a service manager, the service has started when the enclaves have booted.
             async with notify_manager(notifier, self._summary, self._have_all_booted, observers):
                 observers.append(self._on_event)
                 if self._console is not None:
@@ -102,7 +102,7 @@ class Supervisor:
             nursery.cancel_scope.cancel()
 
     async def _wait_for_heartbeats(self) -> None:
-        """Wait for a heartbeat on every address: many launchers start a VMM and exit."""
+        """Wait for a heartbeat on every address: launchers can start a VMM and exit."""
         await self._answer_last()
         if self._have_all_booted():
             return
@@ -113,8 +113,8 @@ class Supervisor:
         await self._all_booted.wait()
 
     async def _answer_last(self) -> None:
-        """Answer what the command sent just before its end, and read what its guest wrote."""
-        # The event loop needs one pass to learn of a connection, and the listener task another.
+        """Answer the last heartbeat, and read the last output of the guest."""
+        # The event loop needs one pass to notice a connection, and the listener task another.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
 
@@ -131,7 +131,7 @@ class Supervisor:
                 self._listeners, self._settings.answer, observers, task_status=task_status
             )
         if self._time_limit.cancelled_caught:
-            # The time can be up in the very moment of the last heartbeat.
+            # The last heartbeat can arrive at the same moment as the end of the time.
             if self._have_all_booted() and not self._settings.answer.keep:
                 return
             self._has_timed_out = True
@@ -149,7 +149,7 @@ class Supervisor:
         return self._summary.have_all_booted(len(self._listeners))
 
     def _conclude(self, number: int | None) -> int:
-        """The exit code, after a message if there is something to explain."""
+        """Print why the run failed, if it did, and return the exit code."""
         process = self._process
         if process.start_error is not None:
             return self._explain_start_error(process.start_error)
@@ -157,13 +157,13 @@ class Supervisor:
             return exit_codes.TIMED_OUT
         if process.status is None:  # the signal arrived before the command was started
             return 128 + (number or 0)
-        # It may be the command's answer to the signal.
+        # After a signal, the command can have ended because of it.
         if self._is_early() and number is None:
             explain_end(self._summary, process.status, self._output)
-            # Also behind sudo, or in a shell's command line.
+            # Also behind sudo, or in the command line of a shell.
             if any("nitro-cli" in word for word in self._settings.argv):
                 self._output.print_err(
-                    "nitro-cli brings a listener of its own for this port: run it without nitrohb."
+                    "nitro-cli has its own listener on this port: run it without nitrohb."
                 )
             self._explain_console()
             return exit_codes.TOO_EARLY
@@ -189,16 +189,16 @@ class Supervisor:
 def _open_console(settings: RunSettings, output: Output) -> "GuestConsole | None":
     if settings.console is None:
         return None
-    from .console import GuestConsole  # loads anyio, which is not needed otherwise
+    from .console import GuestConsole  # loads anyio, which nothing else here needs
 
     return GuestConsole(settings.console, settings, output)
 
 
 def environment(addresses: Sequence[Address]) -> dict[str, str]:
-    """The environment of the command: nitrohb's own, and the listen addresses in NITROHB_LISTEN.
+    """The environment of the command: that of nitrohb, and the listen addresses in NITROHB_LISTEN.
 
     There is one address per line, because a path can contain a space, but no line break. The
-    variables that a service manager has set for nitrohb alone are left out.
+    variables that a service manager set for nitrohb only are omitted.
     """
     ours = {*activation.VARIABLES, *notify.VARIABLES}
     others = {name: value for name, value in os.environ.items() if name not in ours}
@@ -206,7 +206,7 @@ def environment(addresses: Sequence[Address]) -> dict[str, str]:
 
 
 def _absolute(address: Address) -> Address:
-    """An address for a process in another directory; unchanged if it would be too long."""
+    """An address for a process in another directory; unchanged if that would be too long."""
     with suppress(AddressError, OSError):
         match address:
             case UnixAddress(path):

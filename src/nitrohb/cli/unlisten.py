@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb unlisten``: remove an address from a running server. Needs no extra."""
+"""``nitrohb unlisten``: remove an address from a running server. This needs no extra."""
 
 import os
 from urllib.parse import quote
@@ -11,6 +11,6 @@ from .signals import Signals
 
 
 def unlisten(settings: UnlistenSettings, _: Output, signals: Signals) -> int:
-    """Remove one address. When this returns, it is closed."""
+    """Remove one address, which is closed when this returns 0."""
     address = quote(os.fsencode(str(settings.address)), safe="")
     return change(settings.api, f"DELETE /listeners/{address}", None, signals)

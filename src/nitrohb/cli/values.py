@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the values of options are read, and checked."""
+"""Functions that read and check the values of options."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
+from contextlib import suppress
 
 from ..addresses import parse_address, parse_number
 from ..errors import AddressError, UsageError
@@ -28,7 +29,7 @@ _FD_MAX: Final = 2**31 - 1
 _EIF_MAGIC: Final = b".eif"
 _ID_MAX: Final = 2**32 - 1  # of users and groups: chown(2) takes -1 for no change
 
-# Each of these raises ArgumentTypeError for what it cannot read.
+# Each of these raises ArgumentTypeError for a wrong value.
 
 
 def _parsed(parse: Callable[[str], T], text: str) -> T:
@@ -49,21 +50,18 @@ def listen(text: str) -> Address | str:
 
 
 def api(text: str) -> ApiAddress:
-    """Read where an interface is."""
-    from ..api.address import parse_api_address  # few need it
+    """Read the address of an HTTP interface."""
+    from ..api.address import parse_api_address  # rarely needed
 
     return _parsed(parse_api_address, text)
 
 
 def count(text: str) -> int:
-    """Read a number from 1 up."""
-    try:
-        number = parse_number("number", text)
-    except AddressError:
-        number = 0
-    if number == 0:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text!r}")
-    return number
+    """Read a number, at least 1."""
+    with suppress(AddressError):
+        if number := parse_number("number", text):
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number, at least 1, got {text!r}")
 
 
 def cid(text: str) -> int:
@@ -72,28 +70,28 @@ def cid(text: str) -> int:
 
 
 def seconds(text: str, or_else: str = "") -> float:
-    """Read seconds, more than 0."""
+    """Read a number of seconds, more than 0."""
     if not 0 < (number := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0{or_else}, got {text!r}")
     return number
 
 
 def age(text: str) -> float:
-    """Read seconds, at least 0."""
+    """Read a number of seconds, at least 0."""
     if not 0 <= (number := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds, at least 0, got {text!r}")
     return number
 
 
 def _number(text: str) -> float:
-    try:  # float() also reads 1_0, inf, and the digits of other scripts
-        return float(text if set(text) <= set("0123456789.e-") else "nan")
-    except ValueError:
-        return math.nan
+    with suppress(ValueError):
+        if set(text) <= set("0123456789.e-"):  # float() also reads 1_0, inf, and foreign digits
+            return float(text)
+    return math.nan
 
 
 def timeout(text: str) -> float | str:
-    """Read seconds, or ``auto``."""
+    """Read a number of seconds, or ``auto``."""
     return text if text == "auto" else seconds(text, ", or auto")
 
 
@@ -110,24 +108,22 @@ def mode(text: str) -> int:
 
 
 def group(text: str) -> int:
-    """Read a group, and return its number."""
-    import grp  # few need it
+    """Read the name or number of a group, and return the number."""
+    import grp  # rarely needed
 
     return _id("group", lambda: grp.getgrnam(text).gr_gid, text)
 
 
 def user(text: str) -> int:
-    """Read a user, and return the number."""
-    import pwd  # few need it
+    """Read the name or number of a user, and return the number."""
+    import pwd  # rarely needed
 
     return _id("user", lambda: pwd.getpwnam(text).pw_uid, text)
 
 
 def _id(kind: str, find_name: Callable[[], int], text: str) -> int:
-    try:
+    with suppress(KeyError):
         return find_name()
-    except KeyError:
-        pass
     if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < _ID_MAX:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected the name or number of a {kind}, got {text!r}")
@@ -137,8 +133,8 @@ def _id(kind: str, find_name: Callable[[], int], text: str) -> int:
 
 
 def descriptor(option: str, text: str) -> int:
-    """A descriptor to write to. Later a socket of nitrohb can have its number."""
-    import fcntl  # few need it
+    """Read a descriptor, and check now that it is open: later a socket can get its number."""
+    import fcntl  # rarely needed
 
     number = parse_number(f"descriptor of {option}", text, _FD_MAX)
     try:
@@ -147,15 +143,15 @@ def descriptor(option: str, text: str) -> int:
         can_write = False
     if number <= _STDERR or not can_write:
         raise UsageError(
-            f"{option}: {number} is not a descriptor from 3 up that is open for writing."
-            " Open one, as in: nitrohb ... 3>FILE"
+            f"{option}: descriptor {number} is below 3, or not open for writing\n"
+            "Open another one, for example: nitrohb ... 3>FILE"
         )
-    os.set_inheritable(number, False)  # it is not for the command of run
+    os.set_inheritable(number, False)  # the command of run does not need it
     return number
 
 
 def image_size(path: str) -> int:
-    """The size of an enclave's image, in bytes."""
+    """Return the size of an enclave image, in bytes."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -163,7 +159,7 @@ def image_size(path: str) -> int:
         finally:
             os.close(fd)
     except OSError as error:
-        raise UsageError(f"--eif {quoted(path)} cannot be read: {error.strerror}") from error
+        raise UsageError(f"cannot read --eif {quoted(path)}: {error.strerror}") from error
     if magic != _EIF_MAGIC:
         raise UsageError(f"--eif {quoted(path)} is not an enclave image: it has no EIF header")
     return size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nitrohb wait``: claim the heartbeat of one enclave from a running server. Needs no extra."""
+"""``nitrohb wait``: claim a heartbeat from a running server. This needs no extra."""
 
 import time
 from typing import Any, Final
@@ -11,8 +11,8 @@ from .output import INFO, Output
 from .settings import WaitSettings
 from .signals import Signals
 
-_LONGEST: Final = 3600.0  # seconds that a server lets one request wait (api/requests.py)
-_PAUSE: Final = 0.5  # seconds, before a busy server is asked again
+_LONGEST: Final = 3600.0  # seconds: the longest wait of one request (api/requests.py)
+_PAUSE: Final = 0.5  # seconds before another request to a busy server
 
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "time": (str,),
@@ -28,17 +28,17 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 
 
 def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
-    """Claim one heartbeat, and print it."""
+    """Claim one heartbeat, print it, and return the exit code."""
     target, server = settings.target, settings.api
     is_cid = isinstance(target, int)
     wanted: dict[str, object] = {"cid": target} if is_cid else {"address": str(target)}
-    name = f"CID {target}" if is_cid else str(target)
-    output.status(f"waiting for a heartbeat of {name}, {settings.timeout:g} s at most")
+    where = f"from CID {target}" if is_cid else f"on {target}"
+    output.status(f"waiting for a heartbeat {where}, {settings.timeout:g} s at most")
     until = time.monotonic() + settings.timeout
     status, answer = TIMEOUT, dict[str, Any]()
     while signals.signal is None and (left := until - time.monotonic()) > 0:
         timeout = min(left, _LONGEST)
-        # The answer repeats the timeout, so round it.
+        # Rounded, because the answer repeats it.
         claim = wanted | {"max_age": settings.max_age, "timeout": max(round(timeout, 3), 0.001)}
         status, answer = request(server, "POST /claims", claim, timeout, signals)
         if status not in (TIMEOUT, BUSY):
@@ -53,7 +53,7 @@ def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
 def _print_answer(
     status: int, answer: dict[str, Any], settings: WaitSettings, output: Output
 ) -> int:
-    """Print what a server has answered, and return the exit code for it."""
+    """Print the answer of the server, and return the exit code."""
     if status == OK:
         is_event = all(isinstance(answer.get(name), kinds) for name, kinds in _FIELDS.items())
         if not is_event or set(answer["time"]) - set("0123456789-:.TZ"):

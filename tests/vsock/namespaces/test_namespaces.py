@@ -97,7 +97,7 @@ def test_a_local_and_a_global_server_hold_the_same_port(local: tuple[str, ...]) 
                 assert code == 1
                 assert "(EADDRINUSE)" in err
             assert end(outer) == (2, [])
-        assert end(inner) == (1, [f"vsock::9000: {REASON}. {REMEDY}"])
+        assert end(inner) == (1, [f"vsock::9000: {REASON}\n{REMEDY}"])
 
 
 def test_a_global_namespace_shares_its_ports_with_the_machine() -> None:

@@ -10,15 +10,15 @@
 
 _shtab_nitrohb_commands() {
   local _commands=(
-    completion:'Print what lets a shell complete these commands and options.'
-    demo:'Show both sides of a boot, on a temporary Unix socket.'
-    doctor:'Check whether the heartbeat of an enclave can arrive here.'
+    completion:'Print the completion script for a shell.'
+    demo:'Show both sides of a boot on a temporary Unix socket.'
+    doctor:'Check whether a heartbeat can arrive on this machine.'
     listen:'Add a listen address to a running serve --keep --api.'
-    run:'Listen, then start a command that boots enclaves.'
-    send:'Send a heartbeat and await its echo, as an enclave'"'"'s init does.'
-    serve:'Listen, answer enclaves'"'"' heartbeats, and report.'
+    run:'Listen, then run a command that boots enclaves.'
+    send:'Send a heartbeat and wait for its echo, as an enclave does.'
+    serve:'Listen for enclaves and answer their heartbeats.'
     unlisten:'Remove a listen address from a running serve --keep --api.'
-    wait:'Claim one enclave'"'"'s heartbeat from a running serve --keep --api.'
+    wait:'Wait for the heartbeat of an enclave (needs serve --keep --api).'
   )
   _describe 'nitrohb commands' _commands
 }
@@ -27,27 +27,27 @@ _shtab_nitrohb_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "(- : *)--version[show program\'s version number and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
-  "--keep[go on after a heartbeat (default\: one per ADDR)]"
-  "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
-  "*--allow-uid[answer this user only, on Unix sockets \*]:USER:_users"
+  "--keep[keep listening (default\: one heartbeat per ADDR)]"
+  "*--allow-cid[answer only this CID, on vsock (default\: any) \*]:CID:"
+  "*--allow-uid[answer only this user, on Unix sockets \*]:USER:_users"
   "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
-  "--max-pending[how many may be silent at a time (default\: 1024)]:N:"
-  "--timeout[end with exit code 124 after it (default\: never)\; auto\: as nitro-cli]:SEC|auto:"
-  "--eif[for auto\: the enclave\'s image]:PATH:_files"
-  "--memory[for auto\: the enclave\'s memory]:MIB:"
-  "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
-  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
-  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of events and messages (default\: text)]:format:(text json)"
-  "--events[where events are written (default\: stdout)]:PATH|fd:N:_files"
-  "--ready-fd[write a newline to it when all ADDR listen]:N:"
-  "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
+  "--max-pending[maximum silent connections (default\: 1024)]:N:"
+  "--timeout[exit with 124 after SEC seconds (default\: never)\; auto\: like nitro-cli]:SEC|auto:"
+  "--eif[image of the enclave, for --timeout auto]:PATH:_files"
+  "--memory[memory of the enclave, for --timeout auto]:MIB:"
+  "--handshake-timeout[time limit for a silent connection (default\: 5)]:SEC:"
+  "--socket-mode[permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[group, by name or number (default\: yours)]:GROUP:_groups"
+  "--format[format of events and messages (default\: text)]:format:(text json)"
+  "--events[write events here (default\: stdout)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to this descriptor when ready]:N:"
+  "--log-level[lowest level\: debug (default), info, warning, error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT (default\: that of wait)]:ADDR:_nitrohb_address"
+  "--api[serve it on unix\:PATH or IP\:PORT\; needs --keep (default\: the socket that wait uses)]:ADDR:_nitrohb_address"
   "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
   "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
-  "--api-allow-remote[let other machines in\: there are no passwords]"
-  "*--api-host[a host name by which clients call it \*]:NAME:"
+  "--api-allow-remote[allow other machines (there are no passwords)]"
+  "*--api-host[answer clients that use this host name \*]:NAME:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -71,11 +71,11 @@ _shtab_nitrohb_demo_defaults_added=0
 _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
-  "--for[the kind of enclave (default\: any)]:for:(nitro qemu firecracker cloud-hypervisor)"
-  "--max-pending[how many silent connections serve should allow (default\: 1024)]:N:"
-  "--format[lines for people, or a JSON object (default\: text)]:format:(text json)"
-  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
-  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
+  "--for[kind of enclave (default\: any)]:for:(nitro qemu firecracker cloud-hypervisor)"
+  "--max-pending[check that serve can hold N silent connections (default\: 1024)]:N:"
+  "--format[output format (default\: text)]:format:(text json)"
+  "--socket-mode[permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[group, by name or number (default\: yours)]:GROUP:_groups"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -83,8 +83,8 @@ _shtab_nitrohb_doctor_defaults_added=0
 
 _shtab_nitrohb_listen_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
-  ":where to listen:_nitrohb_address"
+  "--api[HTTP interface of the server (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or \/run)]:ADDR:_nitrohb_address"
+  ":address to add:_nitrohb_address"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -93,25 +93,25 @@ _shtab_nitrohb_listen_defaults_added=0
 _shtab_nitrohb_run_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
-  "--keep[go on after a heartbeat (default\: one per ADDR)]"
-  "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
-  "*--allow-uid[answer this user only, on Unix sockets \*]:USER:_users"
+  "--keep[keep listening (default\: one heartbeat per ADDR)]"
+  "*--allow-cid[answer only this CID, on vsock (default\: any) \*]:CID:"
+  "*--allow-uid[answer only this user, on Unix sockets \*]:USER:_users"
   "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
-  "--max-pending[how many may be silent at a time (default\: 1024)]:N:"
-  "--timeout[end the command, with exit code 124, if an ADDR had no heartbeat (default\: never)\; auto\: as nitro-cli]:SEC|auto:"
-  "--eif[for auto\: the enclave\'s image]:PATH:_files"
-  "--memory[for auto\: the enclave\'s memory]:MIB:"
-  "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
+  "--max-pending[maximum silent connections (default\: 1024)]:N:"
+  "--timeout[end the command and exit with 124 if an ADDR has no heartbeat after SEC seconds (default\: never)\; auto\: like nitro-cli]:SEC|auto:"
+  "--eif[image of the enclave, for --timeout auto]:PATH:_files"
+  "--memory[memory of the enclave, for --timeout auto]:MIB:"
+  "--handshake-timeout[time limit for a silent connection (default\: 5)]:SEC:"
   "--kill-after[send SIGKILL after SEC seconds (default\: 10)]:SEC:"
-  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
-  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of events and messages (default\: text)]:format:(text json)"
-  "--events[where events are written (default\: stderr)]:PATH|fd:N:_files"
-  "--ready-fd[write a newline to it when all ADDR listen]:N:"
-  "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
+  "--socket-mode[permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[group, by name or number (default\: yours)]:GROUP:_groups"
+  "--format[format of events and messages (default\: text)]:format:(text json)"
+  "--events[write events here (default\: stderr)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to this descriptor when ready]:N:"
+  "--log-level[lowest level\: debug (default), info, warning, error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--console[the guest\'s\: print its end if no heartbeat comes\; auto\: vsock\:0\:CID\+10000]:ADDR|auto:_nitrohb_address"
-  "--console-log[write all of the console to this file]:PATH:_files"
+  "--console[guest console\: print its last lines if no heartbeat comes\; auto\: vsock\:0\:CID\+10000]:ADDR|auto:_nitrohb_address"
+  "--console-log[write the whole console to this file]:PATH:_files"
   "(-)*::the command:_nitrohb_command"
 )
 
@@ -120,8 +120,8 @@ _shtab_nitrohb_run_defaults_added=0
 
 _shtab_nitrohb_send_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--timeout[end with exit code 124 after this time (default\: 5)]:SEC:"
-  ":where to connect to (default\: vsock\:3\:9000):_nitrohb_address"
+  "--timeout[exit with 124 after SEC seconds (default\: 5)]:SEC:"
+  ":server address (default\: vsock\:3\:9000):_nitrohb_address"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -130,27 +130,27 @@ _shtab_nitrohb_send_defaults_added=0
 _shtab_nitrohb_serve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
-  "--keep[go on after a heartbeat (default\: one per ADDR)]"
-  "*--allow-cid[answer this CID only, on vsock (default\: any) \*]:CID:"
-  "*--allow-uid[answer this user only, on Unix sockets \*]:USER:_users"
+  "--keep[keep listening (default\: one heartbeat per ADDR)]"
+  "*--allow-cid[answer only this CID, on vsock (default\: any) \*]:CID:"
+  "*--allow-uid[answer only this user, on Unix sockets \*]:USER:_users"
   "--any-byte[echo any byte, as QEMU does (default\: only 0xB7)]"
-  "--max-pending[how many may be silent at a time (default\: 1024)]:N:"
-  "--timeout[end with exit code 124 after it (default\: never)\; auto\: as nitro-cli]:SEC|auto:"
-  "--eif[for auto\: the enclave\'s image]:PATH:_files"
-  "--memory[for auto\: the enclave\'s memory]:MIB:"
-  "--handshake-timeout[how long a connection may be silent (default\: 5)]:SEC:"
-  "--socket-mode[their permissions, in octal (default\: 600)]:MODE:"
-  "--socket-group[their group, a name or number (default\: yours)]:GROUP:_groups"
-  "--format[of events and messages (default\: text)]:format:(text json)"
-  "--events[where events are written (default\: stdout)]:PATH|fd:N:_files"
-  "--ready-fd[write a newline to it when all ADDR listen]:N:"
-  "--log-level[at least debug (default), info, warning, or error]:LEVEL:(debug info warning error)"
+  "--max-pending[maximum silent connections (default\: 1024)]:N:"
+  "--timeout[exit with 124 after SEC seconds (default\: never)\; auto\: like nitro-cli]:SEC|auto:"
+  "--eif[image of the enclave, for --timeout auto]:PATH:_files"
+  "--memory[memory of the enclave, for --timeout auto]:MIB:"
+  "--handshake-timeout[time limit for a silent connection (default\: 5)]:SEC:"
+  "--socket-mode[permissions, in octal (default\: 600)]:MODE:"
+  "--socket-group[group, by name or number (default\: yours)]:GROUP:_groups"
+  "--format[format of events and messages (default\: text)]:format:(text json)"
+  "--events[write events here (default\: stdout)]:PATH|fd:N:_files"
+  "--ready-fd[write a newline to this descriptor when ready]:N:"
+  "--log-level[lowest level\: debug (default), info, warning, error]:LEVEL:(debug info warning error)"
   "--quiet[print no events]"
-  "--api[with --keep\: offer it on unix\:PATH or IP\:PORT (default\: that of wait)]:ADDR:_nitrohb_address"
+  "--api[serve it on unix\:PATH or IP\:PORT\; needs --keep (default\: the socket that wait uses)]:ADDR:_nitrohb_address"
   "--api-mode[permissions of its socket file (default\: 600)]:MODE:"
   "--api-group[group of its socket file (default\: yours)]:GROUP:_groups"
-  "--api-allow-remote[let other machines in\: there are no passwords]"
-  "*--api-host[a host name by which clients call it \*]:NAME:"
+  "--api-allow-remote[allow other machines (there are no passwords)]"
+  "*--api-host[answer clients that use this host name \*]:NAME:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -158,8 +158,8 @@ _shtab_nitrohb_serve_defaults_added=0
 
 _shtab_nitrohb_unlisten_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
-  ":which of the server\'s addresses to remove:_nitrohb_address"
+  "--api[HTTP interface of the server (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or \/run)]:ADDR:_nitrohb_address"
+  ":address to remove:_nitrohb_address"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -168,11 +168,11 @@ _shtab_nitrohb_unlisten_defaults_added=0
 _shtab_nitrohb_wait_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--cid[wait for the enclave with this CID]:CID:"
-  "--address[wait for a heartbeat on this listen address of the server]:ADDR:_nitrohb_address"
-  "--timeout[end with exit code 124 after this time (default\: 60)]:SEC:"
-  "--max-age[how many seconds ago it may have arrived (default\: 60)]:SEC:"
-  "--api[where the server has it (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or in \/run)]:ADDR:_nitrohb_address"
-  "--format[how the heartbeat is printed to stdout (default\: text)]:format:(text json)"
+  "--address[wait for an enclave on this listen address]:ADDR:_nitrohb_address"
+  "--timeout[exit with 124 after SEC seconds (default\: 60)]:SEC:"
+  "--max-age[ignore heartbeats older than SEC seconds (default\: 60)]:SEC:"
+  "--api[HTTP interface of the server (default\: nitrohb\/api.sock in \$XDG_RUNTIME_DIR or \/run)]:ADDR:_nitrohb_address"
+  "--format[output format (default\: text)]:format:(text json)"
 )
 
 # guard to ensure default positional specs are added only once per session
