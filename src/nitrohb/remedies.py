@@ -193,7 +193,7 @@ _CLOSED_DIRECTORY: Final = (
 # Reasons that follow from the path.
 _NO_HOME: Final = (
     "{path} is not in your home directory: a shell replaces ~ only at the start of a word",
-    "Write the whole path, or use $HOME: unix:$HOME/nitrohb.sock",
+    "Write the absolute path, or use $HOME: unix:$HOME/nitrohb.sock",
 )
 _DIRECTORY: Final = ("{path} is a directory", "Name a new file in it.")
 _FOREIGN: Final = (

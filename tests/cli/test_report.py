@@ -97,11 +97,11 @@ def test_status_has_the_last_heartbeat_their_number_and_what_is_awaited() -> Non
 @pytest.mark.parametrize(
     ("address", "where"),
     [
-        (ANY, "To test from inside the enclave: nitrohb send vsock:3:9000"),
-        (VsockAddress(1, 9000), "To test from inside the enclave: nitrohb send vsock:3:9000"),
-        (VsockAddress(5, 9001), "To test from inside the enclave: nitrohb send vsock:5:9001"),
-        (UNIX, """To test from this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
-        (HybridAddress("vm", 9000), "To test from this machine: nitrohb send hybrid:vm:9000"),
+        (ANY, "Test it from inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(1, 9000), "Test it from inside the enclave: nitrohb send vsock:3:9000"),
+        (VsockAddress(5, 9001), "Test it from inside the enclave: nitrohb send vsock:5:9001"),
+        (UNIX, """Test it from this machine: nitrohb send 'unix:/run/it'"'"'s'"""),
+        (HybridAddress("vm", 9000), "Test it from this machine: nitrohb send hybrid:vm:9000"),
         (InheritedSocket(3), None),  # nobody knows where it is bound
     ],
 )
@@ -116,7 +116,7 @@ def test_timeout_without_a_connection_says_what_to_try(
         return
     send, doctor = advice
     assert send == where
-    assert doctor.startswith("To check this machine: nitrohb doctor -l ")
+    assert doctor.startswith("Check this machine: nitrohb doctor -l ")
 
 
 def test_timeout_on_a_socket_file_says_who_may_connect(

@@ -166,7 +166,7 @@ def parse_listen(body: bytes) -> Address:
     if isinstance(address, InheritedSocket | NamedDescriptor):
         _refuse(f"cannot listen on {address}: only the command line of a server names descriptors")
     if not isinstance(address, VsockAddress) and not address.path.startswith("/"):
-        _refuse(f"cannot listen on {address}: the path is relative\nWrite the whole path.")
+        _refuse(f"cannot listen on {address}: the path is relative\nWrite the absolute path.")
     return address
 
 

@@ -249,7 +249,7 @@ def _is_in_foreground() -> bool:
 
 
 _START_ERRORS: Final = {
-    errno.ENOENT: ("there is no such command", "Check its name, or write its whole path."),
+    errno.ENOENT: ("there is no such command", "Check its name, or write its absolute path."),
     errno.ENOTDIR: ("a part of its path is not a directory", "Check its path."),
     errno.EACCES: ("this user may not run it", "Make it executable (chmod +x), or name another."),
     errno.ENOEXEC: (

@@ -225,12 +225,12 @@ def _how_to_test(address: Address) -> str:
     match address:
         case VsockAddress(cid, port):
             parent = VsockAddress(PARENT_CID if cid in (CID_ANY, LOOPBACK_CID) else cid, port)
-            where = f"To test from inside the enclave: nitrohb send {parent}"
+            where = f"Test it from inside the enclave: nitrohb send {parent}"
         case UnixAddress() | HybridAddress():
-            where = f"To test from this machine: nitrohb send {written}"
+            where = f"Test it from this machine: nitrohb send {written}"
         case _:
             return ""
-    return f"\n{where}\nTo check this machine: nitrohb doctor -l {written}"
+    return f"\n{where}\nCheck this machine: nitrohb doctor -l {written}"
 
 
 def _status(status: int) -> str:
