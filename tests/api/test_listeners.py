@@ -60,8 +60,8 @@ async def test_what_cannot_be_added(tmp_path: Path, path: Path) -> None:
         for body, status, facts in [
             ({}, 400, ("'' is not an address",)),
             ({"address": 1}, 400, ("a string",)),
-            ({"address": "unix:x"}, 400, ("whole path",)),
-            ({"address": "hybrid:vm4:9000"}, 400, ("whole path",)),
+            ({"address": "unix:x"}, 400, ("absolute path",)),
+            ({"address": "hybrid:vm4:9000"}, 400, ("absolute path",)),
             ({"address": "fd:3"}, 400, ("descriptor",)),
             ({"address": "fd:api"}, 400, ("descriptor",)),
             ({"address": "hybrid:/run/*:9000"}, 400, ("pattern",)),

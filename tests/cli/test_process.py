@@ -102,7 +102,7 @@ async def test_signal_during_the_start_is_sent_when_the_command_runs(
         ("", None, "its name is empty", "after --"),
         ("here", None, "there is no such command in PATH", "write ./here"),
         ("so so", None, "there is no such command in PATH", "write ./'so so'"),
-        ("nowhere", None, "there is no such command (ENOENT)", "whole path"),
+        ("nowhere", None, "there is no such command (ENOENT)", "absolute path"),
         ("./script", None, "the interpreter in its first line (#!)", "Install"),
         ("./here", None, "(EACCES)", "chmod +x"),
         ("./here/x", None, "(ENOTDIR)", "Check its path"),
