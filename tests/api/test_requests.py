@@ -25,6 +25,22 @@ async def test_a_foreign_host_header_is_refused() -> None:
             assert (await client.get("/healthz", {"host": host})).is_problem(421, repr(host))
 
 
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        *((host, True) for host in ("", "localhost:9180", "d", "127.0.0.1:80", "[::1]", "[::1]:1")),
+        *((host, False) for host in ("evil.example", "evil.example:80", "127.0.0.1.evil:80", ".")),
+    ],
+)
+async def test_behind_a_tunnel_to_a_unix_socket_a_name_in_dns_is_refused(
+    host: str, is_local: bool
+) -> None:
+    """A page of such a name could reach the interface by DNS rebinding."""
+    async with client_of(app()) as client:
+        answer = await client.get("/healthz", {"host": host})
+        assert answer.status == 200 if is_local else answer.is_problem(421, repr(host))
+
+
 @pytest.mark.parametrize(("method", "passes"), [("POST", 400), ("GET", 405), ("DELETE", 405)])
 async def test_a_request_of_a_foreign_page_is_refused(method: str, passes: int) -> None:
     async with client_of(app()) as client:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import trio
@@ -201,6 +202,15 @@ def _refuse(detail: str) -> NoReturn:
     raise ProblemError(HTTPStatus.BAD_REQUEST, detail) from None
 
 
+def _is_local(host: str) -> bool:
+    """Whether a Host header cannot be a name in DNS, which an attacker can own."""
+    name = host.rpartition(":")[0] or host
+    try:
+        return "." not in name or bool(ip_address(name.strip("[]")))
+    except ValueError:
+        return False
+
+
 class RequestGuard:
     """An ASGI application that checks requests for another application.
 
@@ -209,8 +219,8 @@ class RequestGuard:
 
     Args:
         app: The other application.
-        is_host: Whether a Host header names this server. None accepts any Host header:
-            browsers do not connect to Unix sockets.
+        is_host: Whether a Host header names this server. None means a Unix socket, which a browser
+            can reach through a tunnel. It accepts an IP address, or a name without a dot.
     """
 
     def __init__(self, app: ASGIApp, is_host: Callable[[str], bool] | None = None) -> None:
@@ -240,10 +250,10 @@ class RequestGuard:
             raise ProblemError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this server needs HTTP/1.1")
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._is_host is not None and not self._is_host(host):
+        if not (self._is_host or _is_local)(host):
+            other = ", or start the server with --api-host NAME" if self._is_host else ""
             detail = (
-                f"{host!r} is not a name of this server\n"
-                "Use localhost or an IP address, or start the server with --api-host NAME."
+                f"{host!r} is not a name of this server\nUse localhost or an IP address{other}."
             )
             raise ProblemError(HTTPStatus.MISDIRECTED_REQUEST, detail)
         site = headers.get("sec-fetch-site", "none")

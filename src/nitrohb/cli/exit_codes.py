@@ -16,14 +16,15 @@ FAILED: Final = 1
 it."""
 
 USAGE: Final = 2
-"""Usage: the command line or the environment makes no sense."""
+"""Usage: an option, an argument or an environment variable is invalid."""
 
 TIMED_OUT: Final = 124  # as timeout(1)
-"""Timed out: no heartbeat or no answer arrived in time. ``run`` ended its command."""
+"""Timed out: no heartbeat or no answer arrived in time, or ``serve --keep`` reached its time limit.
+``run`` ended its command."""
 
 TOO_EARLY: Final = 125
-"""Only ``run`` without ``--keep``: the command failed before a heartbeat. If nitrohb got a signal,
-the exit code is that of the command instead."""
+"""Only ``run`` without ``--keep``: the command failed before every address had a heartbeat. If nitrohb
+got a signal, the exit code is that of the command instead."""
 
 NOT_STARTED: Final = 126  # as env(1)
 """Only ``run``: the command cannot be started."""

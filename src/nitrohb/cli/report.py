@@ -212,7 +212,7 @@ def explain_end(summary: Summary, status: int, output: Output) -> None:
     """Print that the command ended too early, and what arrived on each address until then."""
     output.print_err(f"nitrohb: the command ended with status {_status(status)} before a heartbeat")
     for address, seen in summary.without_heartbeat():
-        output.print_err(_explain(address, seen, "until then"))
+        output.print_err(_explain(address, seen, "before that"))
 
 
 def _explain(address: Address, seen: str, when: str) -> str:
