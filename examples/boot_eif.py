@@ -4,8 +4,9 @@
 
 It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The image connects to CID 3.
 The device forwards the connection to CID 1 of this machine, and this program listens there. Without
-the module, use --vhost-user: a parent guest answers. The console of the guest is stdout. The exit
-codes are those of "nitrohb run", or with --vhost-user those of QEMU, without a time limit.
+the module, use --vhost-user: a parent guest answers. The console of the guest is stdout. It exits
+with 124 at the time limit, with 125 if QEMU exits before the heartbeat, and otherwise with the exit
+code of QEMU. With --vhost-user, that is always the exit code of QEMU, without a time limit.
 """
 
 import argparse

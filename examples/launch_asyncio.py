@@ -18,11 +18,22 @@ import nitrohb
 async def launch(address: str, seconds: float, command: list[str]) -> int:
     launching = asyncio.current_task()
     assert launching is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, launching.cancel)
+    signals: list[int] = []
+
+    def stop(number: int) -> None:
+        if not signals:  # a second signal must not cancel the end of the VMM
+            launching.cancel()
+        signals.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
     # When the block begins, the server listens. Its end also ends the thread that waits for the
     # heartbeat, which cannot be cancelled.
-    with nitrohb.serve_in_thread(address) as server:
-        return await run_vmm(server, seconds, command)
+    try:
+        with nitrohb.serve_in_thread(address) as server:
+            return await run_vmm(server, seconds, command)
+    except asyncio.CancelledError:
+        return 128 + signals[0]
 
 
 async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) -> int:
@@ -57,12 +68,10 @@ def main() -> int:
     parser.add_argument("seconds", type=float)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
+    if not args.command:
+        parser.error("give the command that starts the VMM")
     try:
         return asyncio.run(launch(args.address, args.seconds, args.command))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except asyncio.CancelledError:
-        return 128 + signal.SIGTERM
     except (nitrohb.NitrohbError, OSError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return 1

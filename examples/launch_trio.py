@@ -25,7 +25,8 @@ class Launch:
         self.has_booted = False
 
     def end(self, code: int) -> None:
-        self.code = code
+        if self.code is None:
+            self.code = code
         self.nursery.cancel_scope.cancel()
 
     async def run_vmm(self, command: list[str]) -> None:
@@ -42,17 +43,26 @@ class Launch:
 
     async def run(self, address: str, seconds: float, command: list[str]) -> int | None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with trio.open_nursery() as self.nursery:
-                self.nursery.start_soon(self.end_on_signal, signals)
-                # When start() returns, the server listens.
-                server: nitrohb.HeartbeatServer = await self.nursery.start(
-                    nitrohb.serve_heartbeat, address
-                )
-                self.nursery.start_soon(self.run_vmm, command)
-                beat = await server.wait_heartbeat(timeout=seconds)
-                self.has_booted = True
-                print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
+            async with trio.open_nursery() as outer:  # takes signals until the VMM has ended
+                outer.start_soon(self.end_on_signal, signals)
+                try:
+                    async with trio.open_nursery() as self.nursery:
+                        await self.launch(address, seconds, command)
+                except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises groups
+                    self.code = 1
+                    for error in group.exceptions:
+                        print(f"launch: {error}", file=sys.stderr)
+                outer.cancel_scope.cancel()
         return self.code
+
+    async def launch(self, address: str, seconds: float, command: list[str]) -> None:
+        # When start() returns, the server listens.
+        server: nitrohb.HeartbeatServer
+        server = await self.nursery.start(nitrohb.serve_heartbeat, address)
+        self.nursery.start_soon(self.run_vmm, command)
+        beat = await server.wait_heartbeat(timeout=seconds)
+        self.has_booted = True
+        print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
 
 
 def main() -> int | None:
@@ -61,12 +71,9 @@ def main() -> int | None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    try:
-        return trio.run(Launch().run, args.address, args.seconds, args.command)
-    except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises its errors as a group
-        for error in group.exceptions:
-            print(f"launch: {error}", file=sys.stderr)
-    return 1
+    if not args.command:
+        parser.error("give the command that starts the VMM")
+    return trio.run(Launch().run, args.address, args.seconds, args.command)
 
 
 if __name__ == "__main__":

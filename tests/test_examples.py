@@ -141,7 +141,21 @@ def test_a_signal_ends_a_launcher_and_its_vmm(
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-@pytest.mark.parametrize("args", [(), ("unix:s", "two", "true")])
+def test_a_second_signal_does_not_leave_a_slow_vmm_running(name: str, tmp_path: Path) -> None:
+    slow = 'trap "echo ending; sleep 0.5; exit" TERM; echo runs; while :; do sleep 0.1; done'
+    command = launching(name, tmp_path / "s", "60", "sh", "-c", slow)
+    with started(command=tuple(command)) as launcher:
+        launcher.line()
+        launcher.popen.send_signal(signal.SIGTERM)
+        assert launcher.line() == "ending\n"
+        launcher.popen.send_signal(signal.SIGINT)
+        # To the end of stdout and stderr, so that the VMM has ended, too.
+        assert launcher.end() == (128 + signal.SIGTERM, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("args", [(), ("unix:s", "two", "true"), ("unix:s", "2")])
 def test_a_mistake_in_the_arguments_is_explained(name: str, args: tuple[str, ...]) -> None:
     command = [sys.executable, str(EXAMPLES / name), *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -86,6 +86,10 @@ class HeartbeatTimeoutError(NitrohbError):
 
     It is not a ``TimeoutError``: that is an ``OSError``, and ``except OSError`` would catch it.
 
+    Args:
+        message: What did not arrive, and how long you waited. ``str()`` adds what came instead.
+        instead: As the attribute. None adds nothing to the message.
+
     Attributes:
         instead: The connections that came instead, each as its last event: ``Rejected``,
             ``Disconnected`` or ``Evicted``; ``Heartbeat`` if it was already claimed, too old or

@@ -95,8 +95,8 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The address of the peer on AF_VSOCK, or its process on a Unix socket. In JSON, a
-            process is null.
+        peer: The address of the peer on AF_VSOCK, or its process on a Unix socket. In JSON and
+            text, ``pid``, ``uid`` and ``gid`` stand for a process.
     """
 
     peer: Peer
@@ -157,7 +157,7 @@ class Heartbeat(_PeerEvent):
     def outcome(self) -> str:
         """Why a waiter did not get this heartbeat, in words."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
-        return f"sent a heartbeat{sender} that was claimed already, too old or not awaited"
+        return f"sent a heartbeat{sender} that was already claimed, is too old, or came from another CID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,9 +242,9 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has the connections
-                from ``max_age`` seconds before the call on, at most the last 16 of each address,
-                and the pending ones. Earlier heartbeats are listed, too.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists the pending
+                connections, and the last 16 of each address that arrived during the call or in the
+                ``max_age`` seconds before it. It lists heartbeats even if they are older.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: The server has ended or the address is closed, and no heartbeat is
@@ -273,7 +273,7 @@ class HeartbeatServer:
     def rearm(self, address: Address | str | None = None) -> None:
         """Drop pending connections and unclaimed heartbeats, and keep listening.
 
-        QEMU's device starts over in the same way when its machine is reset. The pending connections
+        The pending connections
         are closed (``Rejected``).
 
         Args:

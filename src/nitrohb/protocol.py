@@ -99,7 +99,7 @@ class Latch:
         return True
 
     def rearm(self) -> None:
-        """Forget the answer, as QEMU's device does when its machine is reset."""
+        """Forget the answer, so that the address can answer again."""
         self.answered = False
 
 
@@ -121,7 +121,7 @@ class _Handshake:
     def receive(self, data: bytes | bytearray) -> State:
         """Take the bytes read from the connection (``b""`` at its end), and return the new state.
 
-        It sets the latch when the state becomes ``HEARTBEAT``. It never raises.
+        It never raises.
         """
         if self.state is not _WAITING:
             return self.state

@@ -74,7 +74,8 @@ async def serve_heartbeat(
         *listen: The listen addresses: text (``"vsock::9000"``), address objects, listening sockets,
             or listeners of ``open_listeners()``. Default: ``vsock::9000``. With ``"none"``, there
             is no address until ``HeartbeatServer.listen()`` adds one.
-        keep: Answer every heartbeat, until cancelled. If false, answer one per address.
+        keep: Answer every heartbeat, until cancelled. If false, answer one per address, then close
+            it (a one-shot address).
         allow_cids: On AF_VSOCK, answer only these CIDs. A connection from another CID is closed
             before anything is read from it. The peers of a Unix socket have no CID: if you listen
             on one, pass ``allow_uids``, too. If both are None, all peers are answered.
@@ -91,9 +92,9 @@ async def serve_heartbeat(
             hides are one peer per address.
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files; None leaves it unchanged.
-        on_event: Is called with every event, in order, in the thread of this task. It must not
-            block. If it is None, the server logs (``logging``) if a socket file is lost and cannot
-            be created again.
+        on_event: A function that gets every ``Event``, in order, in the thread of this task. It
+            must not block, and its result is ignored. If it is None, the server logs (``logging``)
+            if a socket file is lost and cannot be created again.
         task_status: For ``nursery.start()``, which gets a ``HeartbeatServer`` when *every* address
             accepts connections.
 
@@ -106,7 +107,7 @@ async def serve_heartbeat(
         UsageError: An argument is wrong, or contradicts another.
         ListenError: nitrohb cannot listen on an address, and has closed the others again. Or a
             listening socket broke, for example because another process shut it down.
-        NitrohbError: No descriptor is left to keep in reserve.
+        NitrohbError: The process has no free descriptor. The server keeps one in reserve.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
     Opening blocks for up to 1 s if another process has locked the directory of a dead socket file.

@@ -142,8 +142,8 @@ def serve_in_thread(
     thread that still waits for a heartbeat gets a ``NoHeartbeatError``.
 
     **Blocking.** Entering the block waits until every address listens. Leaving it waits until the
-    thread has ended. An interrupt ends the server, at the latest when the interpreter exits. In a
-    forked child, leaving the block does nothing.
+    thread has ended. If ``KeyboardInterrupt`` interrupts this, the server still ends, at the latest
+    when the interpreter exits. In a forked child, leaving the block does nothing.
 
     Args:
         *listen: The listen addresses. All arguments are as for ``serve_heartbeat()``.
@@ -155,8 +155,8 @@ def serve_in_thread(
         max_pending: The maximum number of pending connections.
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files.
-        on_event: Is called with every event, in the thread of the server. It must neither block nor
-            call the server.
+        on_event: A function that gets every ``Event``, in the thread of the server. It must neither
+            block nor call the server.
 
     Yields:
         The server.

@@ -372,12 +372,20 @@ class Parent(Guest):
 
     def await_start(self) -> None:
         """Wait until it takes commands."""
-        until(self._control.exists, "QEMU's socket for the parent")
-        with directory_of(self._control) as name:
-            self._socket.connect(name)
+        until(self._connects, "QEMU's socket for the parent")
         self._listener.start()
         self.words.await_line("^init: started")
         assert self._ready.wait(PATIENCE), f"the parent is silent: {self.words.lines}"
+
+    def _connects(self) -> bool:
+        # QEMU binds the socket, and listens a moment later.
+        with (
+            directory_of(self._control) as name,
+            suppress(FileNotFoundError, ConnectionRefusedError),
+        ):
+            self._socket.connect(name)
+            return True
+        return False
 
     def _listen(self) -> None:
         with self._socket.makefile("rb") as lines:

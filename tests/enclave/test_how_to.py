@@ -8,10 +8,11 @@ from .machines import until
 from .parts import CRATES, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
-RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest", "siblings: device"}
+RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest", "hybrid: run", "siblings: device"}
 RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest")}
 RUN_WITH_AN_IMAGE = {"image: boot", "eif: make", "eif: guest"}
 RUN_BY_THE_SESSION = {"install", "guest", "image", "eif: install"}
+IS_THE_READERS = {"environment"}
 NOT_FOR_THE_READER = {
     *("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
     *("user-mode-linux", "util-linux"),
@@ -21,7 +22,9 @@ NOT_FOR_THE_READER = {
 def test_every_command_is_run_somewhere() -> None:
     text = HOW_TO.read_text("utf-8")
     named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.MULTILINE))
-    assert named == RUN_HERE | RUN_FORWARDED | RUN_WITH_AN_IMAGE | RUN_BY_THE_SESSION
+    assert (
+        named == RUN_HERE | RUN_FORWARDED | RUN_WITH_AN_IMAGE | RUN_BY_THE_SESSION | IS_THE_READERS
+    )
     assert len(named) == text.count("```sh\n")
 
 
@@ -40,6 +43,14 @@ def test_the_commands(reader: Reader) -> None:
             guest.words.await_line("^init: boot: echoed")
             assert guest.ends() == 0
         server.words.await_line("heartbeat .*hybrid:vm4.vsock:9000 ")
+
+
+def test_the_command_for_scripts(reader: Reader, tmp_path: Path) -> None:
+    with reader.runs("hybrid: device"):
+        until((tmp_path / "vhost4.socket").exists, "the device's socket")
+        with reader.runs("hybrid: run") as run:
+            assert run.ends() == 0
+    assert "init: boot: echoed" in (tmp_path / "console.log").read_text()
 
 
 def test_the_device_for_siblings_starts(reader: Reader, tmp_path: Path) -> None:

@@ -148,8 +148,8 @@ class Listener:
     def check_file(self) -> Literal["deleted", "replaced", "unknown"] | None:
         """Return what happened to the socket ``file``; None if it is still there.
 
-        No other file gets its inode number while the socket is bound to it, except perhaps on a
-        network file system.
+        It is "unknown" if the file cannot be examined, for example without the rights to enter its
+        directory. A file with another inode number has replaced it.
         """
         assert self.file is not None
         try:
