@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import time
 
 import nitrohb
 
@@ -27,8 +28,7 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    # When the block begins, the server listens. Its end also ends the thread that waits for the
-    # heartbeat, which cannot be cancelled.
+    # When the block begins, the server listens. Its end also ends the wait in a thread.
     try:
         with nitrohb.serve_in_thread(address) as server:
             return await run_vmm(server, seconds, command)
@@ -39,17 +39,31 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
 async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) -> int:
     vmm = await asyncio.create_subprocess_exec(*command)
     try:
-        ended = asyncio.create_task(vmm.wait())
-        booted = asyncio.create_task(asyncio.to_thread(server.wait_heartbeat, timeout=seconds))
-        await asyncio.wait({ended, booted}, return_when=asyncio.FIRST_COMPLETED)
-        if not booted.done():
-            status = await ended
-            raise nitrohb.NitrohbError(f"the VMM ended with status {status} before its heartbeat")
-        beat = await booted
+        beat = await wait_for_heartbeat(server, vmm, seconds)
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
-        return await ended
+        return await vmm.wait()
     finally:
         await end(vmm)
+
+
+async def wait_for_heartbeat(
+    server: nitrohb.ThreadServer, vmm: asyncio.subprocess.Process, seconds: float
+) -> nitrohb.Heartbeat:
+    deadline = time.monotonic() + seconds
+    while True:  # short waits, because a thread cannot be cancelled
+        status = (
+            vmm.returncode
+        )  # before the wait: a heartbeat that came before its end still counts
+        left = deadline - time.monotonic()
+        try:
+            return await asyncio.to_thread(server.wait_heartbeat, timeout=min(0.5, max(left, 0)))
+        except nitrohb.HeartbeatTimeoutError as late:
+            if status is not None:
+                why = f"the VMM ended with status {status} before its heartbeat"
+                raise nitrohb.NitrohbError(why) from None
+            if left <= 0:
+                why = f"no heartbeat within {seconds:g} s"
+                raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
 
 
 async def end(vmm: asyncio.subprocess.Process) -> None:

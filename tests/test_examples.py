@@ -33,6 +33,15 @@ with socket.socket(socket.AF_UNIX) as sock:
     sock.sendall(b"x")
 time.sleep(60)
 """
+# It ends when its guest has its echo.
+SHORT = """\
+import os, socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.sendall(b"\\xb7")
+sock.recv(1)
+os._exit(0)
+"""
 # Its guest sends nothing.
 SILENT = "echo runs; exec tail -f /dev/null"
 
@@ -138,6 +147,15 @@ def test_a_signal_ends_a_launcher_and_its_vmm(
         # To the end of stdout and stderr, so that the VMM has ended, too.
         assert launcher.end() == (128 + number, "", "")
     assert not sock.exists()
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_vmm_that_ends_just_after_its_heartbeat_has_booted(name: str, tmp_path: Path) -> None:
+    sock = tmp_path / "s"
+    for _ in range(4):  # a launcher can see its end before its heartbeat
+        command = launching(name, sock, "60", sys.executable, "-ISc", SHORT, str(sock))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout[:7], done.stderr) == (0, "booted:", "")
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
