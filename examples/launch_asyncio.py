@@ -51,9 +51,7 @@ async def wait_for_heartbeat(
 ) -> nitrohb.Heartbeat:
     deadline = time.monotonic() + seconds
     while True:  # short waits, because a thread cannot be cancelled
-        status = (
-            vmm.returncode
-        )  # before the wait: a heartbeat that came before its end still counts
+        status = vmm.returncode  # before the wait: an earlier heartbeat still counts
         left = deadline - time.monotonic()
         try:
             return await asyncio.to_thread(server.wait_heartbeat, timeout=min(0.5, max(left, 0)))
