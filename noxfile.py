@@ -370,7 +370,7 @@ def docs(session: nox.Session) -> None:
     strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet")
     session.run("sphinx-build", *strict, "docs", str(site))
     env = {"NITROHB_SITE": str(site)}
-    tests = ("tests/pages", "tests/proofs/test_site.py")
+    tests = ("tests/pages", "tests/docs", "tests/proofs/test_site.py")
     session.run("pytest", "-n", "auto", *tests, *session.posargs, env=env)
     session.log(f"the site is in {site}: begin with index.html")
 
