@@ -27,7 +27,7 @@ _SECTION: Final = re.compile(
 )
 _ITEM: Final = re.compile(r"^(\*{0,2}\w[\w, ]*): (.*(?:\n {4}.*)*)", re.MULTILINE)
 _FENCE: Final = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
-_CODE: Final = re.compile(r"(?::[a-z]+:)?(`{1,2})([^`]+)\1")
+_CODE: Final = re.compile(r"(`{1,2})([^`]+)\1")
 _SELF: Final = re.compile(r"\n +self,(?=\n)|(?<=[( ])self(?:, )?")
 
 Anchors = dict[str, str]

@@ -82,3 +82,4 @@ def test_which_host_headers_mean_an_address() -> None:
         address = parse_api_address(text)
         assert isinstance(address, TcpAddress)
         assert address.is_host(host) == ours, (text, host)
+        assert address.is_host("192.0.2.9:80", names={"192.0.2.9"})

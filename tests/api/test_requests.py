@@ -29,7 +29,16 @@ async def test_a_foreign_host_header_is_refused() -> None:
     ("host", "is_local"),
     [
         *((host, True) for host in ("", "localhost:9180", "d", "127.0.0.1:80", "[::1]", "[::1]:1")),
-        *((host, False) for host in ("evil.example", "evil.example:80", "127.0.0.1.evil:80", ".")),
+        *(
+            (host, False)
+            for host in (
+                "evil.example",
+                "evil.example:80",
+                "127.0.0.1.evil:80",
+                ".",
+                "d:evil.example",
+            )
+        ),
     ],
 )
 async def test_behind_a_tunnel_to_a_unix_socket_a_name_in_dns_is_refused(

@@ -65,23 +65,34 @@ class TcpAddress:
             host: The header.
             names: Host names to accept as well, in lower case.
         """
-        import ipaddress  # see parse_api_address()
-
-        name, _, port = host.rpartition(":")
-        name = name if port.isdigit() else host
-        if name.lower() in ("localhost", *names):
+        name, ip = _parse_host(host)
+        if name in ("localhost", *names):
             return True
-        try:
-            ip = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            return False
-        return ip.is_loopback or ip == self.ip or self.ip.is_unspecified
+        return ip is not None and (ip.is_loopback or ip == self.ip or self.ip.is_unspecified)
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
 
 
 ApiAddress = UnixAddress | TcpAddress
+
+
+def is_local(host: str) -> bool:
+    """Return whether a Host header cannot be a name in DNS, which an attacker can own."""
+    name, ip = _parse_host(host)
+    return ip is not None or "." not in name
+
+
+def _parse_host(host: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
+    """Return the name in a Host header, in lower case and without the port, and its IP address."""
+    import ipaddress  # see parse_api_address()
+
+    name, _, port = host.rpartition(":")
+    name = (name if port.isdigit() else host).lower()
+    try:
+        return name, ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name, None
 
 
 def parse_api_address(text: str) -> ApiAddress:

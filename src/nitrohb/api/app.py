@@ -35,6 +35,7 @@ from ..errors import (
 from ..events import utc_now
 from ..handle import HeartbeatServer
 from ..remedies import CID_ADVICE
+from .address import is_local
 from .requests import (
     Claim,
     ProblemError,
@@ -52,6 +53,7 @@ from .streaming import EventStream
 BATCH: Final = 16  # heartbeats that one pass of the event loop serializes, in 0.1 ms
 JITTER: Final = 0.2  # seconds: claims that time out together are answered at random within them
 
+_LOCAL: Final = "Use localhost or an IP address"
 _PAGE: Final = resources.files("nitrohb.api").joinpath("page.html").read_text("utf-8")
 
 _log: Final = logging.getLogger(__name__)
@@ -102,7 +104,9 @@ def create_app(state: ServerState, *, is_host: Callable[[str], bool] | None = No
         exception_handlers=handlers,
     )
     app.router.redirect_slashes = False  # one URL per resource
-    return RequestGuard(app, is_host)
+    if is_host is None:  # a browser can reach a Unix socket through a tunnel
+        return RequestGuard(app, is_local, f"{_LOCAL}.")
+    return RequestGuard(app, is_host, f"{_LOCAL}, or start the server with --api-host NAME.")
 
 
 class _Endpoints:

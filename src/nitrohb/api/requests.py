@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import trio
@@ -202,15 +201,6 @@ def _refuse(detail: str) -> NoReturn:
     raise ProblemError(HTTPStatus.BAD_REQUEST, detail) from None
 
 
-def _is_local(host: str) -> bool:
-    """Whether a Host header cannot be a name in DNS, which an attacker can own."""
-    name = host.rpartition(":")[0] or host
-    try:
-        return "." not in name or bool(ip_address(name.strip("[]")))
-    except ValueError:
-        return False
-
-
 class RequestGuard:
     """An ASGI application that checks requests for another application.
 
@@ -219,13 +209,14 @@ class RequestGuard:
 
     Args:
         app: The other application.
-        is_host: Whether a Host header names this server. None means a Unix socket, which a browser
-            can reach through a tunnel. It accepts an IP address, or a name without a dot.
+        is_host: Whether a Host header names this server.
+        advice: What to do if it does not.
     """
 
-    def __init__(self, app: ASGIApp, is_host: Callable[[str], bool] | None = None) -> None:
+    def __init__(self, app: ASGIApp, is_host: Callable[[str], bool], advice: str) -> None:
         self._app = app
         self._is_host = is_host
+        self._advice = advice
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -250,11 +241,8 @@ class RequestGuard:
             raise ProblemError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this server needs HTTP/1.1")
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not (self._is_host or _is_local)(host):
-            other = ", or start the server with --api-host NAME" if self._is_host else ""
-            detail = (
-                f"{host!r} is not a name of this server\nUse localhost or an IP address{other}."
-            )
+        if not self._is_host(host):
+            detail = f"{host!r} is not a name of this server\n{self._advice}"
             raise ProblemError(HTTPStatus.MISDIRECTED_REQUEST, detail)
         site = headers.get("sec-fetch-site", "none")
         is_link = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
