@@ -21,6 +21,7 @@ from tests import debian
 PROJECT = Path(__file__).resolve().parents[2]
 HOW_TO = PROJECT / "docs/how-to/qemu.md"
 EXAMPLE = PROJECT / "examples/boot_eif.py"
+MAKE_GUEST = PROJECT / "examples/make_guest.sh"
 
 DEVICE = "vhost-device-vsock"
 CRATES = {DEVICE: "0.3.0", "eif_build": "0.2.1"}
@@ -159,14 +160,15 @@ def commands(name: str) -> str:
 
 def make_guest(parts: Parts) -> None:
     """Make the kernel and the initramfs of an enclave."""
-    recipe = commands("guest").replace("amd64", parts.machine.arch)
-    make(parts, recipe.replace("\ncc ", f"\n{parts.machine.cc} "), parts.enclave, parts.kernel)
+    recipe = f"export ARCH={parts.machine.arch} CC={parts.machine.cc}\n{commands('guest')}"
+    make(parts, recipe, parts.enclave, parts.kernel)
 
 
 def make(parts: Parts, recipe: str, *wanted: Path) -> None:
     """Make some parts, if the recipe is not that of last time."""
     stamp = wanted[0].with_name(f"{wanted[0].name}.recipe")
-    text = recipe + Path(__file__).with_name("init.c").read_text("utf-8")
+    sources = (MAKE_GUEST, Path(__file__).with_name("init.c"))
+    text = recipe + "".join(source.read_text("utf-8") for source in sources)
     if stamp.exists() and stamp.read_text("utf-8") == text:
         return
     stamp.unlink(missing_ok=True)

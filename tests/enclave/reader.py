@@ -24,13 +24,19 @@ class Reader:
         self._env = {"PATH": path, "NITROHB": str(PROJECT)}
 
     @contextmanager
-    def serves(self, arrangement: str) -> Generator[Program]:
-        """Run an arrangement's nitrohb and device, which are ready for a guest; yields nitrohb."""
-        with self.runs(f"{arrangement}: nitrohb") as server, self.runs(f"{arrangement}: device"):
-            server.words.await_line("listening")
+    def device(self, name: str) -> Generator[Program]:
+        """Run the block of a device while this lasts; it is ready for a guest."""
+        with self.runs(name) as device:
             # For this the reader would use ls.
             until((self._directory / "vhost4.socket").exists, "the device's socket")
-            yield server
+            yield device
+
+    def boots(self, name: str, heartbeat: str) -> None:
+        """Run a block that boots a guest: nitrohb answers it, and the guest gets the answer."""
+        with self.runs(name) as run:
+            run.words.await_line(heartbeat)
+            assert run.ends() == 0
+        assert "init: boot: echoed" in (self._directory / "console.log").read_text()
 
     @contextmanager
     def runs(self, name: str) -> Generator[Program]:

@@ -29,22 +29,18 @@ def test_a_forwarded_guest_has_cid_1_whatever_it_connects_to(parts: Parts, tmp_p
 
 def test_the_commands_of_the_how_to(reader: Reader) -> None:
     """They are run as they stand, all in one directory."""
-    with reader.serves("forward") as server:
-        with reader.runs("forward: guest") as guest:
-            guest.words.await_line("^init: boot: echoed")
-            assert guest.ends() == 0
-        server.words.await_line("heartbeat .*vsock::9000 .*cid.1\\b")
+    with reader.device("forward: device"):
+        reader.boots("forward: run", "heartbeat .*vsock::9000 .*cid.1\\b")
 
 
 @pytest.mark.skipif(not has_nitro_enclave(), reason="this QEMU has no -M nitro-enclave (9.2 has)")
 def test_an_eif_on_the_machine_of_a_nitro_enclave(reader: Reader) -> None:
     with reader.runs("eif: make") as make:
         assert make.ends() == 0
-    with reader.serves("forward") as server:
-        with reader.runs("eif: guest") as guest:
-            guest.words.await_line("^init: boot: echoed")
-            assert guest.ends() == 0
-        server.words.await_line("heartbeat .*vsock::9000 .*cid.1\\b")
+    with reader.device("forward: device"), reader.runs("eif: run") as run:
+        run.words.await_line("heartbeat .*vsock::9000 .*cid.1\\b")
+        run.words.await_line("^init: boot: echoed")
+        assert run.ends() == 0
 
 
 def test_the_kernel_has_the_module_that_the_how_to_loads() -> None:

@@ -8,9 +8,9 @@ from .machines import until
 from .parts import CRATES, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
-RUN_HERE = {"hybrid: nitrohb", "hybrid: device", "hybrid: guest", "hybrid: run", "siblings: device"}
-RUN_FORWARDED = {f"forward: {what}" for what in ("module", "nitrohb", "device", "guest")}
-RUN_WITH_AN_IMAGE = {"image: boot", "eif: make", "eif: guest"}
+RUN_HERE = {"hybrid: device", "hybrid: run", "siblings: device"}
+RUN_FORWARDED = {"forward: module", "forward: device", "forward: run"}
+RUN_WITH_AN_IMAGE = {"image: boot", "eif: make", "eif: run"}
 RUN_BY_THE_SESSION = {"install", "guest", "image", "eif: install"}
 IS_THE_READERS = {"environment"}
 NOT_FOR_THE_READER = {
@@ -38,19 +38,10 @@ def test_what_it_takes_is_what_the_session_installs() -> None:
 
 
 def test_the_commands(reader: Reader) -> None:
-    with reader.serves("hybrid") as server:
-        with reader.runs("hybrid: guest") as guest:
-            guest.words.await_line("^init: boot: echoed")
-            assert guest.ends() == 0
-        server.words.await_line("heartbeat .*hybrid:vm4.vsock:9000 ")
-
-
-def test_the_command_for_scripts(reader: Reader, tmp_path: Path) -> None:
-    with reader.runs("hybrid: device"):
-        until((tmp_path / "vhost4.socket").exists, "the device's socket")
-        with reader.runs("hybrid: run") as run:
-            assert run.ends() == 0
-    assert "init: boot: echoed" in (tmp_path / "console.log").read_text()
+    """They boot a guest again and again, beside one device."""
+    with reader.device("hybrid: device"):
+        for _ in range(2):
+            reader.boots("hybrid: run", "heartbeat .*hybrid:vm4.vsock:9000 ")
 
 
 def test_the_device_for_siblings_starts(reader: Reader, tmp_path: Path) -> None:
