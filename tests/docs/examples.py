@@ -5,6 +5,7 @@
 A ``text`` or ``json`` block after it is what it prints. A comment right before a block says more::
 
     <!-- in another terminal -->           goes on while the next blocks run
+    <!-- in another terminal, until the end of the page -->  and nothing shows what it prints
     <!-- the other terminal shows -->      all that it has printed, when it has ended
     <!-- the other terminal shows, after Ctrl-C -->
     <!-- exit code 124 -->                 how the command ends
@@ -41,6 +42,7 @@ BIN: Final = str(Path(sys.executable).parent)
 _OUTPUT: Final = ("text", "json")
 _ELSEWHERE: Final = "run by "
 _BEGINS: Final = "in another terminal"
+_STAYS: Final = f"{_BEGINS}, until the end of the page"
 _ENDS: Final = {"the other terminal shows": False, "the other terminal shows, after Ctrl-C": True}
 _EXIT_CODE: Final = "exit code "
 _GENERATED: Final = re.compile(r"^<!-- generated: .*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -111,9 +113,11 @@ def run_page(path: Path) -> None:
     try:
         for block in blocks(path.read_text()):
             run.evaluate(block, f"{path}:{block.line}")
+        assert run.other is None or run.stays, f"{path}: nobody has looked at the other terminal"
+        if run.stays:
+            run.end_other(str(path), interrupt=True)
     finally:
         run.clean_up()
-    assert run.other is None, f"{path}: nobody has looked at the other terminal"
 
 
 @dataclass
@@ -121,6 +125,7 @@ class _Run:
     path: Path
     printed: str | None = None  # by what ran last, unless it has been compared already
     other: "subprocess.Popen[bytes] | None" = None
+    stays: bool = False
     log: Path = field(default_factory=lambda: Path("other-terminal.log").absolute())
     namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
 
@@ -132,7 +137,7 @@ class _Run:
         elif block.kind == "python":
             self._run_python(block)
         elif block.kind in _OUTPUT and block.remark in _ENDS:
-            self._compare(block, self._end_other(where, interrupt=_ENDS[block.remark]), where)
+            self._compare(block, self.end_other(where, interrupt=_ENDS[block.remark]), where)
         elif block.kind in _OUTPUT and self.printed is not None:
             self._compare(block, self.printed, where)
             self.printed = None
@@ -141,8 +146,9 @@ class _Run:
 
     def _run_shell(self, block: Block, where: str) -> None:
         command = ["bash", "-euo", "pipefail", "-c", block.text]
-        if block.remark == _BEGINS:
+        if block.remark in (_BEGINS, _STAYS):
             assert self.other is None, f"{where}: the other terminal is busy"
+            self.stays = block.remark == _STAYS
             self.other = self._start(command)
             return
         expected = 0
@@ -170,7 +176,7 @@ class _Run:
         )
         return process
 
-    def _end_other(self, where: str, *, interrupt: bool) -> str:
+    def end_other(self, where: str, *, interrupt: bool) -> str:
         assert self.other is not None, f"{where}: there is no other terminal"
         if interrupt:
             os.killpg(self.other.pid, signal.SIGINT)

@@ -17,7 +17,6 @@ OTHERS: Final = {
     "api.md": {
         "indented": "tests/pages/test_api.py",
         "json": "tests/docs/test_schema.py",
-        "yaml": "tests/proofs/test_prometheus.py",
     },
     "how-to/qemu.md": {
         "sh": "tests/enclave/test_how_to.py",

@@ -3,7 +3,6 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", [page for page in OURS if blocks(PAGES[page])])
 def test_its_examples_run_and_print_what_it_shows(page: str) -> None:
     run_page(DOCS / page)
-
-
-def test_the_tutorial_looks_where_it_has_installed(tmp_path: Path) -> None:
-    install, look, *_ = blocks(PAGES["tutorial.md"])
-    (place,) = re.findall(r"^python3 -m venv (\S+) && ", install.text)
-    program = tmp_path / place / "bin" / "nitrohb"
-    program.parent.mkdir(parents=True)
-    program.touch(mode=0o755)
-    found = ["bash", "-euc", f"{look.text}\ncommand -v nitrohb"]
-    assert subprocess.check_output(found, text=True) == f"{program}\n"
 
 
 def test_a_wrong_example_is_found(tmp_path: Path) -> None:

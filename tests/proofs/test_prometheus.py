@@ -2,7 +2,6 @@
 """What Prometheus reads from /metrics."""
 
 import json
-import re
 import subprocess
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from tests.support import child
 
 from .serving import Server, get, serving, until
 
-API_MD = Path(__file__).parents[2] / "docs/api.md"
+CONFIG = Path(__file__).parents[2] / "deploy/prometheus/prometheus.yml"
 
 # Paths that are hard to write as a label. Two of them differ in a byte that is not UTF-8.
 NAMES = ("hb", 'quo"te\\n', "byte\udc80", "byte\udc81")
@@ -88,10 +87,10 @@ def scraping(directory: Path, configuration: str) -> Generator[Prometheus]:
             process.wait(60)
 
 
-def documented_config(port: int) -> str:
-    (config,) = re.findall(r"```yaml\n(.*?)```", API_MD.read_text(), re.DOTALL)
-    assert "127.0.0.1:9180" in config
-    return str(config).replace("127.0.0.1:9180", f"127.0.0.1:{port}")
+def example_config(port: int) -> str:
+    config = CONFIG.read_text()
+    assert config.count('["127.0.0.1:9180"]') == 1
+    return config.replace('["127.0.0.1:9180"]', f'["127.0.0.1:{port}"]')
 
 
 def check_metrics(server: Server) -> None:
@@ -120,7 +119,7 @@ def paths(tmp_path: Path) -> list[Path]:
 def test_prometheus_has_counted_what_has_happened(paths: list[Path], tmp_path: Path) -> None:
     with (
         serving(*paths, options=("--max-pending=2", "--handshake-timeout=3")) as server,
-        scraping(tmp_path, documented_config(server.port)) as prometheus,
+        scraping(tmp_path, example_config(server.port)) as prometheus,
     ):
         check_metrics(server)
         _everything_is_there_from_the_beginning(prometheus, paths)

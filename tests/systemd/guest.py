@@ -13,12 +13,14 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 120.0  # seconds: emulated on a busy machine, a start of Python takes 20
 PAGE = "/proof/systemd.md"
 EVENTS = "/proof/events.md"
+MONITORING = "/proof/monitoring.md"
 SERVICE = "nitrohb.service"
 ONCE = "nitrohb-once@1.service"
 
@@ -53,6 +55,7 @@ def collect(facts: Facts) -> None:
     facts["twice"] = until(SERVICE, lambda unit: "2 in all" in unit["StatusText"])
     facts["launch"] = page("cp -r deploy/systemd/nitrohb.service.d")
     facts["api files"] = output("ls", "-ln", "/run/nitrohb")
+    facts["metrics"] = metrics()
     facts["group"] = let_a_group_in()
 
     facts["wrong byte"] = beat(b"\x00").hex()
@@ -183,6 +186,14 @@ def let_a_group_in() -> str:
         " nitrohb send vsock:1:9000;"
         f" {member} nitrohb wait --cid 1; {stranger} nitrohb wait --cid 1",
     )
+
+
+def metrics() -> str:
+    """Open the TCP port, as the page about monitoring says, and be a Prometheus for a moment."""
+    said = page("systemctl enable --now nitrohb-metrics.socket", MONITORING)
+    with urllib.request.urlopen("http://127.0.0.1:9180/metrics", timeout=PATIENCE) as response:
+        scraped: str = response.read().decode()
+    return said + scraped + output("systemctl", "disable", "--now", "nitrohb-metrics.socket")
 
 
 def once_in_vain(unit: str) -> dict[str, str]:

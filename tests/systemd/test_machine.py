@@ -95,6 +95,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "/proof/deploy": ROOT / "deploy",
         "/proof/systemd.md": PAGE,
         "/proof/events.md": ROOT / "docs" / "reference" / "events.md",
+        "/proof/monitoring.md": ROOT / "docs" / "how-to" / "monitoring.md",
         "/proof/guest.py": HERE / "guest.py",
         "/etc/systemd/system/proof.service": PROOF,
         "/etc/systemd/system/nitrohb.service.d/soon.conf": SOON,
@@ -168,6 +169,11 @@ def test_a_launcher_claims_a_heartbeat_from_the_interface(facts: Facts) -> None:
     assert answered.startswith("vsock:1:9000 answered in ")
     assert " nitro_heartbeat address=vsock::9000 cid=1 " in claimed
     assert re.search(r"^srw------- ", facts["api files"], re.MULTILINE)
+
+
+def test_the_metrics_have_a_port(facts: Facts) -> None:
+    assert '\nnitrohb_heartbeats_total{address="vsock::9000"} 1.0\n' in facts["metrics"]
+    assert "exit status" not in facts["metrics"]
 
 
 def test_a_group_may_claim_and_others_may_not(facts: Facts) -> None:

@@ -17,6 +17,8 @@ UNITS = {
     "nitrohb.socket": "nitrohb.socket",
     "nitrohb.service": "nitrohb.service",
     "nitrohb-once@.service": "nitrohb-once@16.service",
+    "nitrohb-metrics.socket": "nitrohb-metrics.socket",
+    "nitrohb-metrics.service": "nitrohb-metrics.service",
     "enclave@.service": "enclave@web.service",
     "enclave-daemon@.service": "enclave-daemon@web.service",
 }
