@@ -224,12 +224,12 @@ class Acceptor:
         """Answer one pending connection. This is its handler task."""
         try:
             with trio.move_on_at(connection.deadline) as deadline:
-                # It may have been evicted before this task ran for the first time.
+                # It can have been evicted before this task ran for the first time.
                 while connection.fd >= 0 and not connection.advance():
                     await connection.wait()
             if connection.fd >= 0:
                 if deadline.cancelled_caught:
-                    connection.advance()  # the byte may have come just before the deadline
+                    connection.advance()  # the byte can have come just before the deadline
                 self._conclude(connection)
         except trio.ClosedResourceError:
             assert connection.fd < 0  # evicted, or rejected with all that are pending
@@ -241,7 +241,7 @@ class Acceptor:
         if (victim := self._context.pending.victim()) is None:
             return False
         owner, connection = victim
-        connection.advance()  # its byte may have come just now
+        connection.advance()  # its byte can have come just now
         owner._conclude(connection, is_evicted=True)
         return True
 
@@ -281,7 +281,7 @@ class Acceptor:
             )
             if context.claim_queue is not None:
                 context.claim_queue.deliver(self.heartbeat)
-            context.emit(self.heartbeat)  # it may remove the address
+            context.emit(self.heartbeat)  # it can remove the address
         if not context.keep:
             self.end(events.Done)
 
@@ -391,5 +391,5 @@ class Acceptor:
                 try:
                     is_exhausted = self._accept_batch(listener)
                 finally:
-                    self._start_handlers(math.inf)  # the listener task may sleep
+                    self._start_handlers(math.inf)  # the listener task might sleep
                 await trio.sleep(_EXHAUSTION_PAUSE if is_exhausted else 0)

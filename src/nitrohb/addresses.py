@@ -260,7 +260,7 @@ def as_address(value: object) -> Address:
     if isinstance(value, str):
         return parse_address(value)
     if not isinstance(value, Address):
-        raise UsageError(f"expected an address, as text or as an object, got {value!r}")
+        raise UsageError(f"{value!r} is not an address\nPass one as text or as an object.")
     return value
 
 

@@ -9,13 +9,13 @@ def check_seconds(name: str, value: object, *, may_be_0: bool = True) -> None:
     # Written this way round to reject NaN.
     if not (isinstance(value, int | float) and (value > 0 or (may_be_0 and value == 0))):
         least = "at least" if may_be_0 else "more than"
-        raise UsageError(f"{name} must be a number of {least} 0 s, got {value!r}")
+        raise UsageError(f"{name} cannot be {value!r}\nPass a number of {least} 0 s.")
 
 
 def check_count(name: str, value: object, unit: str = "") -> None:
     """Require an integer of at least 1."""
     if not (isinstance(value, int) and value >= 1):
-        raise UsageError(f"{name} must be an integer of at least 1{unit}, got {value!r}")
+        raise UsageError(f"{name} cannot be {value!r}\nPass an integer of at least 1{unit}.")
 
 
 def check_callback(name: str, value: object) -> None:
@@ -24,7 +24,7 @@ def check_callback(name: str, value: object) -> None:
 
     if not callable(value) or iscoroutinefunction(value) or iscoroutinefunction(value.__call__):
         raise UsageError(
-            f"{name} must be a plain function, because it is not awaited, got {value!r}\n"
-            "For async code, pass send_nowait() of a trio.open_memory_channel(math.inf), and"
-            " receive in a task."
+            f"{name} cannot be {value!r}, because it is not awaited\n"
+            "Pass a plain function. For async code, pass send_nowait() of a"
+            " trio.open_memory_channel(math.inf), and receive in a task."
         )

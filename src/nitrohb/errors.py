@@ -20,6 +20,8 @@ Any other exception is a bug, in nitrohb or in a callback of the caller.
 
 from __future__ import annotations
 
+import errno
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +42,12 @@ def leaves(group: BaseExceptionGroup[ErrorT]) -> Iterator[ErrorT]:
             yield from leaves(error)  # pyright: ignore[reportUnknownArgumentType]
         else:
             yield error
+
+
+def described(error: OSError) -> str:
+    """Return the reason of a system error, with its name: ``Permission denied (EACCES)``."""
+    name = errno.errorcode.get(error.errno or 0)
+    return (error.strerror or str(error)) + (f" ({name})" if name else "")
 
 
 class NitrohbError(Exception):

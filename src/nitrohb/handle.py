@@ -91,12 +91,15 @@ class Acceptors:
     def listen(self, listen: ListenTarget) -> Address:
         """Open another target, and serve it."""
         if not self._nursery.child_tasks:
-            raise UsageError(f"cannot listen on {listen}: the server has ended")
+            raise UsageError(f"cannot listen on {listen}: the server has ended\nStart another one.")
         (target,) = resolve([listen])
         address = address_of(target)
         if (before := self._by_address.get(address)) is not None:
             if not before.is_done:
-                raise UsageError(f"cannot listen on {address}: the server listens there already")
+                raise UsageError(
+                    f"cannot listen on {address}: the server listens there already\n"
+                    "Choose another address, or remove this one first (unlisten)."
+                )
             before.end(Done)
         (acceptor,) = self._open_one(target, address)
         try:
@@ -206,7 +209,7 @@ class HeartbeatServer:
         if where := self._known_address(address):
             self._acceptors.remove(where)
         else:
-            raise UsageError("unlisten() needs an address, got None")
+            raise UsageError("cannot remove the address None\nPass one of the addresses.")
 
     def last_heartbeats(self) -> list[Heartbeat]:
         """Return the last heartbeat of each enclave, oldest first, without claiming it.
@@ -242,9 +245,10 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists the pending
-                connections, and the last 16 of each address that arrived during the call or in the
-                ``max_age`` seconds before it. It lists heartbeats even if they are older.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists all pending
+                connections, and for each address the last 16 connections that arrived during the
+                call or in the ``max_age`` seconds before it. Heartbeats are listed even if they are
+                older.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: The server has ended or the address is closed, and no heartbeat is
@@ -301,7 +305,10 @@ class HeartbeatServer:
             )
         allowed = self._acceptors.context.allowed
         if allowed is not None and cid not in allowed.cids:
-            raise UsageError(f"CID {cid} is not in allow_cids, so it is never answered")
+            raise UsageError(
+                f"CID {cid} is not allowed, so it is never answered\n"
+                "Choose another CID, or start the server with this one in its allow-list."
+            )
 
     def _known_address(self, address: Address | str | None) -> Address | None:
         where = None if address is None else as_address(address)
@@ -311,12 +318,15 @@ class HeartbeatServer:
         if where is not None and where not in self._acceptors:
             known = [*map(str, self.addresses[:_NAMED]), *["..."][: len(self.addresses) - _NAMED]]
             others = f", but on {', '.join(known)}" if known else ""
-            raise UsageError(f"the server does not listen on {where}{others}")
+            raise UsageError(
+                f"the server does not listen on {where}{others}\n"
+                "Choose another address, or add this one first (listen)."
+            )
         return where
 
 
 def checked_id(name: str, number: object) -> int:
     """Return a CID or user ID, or raise UsageError. The value with all 32 bits set means none."""
     if not isinstance(number, int) or not 0 <= number < CID_ANY:
-        raise UsageError(f"{name}: expected numbers from 0 to {CID_ANY - 1}, got {number!r}")
+        raise UsageError(f"{name}: {number!r} is not valid\nPass numbers from 0 to {CID_ANY - 1}.")
     return number

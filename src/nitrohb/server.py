@@ -107,7 +107,7 @@ async def serve_heartbeat(
         UsageError: An argument is wrong, or contradicts another.
         ListenError: nitrohb cannot listen on an address, and has closed the others again. Or a
             listening socket broke, for example because another process shut it down.
-        NitrohbError: The process has no free descriptor. The server keeps one in reserve.
+        NitrohbError: The process has no free descriptor for the server to keep in reserve.
 
     **Checkpoints.** It opens the addresses without a checkpoint, and then always executes one.
     Opening blocks for up to 1 s if another process has locked the directory of a dead socket file.
@@ -185,7 +185,7 @@ def _checked_ids(name: str, numbers: Collection[object] | None) -> frozenset[int
     if numbers is None:
         return frozenset()
     if isinstance(numbers, int):
-        raise UsageError(f"{name}: expected a set of numbers, got {numbers!r}")
+        raise UsageError(f"{name} cannot be {numbers!r}\nPass a set of numbers.")
     if not numbers:
         raise UsageError(
             f"{name} is empty, so no peer would be answered\nPass None to allow all peers."

@@ -79,9 +79,9 @@ class ThreadServer:
             NoHeartbeatError: The server has ended, or the address is closed. If the server failed,
                 ``__cause__`` is its error.
 
-        **Cancellation.** An interrupt, such as ``KeyboardInterrupt``, claims nothing, unless this
-        is about to return a heartbeat, which is lost then. A cancelled ``asyncio.to_thread()``
-        keeps waiting, and claims: give it a ``timeout``.
+        **Cancellation.** If ``KeyboardInterrupt`` interrupts the call, it claims nothing. One
+        exception: if the call is about to return a heartbeat, that heartbeat is lost. A cancelled
+        ``asyncio.to_thread()`` keeps waiting, and claims: give it a ``timeout``.
         """
         wait = partial(
             self._server.wait_heartbeat, cid=cid, address=address, max_age=max_age, timeout=timeout

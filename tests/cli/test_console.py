@@ -59,7 +59,7 @@ def test_last_lines_after_the_end_of_the_command(sock: Path, serial: Path) -> No
         console.sendall(PANIC)
         code, _, err = script.end()
     assert code == 125
-    ended, nobody, title, *lines = err.splitlines()
+    ended, _remedy, nobody, title, *lines = err.splitlines()
     assert "ended with status 1" in ended
     assert "nobody connected" in nobody
     assert title == f"nitrohb: the last lines of the console at unix:{serial}:"
@@ -184,7 +184,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_command_starts(
     options = ("-l", f"unix:{sock}", "--console", "unix:x", "--console-log", "/nowhere/log")
     code, _, err = nitrohb_here("run", *options, "--", "touch", str(started))
     assert code == 1
-    assert "--console-log /nowhere/log: No such file or directory\n" in err
+    assert "--console-log /nowhere/log: No such file or directory (ENOENT)\n" in err
     assert not started.exists()
 
 

@@ -165,7 +165,7 @@ def test_malformed_argument_is_named(line: str, named: list[str]) -> None:
 COMMAND = ["nitrohb run [options] -- CMD"]
 AUTO = ["--timeout auto", "--eif", "--memory"]
 NOT_AUTO = ["--eif", "--memory", "--timeout auto"]
-NO_API = ["--api-", "need --api"]
+NO_API = ["--api-", "without --api"]
 SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
 
 
@@ -182,7 +182,7 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("run --timeout auto --memory 64 -l unix:{sock} -- true", AUTO),
         ("--eif x.eif --timeout 60 -l unix:{sock}", NOT_AUTO),
         ("run --memory 64 -l unix:{sock} -- true", NOT_AUTO),
-        ("-l unix:{sock} --api unix:{sock}2", ["--api needs --keep"]),
+        ("-l unix:{sock} --api unix:{sock}2", ["--api without --keep"]),
         ("-l hybrid:{sock}:9000 --keep --api unix:{sock}_9000", SAME_PLACE),
         ("-l unix:{sock} --keep --api-mode 600", NO_API),
         ("-l unix:{sock} --keep --api-group 0", NO_API),
@@ -198,7 +198,7 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("run -l unix:{sock} true", COMMAND),
         ("run -l unix:{sock} ls --sort time", COMMAND),
         ("run -l unix:{sock} true -- true", COMMAND),
-        ("run -l unix:{sock} --console-log x -- true", ["--console-log needs --console"]),
+        ("run -l unix:{sock} --console-log x -- true", ["--console-log", "without --console"]),
         ("run -l unix:{sock} --console fd:3 -- true", ["fd:3", "listening socket"]),
         ("run -l unix:{sock} -l hybrid:vm:1 --console auto -- true", ["auto", "vsock address"]),
         ("send fd:3", ["fd:3", "listening socket"]),

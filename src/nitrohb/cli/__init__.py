@@ -76,7 +76,7 @@ def _explain(error: OSError) -> NitrohbError | None:
     if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
         return NitrohbError(
             f"cannot load trio: {error.strerror}\n"
-            "Set TMPDIR to a directory in which you may write, or raise ulimit -n (open files)."
+            "Set TMPDIR to a directory in which you can write, or raise ulimit -n (open files)."
         )
     return descriptor_shortage(error.errno)
 

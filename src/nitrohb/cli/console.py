@@ -11,7 +11,7 @@ import trio
 
 from ..addresses import Address, VsockAddress
 from ..console import HYPERVISOR_CID, Console, enclave_console
-from ..errors import NitrohbError
+from ..errors import NitrohbError, described
 from ..events import Event
 from .output import WARNING, Output, quoted
 from .settings import RunSettings
@@ -106,7 +106,10 @@ class Log:
         try:
             self._fd = _create(path)
         except OSError as error:
-            raise self._error(error.strerror) from error
+            raise self._error(
+                f"{described(error)}\n"
+                "Name a file that this user can write, in a directory that exists."
+            ) from error
         self._thread = Thread(target=self._run, daemon=True)
         try:
             self._thread.start()
@@ -114,7 +117,7 @@ class Log:
             os.close(self._fd)
             raise self._error(str(error)) from error
 
-    def _error(self, why: str | None) -> NitrohbError:
+    def _error(self, why: str) -> NitrohbError:
         return NitrohbError(f"cannot write to --console-log {self._name}: {why}")
 
     def write(self, data: bytes) -> None:
@@ -149,7 +152,7 @@ class Log:
                 while data:
                     del data[: os.write(self._fd, data)]
         except OSError as error:
-            self._problem = f"{error.strerror}; nitrohb writes nothing more there"
+            self._problem = f"{described(error)}; nitrohb writes nothing more there"
         finally:
             os.close(self._fd)
 

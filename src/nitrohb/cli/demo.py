@@ -9,7 +9,7 @@ import trio
 
 from ..addresses import UnixAddress
 from ..client import send_heartbeat
-from ..errors import NitrohbError
+from ..errors import NitrohbError, described
 from ..events import Event
 from ..protocol import HEARTBEAT
 from ..remedies import descriptor_shortage
@@ -54,7 +54,7 @@ def _socket_path() -> Generator[str]:
             path = stack.enter_context(scratch_path("demo.sock"))
         except OSError as error:
             raise descriptor_shortage(error.errno) or NitrohbError(
-                f"cannot create the socket of the demo: {error.strerror}\n"
-                "Name a directory in which you may write: TMPDIR=DIR nitrohb demo"
+                f"cannot create the socket of the demo: {described(error)}\n"
+                "Name a directory in which you can write: TMPDIR=DIR nitrohb demo"
             ) from error
         yield path

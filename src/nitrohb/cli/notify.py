@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from ..addresses import parse_number
-from ..errors import AddressError, UsageError
+from ..errors import AddressError, UsageError, described
 from ..events import Done, Event, Heartbeat, Listening, Unlistened
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
@@ -112,7 +112,7 @@ class Notifier:
             name = os.fsdecode(self._name).replace("\0", "@", 1)
             self._warn(
                 f"nitrohb: cannot notify the service manager at NOTIFY_SOCKET={name!r}:"
-                f" {error.strerror or error}"
+                f" {described(error)}\nUnset it, or start nitrohb from the service manager."
             )
 
 
@@ -130,8 +130,8 @@ def find_notifier(warn: Callable[[str], object]) -> Notifier | None:
         return None
     if name[0] not in "/@" or len(name) == 1:
         raise UsageError(
-            f"NOTIFY_SOCKET of the environment is {name!r}: expected an absolute path, or @ and the"
-            " name of an abstract socket"
+            f"NOTIFY_SOCKET of the environment is {name!r}: this names no socket\n"
+            "Set it to an absolute path, or to @ and the name of an abstract socket."
         )
     sockaddr = b"\0" + os.fsencode(name[1:]) if name[0] == "@" else name
     return Notifier(sockaddr, _interval(), warn)
@@ -151,7 +151,10 @@ def _number(variable: str) -> int:
     with suppress(AddressError):
         if number := parse_number("number", text, _MAX):
             return number
-    raise UsageError(f"{variable} of the environment is {text!r}: expected a number, at least 1")
+    raise UsageError(
+        f"{variable} of the environment is {text!r}: this is not a number of at least 1\n"
+        "Unset it, or let the service manager set it (WatchdogSec=)."
+    )
 
 
 def _cut(status: str) -> str:

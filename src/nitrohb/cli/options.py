@@ -214,7 +214,7 @@ OPTIONS: Final = {
         "The command finds the addresses in NITROHB_LISTEN, one per line. On SIGTERM or a\n"
         "time-out, nitrohb ends the command and all processes that it started. It passes\n"
         "other signals on. If the command exits with 0, nitrohb still waits for the\n"
-        "heartbeat: the VMM may run in the background.\n\n"
+        "heartbeat: the VMM might run in the background.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
         "  1 failed, 2 usage, 124 no heartbeat in time on an address,\n"
         "  125 the command failed before a heartbeat, 126 it cannot be started,\n"

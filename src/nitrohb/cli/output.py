@@ -16,7 +16,7 @@ import sys
 import time
 from contextlib import suppress
 
-from ..errors import NitrohbError
+from ..errors import NitrohbError, described
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -229,7 +229,10 @@ class Output:
         try:
             self._file = open(target, "w", closefd=closefd, opener=_create)  # noqa: SIM115 - close()
         except OSError as error:
-            raise NitrohbError(f"cannot write to {name}: {error.strerror}") from error
+            raise NitrohbError(
+                f"cannot write to {name}: {described(error)}\n"
+                "Name a file that this user can write, in a directory that exists."
+            ) from error
         self.events = Stream(self._file, name)
 
     def print_out(self, text: str, level: int = INFO) -> None:
@@ -337,7 +340,7 @@ def _is_journal(stream: TextIO | None) -> bool:
     """Whether a stream is the socket to the systemd journal (JOURNAL_STREAM of systemd.exec(5))."""
     if (name := os.environ.get("JOURNAL_STREAM")) and stream is not None:
         with suppress(OSError):
-            status = os.fstat(stream.fileno())  # it may have been redirected
+            status = os.fstat(stream.fileno())  # it might have been redirected
             return name == f"{status.st_dev}:{status.st_ino}"
     return False
 

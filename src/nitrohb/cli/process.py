@@ -21,6 +21,7 @@ from typing import Final
 
 import trio
 
+from ..errors import described
 from ..remedies import descriptor_shortage, is_lack_of_threads
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
@@ -153,7 +154,7 @@ class Process:
             process.send_signal(number)
         except PermissionError as error:  # the command can be sudo
             name = signal.Signals(number).name
-            self._warn(f"nitrohb: cannot send {name} to the command: {error.strerror}")
+            self._warn(f"nitrohb: cannot send {name} to the command: {described(error)}")
 
 
 class _Reaper:
@@ -202,7 +203,7 @@ class _Reaper:
         try:
             os.kill(pid, number)
         except PermissionError as error:  # it can be sudo
-            self._warn(f"nitrohb: cannot end process {pid} of the command: {error.strerror}")
+            self._warn(f"nitrohb: cannot end process {pid} of the command: {described(error)}")
             return False
         return True
 

@@ -126,14 +126,14 @@ class Summary:
     """Counts the outcomes of the connections on each address.
 
     Attributes:
-        access: Who may connect to each socket file, as lines for a message.
+        access: Who can connect to each socket file, and how to let others in (or None).
     """
 
     def __init__(self) -> None:
         self._seen = defaultdict[Address, Counter[str]](Counter)
         self._booted: set[Address] = set()
         self._done: set[Address] = set()
-        self.access: dict[Address, str] = {}
+        self.access: dict[Address, tuple[str, str | None]] = {}
         self._last: events.Heartbeat | None = None
         self._heartbeats = 0
 
@@ -157,8 +157,7 @@ class Summary:
                 self._booted.discard(event.address)
             case events.Listening(address=UnixAddress() | HybridAddress() as address):
                 with suppress(OSError):  # another process has deleted it already
-                    access = who_may_connect(address.path)
-                    self.access[address] = "".join(f"\n{text}" for text in access if text)
+                    self.access[address] = who_may_connect(address.path)
             case events.Listening() | events.Lost():
                 pass
 
@@ -203,14 +202,16 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
     for address, seen in without_heartbeat:
         text = _explain(address, seen, f"within {timeout:g} s")
         if not seen:
-            text += "\nCheck that the enclave is running and that it can reach this host."
-            text += summary.access.get(address, "") + _how_to_test(address)
+            access, remedy = summary.access.get(address, ("", None))
+            check = "Check that the enclave is running and that it can reach this host."
+            text = "\n".join(filter(None, [text, access, check, remedy, *_how_to_test(address)]))
         output.print_err(text)
 
 
-def explain_end(summary: Summary, status: int, output: Output) -> None:
+def explain_end(summary: Summary, status: int, remedy: str, output: Output) -> None:
     """Print that the command ended too early, and what arrived on each address until then."""
-    output.print_err(f"nitrohb: the command ended with status {_status(status)} before a heartbeat")
+    why = f"the command ended with status {_status(status)} before a heartbeat"
+    output.print_err(f"nitrohb: {why}\n{remedy}")
     for address, seen in summary.without_heartbeat():
         output.print_err(_explain(address, seen, "before that"))
 
@@ -219,8 +220,8 @@ def _explain(address: Address, seen: str, when: str) -> str:
     return f"nitrohb: no heartbeat on {address} {when}: {seen or 'nobody connected'}"
 
 
-def _how_to_test(address: Address) -> str:
-    """How to test an address by hand; nothing for an inherited socket."""
+def _how_to_test(address: Address) -> Iterable[str]:
+    """How to test an address by hand, as lines; nothing for an inherited socket."""
     written = shlex.quote(str(address))
     match address:
         case VsockAddress(cid, port):
@@ -229,8 +230,8 @@ def _how_to_test(address: Address) -> str:
         case UnixAddress() | HybridAddress():
             where = f"Test it from this machine: nitrohb send {written}"
         case _:
-            return ""
-    return f"\n{where}\nCheck this machine: nitrohb doctor -l {written}"
+            return ()
+    return where, f"Check this machine: nitrohb doctor -l {written}"
 
 
 def _status(status: int) -> str:

@@ -80,6 +80,7 @@ def tell_ready(fd: int | None, output: Output) -> None:
         stream = Stream(file)
         problem = stream.write("\n") or ("nobody reads it" if stream.has_queued else "")
     if problem:
-        output.print_err(f"nitrohb: cannot write to --ready-fd {fd}: {problem}", level=WARNING)
+        text = f"nitrohb: cannot write to --ready-fd {fd}: {problem}"
+        output.print_err(f"{text}\nLet a process read descriptor {fd}.", level=WARNING)
     else:
         os.close(fd)

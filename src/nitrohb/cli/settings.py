@@ -228,7 +228,8 @@ def _answer(args: Namespace) -> AnswerSettings:
         ready_fd = values.descriptor("--ready-fd", ready_fd)
         if ready_fd == events:
             raise UsageError(
-                f"--events and --ready-fd cannot share descriptor {ready_fd}: --ready-fd closes it"
+                f"--events and --ready-fd cannot share descriptor {ready_fd}, because --ready-fd"
+                " closes it\nName two descriptors."
             )
     return AnswerSettings(
         listen=_listen(args),
@@ -253,7 +254,10 @@ def _listen(args: Namespace) -> Sequence[Address]:
     listen: Sequence[Any] = args.listen or ()
     if NOWHERE in listen:
         if len(listen) > 1 or getattr(args, "api", None) is None:
-            raise UsageError("-l none needs --api, and cannot be combined with another -l")
+            raise UsageError(
+                "-l none: nitrohb would have no address, now or later\n"
+                "Use -l none without another -l, and only with serve --keep --api."
+            )
         return ()
     return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
 
@@ -262,10 +266,14 @@ def _timeout(args: Namespace) -> tuple[float, str]:
     """The time limit, and a warning if the memory is too small."""
     if args.timeout != "auto":
         if args.eif is not None or args.memory is not None:
-            raise UsageError("--eif and --memory need --timeout auto")
+            raise UsageError(
+                "--eif and --memory have no effect without --timeout auto\nAdd --timeout auto."
+            )
         return float(args.timeout), ""
     if args.eif is None or args.memory is None:
-        raise UsageError("--timeout auto needs both --eif PATH and --memory MIB")
+        raise UsageError(
+            "--timeout auto depends on the image and the memory\nAdd --eif PATH and --memory MIB."
+        )
     from ..timeouts import boot_timeout  # rarely needed
 
     size = values.image_size(args.eif)
@@ -282,19 +290,26 @@ def _api(args: Namespace) -> UnixApiSettings | TcpApiSettings | None:
     has_file_options = (args.api_mode, args.api_group) != (None, None)
     if address is None:
         if has_file_options or args.api_allow_remote or args.api_host:
-            raise UsageError("options that begin with --api- need --api")
+            raise UsageError(
+                "options that begin with --api- have no effect without --api\nAdd --api."
+            )
         return None
     if not args.keep:
         raise UsageError(
-            "--api needs --keep: without it, the server ends before a client can claim a heartbeat"
+            "--api without --keep: the server would end before a client can claim a heartbeat\n"
+            "Add --keep."
         )
     if isinstance(address, UnixAddress):
         if args.api_host or args.api_allow_remote:
-            raise UsageError(f"--api-host and --api-allow-remote are for TCP, not for {address}")
+            raise UsageError(
+                f"--api-host and --api-allow-remote are for TCP, not for {address}\nRemove them."
+            )
         mode = 0o600 if args.api_mode is None else args.api_mode
         return UnixApiSettings(address=address, mode=mode, group=args.api_group)
     if has_file_options:
-        raise UsageError(f"--api-mode and --api-group are for a Unix socket, not for {address}")
+        raise UsageError(
+            f"--api-mode and --api-group are for a Unix socket, not for {address}\nRemove them."
+        )
     if not (address.ip.is_loopback or args.api_allow_remote):
         raise UsageError(
             f"--api {address}: other machines can reach this address, and there are no passwords\n"
@@ -332,7 +347,10 @@ def _run(args: Namespace) -> RunSettings:
             "Name the console, for example: --console unix:serial.sock"
         )
     if args.console_log is not None and args.console is None:
-        raise UsageError("--console-log needs --console")
+        raise UsageError(
+            "--console-log has no effect without --console\n"
+            "Name the console, for example: --console unix:serial.sock"
+        )
     return RunSettings(
         answer=answer,
         argv=args.argv,

@@ -21,7 +21,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -43,6 +43,9 @@ from .signals import Signals
 
 if TYPE_CHECKING:
     from .console import GuestConsole
+
+_LOOK: Final = "Look at its output, and at the console of the guest (--console)."
+_WITHOUT_NITROHB: Final = "Run nitro-cli without nitrohb: it has its own listener on this port."
 
 
 class Supervisor:
@@ -159,12 +162,10 @@ class Supervisor:
             return 128 + (number or 0)
         # After a signal, the command can have ended because of it.
         if self._is_early() and number is None:
-            explain_end(self._summary, process.status, self._output)
             # Also behind sudo, or in the command line of a shell.
-            if any("nitro-cli" in word for word in self._settings.argv):
-                self._output.print_err(
-                    "nitro-cli has its own listener on this port: run it without nitrohb."
-                )
+            is_nitro_cli = any("nitro-cli" in word for word in self._settings.argv)
+            remedy = _WITHOUT_NITROHB if is_nitro_cli else _LOOK
+            explain_end(self._summary, process.status, remedy, self._output)
             self._explain_console()
             return exit_codes.TOO_EARLY
         return process.status

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 
 from ..addresses import parse_address, parse_number
-from ..errors import AddressError, UsageError
+from ..errors import AddressError, UsageError, described
 from ..sockets.opening import NOWHERE
 from .output import quoted
 
@@ -159,7 +159,12 @@ def image_size(path: str) -> int:
         finally:
             os.close(fd)
     except OSError as error:
-        raise UsageError(f"cannot read --eif {quoted(path)}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read --eif {quoted(path)}: {described(error)}\nName the file of the image."
+        ) from error
     if magic != _EIF_MAGIC:
-        raise UsageError(f"--eif {quoted(path)} is not an enclave image: it has no EIF header")
+        raise UsageError(
+            f"--eif {quoted(path)} is not an enclave image: it has no EIF header\n"
+            "Name the file that nitro-cli build-enclave has written."
+        )
     return size

@@ -39,8 +39,8 @@ def bind_errno(cid: int) -> int:
 class Enclaves(Enum):
     """Whether real enclaves can be started here, by their device. The values are for people."""
 
-    STARTABLE = "it exists, and this user may open it"
-    REFUSED = "it exists, but this user may not open it"
+    STARTABLE = "it exists, and this user can open it"
+    REFUSED = "it exists, but this user cannot open it"
     UNKNOWN = "/dev/nitro_enclaves does not exist, and /sys does not show the machine's devices"
     DISABLED = "enclaves are not enabled on this machine: it has no PCI device 1d0f:e4c1"
     NO_DRIVER = "/dev/nitro_enclaves does not exist: its PCI device, 1d0f:e4c1, has no driver"

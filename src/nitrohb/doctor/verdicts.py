@@ -214,7 +214,7 @@ def judge_heartbeat(seen: Result) -> Finding:
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
         evidence = f"no directory for a temporary socket: {seen.strerror or seen}"
-        remedy = "Name a directory in which you may write: TMPDIR=DIR nitrohb doctor"
+        remedy = "Name a directory in which you can write: TMPDIR=DIR nitrohb doctor"
         return Finding(Verdict.WARNING, evidence, remedy)
     if isinstance(seen, str):
         remedy = "Please report it, with the output of: nitrohb doctor --format json"

@@ -76,10 +76,10 @@ def open_listeners(
     with closing_stack(targets) as opened:
         if not _is_number(socket_mode, 0o777):
             raise UsageError(
-                f"socket_mode must be octal and at most 0o777, as in 0o660, got {socket_mode!r}"
+                f"socket_mode cannot be {socket_mode!r}\nPass at most 0o777, for example 0o660."
             )
         if socket_group is not None and not _is_number(socket_group, _GROUP_MAX):
-            raise UsageError(f"socket_group must be a numeric group ID, got {socket_group!r}")
+            raise UsageError(f"socket_group cannot be {socket_group!r}\nPass a numeric group ID.")
         listeners: list[Listener] = []
         for target in resolve(targets):
             listener = _open(target, socket_mode, socket_group, may_wait)
@@ -125,8 +125,8 @@ def _parse(target: object) -> Target:
     if isinstance(target, Target):
         return target
     raise UsageError(
-        f"cannot listen on {target!r}: expected an address (text or object), a listening socket or"
-        " a Listener"
+        f"cannot listen on {target!r}\n"
+        "Pass an address (text or object), a listening socket or a Listener."
     )
 
 
@@ -176,13 +176,13 @@ def require_allowable(
             has_cids = isinstance(target, VsockAddress)
         if has_cids and not cids:
             raise UsageError(
-                f"{address_of(target)} is a vsock address, whose peers have no uid\n"
-                "Allow CIDs, too, or listen on Unix sockets only."
+                f"{address_of(target)} is a vsock address, whose peers have no uid, but only uids"
+                " are allowed\nAllow CIDs, too (--allow-cid), or listen on Unix sockets only."
             )
         if not has_cids and not uids:
             raise UsageError(
-                f"{address_of(target)} is a Unix socket, whose peers have no CID\n"
-                "Allow uids, too, or listen on vsock addresses only."
+                f"{address_of(target)} is a Unix socket, whose peers have no CID, but only CIDs"
+                " are allowed\nAllow uids, too (--allow-uid), or listen on vsock addresses only."
             )
 
 
