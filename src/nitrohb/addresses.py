@@ -279,20 +279,21 @@ def _guess(text: str) -> str:
     return f"for {meaning}, write {scheme}:{rest}"
 
 
-def parse_number(what: str, text: str, highest: int = _CID_MAX) -> int:
-    """Return a decimal number from 0 to ``highest``: ASCII digits, without a leading zero.
+def parse_number(what: str, text: str, highest: int = _CID_MAX, lowest: int = 0) -> int:
+    """Return a decimal number: ASCII digits, without a leading zero.
 
     Args:
         what: What to call the number in a message.
         text: The number.
         highest: The largest accepted number.
+        lowest: The smallest accepted number.
 
     Raises:
         AddressError: The text is not such a number.
     """
     decimal = text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")
-    if not decimal or len(text) > len(str(highest)) or int(text) > highest:
-        _bad_number(what, text, highest)
+    if not decimal or len(text) > len(str(highest)) or not lowest <= int(text) <= highest:
+        _bad_number(what, text, highest, lowest)
     return int(text)
 
 
@@ -335,8 +336,8 @@ def _check_range(what: str, number: int, highest: int) -> None:
         _bad_number(what, str(number), highest)
 
 
-def _bad_number(what: str, text: str, highest: int) -> NoReturn:
-    raise AddressError(f"expected a {what} from 0 to {highest} in decimal, got {text!r}")
+def _bad_number(what: str, text: str, highest: int, lowest: int = 0) -> NoReturn:
+    raise AddressError(f"expected a {what} from {lowest} to {highest} in decimal, got {text!r}")
 
 
 def _is_name(text: str) -> bool:

@@ -117,10 +117,10 @@ def parse_api_address(text: str) -> ApiAddress:
     if ip is None or bracketed != (ip.version == 6) or "%" in host:
         expected = "unix:PATH or an IP address and a port, as in 127.0.0.1:9180 or [::1]:9180"
         raise AddressError(f"{text!r} is not an address: expected {expected}")
-    number = parse_number("port", port, 65535)
-    if number == 0:
-        raise AddressError(f"{text!r} is not an address: expected a port from 1 to 65535")
-    return TcpAddress(ip, number)
+    try:
+        return TcpAddress(ip, parse_number("port", port, 65535, 1))
+    except AddressError as error:
+        raise AddressError(f"{text!r} is not an address: {error}") from None
 
 
 def tcp_listen_error(address: TcpAddress, number: int) -> ListenError:

@@ -13,7 +13,7 @@ import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -148,13 +148,13 @@ def _interval() -> float:
 
 def _number(variable: str) -> int:
     text = os.environ[variable]
-    with suppress(AddressError):
-        if number := parse_number("number", text, _MAX):
-            return number
-    raise UsageError(
-        f"{variable} of the environment is {text!r}: this is not a number of at least 1\n"
-        "Unset it, or let the service manager set it (WatchdogSec=)."
-    )
+    try:
+        return parse_number("number", text, _MAX, 1)
+    except AddressError as error:
+        raise UsageError(
+            f"{variable} of the environment: {error}\n"
+            "Unset it, or let the service manager set it (WatchdogSec=)."
+        ) from None
 
 
 def _cut(status: str) -> str:

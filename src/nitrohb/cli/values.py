@@ -58,10 +58,7 @@ def api(text: str) -> ApiAddress:
 
 def count(text: str) -> int:
     """Read a number, at least 1."""
-    with suppress(AddressError):
-        if number := parse_number("number", text):
-            return number
-    raise argparse.ArgumentTypeError(f"expected a number, at least 1, got {text!r}")
+    return _parsed(lambda number: parse_number("number", number, lowest=1), text)
 
 
 def cid(text: str) -> int:

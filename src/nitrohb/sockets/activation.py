@@ -95,12 +95,9 @@ def _names(count: int) -> list[str]:
 def _number(variable: str, lowest: int, highest: int) -> int:
     text = os.environ[variable]
     try:
-        number = parse_number("number", text, highest)
-    except AddressError:
-        number = -1
-    if number < lowest:
+        return parse_number("number", text, highest, lowest)
+    except AddressError as error:
         raise UsageError(
-            f"{variable} of the environment is {text!r}: expected a number from {lowest} to"
-            f" {highest}\nUnset it, or let a service manager set it (socket activation)."
-        )
-    return number
+            f"{variable} of the environment: {error}\n"
+            "Unset it, or let a service manager set it (socket activation)."
+        ) from None
