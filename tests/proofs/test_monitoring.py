@@ -109,6 +109,13 @@ def test_each_alert_says_what_to_do() -> None:
         assert len(alert["annotations"]["description"]) > 100, alert
 
 
+def test_the_page_names_the_critical_alerts() -> None:
+    text = (DEPLOY.parent / "docs/how-to/monitoring.md").read_text()
+    (named,) = re.findall(r"^(`Nitrohb.*) are critical\.", text, re.MULTILINE)
+    critical = [alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "critical"]
+    assert sorted(re.findall(r"`(\w+)`", named)) == sorted(critical)
+
+
 def test_each_alert_has_tests_in_which_it_fires_and_in_which_it_does_not() -> None:
     """promtool compares their results, in the test above."""
     fires: dict[str, set[bool]] = {name: set() for name in NAMES}
