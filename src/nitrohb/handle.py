@@ -275,10 +275,7 @@ class HeartbeatServer:
         )
 
     def rearm(self, address: Address | str | None = None) -> None:
-        """Drop pending connections and unclaimed heartbeats, and keep listening.
-
-        The pending connections
-        are closed (``Rejected``).
+        """Drop unclaimed heartbeats, close pending connections (``Rejected``), and keep listening.
 
         Args:
             address: One of ``addresses``. Default: all of them.
