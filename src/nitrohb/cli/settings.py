@@ -253,10 +253,12 @@ def _answer(args: Namespace) -> AnswerSettings:
 def _listen(args: Namespace) -> Sequence[Address]:
     listen: Sequence[Any] = args.listen or ()
     if NOWHERE in listen:
-        if len(listen) > 1 or getattr(args, "api", None) is None:
+        if len(listen) > 1:
+            raise UsageError("-l none contradicts the other -l\nRemove one of the two.")
+        if getattr(args, "api", None) is None:
             raise UsageError(
                 "-l none: nitrohb would have no address, now or later\n"
-                "Use -l none without another -l, and only with serve --keep --api."
+                "Name an address, or use serve --keep --api."
             )
         return ()
     return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
