@@ -8,6 +8,7 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 """
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -29,12 +30,15 @@ class Launch:
             self.code = code
         self.nursery.cancel_scope.cancel()
 
-    async def run_vmm(self, command: list[str]) -> None:
+    async def run_vmm(self, server: nitrohb.HeartbeatServer, command: list[str]) -> None:
         # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
         done = await trio.run_process(command, stdin=None, check=False)
         if not self.has_booted:
             why = f"the VMM ended with status {done.returncode} before its heartbeat"
-            raise nitrohb.NitrohbError(why)
+            try:
+                await server.wait_heartbeat(timeout=0, max_age=math.inf)
+            except nitrohb.HeartbeatTimeoutError as late:
+                raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
         self.end(done.returncode)
 
     async def end_on_signal(self, signals: AsyncIterator[int]) -> None:
@@ -59,7 +63,7 @@ class Launch:
         # When start() returns, the server listens.
         server: nitrohb.HeartbeatServer
         server = await self.nursery.start(nitrohb.serve_heartbeat, address)
-        self.nursery.start_soon(self.run_vmm, command)
+        self.nursery.start_soon(self.run_vmm, server, command)
         beat = await server.wait_heartbeat(timeout=seconds)
         self.has_booted = True
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)

@@ -28,10 +28,24 @@ sys.exit(7)
 # Its guest sends another byte.
 WRONG = """\
 import socket, sys, time
-with socket.socket(socket.AF_UNIX) as sock:
-    sock.connect(sys.argv[1])
-    sock.sendall(b"x")
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.sendall(b"x")
+if sys.argv[2:]:  # and ends
+    sock.recv(1)
+    sys.exit(3)
 time.sleep(60)
+"""
+# Runs a launcher in which a wait forgets soon what came before it.
+FORGETFUL = """import runpy, sys
+import nitrohb
+def shorten(server):
+    wait = server.wait_heartbeat
+    server.wait_heartbeat = lambda *args, max_age=0.1, **how: wait(*args, max_age=max_age, **how)
+shorten(nitrohb.ThreadServer)
+shorten(nitrohb.HeartbeatServer)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 # It ends when its guest has its echo.
 SHORT = """\
@@ -115,13 +129,19 @@ def test_a_launcher_says_that_the_enclave_has_booted_and_waits_for_its_vmm(
         ("60", ("sh", "-c", "exit 3"), "the VMM ended with status 3 before its heartbeat"),
         ("60", ("/no/such/vmm",), "/no/such/vmm"),
         ("2", (sys.executable, "-c", WRONG, "{sock}"), "2 s: 1 sent 0x78 instead of 0xB7"),
+        (
+            "60",
+            (sys.executable, "-c", WRONG, "{sock}", "end"),
+            "before its heartbeat: 1 sent 0x78",
+        ),
     ],
 )
 def test_a_launcher_that_fails_says_why_and_leaves_nothing(
     name: str, seconds: str, vmm: tuple[str, ...], why: str, tmp_path: Path
 ) -> None:
     sock = tmp_path / "s"
-    command = launching(name, sock, seconds, *(each.format(sock=sock) for each in vmm))
+    python, *command = launching(name, sock, seconds, *(each.format(sock=sock) for each in vmm))
+    command = [python, "-c", FORGETFUL, *command]
     with child(command, stderr=subprocess.PIPE) as launcher:
         # To the end of stderr, so that the VMM has ended, too.
         _, err = launcher.communicate(timeout=60)

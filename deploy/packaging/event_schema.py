@@ -107,7 +107,7 @@ def _in_json(text: str) -> str:
     """The text of a docstring in one line, with JSON's names for values."""
     for python, name in (("None", "null"), ("True", "true"), ("False", "false")):
         text = re.sub(rf"\b{python}\b", name, text)
-    return re.sub(r"\s+", " ", text)
+    return re.sub(r"\s+", " ", text).replace("``", "`")
 
 
 def _form(event: type[Any], name: str, type_: object) -> Json:

@@ -96,7 +96,7 @@ class _PeerEvent(_Event):
 
     Attributes:
         peer: The address of the peer on AF_VSOCK, or its process on a Unix socket. In JSON and
-            text, ``pid``, ``uid`` and ``gid`` stand for a process.
+            text it is null on a Unix socket: ``pid``, ``uid`` and ``gid`` identify the process.
     """
 
     peer: Peer
