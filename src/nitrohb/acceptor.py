@@ -224,12 +224,12 @@ class Acceptor:
         """Answer one pending connection. This is its handler task."""
         try:
             with trio.move_on_at(connection.deadline) as deadline:
-                # It can have been evicted before this task ran for the first time.
+                # Perhaps it was evicted before this task ran for the first time.
                 while connection.fd >= 0 and not connection.advance():
                     await connection.wait()
             if connection.fd >= 0:
                 if deadline.cancelled_caught:
-                    connection.advance()  # the byte can have come just before the deadline
+                    connection.advance()  # perhaps the byte came just before the deadline
                 self._conclude(connection)
         except trio.ClosedResourceError:
             assert connection.fd < 0  # evicted, or rejected with all that are pending
@@ -241,11 +241,11 @@ class Acceptor:
         if (victim := self._context.pending.victim()) is None:
             return False
         owner, connection = victim
-        connection.advance()  # its byte can have come just now
+        connection.advance()  # perhaps its byte has just come
         owner._conclude(connection, is_evicted=True)
         return True
 
-    # The end of a connection.
+    # How a connection ends.
 
     def _conclude(self, connection: Connection, *, is_evicted: bool = False) -> None:
         """Close a connection and report how it ended. A silent one was evicted or timed out."""

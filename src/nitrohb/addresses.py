@@ -267,7 +267,7 @@ def as_address(value: object) -> Address:
 def _guess(text: str) -> str:
     """Say how to write a bare port or path. Empty if the text is neither."""
     if text.isascii() and text.isdigit():
-        scheme, rest, meaning = "vsock", f":{text}", f"port {text} of every CID"
+        scheme, rest, meaning = "vsock", f":{text}", f"port {text} of every CID (to listen)"
     elif text.startswith(("/", "./", "../")):
         scheme, rest, meaning = "unix", text, "a Unix socket"
     else:

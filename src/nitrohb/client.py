@@ -131,7 +131,7 @@ def connectable(address: str | Address) -> syscalls.SocketAddress:
     if isinstance(target, VsockAddress) and target.cid == CID_ANY:
         raise UsageError(
             f"cannot connect to {target}: it has no CID\n"
-            f"Write the CID: vsock:{PARENT_CID}:{target.port} is the parent of an enclave."
+            f"Add the CID: vsock:CID:PORT. The parent of an enclave is {DEFAULT_PARENT}."
         )
     return target
 
@@ -139,11 +139,15 @@ def connectable(address: str | Address) -> syscalls.SocketAddress:
 def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:
     """Raise an error if the peer broke the protocol."""
     if handshake.state is State.CLOSED:
-        raise PeerClosedError(f"{peer} closed the connection without sending a byte")
+        raise PeerClosedError(
+            f"{peer} closed the connection without sending a byte\n"
+            "Check whether it has already answered, or does not allow this client."
+        )
     if handshake.state is State.WRONG_BYTE:
         assert handshake.byte is not None
         raise WrongByteError(
-            f"{peer} sent 0x{handshake.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}",
+            f"{peer} sent 0x{handshake.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}\n"
+            "Check which program runs there.",
             handshake.byte,
         )
 

@@ -298,7 +298,8 @@ class HeartbeatServer:
         listeners = [acceptor.listener for acceptor in self._acceptors.of(where)]
         if listeners and not any(listener.has_cids for listener in listeners):
             raise UsageError(
-                f"the peers of {listeners[0].address} have no CID\nSelect by address instead."
+                f"cannot wait for CID {cid}: the peers of {listeners[0].address} have no CID\n"
+                "Wait for an address instead."
             )
         allowed = self._acceptors.context.allowed
         if allowed is not None and cid not in allowed.cids:
@@ -317,7 +318,7 @@ class HeartbeatServer:
             others = f", but on {', '.join(known)}" if known else ""
             raise UsageError(
                 f"the server does not listen on {where}{others}\n"
-                "Choose another address, or add this one first (listen)."
+                "Name one of its addresses, or add one first (listen)."
             )
         return where
 

@@ -296,7 +296,8 @@ def descriptor_shortage(number: int | None) -> NitrohbError | None:
     """Return the error for a lack of descriptors; None for any other errno."""
     if number not in _ANY:
         return None
-    return NitrohbError("\n".join(_look_up(_ANY, number, {})[:2]))
+    reason, remedy, _ = _look_up(_ANY, number, {})
+    return NitrohbError(f"cannot open another file or socket: {reason}\n{remedy}")
 
 
 def is_lack_of_threads(error: RuntimeError) -> bool:
@@ -349,7 +350,7 @@ def _look_up(table: _Table, number: int, facts: dict[str, object]) -> tuple[str,
     name = errno.errorcode.get(number, "unknown")
     if number not in table:
         reason = f"{os.strerror(number)} ({name})"
-        return reason, "No remedy is known for this error.", _CHECK
+        return reason, "Look it up in errno(3).", _CHECK
     reason, remedy, see_also = (text.format_map(facts) for text in (*table[number], "")[:3])
     return (reason if number == NO_AF_VSOCK else f"{reason} ({name})"), remedy, see_also
 

@@ -52,7 +52,7 @@ def test_other_addresses_are_refused(text: str, fact: str) -> None:
     [
         (tcp_listen_error(HERE, errno.EACCES), "1024", "CAP_NET_BIND_SERVICE"),
         (tcp_listen_error(HERE, errno.EMFILE), "too many open files", "ulimit -n"),
-        (tcp_listen_error(HERE, errno.ENOTSUP), "ENOTSUP", "No remedy"),
+        (tcp_listen_error(HERE, errno.ENOTSUP), "ENOTSUP", "errno(3)"),
         (api_connect_error(UnixAddress("a b"), errno.ENOENT), "socket", "--api 'unix:a b'"),
     ],
 )

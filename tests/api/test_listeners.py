@@ -97,7 +97,7 @@ async def test_over_tcp_nobody_can(tmp_path: Path) -> None:
         for method, where in (("POST", "/listeners"), ("DELETE", "/listeners/vsock::9000")):
             body = {"address": f"unix:{tmp_path}/x"}
             answer = await client.whole(client.begin(method, where, body))
-            assert answer.is_problem(403, "Unix socket")
+            assert answer.is_problem(403, "over TCP")
         assert "/listeners" not in json.dumps((await client.get("/openapi.json")).json())
 
 

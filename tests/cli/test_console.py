@@ -87,13 +87,13 @@ def test_a_console_that_never_comes(sock: Path, serial: Path) -> None:
     options = ("--quiet", "-l", f"unix:{sock}", "--console", f"unix:{serial}")
     code, _, err = nitrohb_here("run", *options, "--", "false")
     assert code == 125
-    assert f"the console at unix:{serial}: {serial} does not exist" in err.splitlines()[-1]
+    assert f"the console at unix:{serial}: {serial} does not exist" in err.splitlines()[-2]
 
 
 def test_a_console_that_says_nothing(sock: Path, serial: Path) -> None:
     with booting(sock, serial) as (script, _):
         _, _, err = script.end()
-    assert err.splitlines()[-1] == f"nitrohb: no output from the console at unix:{serial}"
+    assert err.splitlines()[-2] == f"nitrohb: no output from the console at unix:{serial}"
 
 
 def test_a_console_that_floods(sock: Path, serial: Path, tmp_path: Path) -> None:

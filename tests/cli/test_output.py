@@ -186,8 +186,8 @@ def test_a_write_that_fails_is_told_once(is_file: bool) -> None:
         output.print_out("lost")
         output.print_out("not even tried")
         output.close()
-        (said,) = content(err).splitlines()
-        assert f"stdout: {os.strerror(errno.ENOSPC)}; " in said
+        said, _remedy = content(err).splitlines()
+        assert f"stdout: {os.strerror(errno.ENOSPC)} (ENOSPC); " in said
         assert output.has_dropped_lines
 
 

@@ -94,7 +94,7 @@ async def test_reader_that_goes_away_while_lines_are_queued(
         async with draining(output):
             reader.close()
             await wait_all_tasks_blocked()
-            assert "stdout: Broken pipe; " in capfd.readouterr().err
+            assert "stdout: Broken pipe (EPIPE); " in capfd.readouterr().err
 
 
 async def test_queue_that_fills_again_while_it_is_written() -> None:

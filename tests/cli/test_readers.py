@@ -187,8 +187,8 @@ def test_a_full_disk_is_told_once(command: str, sock: Path) -> None:
     with started(command, *options, *launched, stdin=-1) as script:
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
-    assert (code, out, len(err.splitlines())) == (0, "", 1)
-    assert f"--events /dev/full: {FULL}; " in err
+    assert (code, out, len(err.splitlines())) == (0, "", 2)
+    assert f"--events /dev/full: {FULL} (ENOSPC); " in err
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])

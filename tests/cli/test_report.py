@@ -129,7 +129,7 @@ def test_timeout_on_a_socket_file_says_who_may_connect(
             summary = summary_of(made(Listening, address=address))
         explain_timeout(summary, 5, output)
         err = capfd.readouterr().err
-        assert f"\n{address.path} has mode {mode:o}, owner {os.getuid()} and group " in err
+        assert f"; {address.path} has mode {mode:o}, owner {os.getuid()} and group " in err
         assert ("--socket-mode 660 --socket-group GROUP" in err) == is_advised
 
 

@@ -88,7 +88,7 @@ def test_a_command_whose_output_is_all_it_is_for_fails_without(
     listen = [f"unix:{sock}"] if args.endswith("-l") else []
     with started(*args.split(), *listen, command=redirected(how)) as script:
         code, out, err = script.end()
-    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert (code, out, len(err.splitlines())) == (1, "", 2)
     assert "stdout: " in err
     assert why in err
 
@@ -190,7 +190,7 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("-l unix:{sock} --keep --api-host example.com", NO_API),
         ("--events fd:999", ["--events: descriptor 999 ", "3>FILE"]),
         ("--events fd:x", ["--events", "'x'"]),
-        ("run --ready-fd 2 -- true", ["--ready-fd: descriptor 2 ", "below 3"]),
+        ("run --ready-fd 2 -- true", ["--ready-fd: ", "from 3 ", "got '2'"]),
         ("run --ready-fd 999 -- true", ["--ready-fd: descriptor 999 ", "3>FILE"]),
         ("--ready-fd -1", ["--ready-fd", "'-1'"]),
         ("run -l unix:{sock}", COMMAND),

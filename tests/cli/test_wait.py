@@ -65,7 +65,7 @@ def assert_too_old(address: str, result: tuple[int, str, str]) -> None:
     """Check that the only heartbeat was too old."""
     code, out, err = result
     assert (code, out) == (124, "")
-    (line,) = err.splitlines()
+    line, _remedy = err.splitlines()
     assert address in line
     assert "1 sent a heartbeat" in line
     assert "too old" in line

@@ -190,7 +190,12 @@ class _Run:
         output = io.StringIO()
         code = compile("\n" * block.line + block.text, self.path, "exec")
         with redirect_stdout(output), redirect_stderr(output):
-            exec(code, self.namespace)
+            failure: object = None
+            try:
+                exec(code, self.namespace)
+            except SystemExit as end:
+                failure = end.code
+            assert not failure, f"{self.path}: {failure}"
         self.printed = output.getvalue()
 
     def _compare(self, block: Block, printed: str, where: str) -> None:

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher of several enclaves, with the changes that its page names for Unix sockets."""
+"""The launchers of their page: of one enclave, and of several, also on Unix sockets."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.docs.examples import BIN, ROOT, example
-
-from .test_readme import said_in_a_few_lines
+from tests.docs.examples import BIN, ROOT, blocks, example
 
 PAGE = (ROOT / "docs/how-to/launcher.md").read_text()
+ONE = next(block.text for block in blocks(PAGE) if block.kind == "python")
+LIMIT = "boot_timeout(eif_bytes=500 * 2**20, memory_mib=4096)"
 PROGRAM = example("how-to/launcher.md", "tests/docs/test_vsock.py::test_wait_by_cid")
 CHANGES = re.findall(r"^\| `(.*)` \| `(.*?)`.* \|$", PAGE, re.MULTILINE)
 SEND = f'["{BIN}/nitrohb", "send", '
@@ -35,6 +38,60 @@ def on_unix_sockets(*addresses: str, vmm: str | None = None) -> str:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", BIN, prepend=os.pathsep)
+
+
+def said_in_a_few_lines(program: str, lines: int = 3, code: int = 0) -> str:
+    """Run a program, and return what it prints: no traceback, and not too much."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
+    assert len(done.stdout.splitlines()) <= lines
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("address", "vmm", "why"),
+    [
+        ("unix:e", ["sleep", "60"], "no heartbeat came within 0.5 s: nobody connected"),
+        ("unix:e", ["sh", "-c", "exit 3"], "exit status 3"),
+        ("unix:e", ["/no/such/vmm"], "/no/such/vmm"),
+        ("unix:no/e", ["true"], "cannot listen on unix:no/e"),
+        ("tcp:e", ["true"], "'tcp:e' is not an address"),
+        ("unix:e", ["nitrohb", "send", "unix:e", "-x"], "exit status 2"),
+    ],
+)
+def test_it_prints_an_error_in_a_few_lines_and_fails(
+    address: str, vmm: list[str], why: str
+) -> None:
+    given = '"unix:enclave.sock", ["nitrohb", "send", "unix:enclave.sock"]'
+    assert ONE.count(given) == ONE.count(LIMIT) == 1
+    program = ONE.replace(LIMIT, "0.5").replace(given, f"{address!r}, {vmm}")
+    assert why in said_in_a_few_lines(program, code=1)
+
+
+# A VMM that runs for a while after its boot.
+VMM = """
+import socket, time
+with socket.socket(socket.AF_UNIX) as enclave:
+    enclave.connect("e")
+    enclave.sendall(b"\\xb7")
+    enclave.recv(1)
+time.sleep(1.2)
+print("the VMM has ended by itself")
+"""
+
+
+def test_it_limits_the_time_of_the_boot_and_not_that_of_the_vmm() -> None:
+    given = '["nitrohb", "send", "unix:enclave.sock"]'
+    program = ONE.replace(given, repr([sys.executable, "-Sc", VMM]))
+    program = program.replace("unix:enclave.sock", "unix:e").replace(LIMIT, "1")
+    assert {*said_in_a_few_lines(program).splitlines()} == {  # what is printed first may vary
+        "unix:e has booted",
+        "the VMM has ended by itself",
+    }
 
 
 def test_three_enclaves_boot() -> None:
@@ -52,7 +109,8 @@ def test_three_enclaves_boot() -> None:
         ("unix:no/e", '["true"]', "cannot listen on unix:no/e"),
     ],
 )
-def test_it_prints_an_error_in_a_few_lines(one: str, vmm: str, why: str) -> None:
+def test_of_several_it_prints_an_error_in_a_few_lines(one: str, vmm: str, why: str) -> None:
     program = on_unix_sockets(one, "unix:f", vmm=vmm)
     assert program.count("timeout=180") == 1
-    assert why in said_in_a_few_lines(program.replace("timeout=180", "timeout=0.5"))
+    program = program.replace("timeout=180", "timeout=0.5")
+    assert why in said_in_a_few_lines(program, code=1)

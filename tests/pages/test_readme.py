@@ -50,62 +50,8 @@ def test_the_examples_run(capfd: pytest.CaptureFixture[str]) -> None:
     for example in examples:
         example.evaluate()
     assert len(examples) == 4
-    assert list(map(shape, document.namespace["outputs"])) == [shape(block("text", "unix:vm1 "))]
+    assert list(map(shape, document.namespace["outputs"])) == [shape(block("text", "2026-"))]
     assert "unix:enclave.sock has booted\n" in capfd.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("address", "vmm", "why"),
-    [
-        ("unix:e", ["sleep", "60"], "no heartbeat came within 0.5 s: nobody connected"),
-        ("unix:e", ["sh", "-c", "exit 3"], "exit status 3"),
-        ("unix:e", ["/no/such/vmm"], "/no/such/vmm"),
-        ("unix:no/e", ["true"], "cannot listen on unix:no/e"),
-        ("tcp:e", ["true"], "'tcp:e' is not an address"),
-        ("unix:e", ["nitrohb", "send", "unix:e", "-x"], "exit status 2"),
-    ],
-)
-def test_its_library_example_prints_an_error_in_a_few_lines(
-    address: str, vmm: list[str], why: str
-) -> None:
-    program = block("python", "import subprocess\n")
-    given = '"unix:enclave.sock", ["nitrohb", "send", "unix:enclave.sock"]'
-    assert program.count(given) == program.count("timeout=60") == 1
-    program = program.replace("timeout=60", "timeout=0.5").replace(given, f"{address!r}, {vmm}")
-    assert why in said_in_a_few_lines(program)
-
-
-# A VMM that runs for a while after its boot.
-VMM = """
-import socket, time
-with socket.socket(socket.AF_UNIX) as enclave:
-    enclave.connect("e")
-    enclave.sendall(b"\\xb7")
-    enclave.recv(1)
-time.sleep(1.2)
-print("the VMM has ended by itself")
-"""
-
-
-def test_its_library_example_limits_the_time_of_the_boot_and_not_that_of_the_vmm() -> None:
-    program = block("python", "import subprocess\n")
-    given = '["nitrohb", "send", "unix:enclave.sock"]'
-    program = program.replace(given, repr([sys.executable, "-Sc", VMM]))
-    program = program.replace("unix:enclave.sock", "unix:e").replace("timeout=60", "timeout=1")
-    assert {*said_in_a_few_lines(program).splitlines()} == {  # what is printed first may vary
-        "unix:e has booted",
-        "the VMM has ended by itself",
-    }
-
-
-def said_in_a_few_lines(program: str, lines: int = 3) -> str:
-    """Run a program, and return what it prints: no traceback, and not too much."""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
-    assert "Traceback" not in done.stderr
-    assert len(done.stdout.splitlines()) <= lines
-    return done.stdout
 
 
 def test_ci_runs_the_two_commands_word_for_word() -> None:

@@ -201,8 +201,8 @@ class _Endpoints:
     def _changeable_server(self) -> HeartbeatServer:
         if not self._may_listen:
             detail = (
-                "addresses can be changed over a Unix socket only: every user of the machine can"
-                " connect to TCP\nStart the server with --api unix:PATH."
+                "cannot change the addresses of the server over TCP: every user of the machine can"
+                " connect\nStart the server with --api unix:PATH."
             )
             raise ProblemError(HTTPStatus.FORBIDDEN, detail)
         return self._server()

@@ -164,7 +164,10 @@ def parse_listen(body: bytes) -> Address:
     except AddressError as error:
         _refuse(str(error))
     if isinstance(address, InheritedSocket | NamedDescriptor):
-        _refuse(f"cannot listen on {address}: only the command line of a server names descriptors")
+        _refuse(
+            f"cannot listen on {address}: it means a descriptor, and the server has its own\n"
+            "Name a vsock port or the path of a socket."
+        )
     if not isinstance(address, VsockAddress) and not address.path.startswith("/"):
         _refuse(f"cannot listen on {address}: the path is relative\nWrite the absolute path.")
     return address

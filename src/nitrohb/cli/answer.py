@@ -39,7 +39,7 @@ async def answer_and_report(
     async with draining(output), printing(output) as printer:
         # Without an observer, no events are created.
         observers: list[OnEvent] = []
-        if settings.event_level > ERROR:  # no event is an error
+        if settings.event_level > ERROR:  # no event has this level
             observers.append(up_to_level(settings.event_level, printer.on_event))
         if notifier or output.is_terminal or settings.timeout < math.inf:
             observers.append(summary.on_event)

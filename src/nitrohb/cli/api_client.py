@@ -77,7 +77,9 @@ def change(api: ApiAddress, call: str, body: object, signals: Signals) -> int:
 
 def refusal(api: ApiAddress, status: int, answer: dict[str, Any]) -> NitrohbError:
     """The error for an answer that is not a success."""
-    if status not in (TIMEOUT, BUSY) and answer.get("status") != status:
+    if status in (TIMEOUT, BUSY):
+        return NitrohbError(f"{detail(status, answer)}\nCheck that it runs, then try again.")
+    if answer.get("status") != status:
         return not_nitrohb(api)  # nitrohb repeats the status in each problem
     kind = UsageError if status == _BAD_REQUEST else NitrohbError
     return kind(detail(status, answer))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output of the console script: events, messages on stderr, a status line on a terminal.
 
-Nothing here blocks, so a reader that pauses, such as a terminal after Ctrl-S, delays no heartbeat.
+Nothing here blocks, so a reader that pauses, such as a terminal after Ctrl-S, does not delay heartbeats.
 Lines for such a reader wait in a bounded queue. When it is full, lines are dropped and counted.
 """
 
@@ -37,7 +37,7 @@ LEVEL_NAMES: Final = {level: name for name, level in LEVELS.items()}
 _QUEUE_MAX: Final = 256 * 1024  # bytes
 _FLUSH_TIMEOUT: Final = 1.0  # seconds, at the end
 
-_GONE: Final = os.strerror(errno.EPIPE)
+_GONE: Final = described(OSError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
 _CLEAR_LINE: Final = "\r\x1b[K"
 
@@ -132,7 +132,7 @@ class Stream:
                     return ""
                 del self._queue[:written]
         except OSError as error:
-            return self._fail(error.strerror or str(error))
+            return self._fail(described(error))
         return ""
 
     def close(self) -> None:
@@ -277,8 +277,9 @@ class Output:
         self.tell_dropped()
 
     def _tell_problem(self, stream: Stream, problem: str) -> None:
-        if problem:  # a problem of stderr cannot be printed anywhere
-            self.print_err(f"nitrohb: cannot write to {stream.name}: {problem}", WARNING)
+        if problem:  # if stderr fails, this is not printed anywhere
+            text = f"nitrohb: cannot write to {stream.name}: {problem}"
+            self.print_err(f"{text}\nCorrect this, then run nitrohb again.", WARNING)
 
     def tell_dropped(self) -> None:
         """Report how many lines were dropped, once the reader of a stream has gone on."""

@@ -35,8 +35,8 @@ COMMANDS: Final = {
 }
 """What each command does."""
 
-# argparse makes a formatter for each option. Without a width the formatter loads shutil, to ask for
-# that of the terminal, and this takes 3 ms.
+# argparse makes a formatter for each option. Without a width, the formatter loads shutil in
+# 3 ms, to ask for the width of the terminal.
 _FORMATTER: Final = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28, width=80)
 
 

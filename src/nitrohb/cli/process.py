@@ -178,7 +178,7 @@ class _Reaper:
 
         signal.signal(signal.SIGCHLD, reap_soon)
         try:
-            self._reap()  # a child can have ended earlier
+            self._reap()  # perhaps a child has ended already
             yield
         finally:
             # In C: Python would print a traceback for a signal that arrives during this change.

@@ -201,11 +201,13 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
         output.print_err(f"nitrohb: timed out after {timeout:g} s")
     for address, seen in without_heartbeat:
         text = _explain(address, seen, f"within {timeout:g} s")
+        remedies: Iterable[str | None] = ["Look at the events of these connections."]
         if not seen:
             access, remedy = summary.access.get(address, ("", None))
+            text += f"; {access}" if access else ""
             check = "Check that the enclave is running and that it can reach this host."
-            text = "\n".join(filter(None, [text, access, check, remedy, *_how_to_test(address)]))
-        output.print_err(text)
+            remedies = (check, remedy, *_how_to_test(address))
+        output.print_err("\n".join([text, *filter(None, remedies)]))
 
 
 def explain_end(summary: Summary, status: int, remedy: str, output: Output) -> None:

@@ -87,7 +87,7 @@ def _listen(
         except ListenError as error:
             if not is_default:
                 raise
-            remedy = f"{error.remedy} Or name another socket, also for clients: --api unix:PATH"
+            remedy = f"{error.remedy}\nOr name another socket, also for clients: --api unix:PATH"
             raise ListenError(
                 error.address, error.errno, error.reason, remedy, error.see_also
             ) from error

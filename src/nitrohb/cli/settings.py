@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_):
-        """Replace that of typing, which takes 3 ms to load. dataclasses would take 9 ms."""
+        """Replace the function of typing, a module that takes 3 ms to load; dataclasses takes 9."""
         return lambda decorated: decorated
 
 

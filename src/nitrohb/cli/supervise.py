@@ -9,7 +9,7 @@
         ├── GuestConsole.run()  reads the guest console, with --console
         └── Process.run()       in the parent task of the nursery: all ends when it returns
 
-A command that exits with status 0 can have started a VMM in the background, so nitrohb still waits
+A command that exits with status 0 might have started a VMM in the background, so nitrohb still waits
 for its heartbeat. After any other status, nitrohb ends.
 """
 
@@ -160,9 +160,9 @@ class Supervisor:
             return exit_codes.TIMED_OUT
         if process.status is None:  # the signal arrived before the command was started
             return 128 + (number or 0)
-        # After a signal, the command can have ended because of it.
+        # After a signal, the command might have ended because of it.
         if self._is_early() and number is None:
-            # Also behind sudo, or in the command line of a shell.
+            # It can be behind sudo, or in the command line of a shell.
             is_nitro_cli = any("nitro-cli" in word for word in self._settings.argv)
             remedy = _WITHOUT_NITROHB if is_nitro_cli else _LOOK
             explain_end(self._summary, process.status, remedy, self._output)

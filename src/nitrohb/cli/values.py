@@ -133,16 +133,17 @@ def descriptor(option: str, text: str) -> int:
     """Read a descriptor, and check now that it is open: later a socket can get its number."""
     import fcntl  # rarely needed
 
-    number = parse_number(f"descriptor of {option}", text, _FD_MAX)
+    problem = ""
     try:
-        can_write = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        number = parse_number("descriptor", text, _FD_MAX, _STDERR + 1)
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            problem = f"descriptor {number} is open only for reading"
+    except AddressError as error:
+        problem = str(error)
     except OSError:
-        can_write = False
-    if number <= _STDERR or not can_write:
-        raise UsageError(
-            f"{option}: descriptor {number} is below 3, or not open for writing\n"
-            "Open another one, for example: nitrohb ... 3>FILE"
-        )
+        problem = f"descriptor {text} is not open"
+    if problem:
+        raise UsageError(f"{option}: {problem}\nOpen one, for example: nitrohb ... 3>FILE")
     os.set_inheritable(number, False)  # the command of run does not need it
     return number
 

@@ -27,6 +27,9 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
+_LOOK: Final = "Look at the console of the enclave, and at the events of the server."
+
+
 def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
     """Claim one heartbeat, print it, and return the exit code."""
     target, server = settings.target, settings.api
@@ -63,6 +66,6 @@ def _print_answer(
         output.print_out(to_line(fields, INFO))
         return exit_codes.DONE
     if status in (TIMEOUT, BUSY):
-        output.print_err(f"nitrohb: {detail(status, answer)}")
+        output.print_err(f"nitrohb: {detail(status, answer)}\n{_LOOK}")
         return exit_codes.TIMED_OUT
     raise refusal(settings.api, status, answer)
