@@ -40,7 +40,8 @@ class UnixPeer(NamedTuple):
     """The process that connected to a Unix socket, when it connected (SO_PEERCRED of unix(7)).
 
     Attributes:
-        pid: Its process ID; None if this PID namespace hides it. The process might have ended since.
+        pid: Its process ID; None if this PID namespace hides it. The process might have ended
+            since.
         uid: Its effective user ID; 65534 if this user namespace cannot map it.
         gid: Its effective group ID; 65534 if this user namespace cannot map it.
     """

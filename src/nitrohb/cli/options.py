@@ -26,7 +26,7 @@ KINDS: Final = ("nitro", "qemu", "firecracker", "cloud-hypervisor")
 
 
 def _option(spelling: str, text: str, **kwargs: Any) -> Option:
-    """An option, such as ``-l --listen ADDR``. Its parser is ``type``, or belongs to the metavar."""
+    """An option, such as ``-l --listen ADDR``. ``type`` parses it, or the metavar's parser."""
     *names, metavar = spelling.split()
     return names, {"metavar": metavar, "help": text, "type": _PARSERS[metavar], **kwargs}
 

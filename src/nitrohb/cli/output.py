@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output of the console script: events, messages on stderr, a status line on a terminal.
 
-Nothing here blocks, so a reader that pauses, such as a terminal after Ctrl-S, does not delay heartbeats.
-Lines for such a reader wait in a bounded queue. When it is full, lines are dropped and counted.
+Nothing here blocks: a reader that pauses, such as a terminal after Ctrl-S, does not delay
+heartbeats. Lines for such a reader wait in a bounded queue. When it is full, lines are dropped and
+counted.
 """
 
 from __future__ import annotations

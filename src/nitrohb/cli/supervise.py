@@ -9,8 +9,8 @@
         ├── GuestConsole.run()  reads the guest console, with --console
         └── Process.run()       in the parent task of the nursery: all ends when it returns
 
-A command that exits with status 0 might have started a VMM in the background, so nitrohb still waits
-for its heartbeat. After any other status, nitrohb ends.
+A command that exits with status 0 might have started a VMM in the background, so nitrohb still
+waits for its heartbeat. After any other status, nitrohb ends.
 """
 
 import errno

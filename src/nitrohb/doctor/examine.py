@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs all checks, each in a thread and with a deadline: a stuck check does not delay the others."""
+"""Runs all checks, each in a thread, with a deadline: a stuck check does not delay others."""
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
