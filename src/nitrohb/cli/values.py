@@ -133,19 +133,21 @@ def descriptor(option: str, text: str) -> int:
     """Read a descriptor, and check now that it is open: later a socket can get its number."""
     import fcntl  # rarely needed
 
-    problem = ""
     try:
         number = parse_number("descriptor", text, _FD_MAX, _STDERR + 1)
-        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            problem = f"descriptor {number} is open only for reading"
+        flags = fcntl.fcntl(number, fcntl.F_GETFL)
     except AddressError as error:
-        problem = str(error)
-    except OSError:
-        problem = f"descriptor {text} is not open"
-    if problem:
-        raise UsageError(f"{option}: {problem}\nOpen one, for example: nitrohb ... 3>FILE")
+        raise _bad_descriptor(option, str(error)) from None
+    except OSError as error:
+        raise _bad_descriptor(option, f"descriptor {text} is not open") from error
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        raise _bad_descriptor(option, f"descriptor {text} is open only for reading")
     os.set_inheritable(number, False)  # the command of run does not need it
     return number
+
+
+def _bad_descriptor(option: str, why: str) -> UsageError:
+    return UsageError(f"{option}: {why}\nOpen one, for example: nitrohb ... 3>FILE")
 
 
 def image_size(path: str) -> int:
