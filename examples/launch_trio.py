@@ -23,23 +23,19 @@ class Launch:
 
     def __init__(self) -> None:
         self.code: int | None = None
-        self.has_booted = False
+        self.waiting = trio.CancelScope()  # for the heartbeat, until the VMM ends
+        self.vmm_ended = trio.Event()
 
     def end(self, code: int) -> None:
         if self.code is None:
             self.code = code
         self.nursery.cancel_scope.cancel()
 
-    async def run_vmm(self, server: nitrohb.HeartbeatServer, command: list[str]) -> None:
+    async def run_vmm(self, command: list[str]) -> None:
         # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
-        done = await trio.run_process(command, stdin=None, check=False)
-        if not self.has_booted:
-            why = f"the VMM ended with status {done.returncode} before its heartbeat"
-            try:
-                await server.wait_heartbeat(timeout=0, max_age=math.inf)
-            except nitrohb.HeartbeatTimeoutError as late:
-                raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
-        self.end(done.returncode)
+        self.vmm = await trio.run_process(command, stdin=None, check=False)
+        self.waiting.cancel()
+        self.vmm_ended.set()
 
     async def end_on_signal(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
@@ -63,10 +59,23 @@ class Launch:
         # When start() returns, the server listens.
         server: nitrohb.HeartbeatServer
         server = await self.nursery.start(nitrohb.serve_heartbeat, address)
-        self.nursery.start_soon(self.run_vmm, server, command)
-        beat = await server.wait_heartbeat(timeout=seconds)
-        self.has_booted = True
+        self.nursery.start_soon(self.run_vmm, command)
+        beat = None
+        with self.waiting:
+            beat = await server.wait_heartbeat(timeout=seconds)
+        if beat is None:
+            beat = await self.last_chance(server)
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
+        await self.vmm_ended.wait()
+        self.end(self.vmm.returncode)
+
+    async def last_chance(self, server: nitrohb.HeartbeatServer) -> nitrohb.Heartbeat:
+        """The VMM has ended: return a heartbeat that came just before, or say what came instead."""
+        try:
+            return await server.wait_heartbeat(timeout=0, max_age=math.inf)
+        except nitrohb.HeartbeatTimeoutError as late:
+            why = f"the VMM ended with status {self.vmm.returncode} before its heartbeat"
+            raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
 
 
 def main() -> int | None:
