@@ -317,7 +317,7 @@ async def test_an_event_can_remove_its_address(
 
 @pytest.mark.parametrize("once", [True, False])
 async def test_the_first_of_several_bytes_closes_the_address(once: bool, a: Path) -> None:
-    """Their connections are polled when they send."""
+    """Two bytes are there at once. On a busy machine, the second can be read first."""
     clients: list[Client] = []
 
     def react(event: Event) -> None:
@@ -331,8 +331,8 @@ async def test_the_first_of_several_bytes_closes_the_address(once: bool, a: Path
         server.react = react
         clients += [Client(a), Client(a), Client(a)]
         await settled()
-        answered = [client.look()[0] for client in clients]
-        assert answered == [B7, b"", b""]
+        *answered, silent = [client.look()[0] for client in clients]
+        assert (sorted(answered), silent) == ([b"", B7], b"")
         assert all(client.ended for client in clients)
         for client in clients:
             client.close()
