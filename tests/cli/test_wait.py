@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import socket
+import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_a_signal_ends_it_and_it_claims_nothing(
             script.popen.send_signal(number)
             assert script.end() == (128 + number, "", "")
             assert connection.recv(1) == b""
+
+
+def test_a_signal_that_interrupts_no_system_call_ends_it(api: Path) -> None:
+    """As if it arrived just before recv(2): here another thread gets it."""
+    received: list[bytes] = []
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            while not connection.recv(4096).endswith(b"}"):
+                pass
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            received.append(connection.recv(1))
+
+    args = ("wait", "--address", "unix:x", "--timeout", "3600", "--api", f"unix:{api}")
+    with listening(api) as server:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        thread = threading.Thread(target=serve, args=[server])
+        thread.start()
+        assert nitrohb_here(*args) == (128 + signal.SIGTERM, "", "")
+        thread.join()
+    assert received == [b""]
 
 
 # Nobody answers.

@@ -25,6 +25,8 @@ _BAD_REQUEST: Final = 400
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _CHANGE: Final = 5.0  # seconds within which a server makes a change, unless it is busy
 _ANSWER_MAX: Final = 64 * 1024  # bytes
+# Seconds. If a signal arrives just before recv(2), its handler runs only after the call.
+_SIGNAL_CHECK: Final = 0.5
 
 
 def request(
@@ -108,7 +110,6 @@ def _exchange(
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     with _connected(api, signals) as sock:
-        sock.settimeout(timeout + _PATIENCE)
         sock.sendall(head.encode() + content)
         answer = receive_all(sock, time.monotonic() + timeout + _PATIENCE)
     header, _, content = answer.partition(b"\r\n\r\n")
@@ -124,9 +125,18 @@ def _exchange(
 def receive_all(sock: socket.socket, deadline: float) -> bytes:
     """Read until the server closes the connection, with limits of size and time."""
     received = b""
-    while len(received) < _ANSWER_MAX and (data := sock.recv(_ANSWER_MAX)):
+    while len(received) < _ANSWER_MAX:
+        left = deadline - time.monotonic()
+        sock.settimeout(min(max(left, 0.001), _SIGNAL_CHECK))
+        try:
+            data = sock.recv(_ANSWER_MAX)
+        except TimeoutError:
+            if left <= _SIGNAL_CHECK:
+                raise
+            continue
+        if not data:
+            break
         received += data
-        sock.settimeout(max(deadline - time.monotonic(), 0.001))
     if not received:
         raise ConnectionAbortedError
     return received
