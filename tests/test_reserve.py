@@ -4,6 +4,8 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from nitrohb import NitrohbError, serve_heartbeat
-from tests.support import B7, Client, descriptors_left, names, serving, settled
+from tests.support import B7, Client, child, descriptors_left, names, serving, settled
 
 
 @pytest.fixture
@@ -44,6 +46,31 @@ async def test_heartbeats_are_answered_and_one_warning_says_why_they_may_wait(
     assert f"unix:{path}" in message
     assert "(EMFILE)" in message
     assert "ulimit -n" in message
+
+
+# A server in a program that has loaded nothing else, and a flood of one peer.
+FLOODED = """
+import resource, socket, sys, time
+from nitrohb import serve_in_thread
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+with serve_in_thread(f"unix:{sys.argv[1]}", keep=True) as server:
+    print("listening", flush=True)
+    print(server.wait_heartbeat(timeout=60).echoed)
+"""
+
+
+def test_a_server_in_another_program_survives_a_flood(path: Path) -> None:
+    """To warn, it must not import anything: there is no descriptor for that."""
+    command = [sys.executable, "-c", FLOODED, str(path)]
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"listening\n"
+        with ExitStack() as stack:
+            clients = connect(path, 100, stack)
+            clients[-1].send(B7)
+            out, err = program.communicate(timeout=60)
+    assert (program.returncode, out) == (0, b"True\n")
+    assert b"(EMFILE)" in err
 
 
 async def test_a_late_byte_in_the_last_descriptor_is_answered(

@@ -106,7 +106,7 @@ _VSOCK_LISTEN: Final = _VSOCK | {
     errno.EADDRINUSE: (
         "port {port} is taken; a listener on vsock::{port} takes it on every CID",
         "Find the other listener (ss --vsock -lp, as root on the host) and stop it. If it is"
-        " nitro-cli or QEMU -M nitro, wait until its launch is over.",
+        " nitro-cli or QEMU -accel nitro, wait until its launch is over.",
         _FIND_PROCESS,
     ),
 }

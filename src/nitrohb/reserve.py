@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One descriptor in reserve, to answer a heartbeat when no other descriptor is free."""
 
+import errno
 import logging
 import os
 from contextlib import suppress
@@ -23,6 +24,8 @@ class Reserve:
 
     def __init__(self) -> None:
         self._has_warned = False
+        # This imports what warn() needs: an import takes a descriptor, and then there is none.
+        advice_from({}, errno.EMFILE, "")
         try:
             self.fd = os.eventfd(0)
         except OSError as error:

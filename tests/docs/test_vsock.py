@@ -23,7 +23,8 @@ def test_wait_by_cid(capsys: pytest.CaptureFixture[str]) -> None:
     of_three = re.compile(r"(?<=VMMS = ).*?\}\n", re.DOTALL)
     program, number = of_three.subn(f"{ {LOCAL: vmm} }\n", program)
     assert number == 1
-    exec(program, {})
+    with pytest.raises(SystemExit, match=r"^0$"):
+        exec(program, {})
     assert re.search(r"^1 has booted: vsock:1:\d+$", capsys.readouterr().out, re.MULTILINE)
 
 

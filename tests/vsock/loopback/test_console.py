@@ -36,7 +36,7 @@ def test_a_console_that_does_not_exist() -> None:
     with started("run", *options, "--", "tail", "-f", "/dev/null") as script:
         code, _, err = script.end()
     assert code == 124
-    assert "(ECONNRESET)" in err.splitlines()[-1]
+    assert "(ECONNRESET)" in err.splitlines()[-2]
 
 
 def test_an_enclave_without_a_console_is_to_be_started_in_debug_mode() -> None:
