@@ -125,21 +125,23 @@ def _exchange(
 def receive_all(sock: socket.socket, deadline: float) -> bytes:
     """Read until the server closes the connection, with limits of size and time."""
     received = b""
-    while len(received) < _ANSWER_MAX:
-        left = deadline - time.monotonic()
-        sock.settimeout(min(max(left, 0.001), _SIGNAL_CHECK))
-        try:
-            data = sock.recv(_ANSWER_MAX)
-        except TimeoutError:
-            if left <= _SIGNAL_CHECK:
-                raise
-            continue
-        if not data:
-            break
+    while len(received) < _ANSWER_MAX and (data := _receive(sock, deadline)):
         received += data
     if not received:
         raise ConnectionAbortedError
     return received
+
+
+def _receive(sock: socket.socket, deadline: float) -> bytes:
+    """Wait for bytes. Twice a second, let the handlers of signals run."""
+    while True:
+        left = deadline - time.monotonic()
+        sock.settimeout(min(max(left, 0.001), _SIGNAL_CHECK))
+        try:
+            return sock.recv(_ANSWER_MAX)
+        except TimeoutError:
+            if left <= _SIGNAL_CHECK:
+                raise
 
 
 @contextmanager
