@@ -72,6 +72,7 @@ class Launch:
     async def last_chance(self, server: nitrohb.HeartbeatServer) -> nitrohb.Heartbeat:
         """The VMM has ended: return a heartbeat that came just before, or say what came instead."""
         try:
+            # The server is as old as the launch. Without max_age, it would report only 60 s.
             return await server.wait_heartbeat(timeout=0, max_age=math.inf)
         except nitrohb.HeartbeatTimeoutError as late:
             why = f"the VMM ended with status {self.vmm.returncode} before its heartbeat"
