@@ -50,7 +50,7 @@ async def test_heartbeats_are_answered_and_one_warning_says_why_they_may_wait(
 
 # A server in a program that has loaded nothing else, and a flood of one peer.
 FLOODED = """
-import resource, socket, sys, time
+import resource, sys
 from nitrohb import serve_in_thread
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 with serve_in_thread(f"unix:{sys.argv[1]}", keep=True) as server:

@@ -104,7 +104,8 @@ def test_error_clears_the_waiting_line(sock: Path) -> None:
     with on_terminal(*args, stdout=subprocess.PIPE) as (script, terminal):
         first, *_, last, end = on_screen(rest(terminal)).split("\n")
         assert script.end()[:2] == (124, "")
-    assert first.startswith(f"nitrohb: no heartbeat on unix:{sock} within 0.1 s: nobody connected")
+    nobody = f"nitrohb: no heartbeat on unix:{sock} within 0.1 s: nobody connected"
+    assert first.startswith(f"{nobody}; {sock} has mode 600, ")
     assert last.endswith(f"nitrohb doctor -l unix:{sock}")
     assert end == ""
 
