@@ -103,6 +103,7 @@ async def test_a_vmm_that_starts_later_and_again(path: Path, autojump_clock: Moc
     """Its last line has no end if it was killed."""
     errors: list[object] = []
     async with reading(path) as console:
+        await console.attempted.wait()
         await trio.sleep(60)
         assert console.error is not None
         assert console.error.errno == errno.ENOENT

@@ -67,6 +67,8 @@ class Console:
 
     Attributes:
         address: The address.
+        attempted: An ``anyio.Event``, set after the first attempt to connect. Wait for it before
+            you look at ``error`` or the lines of a guest that has just started.
         error: Why the last attempt to connect failed; None if it succeeded.
 
     Raises:
@@ -79,6 +81,7 @@ class Console:
     ) -> None:
         self.address = connectable(address)
         check_callback("on_data", on_data)
+        self.attempted = anyio.Event()
         self.error: ConnectError | None = None
         self._on_data = on_data
         self._fd: int | None = None  # while connected
@@ -97,9 +100,11 @@ class Console:
             try:
                 with await connect(self.address) as conn:
                     self.error = None
+                    self.attempted.set()
                     await self._read(conn.fileno())
             except ConnectError as error:
                 self.error = error
+                self.attempted.set()
             await anyio.sleep(_RETRY)
 
     def tail(self) -> list[str]:

@@ -4,6 +4,8 @@
 The test plays the VMM, on a socket like that of the serial port of QEMU.
 """
 
+import errno
+import math
 import os
 import re
 import socket
@@ -13,13 +15,17 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 from unittest.mock import Mock
 
 import pytest
+import trio
+from trio.testing import MockClock
 
-from nitrohb import Connected, HybridAddress, Listening, NitrohbError
+from nitrohb import Connected, HybridAddress, Listening, NitrohbError, VsockAddress
 from nitrohb.cli.console import GuestConsole, Log
 from nitrohb.cli.output import Output
+from nitrohb.remedies import connect_error
 
 from .events import made
 from .process import HEARTBEAT, PATIENCE, Script, beat, listening, nitrohb_here, started
@@ -149,6 +155,33 @@ def test_the_only_allowed_cid_is_known_before(
     said = explanation(console_of_enclave(output, 16), capfd)
     assert "the console at vsock:0:10016\n" in said
     assert "debug mode" in said
+
+
+@pytest.mark.parametrize(("takes", "said"), [(0.5, "(ECONNRESET)"), (math.inf, "no output")])
+async def test_an_enclave_that_ends_as_soon_as_its_cid_is_known(
+    takes: float,
+    said: str,
+    output: Output,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    """There is time for one attempt to connect to its console, but no longer than 1 s."""
+
+    async def connect(address: VsockAddress) -> NoReturn:
+        await trio.sleep(takes)
+        raise connect_error(address, errno.ECONNRESET)
+
+    monkeypatch.setattr("nitrohb.console.connect", connect)
+    console = console_of_enclave(output)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(console.run)
+        await console.wait_attempt()  # no enclave, nothing to wait for
+        console.on_event(made(Connected, cid=16))
+        await console.wait_attempt()
+        assert trio.current_time() == min(takes, 1)
+        nursery.cancel_scope.cancel()
+    assert said in explanation(console, capfd)
 
 
 # The file.

@@ -18,6 +18,7 @@ from .settings import RunSettings
 
 _WAITING_MAX: Final = 1024 * 1024  # bytes that wait for a slow disk
 _CLOSE_TIMEOUT: Final = 1.0  # seconds, at the end
+_ATTEMPT_TIMEOUT: Final = 1.0  # seconds, at the end
 
 
 class GuestConsole:
@@ -55,6 +56,12 @@ class GuestConsole:
             await self._is_known.wait()
             assert self._console is not None
             await self._console.run()
+
+    async def wait_attempt(self) -> None:
+        """Wait up to 1 s for the first attempt: an enclave can end as soon as its CID is known."""
+        if self._console is not None:
+            with trio.move_on_after(_ATTEMPT_TIMEOUT):
+                await self._console.attempted.wait()
 
     def explain(self) -> None:
         """Print the last lines of the console, or why there are none."""

@@ -102,6 +102,8 @@ class Supervisor:
                 self._settings.argv, self._environment, self._wait_for_heartbeats
             )
             await self._answer_last()
+            if self._console is not None and self._is_early():
+                await self._console.wait_attempt()
             nursery.cancel_scope.cancel()
 
     async def _wait_for_heartbeats(self) -> None:
