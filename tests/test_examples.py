@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What boot_eif.py says before it starts anything (tests/enclave has the rest); the launchers."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,17 +157,25 @@ def test_a_launcher_that_fails_says_why_and_leaves_nothing(
 @pytest.mark.parametrize("name", LAUNCHERS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("boots", [False, True])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
 def test_a_signal_ends_a_launcher_and_its_vmm(
-    name: str, number: signal.Signals, boots: bool, tmp_path: Path
+    name: str,
+    number: signal.Signals,
+    boots: bool,
+    send: Callable[[int, int], None],
+    tmp_path: Path,
 ) -> None:
+    """With killpg(), as Ctrl-C and systemd do, the VMM can end first."""
     sock = tmp_path / "s"
     program = (sys.executable, "-c", VMM, f"unix:{sock}") if boots else ("sh", "-c", SILENT)
     command = launching(name, sock, "60", *program)
     with started(command=tuple(command), stdin=subprocess.PIPE) as launcher:
         launcher.line()
-        launcher.popen.send_signal(number)
+        send(launcher.popen.pid, number)
         # To the end of stdout and stderr, so that the VMM has ended, too.
-        assert launcher.end() == (128 + number, "", "")
+        code, *printed = launcher.end()
+    assert code == 128 + number
+    assert send is os.killpg or printed == ["", ""]  # a VMM can say that it was interrupted
     assert not sock.exists()
 
 
