@@ -70,8 +70,8 @@ def _section(results: Results) -> list[str]:
     else:
         tables = [_goals(results), _summary(results)]
     how = (
-        f"Medians of {results.settings['rounds']:g} rounds; ratios are of the same round, with"
-        " the least and the most. "
+        f"Each figure is the median of {results.settings['rounds']:g} rounds. A ratio compares two"
+        " figures of one round; its least and its greatest are in parentheses. "
     )
     lines = [line for rows in tables for line in _as_markdown(rows)]
     return [*lines, f"{how}{_conditions(results)} {_machine(results)}"]

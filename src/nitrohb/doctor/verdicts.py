@@ -111,9 +111,10 @@ _USE_HYBRID: Final = "Use -l hybrid:PATH:9000, where PATH is the vsock socket of
 _ENCLAVES: Final = {
     Enclaves.STARTABLE: None,
     Enclaves.REFUSED: "For a launcher of this user, add the user to the group of the device (ne).",
-    Enclaves.UNKNOWN: "Use an EC2 instance that was launched with enclaves enabled, and load the"
-    " driver: modprobe nitro_enclaves",
-    Enclaves.DISABLED: "Use an EC2 instance that was launched with enclaves enabled.",
+    Enclaves.UNKNOWN: "For real enclaves, use an EC2 instance that was launched with enclaves"
+    " enabled, and load the driver: modprobe nitro_enclaves",
+    Enclaves.DISABLED: "For real enclaves, use an EC2 instance that was launched with enclaves"
+    " enabled.",
     Enclaves.NO_DRIVER: "Load its driver: modprobe nitro_enclaves",
     Enclaves.OUTSIDE: "For a launcher in a container, pass it in: --device /dev/nitro_enclaves",
 }
