@@ -141,7 +141,8 @@ class Heartbeat(_PeerEvent):
 
     Attributes:
         byte: The byte, 0 to 255. It is 0xB7, unless the server accepts any byte.
-        listening_seconds: Seconds since the address began to listen.
+        listening_seconds: Seconds since the address began to listen. To create a lost socket file
+            again does not reset it.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
         echoed: Whether the echo was sent. False if the enclave disconnected, or did not take the
             echo in time.
