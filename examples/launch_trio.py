@@ -34,8 +34,8 @@ class Launch:
     async def run_vmm(self, command: list[str]) -> None:
         # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
         self.vmm = await trio.run_process(command, stdin=None, check=False)
-        # Ctrl-C and systemd signal both: if the VMM ended first, let the signal end the launch.
-        await trio.sleep(0.1)
+        # If a signal to both ended the VMM first, the signal is the reason for the end.
+        await trio.sleep(0.5)
         self.waiting.cancel()
         self.vmm_ended.set()
 
