@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -93,6 +94,18 @@ def when_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> N
         return original(sock, deadline)
 
     monkeypatch.setattr(api_client, "receive_all", receive)
+
+
+def test_it_waits_until_the_deadline_although_it_looks_for_signals_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api_client, "_SIGNAL_CHECK", 0.01)
+    left, right = socket.socketpair()
+    with left, right:
+        deadline = time.monotonic() + 0.05
+        with pytest.raises(TimeoutError):
+            api_client.receive_all(left, deadline)
+        assert time.monotonic() >= deadline
 
 
 def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
