@@ -34,6 +34,8 @@ def wait_for_heartbeat(
             # Without max_age, the error would not list what came more than 60 s before the call.
             return server.wait_heartbeat(timeout=wait, max_age=math.inf)
         except nitrohb.HeartbeatTimeoutError as late:
+            if signals:
+                break
             if status is not None:
                 why = f"the VMM ended with status {status} before its heartbeat"
             elif left <= 0:
@@ -59,6 +61,8 @@ def launch(address: str, seconds: float, command: list[str]) -> int:
                 print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
             while vmm.poll() is None and not signals:
                 time.sleep(0.2)
+            if not signals:  # a signal to both can end the VMM first
+                time.sleep(0.5)
         finally:
             end(vmm)
     return 128 + signals[0] if signals else vmm.returncode

@@ -42,7 +42,9 @@ async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[st
     try:
         beat = await wait_for_heartbeat(server, vmm, seconds)
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
-        return await vmm.wait()
+        status = await vmm.wait()
+        await asyncio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
+        return status
     finally:
         await end(vmm)
 

@@ -34,8 +34,7 @@ class Launch:
     async def run_vmm(self, command: list[str]) -> None:
         # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
         self.vmm = await trio.run_process(command, stdin=None, check=False)
-        # If a signal to both ended the VMM first, the signal is the reason for the end.
-        await trio.sleep(0.5)
+        await trio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
         self.waiting.cancel()
         self.vmm_ended.set()
 
