@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -188,12 +189,37 @@ def let_a_group_in() -> str:
     )
 
 
-def metrics() -> str:
-    """Open the TCP port, as the page about monitoring says, and be a Prometheus for a moment."""
-    said = page("systemctl enable --now nitrohb-metrics.socket", MONITORING)
+def metrics() -> list[Any]:
+    """Open the TCP port, as the page about monitoring says, then one more. Scrape after each."""
+    first = page("systemctl enable --now nitrohb-metrics.socket", MONITORING) + scrape()
+    with open(MONITORING) as file:
+        (dropin,) = re.findall(r"```ini\n(.*?)```", file.read(), re.DOTALL)
+    os.mkdir("/etc/systemd/system/nitrohb-metrics.socket.d")
+    with open("/etc/systemd/system/nitrohb-metrics.socket.d/override.conf", "w") as file:
+        file.write(dropin)
+    output("systemctl", "daemon-reload")
+    second = output("systemctl", "restart", "nitrohb-metrics.socket") + scrape()
+    listening = listening_on(9180)
+    return [
+        first,
+        second + output("systemctl", "disable", "--now", "nitrohb-metrics.socket"),
+        listening,
+    ]
+
+
+def listening_on(port: int) -> list[str]:
+    """The IPv4 addresses at which a TCP port accepts connections."""
+    with open("/proc/net/tcp") as file:
+        sockets = [line.split()[1:4:2] for line in file]
+    ends = [where.split(":") for where, state in sockets if state == "0A"]
+    found = [int(address, 16) for address, number in ends if int(number, 16) == port]
+    return [socket.inet_ntoa(address.to_bytes(4, sys.byteorder)) for address in found]
+
+
+def scrape() -> str:
     with urllib.request.urlopen("http://127.0.0.1:9180/metrics", timeout=PATIENCE) as response:
-        scraped: str = response.read().decode()
-    return said + scraped + output("systemctl", "disable", "--now", "nitrohb-metrics.socket")
+        text: str = response.read().decode()
+    return text
 
 
 def once_in_vain(unit: str) -> dict[str, str]:
