@@ -38,6 +38,15 @@ class Reader:
             assert run.ends() == 0
         assert "init: boot: echoed" in (self._directory / "console.log").read_text()
 
+    def makes_a_parent(self) -> None:
+        """Run the block that makes a parent, with a Python as the README installs it."""
+        recipe = (
+            "python3 -m venv venv; mkdir initramfs; cd initramfs; cpio -i --quiet < ../enclave.cpio; cd ..;"
+            f" export PATH=$PWD/venv/bin:$PATH NITROHB={PROJECT}; {commands('siblings: parent')}"
+        )
+        env = os.environ | {"PATH": f"/usr/bin:{os.environ['PATH']}"}
+        subprocess.run(["sh", "-eu", "-c", recipe], cwd=self._directory, env=env, check=True)
+
     @contextmanager
     def runs(self, name: str) -> Generator[Program]:
         """Run a block while this lasts."""

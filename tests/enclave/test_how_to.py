@@ -8,7 +8,10 @@ from .machines import until
 from .parts import CRATES, HOW_TO, PROGRAMS, commands
 from .reader import Reader
 
-RUN_HERE = {"hybrid: device", "hybrid: run", "siblings: device"}
+RUN_HERE = {
+    *("hybrid: device", "hybrid: run"),
+    *("siblings: parent", "siblings: device", "siblings: boot", "siblings: enclave"),
+}
 RUN_FORWARDED = {"forward: module", "forward: device", "forward: run"}
 RUN_WITH_AN_IMAGE = {"image: boot", "eif: make", "eif: run"}
 RUN_BY_THE_SESSION = {"install", "guest", "image", "eif: install"}
@@ -44,7 +47,14 @@ def test_the_commands(reader: Reader) -> None:
             reader.boots("hybrid: run", "heartbeat .*hybrid:vm4.vsock:9000 ")
 
 
-def test_the_device_for_siblings_starts(reader: Reader, tmp_path: Path) -> None:
+def test_the_parent_and_its_sibling(reader: Reader, tmp_path: Path) -> None:
+    reader.makes_a_parent()
     with reader.runs("siblings: device"):
         for name in ("vhost3.socket", "vhost16.socket"):
             until((tmp_path / name).exists, name)
+        with reader.runs("siblings: boot") as parent:
+            parent.words.await_line("nitro_listening")
+            with reader.runs("siblings: enclave") as enclave:
+                parent.words.await_line("nitro_heartbeat .* cid=16 ")
+                enclave.words.await_line("Hello")
+                assert enclave.ends() == 0
