@@ -41,7 +41,8 @@ class Reader:
     def makes_a_parent(self) -> None:
         """Run the block that makes a parent, with a Python as the README installs it."""
         recipe = (
-            "python3 -m venv venv; mkdir initramfs; cd initramfs; cpio -i --quiet < ../enclave.cpio; cd ..;"
+            "python3 -m venv venv; mkdir initramfs;"
+            " (cd initramfs && cpio -i --quiet) < enclave.cpio;"
             f" export PATH=$PWD/venv/bin:$PATH NITROHB={PROJECT}; {commands('siblings: parent')}"
         )
         env = os.environ | {"PATH": f"/usr/bin:{os.environ['PATH']}"}
