@@ -32,6 +32,8 @@ from tests.support import Client, settled
 from .support import Passes
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # no settings
+PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + bytes(8)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +83,25 @@ async def test_a_client_that_does_not_read_is_cut_off(
         got, ended = client.look()
         assert ended
         assert len(got) < 10_000_000
+
+
+@pytest.mark.parametrize("before", [b"", REQUEST], ids=["at first", "after a request"])
+async def test_a_client_of_http_2_is_disconnected_although_it_goes_on(
+    before: bytes, listener: socket.socket, clock: MockClock
+) -> None:
+    """HTTP/2 is refused, so such a client has no reason to stay."""
+    async with serving_one(listener) as client:
+        if before:
+            client.send(before)
+            await trio.sleep(1)
+            assert client.look()[0].startswith(b"HTTP/1.1 200")
+        client.send(HTTP_2)
+        for _ in range(2):
+            await trio.sleep(2)
+            assert not client.look()[1]
+            client.send(PING)
+        await trio.sleep(2)
+        assert client.look()[1]
 
 
 async def test_the_bug_of_one_connection_does_not_end_the_others(

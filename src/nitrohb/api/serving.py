@@ -27,8 +27,10 @@ from typing import Any, Final
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..remedies import descriptor_shortage
@@ -161,11 +163,27 @@ class _Server:
 
 
 class _Connection(TCPServer):
-    """A connection of Hypercorn. It does not wait for requests of a client that has left."""
+    """A connection of Hypercorn. It does not wait for requests of a client that has left.
+
+    A client that changes to HTTP/2 stays for at most ``IDLE_TIMEOUT``. Hypercorn stops its timer
+    for idle connections then, and starts it again only after a request, which gets a 505.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._http2_task: Any = TrioSingleTask()
+        self._is_http2 = False
+
+    async def protocol_send(self, event: Event) -> None:
+        if not self._is_http2 and isinstance(self.protocol.protocol, H2Protocol):
+            self._is_http2 = True
+            await self._http2_task.restart(self._task_group, self._idle_timeout)
+        await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         await super()._read_data()
         await self.idle_task.stop()
+        await self._http2_task.stop()
 
 
 class _Stream:
@@ -185,7 +203,7 @@ class _Stream:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch)
-                await _Connection(wrapped, config, context, {}, self).run()  # type: ignore[arg-type]
+                await _Connection(wrapped, config, context, {}, self).run()
                 nursery.cancel_scope.cancel()
 
     def disconnect(self) -> None:
