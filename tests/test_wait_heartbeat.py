@@ -259,7 +259,8 @@ KINDS = {
     "wrong byte": "sent 0x78 instead of 0xB7",
     "no byte": "closed without a byte",
     "silent": "had sent nothing yet",
-    "claimed": "sent a heartbeat that was already claimed, is too old, or came from another CID",
+    "claimed": "sent a heartbeat that was already claimed or dropped, is too old, or came from"
+    " another CID",
 }
 steps = st.tuples(st.sampled_from([0, 0, 20, 50]), st.sampled_from(sorted(KINDS)), st.booleans())
 

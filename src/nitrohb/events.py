@@ -159,7 +159,7 @@ class Heartbeat(_PeerEvent):
     def outcome(self) -> str:
         """Why a waiter did not get this heartbeat, in words."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
-        why = "was already claimed, is too old, or came from another CID"
+        why = "was already claimed or dropped, is too old, or came from another CID"
         return f"sent a heartbeat{sender} that {why}"
 
 

@@ -120,7 +120,7 @@ class Listener:
         return fd, VsockAddress(*name) if self.has_cids else None
 
     def is_isolated(self) -> bool:
-        """Whether only clients in its network namespace can connect, if that is known.
+        """Whether only clients in its network namespace can connect; False if that is unknown.
 
         It is false for a socket that was passed in from another network namespace.
         """

@@ -38,7 +38,7 @@ _BACKLOG: Final = 4096  # the default of the kernel's own limit, net.core.somaxc
 _GROUP_MAX: Final = 2**32 - 2  # to chown(2), -1 means no change
 
 Target = Address | socket.socket | Listener
-ListenTarget = str | Target
+ListenTarget = str | Address | socket.socket | Listener
 """What to listen on: an address (text or object), a listening socket, or a ``Listener``."""
 
 
