@@ -96,6 +96,14 @@ def when_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(api_client, "receive_all", receive)
 
 
+def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
+    code, out, err = result
+    assert (code, out) == (1, "")
+    message, remedy = err.splitlines()
+    assert f"the server at unix:{api} closed the connection" in message
+    assert remedy.endswith(f"nitrohb serve --keep --api unix:{api}")
+
+
 def test_it_waits_until_the_deadline_although_it_looks_for_signals_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -106,14 +114,6 @@ def test_it_waits_until_the_deadline_although_it_looks_for_signals_before(
         with pytest.raises(TimeoutError):
             api_client.receive_all(left, deadline)
         assert time.monotonic() >= deadline
-
-
-def assert_closed(api: Path, result: tuple[int, str, str]) -> None:
-    code, out, err = result
-    assert (code, out) == (1, "")
-    message, remedy = err.splitlines()
-    assert f"the server at unix:{api} closed the connection" in message
-    assert remedy.endswith(f"nitrohb serve --keep --api unix:{api}")
 
 
 @pytest.mark.parametrize(

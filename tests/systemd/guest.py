@@ -56,7 +56,7 @@ def collect(facts: Facts) -> None:
     facts["twice"] = until(SERVICE, lambda unit: "2 in all" in unit["StatusText"])
     facts["launch"] = page("cp -r deploy/systemd/nitrohb.service.d")
     facts["api files"] = output("ls", "-ln", "/run/nitrohb")
-    facts["metrics"] = metrics()
+    open_metrics(facts)
     facts["group"] = let_a_group_in()
 
     facts["wrong byte"] = beat(b"\x00").hex()
@@ -113,12 +113,17 @@ def processes() -> str:
     return found
 
 
-def page(beginning: str, path: str = PAGE) -> str:
-    """Run the block of the page that begins so, and return what it prints."""
+def page(text: str, path: str = PAGE) -> str:
+    """Run the commands of the page that contain this text, and return what they print."""
+    return output("bash", "-euo", "pipefail", "-c", block(path, "sh", text))
+
+
+def block(path: str, language: str, text: str) -> str:
+    """The only block of a page in this language that contains this text."""
     with open(path) as file:
-        blocks: list[str] = re.findall(r"```sh\n(.*?)```", file.read(), re.DOTALL)
-    (block,) = [text for text in blocks if text.startswith(beginning)]
-    return output("bash", "-euo", "pipefail", "-c", block)
+        blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", file.read(), re.DOTALL)
+    (found,) = [block for block in blocks if text in block]
+    return found
 
 
 def output(*argv: str) -> str:
@@ -171,11 +176,8 @@ def process(unit: dict[str, str]) -> dict[str, str]:
 
 def let_a_group_in() -> str:
     """Do as the page says for a group, and claim a heartbeat as one of its members."""
-    with open(PAGE) as file:
-        blocks: list[str] = re.findall(r"```ini\n(.*?)```", file.read(), re.DOTALL)
-    (dropin,) = [text for text in blocks if "Group=" in text]
     with open("/etc/systemd/system/nitrohb.service.d/api.conf", "w") as file:
-        file.write(dropin)
+        file.write(block(PAGE, "ini", "Group="))
     member = "setpriv --reuid=nobody --regid=enclaves --clear-groups"
     stranger = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
     return output(
@@ -189,22 +191,18 @@ def let_a_group_in() -> str:
     )
 
 
-def metrics() -> list[Any]:
+def open_metrics(facts: Facts) -> None:
     """Open the TCP port, as the page about monitoring says, then one more. Scrape after each."""
-    first = page("systemctl enable --now nitrohb-metrics.socket", MONITORING) + scrape()
-    with open(MONITORING) as file:
-        (dropin,) = re.findall(r"```ini\n(.*?)```", file.read(), re.DOTALL)
+    opened = page("systemctl enable --now nitrohb-metrics.socket", MONITORING)
+    facts["metrics"] = opened + scrape()
     os.mkdir("/etc/systemd/system/nitrohb-metrics.socket.d")
     with open("/etc/systemd/system/nitrohb-metrics.socket.d/override.conf", "w") as file:
-        file.write(dropin)
+        file.write(block(MONITORING, "ini", "ListenStream="))
     output("systemctl", "daemon-reload")
-    second = output("systemctl", "restart", "nitrohb-metrics.socket") + scrape()
-    listening = listening_on(9180)
-    return [
-        first,
-        second + output("systemctl", "disable", "--now", "nitrohb-metrics.socket"),
-        listening,
-    ]
+    restarted = output("systemctl", "restart", "nitrohb-metrics.socket")
+    facts["metrics again"] = restarted + scrape()
+    facts["metrics addresses"] = listening_on(9180)
+    output("systemctl", "disable", "--now", "nitrohb-metrics.socket")
 
 
 def listening_on(port: int) -> list[str]:
