@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests of nitrohb, and the beds that some of them run in."""
+"""The tests of nitrohb, and the machines and kernels that some of them boot."""

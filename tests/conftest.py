@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test is under: no descriptor leaks, and no AF_VSOCK connects outside a test kernel."""
+"""For every test: no descriptor may leak, and AF_VSOCK connects only inside a test kernel."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ import pytest
 
 from tests.uml import launcher
 
-# "quick" tries the same few examples each time. "thorough" tries many, and others each time.
+# "quick" tries the same few examples in each run. "thorough" tries many new ones in each run.
 hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000, print_blob=True)
 hypothesis.settings.load_profile("quick")
 
 
 def refuse_vsock_connects(event: str, args: tuple[object, ...]) -> None:
-    """Keep tests from talking to whatever machine may be behind this one's AF_VSOCK."""
+    """Stop a test that would connect to another machine over AF_VSOCK."""
     if event != "socket.connect" or launcher.inside():
         return
     (sock, *_) = args

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of other Debians than this machine's, from the mirror that it uses."""
+"""Packages of other Debian releases, from the mirror that this machine uses."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def apt_of(suite: str, arch: str, directory: Path) -> dict[str, str]:
-    """Let apt know one suite for one architecture, in an empty directory, as any user can.
+    """Configure apt for one suite and one architecture, in an empty directory, without root.
 
     Returns:
         The environment in which apt-get and apt-cache know its packages, and no others.

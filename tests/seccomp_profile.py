@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a command under a container's seccomp profile: ``python -m tests.seccomp_profile FILE CMD``.
+"""Run a command under a seccomp profile: ``python -m tests.seccomp_profile FILE CMD``.
 
 The profile is loaded as a container runtime does it, by libseccomp.
 """
@@ -19,7 +19,7 @@ ARCHITECTURES = {
 
 
 def load(profile: Path) -> None:
-    """Have this process, and its children, obey a profile from now on."""
+    """Apply a profile to this process and its children."""
     rules: dict[str, Any] = json.loads(profile.read_text())
     assert rules["defaultAction"] == "SCMP_ACT_ERRNO"
     refused = pyseccomp.ERRNO(rules["defaultErrnoRet"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests need: clients, peers with CIDs, and servers whose events are recorded."""
+"""Helpers for several tests: clients, peers with CIDs, and servers whose events are recorded."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ settled = wait_all_tasks_blocked
 
 
 class Client:
-    """An enclave as a plain socket, driven step by step from inside a trio run."""
+    """An enclave as a plain socket, controlled step by step inside a trio run."""
 
     def __init__(self, path: Path | str) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,7 +38,7 @@ class Client:
         self.ended = False
 
     def send(self, data: bytes) -> None:
-        """Send as much as there is room for. It is no error if the server has closed."""
+        """Send as much as there is room for, also if the server has closed."""
         with contextlib.suppress(OSError):
             self.sock.send(data)
 
@@ -70,7 +70,7 @@ class Client:
 
 
 async def beat(client: Client, data: bytes = B7) -> None:
-    """Be an enclave that boots: send, and read the first byte again, and then the end."""
+    """Act as an enclave that boots: send, read the echo, and then the end."""
     with client:
         client.send(data)
         await settled()
@@ -109,10 +109,10 @@ async def serving(*listen: Any, **options: Any) -> AsyncGenerator[list[Event]]:
 
 @contextmanager
 def child(command: Sequence[str], **options: Any) -> Generator[Any]:
-    """Start a process, and kill it at the end of the block, also when an assertion fails.
+    """Start a process, and kill it at the end of the block, also if an assertion fails.
 
-    Yields a :class:`subprocess.Popen`. ``with Popen(...)`` alone would wait for its end, and
-    nobody has told it to end.
+    Yields a :class:`subprocess.Popen`. ``with Popen(...)`` alone would wait for a process that does
+    not end.
     """
     with subprocess.Popen(command, **options) as process:
         try:
@@ -123,7 +123,7 @@ def child(command: Sequence[str], **options: Any) -> Generator[Any]:
 
 @contextmanager
 def descriptors_left(number: int) -> Generator[None]:
-    """Let this process have exactly so many more descriptors while the block runs."""
+    """Limit this process to so many more descriptors while the block runs."""
     free = [os.dup(1) for _ in range(number + 1)]  # the lowest ones that are free
     for fd in free:
         os.close(fd)
@@ -140,9 +140,9 @@ def names(events: list[Event]) -> list[str]:
 
 
 def without_capability(*names: str) -> list[str]:
-    """A command's prefix that drops some of root's capabilities.
+    """A prefix for a command that drops some capabilities of root.
 
-    It stays root: another user might not be able to read the Python that runs here.
+    The command stays root, because another user might not be able to read this Python.
     """
     if os.geteuid() != 0:
         return []

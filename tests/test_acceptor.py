@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pending connections: polled for a moment, left to a handler task, evicted.
 
-A test is a task beside the server's. It can act only at the checkpoints of the listener task, which
-here polls pending connections for as long as a test needs.
+A test runs as a task beside the listener task, and acts only at checkpoints of that task. Here that
+task polls pending connections for as long as a test needs.
 """
 
 import errno
@@ -68,14 +68,14 @@ def _closed_descriptors_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the server run until a condition holds. It might never be idle here."""
+    """Let the server run until a condition is true. It might never be idle here."""
     with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
 
 
 def handlers() -> int:
-    """How many handler tasks there are."""
+    """The number of handler tasks."""
     return sum(task.name.startswith("handler") for task in _tasks())
 
 
@@ -120,10 +120,10 @@ async def test_one_that_stays_silent_is_left_to_a_task(path: Path) -> None:
             await beat(client)
 
 
-async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
+async def test_a_silent_one_is_left_to_a_task_while_others_keep_coming(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its deadline is kept there: a busy listener task does not delay it."""
+    """The task keeps its deadline, even if the listener task is busy."""
     now = 0
     monkeypatch.setattr(acceptor, "time", SimpleNamespace(monotonic_ns=lambda: now, time=time.time))
     monkeypatch.setattr(acceptor, "_POLL_FOR_BYTES", 300)
@@ -142,7 +142,7 @@ async def test_one_that_stays_silent_while_others_keep_coming_is_left_to_a_task(
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_while_it_looks_on_another_is_answered(path: Path) -> None:
+async def test_while_it_polls_another_connection_is_answered(path: Path) -> None:
     async with serving(f"unix:{path}", keep=True) as events:
         with Client(path), Client(path) as second:
             await until(lambda: len(events) == 3)
@@ -153,7 +153,7 @@ async def test_while_it_looks_on_another_is_answered(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_an_answer_while_another_is_looked_at_ends_both(path: Path) -> None:
+async def test_an_answer_ends_a_polled_connection_too(path: Path) -> None:
     async with serving(f"unix:{path}") as events:
         with Client(path) as silent, Client(path) as enclave:
             await until(lambda: len(events) == 3)
@@ -177,7 +177,7 @@ async def test_a_connection_that_is_polled_can_be_evicted(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_a_callback_that_fails_while_it_looks_on_leaves_nothing_open(path: Path) -> None:
+async def test_a_callback_that_fails_during_polling_leaves_nothing_open(path: Path) -> None:
     def on_event(event: Event) -> None:
         if isinstance(event, Disconnected):
             raise ZeroDivisionError
@@ -192,7 +192,7 @@ async def test_a_callback_that_fails_while_it_looks_on_leaves_nothing_open(path:
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_an_echo_that_finds_no_room_is_left_to_a_task(
+async def test_an_echo_into_a_full_buffer_is_left_to_a_task(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = False
@@ -217,7 +217,7 @@ async def test_an_echo_that_finds_no_room_is_left_to_a_task(
 ATTEMPTS = range(10)  # trio runs two tasks that are due in any order
 
 
-async def test_at_its_deadline_it_is_evicted_or_late_not_both(
+async def test_at_its_deadline_it_is_evicted_or_times_out_not_both(
     path: Path, mock_clock: MockClock
 ) -> None:
     for _ in ATTEMPTS:
@@ -231,10 +231,10 @@ async def test_at_its_deadline_it_is_evicted_or_late_not_both(
         assert len(events) == 4
 
 
-async def test_a_byte_before_the_deadline_is_answered_however_late_we_are(
+async def test_a_byte_before_the_deadline_is_answered_even_if_it_is_read_late(
     path: Path, mock_clock: MockClock
 ) -> None:
-    """As after a SIGSTOP, or when the machine was suspended."""
+    """For example after a SIGSTOP, or after the machine was suspended."""
     for _ in ATTEMPTS:
         async with serving(f"unix:{path}") as events:
             with Client(path) as client:
@@ -253,7 +253,7 @@ async def test_a_byte_at_the_last_moment_is_answered_and_its_connection_not_evic
         async with serving(f"unix:{path}", keep=True, max_pending=1) as events:
             with Client(path) as first:
                 await settled()
-                first.send(B7)  # at the same time as another one comes
+                first.send(B7)  # at the same time as another connection
                 with Client(path) as second:
                     await settled()
                     assert first.look() == (B7, True)
@@ -265,7 +265,7 @@ async def test_a_byte_at_the_last_moment_is_answered_and_its_connection_not_evic
 async def test_a_new_connection_is_reported_although_its_eviction_closes_the_address(
     path: Path, keep: bool
 ) -> None:
-    """The byte of the evicted one ends a one-shot address; of another, on_event removes it."""
+    """The byte of the evicted one ends a one-shot address. on_event removes the other kind."""
     reason = RejectReason.UNLISTENED if keep else RejectReason.ALREADY_ANSWERED
     rejected: list[Rejected] = []
 
@@ -288,7 +288,7 @@ async def test_a_new_connection_is_reported_although_its_eviction_closes_the_add
     assert [event.reason for event in rejected] == [reason]
 
 
-async def test_one_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
+async def test_a_heartbeat_with_a_full_buffer_is_evicted_as_a_heartbeat(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(fd: int, data: bytes) -> int:
@@ -303,7 +303,7 @@ async def test_one_whose_echo_finds_no_room_is_evicted_as_a_heartbeat(
     assert "evicted" not in names(events)
 
 
-async def test_while_an_echo_finds_no_room_nobody_else_is_answered(
+async def test_while_an_echo_waits_no_other_connection_is_answered(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(fd: int, data: bytes) -> int:
@@ -321,7 +321,7 @@ async def test_while_an_echo_finds_no_room_nobody_else_is_answered(
 
 
 @pytest.mark.usefixtures("looks_on")
-async def test_a_removed_address_is_not_looked_at(path: Path) -> None:
+async def test_a_removed_address_is_not_polled(path: Path) -> None:
     """The listener task polls until a checkpoint ends it."""
     async with trio.open_nursery() as nursery:
         serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
@@ -336,7 +336,7 @@ async def test_a_removed_address_is_not_looked_at(path: Path) -> None:
 
 
 async def test_on_a_unix_socket_another_process_is_another_peer(path: Path) -> None:
-    """Its flood costs only its own connections, although ours is the oldest."""
+    """Its flood evicts only its own connections, although ours is the oldest."""
     clients = Path(__file__).parent / "floods" / "clients.py"
     flood = [sys.executable, "-IS", str(clients), "silent", f"unix:{path}", "20"]
     async with serving(f"unix:{path}", max_pending=4) as events:

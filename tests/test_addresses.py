@@ -61,7 +61,7 @@ addresses = st.one_of(
     vsock_addresses, unix_addresses, hybrid_addresses, inherited_sockets, named_sockets
 )
 
-# Texts that are near to an address: right and wrong parts, put together right and wrong.
+# Texts that are similar to an address: right and wrong parts, in right and wrong order.
 scheme = st.sampled_from(["vsock", "unix", "hybrid", "fd", "VSOCK", "tcp", "", " vsock"])
 part = st.one_of(
     st.sampled_from(["", "0", "3", "00", "-1", "+1", " 1", "1 ", "1_0", "0x10", "٣", "²"]),
@@ -79,7 +79,7 @@ near_texts = st.tuples(scheme, st.lists(part, max_size=4)).map(
 
 
 @given(addresses)
-def test_what_is_written_is_read_as_the_same(address: Address) -> None:
+def test_the_text_of_an_address_is_parsed_to_the_same_address(address: Address) -> None:
     assert parse_address(str(address)) == address
 
 
@@ -108,7 +108,7 @@ def test_an_address_is_equal_to_its_text(one: Address, other: Address) -> None:
 @example(HUGE)
 @example("/x\n\\")
 @example("/" + 200 * "x")
-def test_what_is_read_is_written_as_the_same_and_nothing_else_is_raised(text: str) -> None:
+def test_parsing_returns_an_address_of_the_same_text_or_raises_addresserror(text: str) -> None:
     try:
         address = parse_address(text)
     except AddressError as error:
@@ -231,7 +231,7 @@ def refusal(text: str) -> str:
         ("vsock:{}:9000", CID),
     ],
 )
-def test_no_number(form: str, expected: str) -> None:
+def test_not_a_number(form: str, expected: str) -> None:
     for number in NO_NUMBERS:
         text = form.format(number)
         if text not in ("vsock::9000", "fd:one"):  # every CID, and a name
@@ -269,12 +269,12 @@ def test_no_number(form: str, expected: str) -> None:
         ("007", [PORT, "'007'"]),
     ],
 )
-def test_no_address(text: str, named: list[str]) -> None:
+def test_not_an_address(text: str, named: list[str]) -> None:
     said = refusal(text)
     assert all(words in said for words in named), said
 
 
-def test_no_scheme() -> None:
+def test_not_a_scheme() -> None:
     for text in ("", "vsock", "unix", ":", ":9000", "VSOCK::9000", " vsock::9000", "tcp:1:2", "x"):
         said = refusal(text)
         for form in ("vsock:[CID]:PORT", "unix:PATH", "hybrid:PATH:PORT", "fd:N", "fd:NAME"):
@@ -298,7 +298,7 @@ def test_a_hybrid_path_is_measured_with_its_port() -> None:
         HybridAddress("x" * 102, 10000)
 
 
-def test_an_address_object_keeps_the_same_rules() -> None:
+def test_an_address_object_has_the_same_rules() -> None:
     for path in ("", "a\0b", "@a", "x" * 108, "\ud800"):
         with pytest.raises(AddressError, match=r"^expected "):
             UnixAddress(path)

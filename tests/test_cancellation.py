@@ -36,7 +36,7 @@ class CutAt(trio.abc.Instrument):
 
 
 async def serve_two_addresses(directory: Path) -> None:
-    """A boot with everything in it: silence, a wrong byte, an early close, two heartbeats."""
+    """A boot with silence, a wrong byte, an early close and two heartbeats."""
     paths = [directory / "a", directory / "b"]
     with ExitStack() as clients:
         async with trio.open_nursery() as nursery:
@@ -73,7 +73,7 @@ async def send_and_be_answered(directory: Path) -> None:
 
 
 async def lose_a_socket_file(directory: Path) -> None:
-    """It is deleted while a client waits in its queue, replaced by a file, and created again."""
+    """A socket file is deleted while a client is in its queue, replaced, and created again."""
     path, other = directory / "hb", directory / "other"
     async with trio.open_nursery() as nursery:
         with ExitStack() as closing:
@@ -96,7 +96,7 @@ async def lose_a_socket_file(directory: Path) -> None:
 
 
 def remove(path: Path, inode: int) -> None:
-    """Remove a file, if that is what is there."""
+    """Remove a file, if it is there."""
     with suppress(FileNotFoundError):
         if path.stat().st_ino == inode and path.is_file():
             path.unlink()
@@ -119,4 +119,4 @@ def test_nothing_is_left_behind_wherever_it_is_cut(scenario: Scenario, tmp_path:
         trio.run(cuttable, cut, clock=MockClock(autojump_threshold=0), instruments=[cut])
         assert open_descriptors() == before, f"cut at step {step}"
         assert not list(tmp_path.iterdir()), f"cut at step {step}"
-    assert step > 10  # it did take steps, and each of them was cut
+    assert step > 10  # there were steps, and each of them was cut

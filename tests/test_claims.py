@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each heartbeat is claimed once: the rules of claims.py beside a model that keeps a list."""
+"""Each heartbeat is claimed once: claims.py compared with a model that keeps a list."""
 
 import itertools
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def beat(address: Address = VSOCK, cid: int | None = 16) -> Heartbeat:
 
 @dataclass
 class Entry:
-    """What the model remembers of a heartbeat."""
+    """A heartbeat in the model."""
 
     beat: Heartbeat
     when: float
@@ -47,7 +47,7 @@ wanted = st.builds(
 
 
 class Rules(RuleBasedStateMachine):
-    """The model is a list of all heartbeats, in the order in which they came."""
+    """The model is a list of all heartbeats, in order of arrival."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class Rules(RuleBasedStateMachine):
         )
 
     def of(self, entry: Entry) -> list[Entry]:
-        """All of an entry's enclave, newest first."""
+        """All heartbeats of the same enclave, newest first."""
         key = (entry.beat.address, entry.beat.cid)
         return [e for e in reversed(self.model) if (e.beat.address, e.beat.cid) == key]
 
     def remembered(self) -> list[Entry]:
-        """The last of each enclave that is remembered, in the order in which they came."""
+        """The last heartbeat of each known enclave, in order of arrival."""
         lasts = [entry for entry in self.model if self.of(entry)[0] is entry]
         return lasts[-3:]
 
@@ -86,7 +86,7 @@ class Rules(RuleBasedStateMachine):
         entry = Entry(beat(*enclave), self.now)
         remembered = self.remembered()
         if all((e.beat.address, e.beat.cid) != enclave for e in remembered):
-            for old in self.of(entry):  # the enclave had been forgotten, and all of it
+            for old in self.of(entry):  # the enclave and all its heartbeats were forgotten
                 old.claimed = True
         self.model.append(entry)
         winner = next((w for w, what in self.waiters.items() if self.fits(entry, what)), None)
@@ -142,7 +142,7 @@ TestRules = Rules.TestCase
 
 
 @pytest.mark.parametrize("age", [60.0, 60.5])
-def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
+def test_a_heartbeat_that_is_too_old_stays_for_a_larger_max_age(age: float) -> None:
     claims = HeartbeatStore[int]()
     came = beat()
     assert claims.deliver(came, 0.0) is None
@@ -150,7 +150,7 @@ def test_what_is_too_old_stays_for_who_is_less_particular(age: float) -> None:
     assert claims.claim(ClaimFilter(max_age=100.0), age) is (None if age == 60.0 else came)
 
 
-def test_a_flood_of_one_enclave_costs_no_other_enclave_anything() -> None:
+def test_a_flood_of_one_enclave_drops_no_heartbeat_of_another() -> None:
     claims = HeartbeatStore[int]()
     claims.deliver(honest := beat(cid=17), 0.0)
     for _ in range(10_000):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both sides of the heartbeat on a caller's own connections, under trio and asyncio."""
+"""Both sides of the heartbeat on one connection, under trio and asyncio."""
 
 import errno
 import inspect
@@ -55,7 +55,9 @@ def under_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]
 
     backend = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY)
     parameters = [*inspect.signature(test).parameters.values(), backend]
-    run.__dict__["__signature__"] = inspect.Signature(parameters)  # what pytest asks for fixtures
+    run.__dict__["__signature__"] = inspect.Signature(
+        parameters
+    )  # pytest reads this to find fixtures
     marked: Callable[..., None] = pytest.mark.parametrize("backend", ["trio", "asyncio"])(run)
     return marked
 
@@ -81,7 +83,7 @@ async def read(conn: socket.socket) -> bytes:
 
 @asynccontextmanager
 async def parent(script: Script, path: str = "a") -> AsyncGenerator[None]:
-    """A parent that does with its one connection what the script says, and closes it."""
+    """A parent that runs a script on its one connection, and closes it."""
 
     async def serve(sock: socket.socket) -> None:
         with await accept(sock) as conn:
@@ -102,7 +104,7 @@ def answering(answer: bytes, delay: float = 0) -> Script:
     return script
 
 
-# --- send_heartbeat: what may come back ---------------------------------------------------------
+# --- send_heartbeat: the answer -----------------------------------------------------------------
 
 
 @under_each_loop
@@ -145,7 +147,7 @@ async def hang_up(conn: socket.socket) -> None:
 
 @under_each_loop
 async def test_a_parent_that_does_not_echo() -> None:
-    """Closing with data unread, as the second script does, resets a Unix socket's peer."""
+    """The second script closes with unread data, which resets the peer of a Unix socket."""
     scripts: dict[str, tuple[Script, type[PeerError]]] = {
         "hang_up": (hang_up, PeerClosedError),
         "unread": (anyio.wait_readable, PeerClosedError),
@@ -225,7 +227,7 @@ async def test_it_always_executes_a_checkpoint() -> None:
 
 
 async def check_refused(address: str, number: int | None) -> None:
-    """A ConnectError says what is wrong in one line, and what to do in the next."""
+    """A ConnectError says in one line what is wrong, and in the next what to do."""
     with pytest.raises(ConnectError) as caught:
         await send_heartbeat(address)
     assert (caught.value.address, caught.value.errno) == (address, number)
@@ -260,12 +262,12 @@ async def test_no_connection_to_a_path() -> None:
         (b"unix:x", "^b'unix:x' is not an address"),
     ],
 )
-async def test_an_address_that_one_cannot_connect_to(address: Any, said: str) -> None:
+async def test_an_address_to_which_you_cannot_connect(address: Any, said: str) -> None:
     with trio.testing.assert_no_checkpoints(), pytest.raises(UsageError, match=said):
         await send_heartbeat(address)
 
 
-async def test_arguments_that_make_no_sense() -> None:
+async def test_wrong_arguments() -> None:
     with pytest.raises(AddressError, match="nonsense"):
         await send_heartbeat("nonsense")
     for timeout in (-1.0, math.nan):
@@ -308,7 +310,7 @@ class Wire:
         return self.sock
 
     def fill(self) -> int:
-        """Leave no room to write, so that the socket is not ready; returns how much it took."""
+        """Fill the buffer, so that the socket is not writable. Return the number of bytes."""
         self.sock.setblocking(False)
         count = 0
         try:
@@ -318,7 +320,7 @@ class Wire:
             return count
 
     async def drain(self, count: int) -> bytes:
-        """Read what fill() left, and return what comes after it."""
+        """Read the bytes of fill(), and return those after them."""
         while count > 0:
             count -= len(self.peer.recv(min(count, 100_000)))
         return await read(self.peer)
@@ -395,7 +397,7 @@ async def test_no_vsock_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- answer_heartbeat ---------------------------------------------------------------------------
 
-# What the peer sends, whether any byte will do, and the echo; None for an error.
+# The bytes of the peer, whether any byte counts, and the echo; None for an error.
 ANSWERS = [(BEAT, False, BEAT), (BEAT, True, BEAT), (b"\x01", True, b"\x01"), (b"G", False, None)]
 
 

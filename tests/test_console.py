@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of a guest: which lines are kept, and what happens when a VMM comes and goes."""
+"""The console of a guest: which lines it keeps, and how it follows a VMM."""
 
 import asyncio
 import errno
@@ -49,7 +49,7 @@ def test_the_last_lines_are_kept_however_the_bytes_are_cut(pieces: list[bytes]) 
 
 
 @given(st.binary(max_size=50))
-def test_whatever_the_guest_writes_is_safe_to_print(data: bytes) -> None:
+def test_all_output_of_the_guest_is_safe_to_print(data: bytes) -> None:
     assert "".join(kept([data])).isprintable()
 
 
@@ -73,7 +73,7 @@ def test_how_a_line_is_shown(line: bytes, shown: str) -> None:
 
 @contextmanager
 def vmm(path: Path) -> Generator[socket.socket]:
-    """Offer a console, as a VMM does that starts, and remove it at the end."""
+    """Offer a console, as a VMM does at its start, and remove it at the end."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
@@ -100,7 +100,7 @@ async def reading(
 
 
 async def test_a_vmm_that_starts_later_and_again(path: Path, autojump_clock: MockClock) -> None:
-    """Its last line has no end if it was killed."""
+    """If it was killed, its last line has no end."""
     errors: list[object] = []
     async with reading(path) as console:
         await console.attempted.wait()
@@ -116,7 +116,7 @@ async def test_a_vmm_that_starts_later_and_again(path: Path, autojump_clock: Moc
     assert console.tail() == ["one", "tw", "three"]
 
 
-async def test_the_tail_has_what_has_just_arrived(path: Path) -> None:
+async def test_the_tail_has_the_bytes_that_have_just_arrived(path: Path) -> None:
     """The VMM has ended, and so has the command that waits for it."""
     async with reading(path) as console:
         with vmm(path) as server, await accepted(server) as conn:
@@ -126,7 +126,7 @@ async def test_the_tail_has_what_has_just_arrived(path: Path) -> None:
             assert console.tail() == ["panic"]
 
 
-async def test_nothing_that_came_before_the_cancellation_is_lost(path: Path) -> None:
+async def test_bytes_before_the_cancellation_are_kept(path: Path) -> None:
     data: list[bytes] = []
     with vmm(path) as server:
         async with reading(path, data.append) as console:
@@ -138,7 +138,7 @@ async def test_nothing_that_came_before_the_cancellation_is_lost(path: Path) -> 
     assert console.tail() == [r"\x1b[2Jone", "two"]
 
 
-async def test_a_flood_leaves_others_their_turn(path: Path) -> None:
+async def test_a_flood_does_not_block_other_tasks(path: Path) -> None:
     """Each read finds the socket full again."""
     conn: socket.socket
 
@@ -175,7 +175,7 @@ def test_it_runs_under_asyncio(path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["fd:3", "vsock::10016"])
-def test_an_address_to_which_nobody_can_connect(address: str) -> None:
+def test_an_address_to_which_you_cannot_connect(address: str) -> None:
     with pytest.raises(UsageError, match=address):
         Console(address)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors: printed, shown, caught, and sent to another process."""
+"""Errors: their texts, how to catch them, and how they reach another process."""
 
 import copy
 import pickle
@@ -56,12 +56,12 @@ def test_every_error_has_its_message_wherever_it_is_shown(kind: type[NitrohbErro
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_no_error_is_taken_for_one_of_the_system(kind: type[NitrohbError]) -> None:
+def test_no_error_is_an_oserror(kind: type[NitrohbError]) -> None:
     """A launcher catches OSError around the start of its VMM: that must not hide a time-out."""
     assert not issubclass(kind, OSError)
 
 
-def test_a_timeout_tells_what_came_instead_in_words() -> None:
+def test_a_timeout_describes_what_came_instead() -> None:
     message = str(HeartbeatTimeoutError("no heartbeat came", (*SEEN, SEEN[-1])))
     assert message.startswith("no heartbeat came: 2 ")
     assert message.count("; ") == len(SEEN) - 1

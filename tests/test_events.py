@@ -126,7 +126,7 @@ def test_events_are_immutable_values() -> None:
         assert event.to_json() == expected
 
 
-def test_a_heartbeat_was_received_when_its_byte_came() -> None:
+def test_the_time_of_a_heartbeat_is_that_of_its_byte() -> None:
     beat = next(event for event, _ in EXAMPLES if isinstance(event, Heartbeat))
     assert beat.time is TIME
 
@@ -154,7 +154,7 @@ seconds = st.floats(0, 1e9)
         echoed=st.booleans(),
     )
 )
-def test_nothing_gets_lost_on_the_way_through_json(beat: Heartbeat) -> None:
+def test_json_keeps_every_value(beat: Heartbeat) -> None:
     form = json.loads(json.dumps(beat.to_json()))
     assert form["address"] == str(beat.address)
     assert datetime.fromisoformat(form["time"]) == beat.time

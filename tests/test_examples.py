@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What boot_eif.py says before it starts anything (tests/enclave has the rest); the launchers."""
+"""boot_eif.py before it starts anything (tests/enclave has the rest), and the launchers."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 BOOT_EIF = EXAMPLES / "boot_eif.py"
 LAUNCHERS = ("launch.py", "launch_asyncio.py", "launch_trio.py")
 
-# It boots an enclave in silence, and goes on until its input ends.
+# It boots an enclave, prints nothing, and goes on until stdin ends.
 VMM = """\
 import sys, trio
 from nitrohb import send_heartbeat
@@ -38,7 +38,7 @@ if sys.argv[2:]:  # and ends
     sys.exit(3)
 time.sleep(60)
 """
-# Runs a launcher in which a wait forgets soon what came before it.
+# Runs a launcher with a short default of max_age.
 FORGETFUL = """import runpy, sys
 import nitrohb
 def shorten(server):
@@ -49,7 +49,7 @@ shorten(nitrohb.HeartbeatServer)
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-# It ends when its guest has its echo.
+# It ends when its guest has the echo.
 SHORT = """\
 import os, socket, sys
 sock = socket.socket(socket.AF_UNIX)
@@ -64,7 +64,7 @@ SILENT = "echo runs; exec tail -f /dev/null"
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """An image for x86_64 with nothing in it: a header, whose last four bytes are the checksum."""
+    """An empty image for x86_64: a header, whose last four bytes are the checksum."""
     image = tmp_path / "x.eif"
     header = b".eif".ljust(544, b"\0")
     image.write_bytes(header + zlib.crc32(header).to_bytes(4, "big"))
@@ -72,14 +72,14 @@ def image(tmp_path: Path) -> Path:
 
 
 def refused(*args: str | Path) -> tuple[int, str]:
-    """How the program ends, and its last line."""
+    """The exit code of the program, and its last line."""
     command = [sys.executable, BOOT_EIF, *args]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": ""}, timeout=60)
     assert done.stdout == ""
     return done.returncode, done.stderr.splitlines()[-1]
 
 
-def test_what_is_no_image_is_refused(tmp_path: Path, image: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path, image: Path) -> None:
     missing, damaged = tmp_path / "missing", tmp_path / "damaged"
     damaged.write_bytes(image.read_bytes() + b"x")
     for path, why in {
@@ -90,12 +90,12 @@ def test_what_is_no_image_is_refused(tmp_path: Path, image: Path) -> None:
         assert refused(path) == (2, f"boot_eif.py: error: {why}")
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path: Path, image: Path) -> None:
+def test_a_missing_device_is_reported(tmp_path: Path, image: Path) -> None:
     why = f"{tmp_path} is not a socket: start vhost-device-vsock first"
     assert refused("--vhost-user", tmp_path, image) == (2, f"boot_eif.py: error: {why}")
 
 
-def test_a_qemu_that_is_not_there_is_missed(
+def test_a_missing_qemu_is_reported(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -165,7 +165,7 @@ def test_a_signal_ends_a_launcher_and_its_vmm(
     send: Callable[[int, int], None],
     tmp_path: Path,
 ) -> None:
-    """With killpg(), as Ctrl-C and systemd do, the VMM can end first."""
+    """With killpg(), like Ctrl-C and systemd, the VMM can end first."""
     sock = tmp_path / "s"
     program = (sys.executable, "-c", VMM, f"unix:{sock}") if boots else ("sh", "-c", SILENT)
     command = launching(name, sock, "60", *program)

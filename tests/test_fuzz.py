@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hypothesis against the running server: clients in any order, and all at once.
 
-What each client should read is in test_model.py. Here: no client reads what it should not, every
-connection has one outcome, and nothing is left behind.
+test_model.py checks what each client reads. Here, no client reads a wrong byte, every connection
+has one outcome, and nothing is left behind.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ chunks = st.one_of(
 )
 actions = st.one_of(
     chunks.map(lambda data: ("send", data)),
-    # Without "settle" in between the server meets several actions in one pass of its loop.
+    # Without "settle" between them, the server meets several actions in one pass of its loop.
     st.sampled_from(
         [(name, b"") for name in ("connect", "flood", "leave", "settle", "yield", "wait")]
     ),
@@ -98,8 +98,8 @@ async def play(path: Path, script: Script, has_cids: bool, any_byte: bool, **opt
             look()
             assert all(peer.client.ended for peer in peers)
             if "done" not in names(events):
-                # The nursery's parent, the listener, the one that keeps our socket file, and the
-                # one that keeps the server, even without an address.
+                # The parent task of the nursery, the listener task, the task that checks the socket
+                # file, and the task that keeps a server without an address running.
                 tasks += 1 + (not has_cids) + 1 + options["keep"]
             assert trio.lowlevel.current_statistics().tasks_living == tasks
     check_outcomes(events, options["keep"])
@@ -122,7 +122,7 @@ def check_outcomes(events: list[Event], keep: bool) -> None:
     few=st.integers(0, 3),
 )
 @settings(max_examples=max(100, settings().max_examples // 2))
-def test_no_client_gets_what_it_should_not_or_leaves_anything_behind(few: int, **how: Any) -> None:
+def test_every_client_gets_the_right_bytes_and_nothing_is_left_behind(few: int, **how: Any) -> None:
     before = open_descriptors()
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(acceptor, "_POLLED_MAX", few)

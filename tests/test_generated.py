@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made from the code is up to date, and complete."""
+"""Files that are generated from the code are up to date and complete."""
 
 import argparse
 import re
@@ -46,7 +46,7 @@ def test_the_man_page_has_every_option_of_every_command() -> None:
 
 
 def test_the_man_page_has_the_groups_of_the_options() -> None:
-    """What the first word of "their permissions" is about stands in the group's title."""
+    """In "their permissions", "their" refers to the title of the group."""
     page = manpage(build_parser()).replace("\\-", "-").replace("\\(aq", "'")
     serve = page.partition(".SS nitrohb serve\n")[2].partition(".SS ")[0]
     titles = ["time", "socket files", "output", "HTTP interface (needs the extra api)"]
@@ -57,7 +57,7 @@ def test_the_man_page_has_the_groups_of_the_options() -> None:
         assert f"\\fB{title}:\\fR\n.TP\n\\fB{option}\\fR" in serve
 
 
-def test_the_man_page_tells_the_exit_codes_the_environment_and_other_pages() -> None:
+def test_the_man_page_has_exit_codes_environment_and_other_pages() -> None:
     _, _, end = manpage(build_parser()).partition(".SH EXIT STATUS\n")
     codes, _, rest = end.partition(".SH ENVIRONMENT\n")
     assert {str(code) for code in exit_code_meanings()} == {*bold(codes)}
@@ -84,7 +84,7 @@ def test_the_python_reference_has_every_public_name_and_signatures_as_they_are_w
     assert not re.findall(r"[^`]``\w|:[a-z]+:`|^ *(?:Args|\.\. \S+):", page, re.MULTILINE)
 
 
-def test_only_what_is_between_the_marks_is_replaced() -> None:
+def test_only_the_text_between_the_marks_is_replaced() -> None:
     page = "a\n<!-- generated: exit-codes -->\nold\n<!-- end -->\nb\n<!-- end -->\n"
     filled = fill(page)
     assert filled.startswith("a\n<!-- generated: exit-codes -->\n\n| code | meaning |\n")

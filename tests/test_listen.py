@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that are added to a running server, and removed: what the models do not do."""
+"""Addresses that are added to a running server, and removed: cases that the models lack."""
 
 import errno
 import fcntl
@@ -102,7 +102,7 @@ async def test_a_server_can_begin_without_an_address(a: Path) -> None:
     assert await serve_heartbeat("none") == []
 
 
-async def test_a_removal_ends_what_is_silent_and_who_waits(a: Path, b: Path) -> None:
+async def test_a_removal_ends_silent_connections_and_waits(a: Path, b: Path) -> None:
     async with running(f"unix:{a}", f"unix:{b}") as server:
         with Client(a) as silent, Client(b) as other:
             await settled()
@@ -134,7 +134,7 @@ async def test_a_message_names_a_few_of_many_addresses(tmp_path: Path) -> None:
             server.handle.rearm("vsock::9000")
 
 
-async def test_a_thousand_come_and_go_and_leave_nothing(
+async def test_a_thousand_addresses_come_and_go_and_leave_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with running("none") as server:
@@ -154,7 +154,7 @@ async def test_a_thousand_come_and_go_and_leave_nothing(
                 for path in paths:
                     server.handle.unlisten(f"unix:{path}")
                 assert client.look() == (b"", True)
-            await trio.sleep(1)  # the files are looked after twice a second
+            await trio.sleep(1)  # the server checks the files twice a second
             assert held() == before
             assert os.listdir(tmp_path) == []
 
@@ -173,7 +173,7 @@ async def test_no_task_creates_the_file_of_a_removed_address_again(
             assert server.told() == ["listening", "unlistened"]
 
 
-async def test_a_file_of_others_is_left_alone(a: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_of_another_process_is_left_alone(a: Path, autojump_clock: MockClock) -> None:
     async with running(f"unix:{a}") as server:
         a.unlink()
         a.write_text("theirs")
@@ -184,7 +184,7 @@ async def test_a_file_of_others_is_left_alone(a: Path, autojump_clock: MockClock
         assert (server.told(), a.read_text()) == (["unlistened"], "theirs")
 
 
-async def test_what_cannot_be_listened_on_changes_nothing(tmp_path: Path, a: Path) -> None:
+async def test_an_address_that_fails_changes_nothing(tmp_path: Path, a: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     later = tmp_path / "later"
     async with running(f"unix:{a}", socket_mode=0o620) as server:
@@ -277,7 +277,7 @@ async def test_a_one_shot_server_ends_with_the_last_of_its_addresses(a: Path, b:
         assert server.told()[-1] == "unlistened"
 
 
-# on_event may call the server, in the middle of what it is doing.
+# on_event may call the server, in the middle of an operation.
 
 
 @pytest.mark.parametrize("once", [True, False])
@@ -317,7 +317,7 @@ async def test_an_event_can_remove_its_address(
 
 @pytest.mark.parametrize("once", [True, False])
 async def test_the_first_of_several_bytes_closes_the_address(once: bool, a: Path) -> None:
-    """Two bytes are there at once. On a busy machine, the second can be read first."""
+    """Two bytes arrive at once. On a busy machine, the server can read the second first."""
     clients: list[Client] = []
 
     def react(event: Event) -> None:
@@ -372,7 +372,7 @@ async def test_an_event_can_listen_for_the_next_boot(moment: str, a: Path) -> No
         assert server.returned is None
 
 
-async def test_an_event_can_remove_what_was_just_added(a: Path) -> None:
+async def test_on_event_can_remove_an_address_that_was_just_added(a: Path) -> None:
     def react(event: Event) -> None:
         if event.name == "listening":
             server.handle.unlisten(event.address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real server, step by step beside a small model of what it should do.
+"""The real server, compared with a small model after each step.
 
 Hypothesis drives the models in a thread. Each step runs in the trio loop of the server, whose clock
 moves only when a rule moves it.
@@ -67,7 +67,7 @@ class RealServer(RuleBasedStateMachine):
         self.ended.set()
 
     def do(self, step: Any, *args: Any) -> Any:
-        """Do something in the server's loop, and let the server come to rest."""
+        """Do something in the loop of the server, and let the server become idle."""
 
         async def then_settle() -> Any:
             result = step(*args)
@@ -86,7 +86,7 @@ class RealServer(RuleBasedStateMachine):
 
 
 class Machine(RealServer):
-    """What the models of one address share."""
+    """The common part of the models of one address."""
 
     any_byte: bool
     once = True
@@ -95,8 +95,8 @@ class Machine(RealServer):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        # The model: whether the server has answered and ended, the time of connecting of each
-        # client that waits, oldest first, and what each client was sent.
+        # The model: whether the server has answered and ended, when each waiting client has
+        # connected, oldest first, and the bytes that each client was sent.
         self.done = False
         self.waiting: dict[int, float] = {}
         self.echoes: dict[int, bytes] = {}
@@ -121,7 +121,7 @@ class Machine(RealServer):
 
     @rule()
     def reset(self) -> None:
-        """A reset of the machine drops waiting connections. A device that is done is gone."""
+        """A reset of the machine drops waiting connections. A device that has answered is gone."""
         if self.done:
             with pytest.raises(UsageError, match="is closed"):
                 self.do(self.server.rearm)
@@ -164,10 +164,10 @@ class Machine(RealServer):
 
 
 class SeedDevice(Machine):
-    """QEMU's device: one client at a time. It echoes the first byte, whatever it is, and is done.
+    """QEMU's device: one client at a time. It echoes the first byte of any value, and is done.
 
-    The server does not keep the others waiting while one is silent. So here only the client whose
-    turn it is speaks, while all may come and go: then both must agree.
+    The server does not make others wait for a silent client. So here only the oldest client sends,
+    while all may connect and leave. Then both must agree.
     """
 
     any_byte = True
@@ -181,7 +181,7 @@ class SeedDevice(Machine):
 
 
 class Strict(Machine):
-    """Our own rules: any client may speak, only 0xB7 is answered, a silent client is closed."""
+    """The rules of nitrohb: any client may send, 0xB7 is answered, a silent client is closed."""
 
     any_byte = False
 
@@ -200,7 +200,7 @@ class Strict(Machine):
 
 
 class Keep(Strict):
-    """The same, without an end; each heartbeat can be claimed once, until the next reset."""
+    """The same with keep. Each heartbeat can be claimed once, until the next reset."""
 
     once = False
 
@@ -237,7 +237,7 @@ class Keep(Strict):
 
 
 class Waiter:
-    """A task that claims a heartbeat, and what it got."""
+    """A task that claims a heartbeat, and its result."""
 
     def __init__(self, server: HeartbeatServer, address: str | None) -> None:
         self.address = address
@@ -255,7 +255,7 @@ NAMES = ("a", "b", "c")
 
 
 class ComeAndGo(RealServer):
-    """Addresses that come and go, with clients and claims on them, while the server runs."""
+    """Addresses that are added and removed, with clients and claims, while the server runs."""
 
     once = False
     clients = Bundle("clients")
@@ -264,9 +264,9 @@ class ComeAndGo(RealServer):
         self.events: list[Event] = []
         self.result: list[Heartbeat] = []
         super().__init__()
-        # The model: the known addresses, and whether each is open; the address of each client that
-        # is connected and silent; what each client was sent; the unclaimed heartbeats of each
-        # address; the tasks that wait.
+        # The model: the known addresses, and whether each is open; the address of each silent
+        # client; the bytes that each client was sent; the unclaimed heartbeats of each address;
+        # the tasks that wait.
         self.open = {self.address("a"): True}
         self.silent: dict[int, str] = {}
         self.echoes: dict[int, bytes] = {}
@@ -289,7 +289,7 @@ class ComeAndGo(RealServer):
 
     @rule(name=st.sampled_from(NAMES))
     def listen(self, name: str) -> None:
-        """Each address once. One that has answered can be listened on again."""
+        """Listen on each address once. One that has answered can be used again."""
         address = self.address(name)
         if self.done or self.open.get(address):
             with pytest.raises(UsageError, match="has ended" if self.done else "already"):
@@ -306,7 +306,7 @@ class ComeAndGo(RealServer):
 
     @rule(name=st.sampled_from(NAMES))
     def unlisten(self, name: str) -> None:
-        """All that has to do with the address ends."""
+        """Connections and claims of the address end."""
         address = self.address(name)
         if address not in self.open:
             with pytest.raises(UsageError, match="does not listen"):
@@ -318,7 +318,7 @@ class ComeAndGo(RealServer):
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=6))
     def come_and_go_at_once(self, names: list[str]) -> None:
-        """Both, with no time for a task in between."""
+        """Listen and unlisten, without a checkpoint between them."""
 
         def toggle() -> None:
             for address in map(self.address, names):
@@ -339,7 +339,7 @@ class ComeAndGo(RealServer):
         self.close(address)
 
     def close(self, address: str) -> None:
-        """Nobody is connected there any more, and the claims that waited get an error."""
+        """Close its connections. The claims that waited get an error."""
         self.silent = {n: where for n, where in self.silent.items() if where != address}
         is_last = not any(self.open.values())
         hopeless = (address, None) if is_last else (address,)
@@ -418,7 +418,7 @@ class ComeAndGo(RealServer):
 
     @invariant()
     def the_events_tell_the_same(self) -> None:
-        """An address has one end, after the ends of all of its connections."""
+        """Each address ends once, after all of its connections."""
         for address, is_open in [*self.open.items(), *((self.address(it), None) for it in NAMES)]:
             told = [event for event in self.events if str(event.address) == address]
             silent = 0
@@ -441,7 +441,7 @@ class ComeAndGo(RealServer):
 
 
 class ComeAndGoOnce(ComeAndGo):
-    """The same, where an address closes when it has answered, and the server ends with the last."""
+    """The same without keep: an address closes after its heartbeat, the server after its last."""
 
     once = True
 
@@ -452,12 +452,12 @@ FEW = settings(max_examples=max(15, settings().max_examples // 10))
 
 @pytest.mark.hypothesis  # so that "nox -s thorough" selects it
 @pytest.mark.parametrize("model", [SeedDevice, Strict, Keep, ComeAndGo, ComeAndGoOnce])
-def test_the_server_does_what_the_model_says(model: type[RuleBasedStateMachine]) -> None:
+def test_the_server_matches_the_model(model: type[RuleBasedStateMachine]) -> None:
     clock = MockClock()
 
     async def beside() -> None:
         async with trio.open_nursery() as nursery:
-            # Made here, because Hypothesis makes the machine itself, without arguments.
+            # Created here, because Hypothesis creates the machine without arguments.
             machine: Any = type(model.__name__, (model,), {"clock": clock, "nursery": nursery})
             await trio.to_thread.run_sync(partial(run_state_machine_as_test, machine, settings=FEW))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as a whole: what it exports, and that importing it costs nothing."""
+"""The package as a whole: its exports, and its version."""
 
 import importlib.metadata
 import importlib.resources

@@ -17,7 +17,7 @@ from tests.support import PeersWithCids, beat, names, serving, settled
 
 
 class PendingBesideAList(RuleBasedStateMachine):
-    """The table beside the plainest model of it: a list of (peer, connection), oldest first."""
+    """The table, compared with the simplest model: a list of (peer, connection), oldest first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ async def test_exhaustion_evicts_the_oldest_of_the_peer_that_holds_the_most(
             for cid in (16, 66, 66):
                 clients.enter_context(listener.connect(cid))
             await settled()
-            # At the first failure the descriptor in reserve is given up.
+            # At the first failure, the server uses the descriptor in reserve.
             fail(monkeypatch, listener, errno.EMFILE, errno.EMFILE)
             await beat(listener.connect(17))
     assert [event.cid for event in events if isinstance(event, Evicted)] == [66]
@@ -93,8 +93,8 @@ def fail(monkeypatch: pytest.MonkeyPatch, listener: PeersWithCids, *numbers: int
     monkeypatch.setattr(listener, "accept", accept)
 
 
-async def test_an_eviction_before_the_first_step_of_the_handler(tmp_path: Path) -> None:
-    """Two connections in one batch: the first is evicted before its task has run at all."""
+async def test_an_eviction_before_the_handler_has_run(tmp_path: Path) -> None:
+    """Two connections in one batch: the first is evicted before its task has run."""
     with ExitStack() as clients, PeersWithCids(tmp_path / "hb") as listener:
         waiting = [listener.connect(66), listener.connect(16)]
         for client in waiting:

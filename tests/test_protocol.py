@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sans-I/O core by itself."""
+"""The protocol without I/O."""
 
 import itertools
 import subprocess
@@ -100,8 +100,8 @@ def test_every_byte() -> None:
         assert any_byte.reply == bytes((byte,))
 
 
-def test_a_boot_a_late_one_and_one_after_a_reset() -> None:
-    """Both sides against each other."""
+def test_a_boot_a_late_connection_and_one_after_a_reset() -> None:
+    """Both sides, connected to each other."""
     latch = Latch()
     for expected in (
         State.HEARTBEAT,
@@ -117,11 +117,11 @@ def test_a_boot_a_late_one_and_one_after_a_reset() -> None:
         assert theirs.receive(ours.reply) is (State.CLOSED if late else State.HEARTBEAT)
 
 
-# --- how the bytes are cut does not matter ------------------------------------------------------
+# --- bytes in pieces of any size ----------------------------------------------------------------
 
 
 def cut(data: bytes, at: Iterable[int]) -> list[bytes]:
-    """The pieces of some bytes; never an empty one, which would be the end."""
+    """Split some bytes into pieces. No piece is empty, because that would be the end."""
     places = sorted({0, len(data), *(place % (len(data) + 1) for place in at)})
     return [data[a:b] for a, b in itertools.pairwise(places)]
 
@@ -166,7 +166,7 @@ def test_whole_or_in_pieces_or_byte_by_byte(
 
 
 class OneAddress(RuleBasedStateMachine):
-    """Many connections on one latch, beside the simplest model: whether it has answered."""
+    """Many connections on one latch, compared with the simplest model: whether it has answered."""
 
     @initialize(once=st.booleans(), any_byte=st.booleans())
     def configure(self, once: bool, any_byte: bool) -> None:

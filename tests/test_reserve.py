@@ -24,11 +24,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def connect(path: Path, number: int, stack: ExitStack) -> list[Client]:
-    """Clients, connected as long as there are descriptors for them."""
+    """Connect clients until no descriptor is left."""
     return [stack.enter_context(Client(path)) for _ in range(number)]
 
 
-async def test_heartbeats_are_answered_and_one_warning_says_why_they_may_wait(
+async def test_heartbeats_are_answered_and_one_warning_gives_the_reason(
     path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     with ExitStack() as stack:
@@ -105,7 +105,7 @@ async def test_a_silent_connection_in_the_last_descriptor_makes_room(
 async def test_another_thread_takes_the_descriptor_when_a_connection_closes(
     path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heartbeats wait then, until it is free again."""
+    """Then heartbeats wait until it is free again."""
 
     def fail(_: int) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seccomp profiles of containers: one that blocks AF_VSOCK, as Docker's default does, and ours."""
+"""Seccomp profiles of containers: one that blocks AF_VSOCK, as Docker does, and ours."""
 
 import ctypes
 import json
@@ -95,7 +95,7 @@ def test_a_profile_that_blocks_af_vsock_is_named() -> None:
 
 
 PROFILE = Path(__file__).parents[1] / "deploy/seccomp/nitrohb.json"
-# Not measured: coverage writes what it has seen by system calls that the server does not need.
+# Without coverage, which needs more system calls than the server.
 UNMEASURED = ("env", "-u", "COVERAGE_PROCESS_CONFIG", "-u", "COVERAGE_PROCESS_START")
 UNDER_PROFILE = (*UNMEASURED, sys.executable, "-m", "tests.seccomp_profile", str(PROFILE))
 

@@ -128,7 +128,7 @@ async def test_an_address_that_fails_closes_the_others(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-async def test_a_socket_that_is_handed_in_is_closed_and_its_file_left_alone(path: Path) -> None:
+async def test_a_passed_socket_is_closed_and_its_file_left_alone(path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(path))
     sock.listen()
@@ -139,7 +139,7 @@ async def test_a_socket_that_is_handed_in_is_closed_and_its_file_left_alone(path
     assert path.exists()
 
 
-async def test_a_listener_that_is_handed_in_has_listened_for_a_while(
+async def test_a_passed_listener_has_listened_for_a_while(
     path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (listener,) = open_listeners([f"unix:{path}"])
@@ -150,7 +150,7 @@ async def test_a_listener_that_is_handed_in_has_listened_for_a_while(
     assert heartbeats(events)[0].listening_seconds == 2.5
 
 
-# --- what a peer may do -------------------------------------------------------------------------
+# --- peers --------------------------------------------------------------------------------------
 
 
 async def test_a_wrong_byte_is_refused_and_the_next_one_answered(path: Path) -> None:
@@ -171,7 +171,7 @@ async def test_any_byte_is_echoed_when_asked(path: Path) -> None:
     assert heartbeats(events)[0].byte == 0
 
 
-async def test_a_connection_without_a_byte_is_no_heartbeat(path: Path) -> None:
+async def test_a_connection_without_a_byte_is_not_a_heartbeat(path: Path) -> None:
     async with serving(f"unix:{path}") as events:
         for leave in (Client.close, Client.half_close):
             with Client(path) as client:
@@ -183,7 +183,7 @@ async def test_a_connection_without_a_byte_is_no_heartbeat(path: Path) -> None:
     assert isinstance(events[2], Disconnected)
 
 
-async def test_what_follows_the_byte_changes_nothing(path: Path) -> None:
+async def test_bytes_after_the_first_are_ignored(path: Path) -> None:
     async with serving(f"unix:{path}", keep=True):
         await beat(Client(path), B7 + bytes(1_000_000))
         with Client(path) as client:
@@ -260,7 +260,7 @@ async def test_of_two_bytes_that_come_together_one_is_answered(path: Path) -> No
     assert sorted(names(events)[3:]) == ["done", "heartbeat", "rejected"]
 
 
-async def test_without_once_it_goes_on_until_it_is_cancelled(path: Path) -> None:
+async def test_with_keep_it_goes_on_until_it_is_cancelled(path: Path) -> None:
     with contextlib.ExitStack() as clients:
         async with serving(f"unix:{path}", keep=True) as events:
             for _ in range(3):
@@ -268,13 +268,13 @@ async def test_without_once_it_goes_on_until_it_is_cancelled(path: Path) -> None
             silent = clients.enter_context(Client(path))
             await settled()
         assert silent.look() == (b"", True)
-    # The silent one is not reported as too late.
+    # The silent one does not time out.
     assert names(events) == ["listening", *["connected", "heartbeat"] * 3, "connected"]
     assert not path.exists()
 
 
 @pytest.mark.parametrize("can_be_asked", [True, False])
-async def test_it_answers_when_nobody_observes(path: Path, can_be_asked: bool) -> None:
+async def test_it_answers_without_a_callback(path: Path, can_be_asked: bool) -> None:
     """Without a callback, and with nobody to call wait_heartbeat(), it creates no events."""
     async with trio.open_nursery() as nursery:
         serve = partial(serve_heartbeat, f"unix:{path}", keep=True)
@@ -290,7 +290,7 @@ async def test_it_answers_when_nobody_observes(path: Path, can_be_asked: bool) -
         nursery.cancel_scope.cancel()
 
 
-async def test_a_crowd_is_answered_in_batches_that_let_others_have_their_turn(
+async def test_many_connections_are_answered_in_batches(
     tmp_path: Path,
 ) -> None:
     busy, quiet = (open_listeners([f"unix:{tmp_path}/{name}"])[0] for name in ("busy", "quiet"))
@@ -307,7 +307,7 @@ async def test_a_crowd_is_answered_in_batches_that_let_others_have_their_turn(
     assert order.index(f"unix:{tmp_path}/quiet") <= 64
 
 
-# --- allow-lists, and arguments that make no sense ----------------------------------------------
+# --- allow-lists, and wrong arguments -----------------------------------------------------------
 
 
 async def test_a_cid_that_is_not_allowed_is_closed_before_anything_is_read(path: Path) -> None:
@@ -353,7 +353,7 @@ async def test_a_user_that_is_not_allowed_is_closed_before_anything_is_read(path
 
 
 @pytest.mark.parametrize(("more", "answer"), [(1, b""), (0, B7)])
-async def test_the_allow_list_holds_if_nobody_wants_the_events(
+async def test_the_allow_list_works_without_a_callback(
     more: int, answer: bytes, path: Path
 ) -> None:
     (listener,) = open_listeners([f"unix:{path}"])
@@ -385,7 +385,7 @@ async def test_with_both_allow_lists_each_kind_of_address_has_its_own(
 async def test_a_process_that_the_pid_namespace_hides_has_no_pid(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel gives 0 as its process ID. All of one address are one peer."""
+    """The kernel reports process ID 0. All such processes of one address are one peer."""
 
     def peer_credentials(_: int) -> bytes:
         return struct.pack("3I", 0, 7, 8)
@@ -436,9 +436,7 @@ async def test_users_alone_cannot_be_allowed_where_peers_have_none(path: Path) -
         ({"socket_group": 2**32 - 1}, r"socket_group cannot be 4294967295\nPass "),
     ],
 )
-async def test_arguments_that_make_no_sense(
-    path: Path, options: dict[str, Any], complaint: str
-) -> None:
+async def test_wrong_arguments(path: Path, options: dict[str, Any], complaint: str) -> None:
     listener = open_listeners([f"unix:{path}"])[0]
     with pytest.raises(UsageError, match=complaint):
         await serve_heartbeat(listener, **options)
@@ -500,12 +498,12 @@ class Scripted(Listener):
     ("expected", "failures"),
     [
         ([0.0] * 5, [errno.EAGAIN, errno.ECONNABORTED, errno.EPERM, errno.EPROTO]),
-        # At first the descriptor in reserve is given up.
+        # At first, the server uses the descriptor in reserve.
         ([0.0, 0.0, 0.1, 0.2, 0.3], [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]),
     ],
     ids=["of one connection", "exhaustion"],
 )
-async def test_errors_of_accept_that_pass(
+async def test_temporary_errors_of_accept(
     path: Path, expected: list[float], failures: list[int], autojump_clock: MockClock
 ) -> None:
     listener = Scripted(path, *failures)
@@ -532,7 +530,7 @@ async def test_a_listener_that_breaks_ends_the_server(path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-async def test_awaited_directly_it_raises_an_error_as_it_is(path: Path, keep: bool) -> None:
+async def test_awaited_directly_it_raises_the_error_without_a_group(path: Path, keep: bool) -> None:
     """It is not in a group, and has no group as its context, so the traceback is short."""
     listener = Scripted(path, errno.EBADF)
     with Client(path), pytest.raises(ListenError) as caught:
@@ -548,7 +546,7 @@ async def test_errors_that_come_together_are_in_a_group(tmp_path: Path) -> None:
         await serve_heartbeat(*broken)
 
 
-async def test_an_error_during_a_cancellation_is_raised_as_it_is(path: Path) -> None:
+async def test_an_error_during_a_cancellation_is_raised_without_a_group(path: Path) -> None:
     def fail(event: Event) -> None:
         if event.name == "connected":
             scope.cancel()
@@ -559,7 +557,7 @@ async def test_an_error_during_a_cancellation_is_raised_as_it_is(path: Path) -> 
         await serve_heartbeat(*listeners, on_event=fail)
 
 
-def test_under_asyncio_it_says_what_to_call_instead(path: Path) -> None:
+def test_under_asyncio_the_error_names_the_right_function(path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(path))
     sock.listen()
@@ -596,7 +594,7 @@ async def test_a_socket_that_another_holder_shuts_down_ends_the_server(path: Pat
 
 
 class FailingIO:
-    """Stands in for ``os`` where connections are read and written: fails as scripted."""
+    """Replaces ``os`` where connections are read and written. Fails as scripted."""
 
     def __init__(self, *, read: int = 0, write: int = 0) -> None:
         self._read_errno, self._write_errno = read, write
@@ -623,13 +621,13 @@ async def test_a_broken_connection_is_one_without_a_byte(
         assert names(events) == ["listening", "connected", "disconnected"]
 
 
-async def test_an_echo_that_finds_no_room_waits_until_the_deadline(
+async def test_an_echo_into_a_full_buffer_waits_until_the_deadline(
     path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = FailingIO(write=errno.EAGAIN)
     monkeypatch.setattr(syscalls, "os", scripted)
-    # The socket itself is writable, so that each wait ends at once: let the clock run on real
-    # steps of the loop instead of on idleness.
+    # The socket itself is writable, so each wait ends at once, and the loop is never idle. So
+    # each real step of the loop moves the clock.
     autojump_clock.rate = 1000
     async with serving(f"unix:{path}") as events:
         with Client(path) as client:

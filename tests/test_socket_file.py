@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Socket files that other processes delete or replace: real files, virtual time."""
+"""Socket files that other processes delete or replace. Real files, virtual time."""
 
 import errno
 import fcntl
@@ -60,14 +60,14 @@ def others_listen(path: Path | str) -> socket.socket:
 
 @asynccontextmanager
 async def kept(path: Path | str) -> AsyncGenerator[list[Event]]:
-    """A server of a path that goes on after a heartbeat; yields its events."""
+    """Run a server with ``keep`` on a path. Yields its events."""
     async with serving(f"unix:{path}", keep=True) as events:
         await settled()
         yield events
 
 
 async def noticed(clock: MockClock) -> None:
-    """Let the server look at its socket files: it does so twice a second."""
+    """Wait until the server has checked its socket files, which it does twice a second."""
     clock.jump(0.5)
     await settled()
 
@@ -108,7 +108,7 @@ async def test_a_lost_file_is_noticed_and_created_again(
         async with serving(address, keep=True) as events:
             await noticed(mock_clock)
             lose(path)
-            path.parent.mkdir(parents=True, exist_ok=True)  # before the server gets to look
+            path.parent.mkdir(parents=True, exist_ok=True)  # before the server checks
             await noticed(mock_clock)
             assert names(events) == LOST_AND_FOUND, how
             assert {str(event.address) for event in events} == {address}
@@ -134,7 +134,9 @@ async def test_a_link_on_the_way_that_leads_elsewhere(
         await beat(Client(tmp_path / "two" / "hb"))
 
 
-async def test_who_had_connected_before_is_answered(path: Path, mock_clock: MockClock) -> None:
+async def test_clients_that_connected_before_are_answered(
+    path: Path, mock_clock: MockClock
+) -> None:
     with ExitStack() as closing:
         async with kept(path) as events:
             silent = closing.enter_context(Client(path))
@@ -153,7 +155,7 @@ async def test_who_had_connected_before_is_answered(path: Path, mock_clock: Mock
 async def test_a_queue_that_cannot_be_emptied_at_once(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    """No descriptor is free, and nobody can be evicted: it goes on as soon as there is one."""
+    """No descriptor is free, and no connection can be evicted. Later a descriptor is free."""
     (listener,) = open_listeners([UnixAddress(str(path))])
     accept, failures = listener.accept, [errno.EMFILE] * 3
 
@@ -242,7 +244,7 @@ async def test_a_client_in_the_old_queue_ends_a_one_shot_address(
         assert not path.exists()
 
 
-async def test_its_own_end_is_no_loss(path: Path, mock_clock: MockClock) -> None:
+async def test_its_own_end_is_not_a_loss(path: Path, mock_clock: MockClock) -> None:
     """A one-shot address removes its own file, while another goes on."""
     async with serving(f"unix:{path}", f"unix:{path}2") as events:
         await beat(Client(path))
@@ -284,7 +286,7 @@ def test_the_new_file_may_look_like_the_old_one(
     assert not path.exists()
 
 
-async def test_what_makes_no_difference_is_no_loss(path: Path, mock_clock: MockClock) -> None:
+async def test_harmless_changes_are_not_a_loss(path: Path, mock_clock: MockClock) -> None:
     async with kept(path) as events:
         path.chmod(0o660)
         path.parent.chmod(0o700)
@@ -298,10 +300,10 @@ async def test_what_makes_no_difference_is_no_loss(path: Path, mock_clock: MockC
         assert names(events) == ["listening"]
 
 
-async def test_a_directory_that_stays_away(
+async def test_a_directory_that_is_gone_for_long(
     path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
-    """It is reported once, and so is its return. The server tries again, but not all the time."""
+    """Its loss is reported once, and so is its return. The server tries again, with pauses."""
     attempts: list[None] = []
     reopen = Listener.reopen
 
@@ -326,7 +328,7 @@ async def test_a_directory_that_stays_away(
 
 
 @pytest.mark.parametrize("leaves_its_file", [False, True])
-async def test_who_listens_there_now_is_left_alone(
+async def test_another_listener_on_the_path_is_left_alone(
     leaves_its_file: bool, path: Path, mock_clock: MockClock
 ) -> None:
     with others_listen(f"{path}.other") as other:
@@ -347,7 +349,7 @@ async def test_who_listens_there_now_is_left_alone(
             await beat(Client(path))
 
 
-async def test_the_server_ends_while_others_have_its_place(
+async def test_the_server_ends_while_another_process_has_its_path(
     path: Path, mock_clock: MockClock
 ) -> None:
     async with kept(path) as events:
@@ -375,11 +377,11 @@ async def test_a_directory_that_is_put_back_with_the_file_in_it(
             await noticed(mock_clock)
             assert client.look() == (B7, True)
         path.unlink()
-        await noticed(mock_clock)  # it rests after each success
+        await noticed(mock_clock)  # it pauses after each success
         assert names(events)[-2:] == LOST_AND_FOUND[1:]
 
 
-async def test_a_fight_over_a_path_does_not_take_up_the_loop(
+async def test_two_servers_of_one_path_do_not_use_up_the_cpu(
     path: Path, autojump_clock: MockClock
 ) -> None:
     async with kept(path) as events:
@@ -389,7 +391,7 @@ async def test_a_fight_over_a_path_does_not_take_up_the_loop(
         assert 15 <= names(events).count("lost") <= 21, "it took 10 s"
 
 
-async def test_a_file_may_not_be_seen_any_more(
+async def test_a_directory_that_can_no_longer_be_searched(
     path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     """The server has dropped its privileges, and cannot search the directory."""
@@ -408,7 +410,7 @@ async def test_a_file_may_not_be_seen_any_more(
         assert names(events) == ["listening"]
 
 
-async def test_another_current_directory_is_no_loss(
+async def test_another_current_directory_is_not_a_loss(
     path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     monkeypatch.chdir(path.parent)
@@ -458,9 +460,7 @@ async def test_a_directory_that_another_process_has_locked_is_not_waited_for(
         os.close(fd)
 
 
-async def test_sockets_that_others_have_made_are_left_to_them(
-    path: Path, mock_clock: MockClock
-) -> None:
+async def test_inherited_socket_files_are_not_watched(path: Path, mock_clock: MockClock) -> None:
     with others_listen(path) as mine:
         sock = socket.socket(fileno=os.dup(mine.fileno()))
         async with serving(sock, keep=True) as events:
@@ -484,7 +484,7 @@ async def test_claims_and_rearm_go_on(path: Path, mock_clock: MockClock) -> None
         nursery.cancel_scope.cancel()
 
 
-async def test_without_anybody_to_tell_it_is_in_the_log(
+async def test_without_a_callback_it_is_logged(
     path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -522,14 +522,14 @@ async def test_on_event_that_fails_leaves_nothing_behind(
 
 
 class World:
-    """A directory where other processes delete and replace the socket file of a server."""
+    """A directory in which other processes delete and replace the socket file of a server."""
 
     def __init__(self, root: str) -> None:
         self.directory = f"{root}/vms"
         self.path = f"{self.directory}/hb"
         os.mkdir(self.directory)
         self.others = ExitStack()
-        self.servers: set[int] = set()  # inode numbers, not used again as long as they are open
+        self.servers: set[int] = set()  # open files, so that their inode numbers are not used again
         self.away: list[str] = []
         self.fresh = map(f"{root}/{{}}".format, itertools.count())
 
@@ -589,7 +589,7 @@ DEEDS = (
 
 @settings(max_examples=max(25, settings().max_examples // 10))  # slow, for a thousand
 @given(st.lists(st.tuples(st.sampled_from(DEEDS), st.sampled_from([0, 0.1, 0.6])), max_size=12))
-def test_whatever_others_do_it_is_there_when_they_let_it(
+def test_the_file_comes_back_whatever_other_processes_do(
     deeds: list[tuple[Callable[[World], None], float]],
 ) -> None:
     async def live(world: World) -> None:

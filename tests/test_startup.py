@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is loaded when: nothing for ``import nitrohb``, and little before the script listens."""
+"""When modules are loaded: none by ``import nitrohb``, and few before the command listens."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ BEFORE_THE_LISTEN = {
 }
 """The modules that are loaded before the script listens: all others can wait."""
 
-# What takes long to load: none of it is needed before the listen.
+# Modules that load slowly. None is needed before the command listens.
 SLOW = {
     *("dataclasses", "datetime", "importlib", "inspect", "ipaddress", "json", "random", "shutil"),
     *("subprocess", "tempfile", "typing", "asyncio", "trio", "anyio"),
@@ -55,7 +55,7 @@ main({args!r})
 def run_python(code: str) -> list[str]:
     """Run code in an interpreter that has loaded nothing else, and return the words it prints."""
     path = str(Path(nitrohb.__file__).parents[1])
-    # Without site (-S), which may load modules for its own purposes, and coverage for others.
+    # Without site (-S), which can load other modules, and without coverage.
     command = [sys.executable, "-I", "-S", "-c", LOADED.format(path=path, code=code)]
     return subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=60

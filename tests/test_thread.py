@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server in a thread, from plain Python and from asyncio: real threads, and no deadlock."""
+"""The server in a thread, from plain Python and from asyncio. Real threads, and no deadlock."""
 
 import _thread
 import asyncio
@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 def _no_thread_is_left() -> Iterator[None]:
     before = len(os.listdir("/proc/self/task"))
     yield
-    # One whose start was interrupted is still on its way to its end.
+    # A server whose start was interrupted can still be ending.
     wait_for(lambda: len(os.listdir("/proc/self/task")) <= before)
 
 
@@ -66,7 +66,7 @@ def boot(path: Path) -> None:
         assert sock.recv(2) == B7
 
 
-def test_it_listens_from_the_first_line_of_the_block_to_its_last(path: Path) -> None:
+def test_it_listens_during_the_whole_block(path: Path) -> None:
     with serve_in_thread(f"unix:{path}") as server:
         assert server.addresses == (UnixAddress(str(path)),)
         boot(path)
@@ -76,7 +76,7 @@ def test_it_listens_from_the_first_line_of_the_block_to_its_last(path: Path) -> 
     assert not path.exists()
 
 
-def test_asked_before_or_after(path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_wait_before_or_after_the_heartbeat(path: Path, pool: ThreadPoolExecutor) -> None:
     with serve_in_thread(f"unix:{path}", keep=True) as server:
         asking = [pool.submit(server.wait_heartbeat) for _ in range(3)]
         for _ in asking:
@@ -96,7 +96,7 @@ def test_its_arguments_are_those_of_the_server(path: Path) -> None:
     assert [event.name for event in events] == ["listening", "connected", "heartbeat", "done"]
 
 
-def test_nothing_comes_in_time(path: Path) -> None:
+def test_a_wait_times_out(path: Path) -> None:
     with serve_in_thread(f"unix:{path}", keep=True) as server:
         with pytest.raises(HeartbeatTimeoutError, match=r"0\.25 s"):
             server.wait_heartbeat(timeout=0.25)
@@ -113,7 +113,7 @@ def test_nothing_comes_in_time(path: Path) -> None:
         assert server.wait_heartbeat(timeout=60).echoed
 
 
-def test_rearmed_it_forgets(path: Path) -> None:
+def test_rearm_drops_heartbeats(path: Path) -> None:
     with serve_in_thread(f"unix:{path}", keep=True) as server:
         boot(path)
         server.rearm()
@@ -144,7 +144,7 @@ def test_addresses_come_and_go(path: Path) -> None:
         server.unlisten(added)
 
 
-def test_what_makes_no_sense_is_raised_to_who_asks(path: Path) -> None:
+def test_wrong_arguments_are_errors_of_the_caller(path: Path) -> None:
     with serve_in_thread(f"unix:{path}") as server:
         with pytest.raises(UsageError, match="have no CID"):
             server.wait_heartbeat(cid=16)
@@ -160,7 +160,7 @@ def test_what_makes_no_sense_is_raised_to_who_asks(path: Path) -> None:
         ("unix:x", {"max_pending": 0}, UsageError),
     ],
 )
-def test_it_cannot_be_entered(
+def test_a_server_that_cannot_listen(
     listen: str, options: dict[str, Any], error: type[NitrohbError]
 ) -> None:
     with pytest.raises(error), serve_in_thread(listen, **options):
@@ -196,7 +196,7 @@ def test_an_exception_in_the_block_comes_during_a_wait(
         asking[0].result()
 
 
-def test_asked_after_the_end(path: Path) -> None:
+def test_a_wait_after_the_end(path: Path) -> None:
     with serve_in_thread(f"unix:{path}") as server:
         pass
     calls: list[Callable[[], object]] = [
@@ -209,7 +209,7 @@ def test_asked_after_the_end(path: Path) -> None:
             call()
 
 
-def test_a_failure_in_the_thread_is_raised_to_who_waits_and_by_the_block(
+def test_a_failure_in_the_thread_is_raised_by_the_wait_and_the_block(
     path: Path, pool: ThreadPoolExecutor
 ) -> None:
     def fail(event: Event) -> None:
@@ -230,7 +230,7 @@ def test_a_failure_in_the_thread_is_raised_to_who_waits_and_by_the_block(
     assert not path.exists()
 
 
-def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_wait_raises_the_error_of_the_server(path: Path, pool: ThreadPoolExecutor) -> None:
     waits = threading.Event()
 
     def fail(event: Event) -> None:
@@ -244,7 +244,7 @@ def test_a_waiter_learns_of_what_the_server_failed(path: Path, pool: ThreadPoolE
     ):
         asking = pool.submit(server.wait_heartbeat)
         with pytest.raises(HeartbeatTimeoutError):
-            server.wait_heartbeat(timeout=0)  # it comes after the other, which waits by now
+            server.wait_heartbeat(timeout=0)  # it begins after the other one, which waits already
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
             waits.set()
@@ -288,7 +288,7 @@ def interrupts() -> Iterator[Callable[[float], None]]:
 
 
 def await_interrupt() -> None:
-    """Run until it comes. ``signal.pause()`` would miss one that comes a moment before."""
+    """Wait for the interrupt. ``signal.pause()`` would miss one that comes just before."""
     while True:
         pass
 
@@ -298,7 +298,7 @@ def await_interrupt() -> None:
 def test_a_wait_can_be_interrupted_at_any_point(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
-    """In half of the 2,000 rounds a heartbeat is there: the call runs through all of its code."""
+    """In half of the 2,000 rounds a heartbeat has arrived, so the call runs all of its code."""
     rng = random.Random(0)
     with serve_in_thread(f"unix:{path}", keep=True) as server:
         for round_ in range(2000):
@@ -330,7 +330,7 @@ def test_an_interrupted_wait_claims_nothing(
 
 
 @pytest.mark.timeout(method="thread")
-def test_an_interrupt_that_wakes_nobody_ends_a_wait(
+def test_an_interrupt_between_two_waits_ends_the_call(
     path: Path, interrupts: Callable[[float], None]
 ) -> None:
     """The signal arrives just before a wait for a lock: another thread gets it, and sets a flag."""
@@ -384,7 +384,7 @@ def test_an_interrupt_comes_before_the_loop_has_begun(
     assert not path.exists()
 
 
-def test_there_can_be_no_more_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_threads_can_be_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -436,7 +436,7 @@ def test_in_a_trio_task_it_refuses_what_would_block_the_loop(path: Path) -> None
     assert not path.exists()
 
 
-def test_who_asks_after_the_failure_learns_of_it(path: Path) -> None:
+def test_a_wait_after_the_failure_raises_its_error(path: Path) -> None:
     def fail(event: Event) -> None:
         if event.name == "heartbeat":
             raise ZeroDivisionError

@@ -31,7 +31,7 @@ def test_ninety_seconds_for_each_six_gib_of_image_and_hundred_of_memory(
     assert isinstance(timeout, float)
 
 
-def test_where_a_size_takes_another_step() -> None:
+def test_the_sizes_at_which_the_time_limit_grows() -> None:
     for extra, steps in ((-1, 2), (0, 2), (1, 3)):
         assert boot_timeout(eif_bytes=2 * 6 * GIB + extra, memory_mib=64) == 90.0 * (steps + 1)
         memory = 2 * 100 * GIB_IN_MIB + extra
@@ -39,7 +39,7 @@ def test_where_a_size_takes_another_step() -> None:
     assert boot_timeout(eif_bytes=1, memory_mib=1) == 180.0
 
 
-def test_sizes_that_make_no_sense() -> None:
+def test_wrong_sizes() -> None:
     sizes: list[Any] = [0, -1, -64, 1.5, "64", None]
     for size in sizes:
         with pytest.raises(UsageError, match=f"^eif_bytes .* {size!r}\n.* at least 1 byte"):

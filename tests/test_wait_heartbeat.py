@@ -38,7 +38,7 @@ from tests.support import B7, Client, PeersWithCids, beat, names, settled
 
 @asynccontextmanager
 async def running(*listen: Any, **options: Any) -> AsyncGenerator[HeartbeatServer]:
-    """A server that answers any number of heartbeats, unless it is told otherwise."""
+    """Run a server, by default with ``keep``."""
     options = {"keep": True} | options
     async with trio.open_nursery() as nursery:
         yield await nursery.start(partial(serve_heartbeat, *listen, **options))
@@ -72,7 +72,7 @@ class Asking:
                 self.error = error
 
 
-async def test_a_heartbeat_is_handed_out_once(path: Path) -> None:
+async def test_a_heartbeat_is_claimed_once(path: Path) -> None:
     async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
         await beat(Client(path))
         (last,) = server.last_heartbeats()
@@ -86,7 +86,7 @@ async def test_a_heartbeat_is_handed_out_once(path: Path) -> None:
         assert [asking.got] == server.last_heartbeats()
 
 
-async def test_the_first_to_ask_gets_the_first_that_it_wants(
+async def test_the_longest_wait_gets_the_first_matching_heartbeat(
     vsock: PeersWithCids,
 ) -> None:
     async with running(vsock) as server, trio.open_nursery() as nursery:
@@ -128,8 +128,8 @@ async def test_a_heartbeat_that_is_too_old_is_of_an_earlier_boot(
         assert [asking.got] == server.last_heartbeats()
 
 
-async def test_a_cancelled_waiter_takes_nothing(path: Path) -> None:
-    """Cancelled just before it comes, it goes to the next waiter. Just after, to this one."""
+async def test_a_cancelled_wait_claims_nothing(path: Path) -> None:
+    """Just before the heartbeat, so that the next waiter gets it, or just after."""
     async with running(f"unix:{path}") as server, trio.open_nursery() as nursery:
         asking = [Asking(nursery, server)]
         await settled()
@@ -141,7 +141,7 @@ async def test_a_cancelled_waiter_takes_nothing(path: Path) -> None:
         assert [each.got for each in asking] == [None, *server.last_heartbeats()]
 
 
-async def test_it_is_always_a_checkpoint_and_already_cancelled_it_claims_nothing(
+async def test_it_always_executes_a_checkpoint_and_claims_nothing_if_cancelled(
     path: Path,
 ) -> None:
     async with running(f"unix:{path}") as server:
@@ -154,7 +154,7 @@ async def test_it_is_always_a_checkpoint_and_already_cancelled_it_claims_nothing
             assert await server.wait_heartbeat() in server.last_heartbeats()
 
 
-async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> None:
+async def test_a_one_shot_server_that_has_ended_still_has_its_heartbeats(path: Path) -> None:
     async with running(f"unix:{path}", keep=False) as server:
         await beat(Client(path))
         assert not path.exists()
@@ -164,7 +164,7 @@ async def test_a_one_shot_server_that_has_ended_still_hands_out(path: Path) -> N
         assert (caught.value.cid, caught.value.address, caught.value.ended) == (None, None, True)
 
 
-async def test_nobody_waits_for_an_address_that_is_done(tmp_path: Path) -> None:
+async def test_a_wait_for_an_address_that_is_done_fails(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     async with (
         running(f"unix:{a}", f"unix:{b}", keep=False) as server,
@@ -185,7 +185,7 @@ async def test_nobody_waits_for_an_address_that_is_done(tmp_path: Path) -> None:
         assert for_any.got is not None
 
 
-async def test_nobody_waits_for_a_server_that_has_ended(vsock: PeersWithCids) -> None:
+async def test_a_wait_for_a_server_that_has_ended_fails(vsock: PeersWithCids) -> None:
     async with trio.open_nursery() as nursery:
         async with running(vsock) as server:
             asking = Asking(nursery, server, cid=16)
@@ -196,7 +196,7 @@ async def test_nobody_waits_for_a_server_that_has_ended(vsock: PeersWithCids) ->
         assert "CID 16" in str(asking.error)
 
 
-async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
+async def test_a_wait_for_a_server_that_has_failed_raises_its_error(path: Path) -> None:
     def fail(event: Event) -> None:
         if isinstance(event, Connected):
             raise ZeroDivisionError
@@ -230,13 +230,13 @@ async def test_nobody_waits_for_a_server_that_has_failed(path: Path) -> None:
         ({"timeout": "60"}, r"timeout cannot be '60'\n.*number"),
     ],
 )
-async def test_what_makes_no_sense(path: Path, wanted: dict[str, Any], message: str) -> None:
+async def test_wrong_arguments(path: Path, wanted: dict[str, Any], message: str) -> None:
     async with running(f"unix:{path}") as server:
         with pytest.raises(UsageError, match=message):
             await server.wait_heartbeat(**wanted)
 
 
-async def test_a_cid_is_asked_for_where_it_can_come(path: Path, vsock: PeersWithCids) -> None:
+async def test_a_wait_for_a_cid_needs_an_address_on_vsock(path: Path, vsock: PeersWithCids) -> None:
     async with running(f"unix:{path}", vsock) as server:
         await beat(Client(path))
         await beat(vsock.connect(16))
@@ -278,10 +278,10 @@ async def play(where: Path, kind: str, clients: ExitStack, server: HeartbeatServ
 
 
 @given(script=st.lists(steps, max_size=40), asks_for_one=st.booleans(), age=st.integers(0, 90))
-def test_a_timeout_tells_what_came_instead(
+def test_a_timeout_reports_what_came_instead(
     script: list[tuple[int, str, bool]], asks_for_one: bool, age: int
 ) -> None:
-    """The model: the last 16 of each address that are young enough, and all silent ones."""
+    """The model: the last 16 connections of each address within max_age, and all silent ones."""
 
     async def main() -> None:
         noted = list[tuple[float, Path, str]]()
@@ -322,7 +322,7 @@ def test_a_timeout_tells_what_came_instead(
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-async def test_a_heartbeat_of_another_cid_is_told(
+async def test_a_timeout_reports_a_heartbeat_of_another_cid(
     vsock: PeersWithCids, autojump_clock: MockClock
 ) -> None:
     async with running(vsock) as server:
@@ -333,7 +333,9 @@ async def test_a_heartbeat_of_another_cid_is_told(
         assert (await server.wait_heartbeat(timeout=0)).cid == 17
 
 
-async def test_of_a_removed_address_nothing_is_told(path: Path, autojump_clock: MockClock) -> None:
+async def test_a_timeout_reports_nothing_of_a_removed_address(
+    path: Path, autojump_clock: MockClock
+) -> None:
     async with running(f"unix:{path}") as server:
         with Client(path):
             await settled()
@@ -344,7 +346,7 @@ async def test_of_a_removed_address_nothing_is_told(path: Path, autojump_clock: 
         assert caught.value.instead == ()
 
 
-async def test_a_silent_connection_is_told_with_its_time(
+async def test_a_timeout_reports_a_silent_connection_with_its_time(
     path: Path, autojump_clock: MockClock
 ) -> None:
     async with running(f"unix:{path}") as server:
@@ -357,7 +359,7 @@ async def test_a_silent_connection_is_told_with_its_time(
         assert 2.9 < (datetime.now(UTC) - silent.time).total_seconds() < 3.1 + 60
 
 
-async def test_an_address_has_the_name_under_which_it_was_passed_in(
+async def test_an_inherited_address_has_its_name(
     path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
@@ -378,10 +380,10 @@ async def test_an_address_has_the_name_under_which_it_was_passed_in(
             assert server.addresses == ()
 
 
-# --- rearmed ------------------------------------------------------------------------------------
+# --- rearm --------------------------------------------------------------------------------------
 
 
-async def test_rearmed_it_abandons_what_waits_and_answers_the_next(path: Path) -> None:
+async def test_rearm_closes_pending_connections_and_answers_the_next(path: Path) -> None:
     events: list[Event] = []
     async with running(f"unix:{path}", keep=False, on_event=events.append) as server:
         with Client(path) as client:
@@ -397,7 +399,7 @@ async def test_rearmed_it_abandons_what_waits_and_answers_the_next(path: Path) -
         assert events[2].reason is RejectReason.REARMED
 
 
-async def test_rearmed_right_after_its_byte_came_it_is_abandoned_all_the_same(path: Path) -> None:
+async def test_rearm_just_after_a_byte_still_drops_it(path: Path) -> None:
     async with running(f"unix:{path}") as server:
         with Client(path) as client:
             await settled()
@@ -408,7 +410,7 @@ async def test_rearmed_right_after_its_byte_came_it_is_abandoned_all_the_same(pa
         assert server.last_heartbeats() == []
 
 
-async def test_rearmed_it_forgets_the_last_boot_of_that_address_only(tmp_path: Path) -> None:
+async def test_rearm_drops_the_heartbeat_of_that_address_only(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     async with running(f"unix:{a}", f"unix:{b}") as server, trio.open_nursery() as nursery:
         await beat(Client(a))
@@ -436,7 +438,7 @@ async def test_an_address_that_cannot_be_rearmed(
             server.rearm(where)
 
 
-async def test_rearmed_by_the_very_heartbeat_it_is_too_late(path: Path) -> None:
+async def test_rearm_by_the_event_of_a_heartbeat_is_too_late(path: Path) -> None:
     refused: list[UsageError] = []
 
     def rearm(event: Event) -> None:
@@ -450,8 +452,8 @@ async def test_rearmed_by_the_very_heartbeat_it_is_too_late(path: Path) -> None:
     assert len(refused) == 1
 
 
-async def test_the_port_listens_all_the_while(path: Path) -> None:
-    """Clients in the queue, which are not accepted yet, belong to the new boot."""
+async def test_rearm_keeps_the_port_open(path: Path) -> None:
+    """Clients in the queue that are not accepted yet belong to the new boot."""
     async with running(f"unix:{path}") as server:
         clients = [Client(path) for _ in range(3)]
         server.rearm()

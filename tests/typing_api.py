@@ -210,7 +210,7 @@ def why(
         RejectReason.UNLISTENED,
     ],
 ) -> str:
-    """Take every reason that there is."""
+    """Match every reason."""
     return reason.value
 
 

@@ -163,7 +163,7 @@ async def test_a_client_that_disconnects_claims_nothing(path: Path, settles: boo
         assert stays.status == 200
 
 
-async def test_what_makes_no_sense_is_refused_and_takes_nothing(path: Path) -> None:
+async def test_a_wrong_claim_is_refused_and_claims_nothing(path: Path) -> None:
     wrong: list[tuple[str, object, tuple[str, ...]]] = [
         ("/claims", b"", ("JSON",)),
         ("/claims", {"cid": -1}, ("cid", "from 0")),
@@ -293,7 +293,7 @@ async def test_before_the_server_has_started() -> None:
         assert (health.status, health.body) == (200, b"ok")
 
 
-async def test_what_does_not_exist_and_headers_that_restrict_browsers() -> None:
+async def test_unknown_paths_and_headers_that_restrict_browsers() -> None:
     async with client_of(create_app(ServerState([]))) as client:
         for method, path, status in (
             ("GET", "/healthz", 200),
@@ -361,7 +361,7 @@ async def test_readers_of_events_have_a_limit_in_number(
             await settled()
 
 
-async def test_nothing_but_the_page_itself_may_run_in_it() -> None:
+async def test_only_the_scripts_of_the_page_run_in_it() -> None:
     async with client_of(create_app(ServerState([]))) as client:
         page = await client.get("/")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")

@@ -92,7 +92,7 @@ async def test_a_server_can_have_no_address(path: Path) -> None:
         assert (await api.client.post("/claims", {})).is_problem(503, "no address is open")
 
 
-async def test_over_tcp_nobody_can(tmp_path: Path) -> None:
+async def test_over_tcp_it_is_refused(tmp_path: Path) -> None:
     async with client_of(create_app(ServerState([]), is_host=lambda _: True)) as client:
         for method, where in (("POST", "/listeners"), ("DELETE", "/listeners/vsock::9000")):
             body = {"address": f"unix:{tmp_path}/x"}

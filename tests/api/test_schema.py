@@ -35,7 +35,7 @@ def test_it_is_openapi() -> None:
         openapi_spec_validator.validate(create_document(addresses))
 
 
-def test_it_has_what_the_manual_has() -> None:
+def test_it_has_the_endpoints_of_the_documentation() -> None:
     manual = Path(__file__).parents[2] / "docs" / "api.md"
     headings = re.findall(r"^## .*", manual.read_text(), re.MULTILINE)
     described = {call for line in headings for call in re.findall(r"`([A-Z]+) (\S+)`", line)}
@@ -65,7 +65,7 @@ def test_its_constants_are_those_of_the_code() -> None:
         assert [*response["content"]] == [MEDIA_TYPE]
 
 
-async def test_what_it_names_is_there() -> None:
+async def test_its_paths_exist() -> None:
     async with client_of(create_app(ServerState([]))) as client:
         for path, item in DOCUMENT["paths"].items():
             answer = await client.whole(

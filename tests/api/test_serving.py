@@ -414,7 +414,7 @@ async def test_there_are_many_looks_for_heartbeats_in_a_turn(clock: MockClock) -
             assert passes.count > PASSES
 
 
-async def test_whose_turn_it_is_need_not_queue(clock: MockClock) -> None:
+async def test_a_client_that_has_the_turn_does_not_queue(clock: MockClock) -> None:
     async with turns() as line:
         await line.queue("a", line.fair.accepting)
         await line.queue("b", line.fair.accepting)

@@ -102,7 +102,7 @@ async def test_readers_wake_up_one_by_one() -> None:
     assert len(set(woken)) == len(woken) == 10
 
 
-async def test_a_reader_that_goes_away_keeps_no_other_from_waking_up() -> None:
+async def test_a_reader_that_goes_away_does_not_block_the_others() -> None:
     log = EventLog()
     async with trio.open_nursery() as nursery:
         for _ in range(3):
@@ -116,7 +116,7 @@ async def test_a_reader_that_goes_away_keeps_no_other_from_waking_up() -> None:
     assert log.last == 1
 
 
-async def test_a_reader_that_is_called_without_news_waits_on(clock: MockClock) -> None:
+async def test_a_reader_that_is_woken_without_news_keeps_waiting(clock: MockClock) -> None:
     log = EventLog()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.read, 0)

@@ -72,7 +72,7 @@ async def test_cid_that_all_vms_share_is_warned_of_once(
 
 
 @pytest.mark.parametrize("allow_cids", [None, [1], [16]])
-def test_shared_cid_does_not_matter_where_no_other_is_wanted(
+def test_no_warning_if_only_the_shared_cid_is_allowed(
     allow_cids: Collection[int] | None,
 ) -> None:
     warned: list[str] = []

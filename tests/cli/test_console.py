@@ -96,7 +96,7 @@ def test_a_console_that_never_comes(sock: Path, serial: Path) -> None:
     assert f"the console at unix:{serial}: {serial} does not exist" in err.splitlines()[-2]
 
 
-def test_a_console_that_says_nothing(sock: Path, serial: Path) -> None:
+def test_a_console_without_output(sock: Path, serial: Path) -> None:
     with booting(sock, serial) as (script, _):
         _, _, err = script.end()
     assert err.splitlines()[-2] == f"nitrohb: no output from the console at unix:{serial}"
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_command_starts(
     assert not started.exists()
 
 
-def test_a_full_disk_is_told_once() -> None:
+def test_a_full_disk_is_reported_once() -> None:
     warn = Mock()
     log = Log("/dev/full", warn)
     log.write(b"x")
@@ -231,7 +231,9 @@ def test_a_full_disk_is_told_once() -> None:
     assert "--console-log /dev/full: No space left on device" in call.args[0]
 
 
-def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_hangs_delays_no_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pipe without a reader plays the disk. Memory is bounded, and dropped bytes are reported."""
     monkeypatch.setattr("nitrohb.cli.console._CLOSE_TIMEOUT", 0.01)
     path, warn, line = tmp_path / "log", Mock(), b"x" * 1023 + b"\n"
@@ -253,7 +255,7 @@ def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.Mon
     assert sum(map(len, texts)) < 3 * 1024 * 1024
 
 
-def test_a_lack_of_threads_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_threads_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = Mock(side_effect=RuntimeError("can't start new thread"))
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(NitrohbError, match=r"--console-log .*: can't start new thread"):

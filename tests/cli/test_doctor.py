@@ -113,7 +113,7 @@ def test_the_first_line_answers_for_a_machine_with_some_cids(
     assert why in first
 
 
-def test_a_vmm_of_another_user_is_told_how_to_be_let_in(sock: Path) -> None:
+def test_it_says_how_to_admit_a_vmm_of_another_user(sock: Path) -> None:
     listen = ("doctor", "-l", f"hybrid:{sock}:9000")
     _, out, _ = nitrohb_here(*listen)
     assert f"{sock}_9000 has mode 600, owner {os.getuid()}" in out
@@ -123,7 +123,7 @@ def test_a_vmm_of_another_user_is_told_how_to_be_let_in(sock: Path) -> None:
     assert f"{sock}_9000 has mode 660, owner {os.getuid()} and group {os.getgid()}" in out
 
 
-def test_a_warning_is_no_failure(sock: Path) -> None:
+def test_a_warning_is_not_a_failure(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--max-pending", "4294967290")
     code, out, _ = nitrohb_here("doctor", *args)
     assert "\nwarning  open files: " in out

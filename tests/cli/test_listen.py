@@ -129,6 +129,6 @@ def test_a_signal_ends_it(api: Path) -> None:
         ("run", "-l", "none", "--", "true"),
     ],
 )
-def test_no_address_is_only_for_who_can_add_one(args: tuple[str, ...]) -> None:
+def test_no_address_is_refused_without_a_way_to_add_one(args: tuple[str, ...]) -> None:
     code, _, err = nitrohb_here(*args)
     assert (code, "-l none" in err) == (2, True)

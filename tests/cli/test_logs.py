@@ -122,7 +122,7 @@ def path_address(path: str) -> Address:
 
 
 @given(address=addresses(), byte=st.integers(0, 255), echoed=st.booleans())
-def test_what_is_written_is_read_again(address: Address, byte: int, echoed: bool) -> None:
+def test_a_line_is_parsed_to_the_same_values(address: Address, byte: int, echoed: bool) -> None:
     event = made(Heartbeat, address=address, byte=byte, echoed=echoed)
     line = to_text(event)
     assert line.isprintable()
@@ -138,7 +138,7 @@ def test_what_is_written_is_read_again(address: Address, byte: int, echoed: bool
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_no_value_splits_a_line_or_ends_before_its_end(text: str) -> None:
+def test_no_value_breaks_a_line_or_a_field(text: str) -> None:
     assert printable(text).isprintable()
     assert quoted(text).isprintable()
     assert list(parsed(f"a={quoted(text)} b=1")) == ["a", "b"]
@@ -252,7 +252,7 @@ def test_another_stream_than_the_journal_s_gets_no_priorities(
         assert " nitro_listening " in out
 
 
-def test_a_stream_that_is_none_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stream_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     assert not Stream(None).is_journal
     with open(os.devnull) as stream:

@@ -89,7 +89,7 @@ def test_second_nitrohb_on_an_address_fails_and_does_not_disturb_the_first(sock:
         assert first.end() == (0, "", "")
 
 
-def test_stderr_that_takes_nothing_keeps_the_exit_code() -> None:
+def test_a_full_stderr_keeps_the_exit_code() -> None:
     with started("-l", "unix:/nonexistent/s", command=redirected("2>/dev/full")) as script:
         assert script.end() == (1, "", "")
 
@@ -168,7 +168,9 @@ def test_lack_of_memory_anywhere_is_one_message(
         ExceptionGroup("", [MemoryError(), KeyError()]),
     ],
 )
-def test_a_bug_is_no_lack_of_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_reported_as_a_lack_of_memory(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failing_with(error, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["nitrohb"])
     with pytest.raises((ImportError, SystemError, ExceptionGroup)):

@@ -105,7 +105,7 @@ async def test_ready_status_and_stopping(is_abstract: bool, tmp_path: Path) -> N
         assert manager.received() == [READY, "STOPPING=1"]
 
 
-async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
+async def test_ready_is_sent_at_once_and_status_at_most_ten_times_a_second(
     manager: Manager, autojump_clock: MockClock
 ) -> None:
     is_ready = False
@@ -122,7 +122,7 @@ async def test_ready_as_soon_as_it_is_so_and_news_at_most_ten_times_a_second(
 
 
 @pytest.mark.parametrize("char", ["\udcff", "é"])
-async def test_status_is_utf_8_and_fits(char: str, manager: Manager) -> None:
+async def test_a_status_is_utf_8_and_fits_into_a_datagram(char: str, manager: Manager) -> None:
     """A status has paths, which can be any bytes. systemd ignores a longer datagram."""
     async with notify_manager(manager.name, status=lambda: 3000 * char) as notifier:
         notifier.on_event(LISTENING)
@@ -217,7 +217,7 @@ async def test_lack_of_descriptors_is_warned_of(
 
 
 @pytest.mark.parametrize("variables", [{}, {"NOTIFY_SOCKET": ""}])
-def test_without_notify_socket_nothing_else_is_looked_at(variables: dict[str, str]) -> None:
+def test_without_notify_socket_other_variables_are_ignored(variables: dict[str, str]) -> None:
     with environment(**variables, WATCHDOG_USEC="x"):
         assert find_notifier(no_warning) is None
 

@@ -128,7 +128,7 @@ def test_the_end_waits_for_a_reader_that_goes_on(monkeypatch: pytest.MonkeyPatch
         assert stream.take_dropped() == 0
 
 
-def test_a_batch_that_is_larger_than_the_queue_is_written_as_far_as_possible() -> None:
+def test_a_batch_that_is_larger_than_the_queue_is_written_in_part() -> None:
     with open(os.memfd_create("out"), "w+") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_QUEUE_MAX", QUEUE)
         stream = Stream(file)
@@ -159,7 +159,7 @@ def test_one_queue_for_one_pipe() -> None:
         assert read(reader).split() == [b"%d" % number for number in range(9)]
 
 
-def test_a_reader_that_has_gone_has_lost_nothing() -> None:
+def test_lines_for_a_reader_that_has_gone_are_not_counted() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as pipe, redirect_stdout(pipe), stderr_to_file() as err:
@@ -172,7 +172,7 @@ def test_a_reader_that_has_gone_has_lost_nothing() -> None:
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_a_write_that_fails_is_told_once(is_file: bool) -> None:
+def test_a_write_that_fails_is_reported_once(is_file: bool) -> None:
     class Full(io.StringIO):
         def write(self, _: str) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -198,7 +198,7 @@ def test_a_closed_stream() -> None:
         assert output.has_dropped_lines
 
 
-def test_a_caller_of_main_can_put_anything_in_the_place_of_a_file() -> None:
+def test_stdout_can_be_any_object() -> None:
     with redirect_stdout(io.StringIO()) as out:
         output = Output()
         output.print_out("x")
@@ -245,7 +245,7 @@ def test_a_terminal_keeps_the_flag_that_others_have_set(blocking: bool) -> None:
         assert reader.read(PAGE) == b"x\r\n"
 
 
-def test_what_does_not_matter_enough_is_not_said() -> None:
+def test_messages_below_the_level_are_not_printed() -> None:
     with stderr_to_file() as err:
         output = Output()
         output.level = ERROR

@@ -151,7 +151,7 @@ async def test_cancelled_run_ends_the_command() -> None:
     assert process.status == 143
 
 
-async def test_grace_is_one_and_begins_with_the_first_sigterm(
+async def test_kill_after_counts_from_the_first_sigterm(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     process = Process(10, no_warning)
@@ -179,7 +179,7 @@ async def test_killed_descendant_leaves_the_status_of_the_command(
     assert process.status == 5
 
 
-async def test_signal_after_the_end_does_no_harm() -> None:
+async def test_a_signal_after_the_end_has_no_effect() -> None:
     """Another process can have its process ID by now."""
     process = Process(10, no_warning)
     await run(process, "true")
@@ -238,7 +238,7 @@ async def test_descendant_that_cannot_be_signalled_is_left_alone(
     assert os.strerror(errno.EPERM) in line
 
 
-async def test_sigchld_has_no_handler_afterwards_and_python_does_not_know() -> None:
+async def test_sigchld_has_no_handler_afterwards() -> None:
     """Python prints a traceback if a signal arrives while it sets SIG_DFL, or after trio ends."""
     await run(Process(10, no_warning), "true")
     assert callable(signal.getsignal(signal.SIGCHLD))

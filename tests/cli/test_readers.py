@@ -62,7 +62,7 @@ OPTIONS = st.sampled_from(
 
 
 @given(options=st.lists(OPTIONS, max_size=6), command=st.sampled_from(["", "serve", "run"]))
-def test_that_json_is_wanted_is_known_before_the_line_is_understood(
+def test_the_format_is_known_before_the_command_line_is_parsed(
     options: list[str], command: str
 ) -> None:
     own = " ".join(options).split()
@@ -100,7 +100,7 @@ def messages(err: str) -> Generator[tuple[str, str]]:
         ("doctor -l unix:{sock} -l unix:{sock}", 2, {"error"}),
     ],
 )
-def test_a_message_as_json_says_what_the_text_says(
+def test_a_message_as_json_has_the_words_of_the_text(
     line: str, code: int, levels: set[str], sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Listener, "is_isolated", Mock(return_value=True))  # which is a warning
@@ -118,7 +118,7 @@ def test_a_message_as_json_says_what_the_text_says(
         assert LOCAL_ADVICE[0] in told[0][0]
 
 
-def test_a_line_that_is_missing_is_told_as_json(sock: Path) -> None:
+def test_missing_lines_are_reported_as_json(sock: Path) -> None:
     with started("-l", f"unix:{sock}", "--format=json", command=redirected(">&-")) as script:
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
@@ -181,7 +181,7 @@ def test_a_reader_that_never_comes_delays_no_heartbeat(sock: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
-def test_a_full_disk_is_told_once(command: str, sock: Path) -> None:
+def test_a_full_disk_is_reported_once(command: str, sock: Path) -> None:
     options = ("--events", "/dev/full", "-l", f"unix:{sock}")
     launched = () if command == "serve" else ("--", "cat")
     with started(command, *options, *launched, stdin=-1) as script:
@@ -239,7 +239,7 @@ def test_lines_of_events_that_nobody_reads_are_counted_when_a_reader_goes_on(
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
-def test_ready_is_told_as_soon_as_every_address_listens(
+def test_ready_is_written_when_every_address_listens(
     command: str, sock: Path, tmp_path: Path
 ) -> None:
     socks = [sock, tmp_path / "t"]
@@ -260,7 +260,7 @@ def test_ready_is_told_as_soon_as_every_address_listens(
             assert script.end() == (0, "", "")
 
 
-def test_ready_is_not_told_if_it_cannot_listen(sock: Path) -> None:
+def test_ready_is_not_written_if_it_cannot_listen(sock: Path) -> None:
     with pipe() as (reader, writer):
         args = ("-l", f"unix:{sock}", "-l", "unix:/missing/s", "--ready-fd", str(writer))
         assert nitrohb_here(*args)[0] == 1
@@ -269,7 +269,7 @@ def test_ready_is_not_told_if_it_cannot_listen(sock: Path) -> None:
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_a_descriptor_that_does_not_take_it_is_a_warning(is_full: bool, sock: Path) -> None:
+def test_a_descriptor_that_cannot_be_written_is_a_warning(is_full: bool, sock: Path) -> None:
     with pipe() as (reader, writer):
         if is_full:
             os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)))
@@ -279,7 +279,7 @@ def test_a_descriptor_that_does_not_take_it_is_a_warning(is_full: bool, sock: Pa
         os.close(writer)
 
 
-def test_a_listening_socket_that_is_mistaken_for_it_still_listens(sock: Path) -> None:
+def test_a_listening_socket_as_ready_fd_still_listens(sock: Path) -> None:
     with listening(sock) as server:
         assert_warned(server.fileno(), f"fd:{server.fileno()}", sock)
 

@@ -133,7 +133,7 @@ def test_timeout_on_a_socket_file_says_who_may_connect(
         assert ("--socket-mode 660 --socket-group GROUP" in err) == is_advised
 
 
-def test_an_address_that_was_removed_is_awaited_no_more() -> None:
+def test_an_address_that_was_removed_is_not_awaited() -> None:
     other = UnixAddress("/run/x")
     summary = summary_of(
         made(Listening),

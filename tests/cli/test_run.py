@@ -238,7 +238,7 @@ echo ready; until read line; do kill -0 $PPID || exit; done
 """
 
 
-def test_each_signal_is_passed_on_and_status_0_after_it_is_no_end(sock: Path) -> None:
+def test_each_signal_is_passed_on_and_status_0_after_it_does_not_end_the_wait(sock: Path) -> None:
     """The signal can mean reload. Two pending signals of one kind arrive as one."""
     with running(sock, "--quiet", shell=RELOADS) as script:
         assert script.line() == "ready\n"
@@ -274,7 +274,7 @@ def test_processes_that_ignore_sigterm_are_killed(sock: Path) -> None:
     assert not sock.exists()
 
 
-def test_many_signals_are_as_one(sock: Path) -> None:
+def test_many_signals_act_like_one(sock: Path) -> None:
     with running(sock, "--quiet", shell='trap "exit 7" TERM; echo ready; read x') as script:
         assert script.line() == "ready\n"
         with open(os.pidfd_open(script.popen.pid), "rb", buffering=0) as until_end:
@@ -392,7 +392,7 @@ def test_child_from_before_nitrohb_goes_on(sock: Path) -> None:
         assert script.line() == "still here\n"
 
 
-def test_orphans_are_no_zombies_and_do_not_hide_the_end_of_the_command(sock: Path) -> None:
+def test_orphans_are_reaped_and_do_not_hide_the_end_of_the_command(sock: Path) -> None:
     first = '(sh -c "echo \\$\\$; read line <&3" &)'
     many = "trap 'for i in $(seq 100); do (true &); done; exit 3' HUP"
     shell = f"exec 3<&0 <&-; {many}; {first}; tail -f /dev/null & wait"
@@ -448,9 +448,7 @@ except OSError as error:
         ("<&- >&- 2>&-", ""),
     ],
 )
-def test_stream_that_takes_nothing_is_inherited_and_costs_no_heartbeat(
-    how: str, out: str, sock: Path
-) -> None:
+def test_a_full_stream_is_inherited_and_delays_no_heartbeat(how: str, out: str, sock: Path) -> None:
     args = ("run", "-l", f"unix:{sock}", "--", *PYTHON, PRINT_ERRNO_OF_STDERR + BEAT)
     with started(*args, command=redirected(how)) as script:
         assert script.end() == (0, out, "")

@@ -24,7 +24,7 @@ def test_send_tells_how_long_the_answer_took(tmp_path: Path) -> None:
     assert re.fullmatch(rf"hybrid:{tmp_path}/vm:9000 answered in \d+\.\d ms\n", out)
 
 
-def test_send_with_nobody_there_says_what_to_start(sock: Path) -> None:
+def test_send_without_a_listener_says_what_to_start(sock: Path) -> None:
     code, out, err = nitrohb_here("send", f"unix:{sock}")
     assert (code, out) == (1, "")
     message, remedy = err.splitlines()
@@ -74,7 +74,7 @@ def test_demo_shows_both_sides_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_demo_that_is_interrupted_does_not_tell_of_a_whole_boot(
+def test_an_interrupted_demo_does_not_print_a_whole_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def interrupted(_: Address) -> float:

@@ -33,7 +33,7 @@ from .process import (
 INSTALLED = (str(Path(sys.executable).with_name("nitrohb")),)
 
 
-def test_json_tells_a_boot_in_four_events(sock: Path) -> None:
+def test_a_boot_has_four_events_in_json(sock: Path) -> None:
     with started("serve", "-l", f"unix:{sock}", "--format", "json") as script:
         before = datetime.now(UTC)
         events = [script.event()]
@@ -58,7 +58,7 @@ def test_json_tells_a_boot_in_four_events(sock: Path) -> None:
     assert not sock.exists()
 
 
-def test_text_tells_a_boot_in_four_lines(sock: Path) -> None:
+def test_a_boot_has_four_lines_in_text(sock: Path) -> None:
     """By the installed script. tests/cli/test_logs.py has the fields."""
     with started("-l", f"unix:{sock}", command=INSTALLED) as script:
         assert beat(sock) == HEARTBEAT
@@ -85,7 +85,7 @@ def test_each_of_two_addresses_is_answered_once(tmp_path: Path) -> None:
     assert not first.exists()
 
 
-def test_keep_goes_on_whatever_came_until_a_signal(sock: Path) -> None:
+def test_keep_answers_until_a_signal(sock: Path) -> None:
     options = ("--keep", "--handshake-timeout", "0.3", "--format", "json")
     with started("-l", f"unix:{sock}", *options) as script:
         assert script.event()["event"] == "listening"
@@ -138,7 +138,7 @@ def test_signals_from_the_start_on_end_it_cleanly(number: int, status: int, sock
     assert not sock.exists()
 
 
-def test_timeout_tells_what_came_instead_on_each_address(tmp_path: Path) -> None:
+def test_a_timeout_reports_what_came_instead_on_each_address(tmp_path: Path) -> None:
     heard, other, silent = (tmp_path / name for name in ("1", "2", "3"))
     listen = [arg for sock in (heard, other, silent) for arg in ("-l", f"unix:{sock}")]
     with started(*listen, "--timeout", "0.2", "--quiet") as script, ExitStack() as clients:
@@ -212,9 +212,7 @@ def status_of_socket_file(sock: Path, *options: str) -> os.stat_result:
         ("<&- >&- 2>&-", 0, ""),
     ],
 )
-def test_stream_that_takes_nothing_costs_no_heartbeat(
-    how: str, lines: int, said: str, sock: Path
-) -> None:
+def test_a_full_stream_delays_no_heartbeat(how: str, lines: int, said: str, sock: Path) -> None:
     with started("-l", f"unix:{sock}", command=redirected(how)) as script:
         assert beat(sock) == HEARTBEAT
         code, out, err = script.end()
@@ -224,7 +222,7 @@ def test_stream_that_takes_nothing_costs_no_heartbeat(
     assert not sock.exists()
 
 
-def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) -> None:
+def test_the_reader_of_stdout_leaves_when_no_descriptor_is_left(sock: Path) -> None:
     """Then nitrohb cannot open /dev/null either, but still answers heartbeats."""
     command = ("sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *NITROHB)
     with started("-l", f"unix:{sock}", "--keep", command=command) as script:
@@ -246,7 +244,7 @@ def test_reader_of_stdout_that_goes_away_when_no_descriptor_is_left(sock: Path) 
     assert "stdout: Broken pipe (EPIPE); " in broken
 
 
-def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> None:
+def test_a_reader_of_stdout_that_does_not_read_delays_no_heartbeat(sock: Path) -> None:
     reader, writer = os.pipe()
     with open(reader, "rb"), open(writer, "wb", buffering=0) as full:
         os.set_blocking(writer, False)
@@ -260,7 +258,7 @@ def test_reader_of_stdout_that_does_not_read_costs_no_heartbeat(sock: Path) -> N
     assert "dropped 4 lines for stdout" in json.loads(err)["message"]
 
 
-def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -> None:
+def test_a_lost_socket_file_is_reported_although_no_events_are_printed(tmp_path: Path) -> None:
     sock = tmp_path / "vms" / "s"
     sock.parent.mkdir()
     with started("--keep", "--quiet", "-l", f"unix:{sock}") as script:
@@ -273,7 +271,7 @@ def test_lost_socket_file_is_told_though_no_events_are_printed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("api", [False, True])
-def test_few_descriptors_are_told_in_words_and_one_is_kept_for_a_heartbeat(
+def test_a_low_descriptor_limit_is_reported_and_one_is_kept_for_a_heartbeat(
     api: bool, sock: Path
 ) -> None:
     """With each limit, nitrohb ends and prints why, or it answers. It warns of the exact limit."""
@@ -299,7 +297,7 @@ def test_few_descriptors_are_told_in_words_and_one_is_kept_for_a_heartbeat(
     assert list(dict.fromkeys(ends)) == ["1!", "143!", "143"]
 
 
-def test_a_local_vsock_namespace_is_told_by_every_command_that_listens(
+def test_every_command_that_listens_warns_of_a_local_vsock_namespace(
     sock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Linux 7.0 and later have them: tests/vsock/namespaces."""

@@ -36,7 +36,7 @@ def test_signal_before_the_command_cancels_it(number: int, status: int) -> None:
     assert signals.run(never) == status
 
 
-def test_first_signal_decides_and_others_do_no_harm() -> None:
+def test_the_first_signal_decides_and_later_ones_are_ignored() -> None:
     async def interrupted() -> int:
         for number in reversed(BOTH):
             signal.raise_signal(number)
@@ -60,7 +60,7 @@ def test_two_signals_at_once_are_one() -> None:
     assert signals.run(never) == 130
 
 
-def test_an_ignored_signal_stays_ignored_and_a_late_one_does_no_harm() -> None:
+def test_an_ignored_signal_stays_ignored_and_a_late_one_has_no_effect() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals = Signals()
     signals.install()

@@ -179,7 +179,7 @@ def test_environment_has_absolute_paths(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("directory", ["d" * 120, "line\nbreak"])
-def test_environment_has_a_relative_path_if_the_absolute_one_is_no_address(
+def test_the_environment_keeps_a_relative_path_if_the_absolute_one_is_invalid(
     directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / directory).mkdir()

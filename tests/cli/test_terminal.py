@@ -53,7 +53,7 @@ def rest(terminal: int) -> str:
     return read_until(terminal, lambda read: False, "the end of the script")
 
 
-def test_waiting_line_is_gone_when_the_wait_is_over(sock: Path) -> None:
+def test_the_waiting_line_is_cleared_when_the_wait_is_over(sock: Path) -> None:
     with on_terminal("-l", f"unix:{sock}", stdout=subprocess.PIPE) as (script, terminal):
         written = watch(terminal, f"on unix:{sock}\x1b[?7h")
         assert on_screen(written) == f"0:00 waiting for a heartbeat on unix:{sock}"
@@ -65,7 +65,7 @@ def test_waiting_line_is_gone_when_the_wait_is_over(sock: Path) -> None:
     assert "\x1b" not in out
 
 
-def test_terminal_that_cannot_clear_a_line_is_shown_none(sock: Path) -> None:
+def test_no_waiting_line_on_a_terminal_that_cannot_clear_lines(sock: Path) -> None:
     args = ("-l", f"unix:{sock}", "--quiet", "--timeout", "0.1")
     with on_terminal(*args, stdout=subprocess.PIPE, term="dumb") as (script, terminal):
         written = rest(terminal)

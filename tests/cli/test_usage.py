@@ -82,7 +82,7 @@ FULL = os.strerror(errno.ENOSPC)
         ("demo", ">/dev/full", FULL),
     ],
 )
-def test_a_command_whose_output_is_all_it_is_for_fails_without(
+def test_a_command_that_only_prints_fails_without_stdout(
     args: str, how: str, why: str, sock: Path
 ) -> None:
     listen = [f"unix:{sock}"] if args.endswith("-l") else []
@@ -93,7 +93,7 @@ def test_a_command_whose_output_is_all_it_is_for_fails_without(
     assert why in err
 
 
-def test_a_reader_that_has_read_enough_is_no_failure() -> None:
+def test_a_reader_that_closes_early_is_not_a_failure() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with started("completion", "bash", stdout=writer) as script:
@@ -101,7 +101,7 @@ def test_a_reader_that_has_read_enough_is_no_failure() -> None:
         assert script.end()[0] == 0
 
 
-def test_a_mistake_that_nobody_can_read_of() -> None:
+def test_a_mistake_without_stderr() -> None:
     with started("--hel", command=redirected(">&- 2>&-")) as script:
         assert script.end() == (2, "", "")
 
@@ -208,7 +208,7 @@ SAME_PLACE = ["hybrid:{sock}:9000", "unix:{sock}_9000", "both are {sock}_9000"]
         ("doctor -l vsock::4294967295", ["vsock::4294967295", "port", "9000"]),
     ],
 )
-def test_arguments_that_make_no_sense_together(line: str, named: list[str], sock: Path) -> None:
+def test_arguments_that_contradict_each_other(line: str, named: list[str], sock: Path) -> None:
     code, out, err = nitrohb_here(*line.format(sock=sock).split())
     assert (code, out) == (2, "")
     assert len(err.splitlines()) <= 2, "the reason, and the remedy"
@@ -232,7 +232,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 
 @pytest.mark.usefixtures("_nothing_is_served")
 @pytest.mark.parametrize("command", ["serve", "run"])
-def test_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read(command: str, sock: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("not an image")
     problems = {"missing": os.strerror(errno.ENOENT), ".": os.strerror(errno.EISDIR)}

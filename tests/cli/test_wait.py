@@ -162,7 +162,7 @@ def test_a_signal_that_interrupts_no_system_call_ends_it(api: Path) -> None:
 # Nobody answers.
 
 
-def test_an_age_that_is_none() -> None:
+def test_a_wrong_max_age() -> None:
     for age in ("-1", "nan", "inf", "x"):
         with pytest.raises(UsageError, match=f"got {age!r}"):
             parse(["wait", "--cid", "16", "--max-age", age])
@@ -213,7 +213,7 @@ def test_a_server_whose_backlog_is_full_is_asked_again(
     assert "is busy" in err
 
 
-def test_a_socket_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "AF_UNIX", 45)  # no such family
     code, out, err = nitrohb_here("wait", "--address", "unix:x", "--api", "unix:api.sock")
     assert (code, out) == (1, "")
@@ -255,7 +255,7 @@ def wait_for(api: Path, *answers: bytes, line_format: str = "text") -> tuple[int
     return result
 
 
-def test_what_is_no_server(api: Path) -> None:
+def test_another_kind_of_server(api: Path) -> None:
     for answer in (
         b"nonsense\r\n",
         b"SSH-2.0 200 OK\r\n\r\n{}",
@@ -273,11 +273,11 @@ def test_what_is_no_server(api: Path) -> None:
         assert f"nitrohb serve --keep --api unix:{api}\n" in err
 
 
-def test_a_server_that_ends_meanwhile(api: Path) -> None:
+def test_the_server_ends_during_the_wait(api: Path) -> None:
     assert_closed(api, wait_for(api, b""))
 
 
-def test_what_a_server_says_cannot_play_with_the_terminal(api: Path) -> None:
+def test_a_server_cannot_control_the_terminal(api: Path) -> None:
     for detail, shown in (
         ("a bug", "a bug"),
         ("\x1b[2J\x07 two\nlines \u2028", "\\u001b[2J\\u0007 two\nlines \\u2028"),
@@ -287,9 +287,7 @@ def test_what_a_server_says_cannot_play_with_the_terminal(api: Path) -> None:
             assert wait_for(api, problem(status, detail)) == (code, "", f"nitrohb: {shown}\n")
 
 
-def test_a_server_without_a_place_is_asked_again(
-    api: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_busy_server_is_asked_again(api: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nitrohb.cli.wait._PAUSE", 0.01)
     answers = (problem(503, "128 others wait already"), http(200, HEARTBEAT_FIELDS))
     code, out, err = wait_for(api, *answers, line_format="json")

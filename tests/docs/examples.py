@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs what a page shows, from top to bottom, as its reader would.
+"""Runs the examples of a page, from top to bottom, as its reader would.
 
 ``sh`` is run by bash and ``python`` by Python, all of one page in one directory and one namespace.
 A ``text`` or ``json`` block after it is what it prints. A comment right before a block says more::
@@ -9,10 +9,10 @@ A ``text`` or ``json`` block after it is what it prints. A comment right before 
     <!-- the other terminal shows -->      all that it has printed, when it has ended
     <!-- the other terminal shows, after Ctrl-C -->
     <!-- exit code 124 -->                 how the command ends
-    <!-- run by tests/x.py::test_name -->  it needs more than any machine has: that test has it
+    <!-- run by tests/x.py::test_name -->  not every machine can run it; that test does
 
-A block that is neither run nor compared is an error: nobody would notice when it is wrong. What is
-generated has tests of its own: test_generated.py compares it, test_docstrings.py runs its examples.
+A block that is neither run nor compared is an error: nobody would notice when it is wrong. Other
+tests check what is generated: test_generated.py compares it, test_docstrings.py runs its examples.
 """
 
 import io
@@ -36,7 +36,7 @@ __all__ = ["BIN", "ROOT", "Block", "blocks", "example", "run_page", "shape"]
 
 ROOT: Final = Path(__file__).parents[2]
 
-# What a page calls nitrohb and python3 is what the tests have.
+# The commands nitrohb and python3 of a page are those of the tests.
 BIN: Final = str(Path(sys.executable).parent)
 
 _OUTPUT: Final = ("text", "json")
@@ -47,7 +47,7 @@ _ENDS: Final = {"the other terminal shows": False, "the other terminal shows, af
 _EXIT_CODE: Final = "exit code "
 _GENERATED: Final = re.compile(r"^<!-- generated: .*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
-# All that differs from run to run; everything else is compared to the letter.
+# This differs from run to run. Everything else must be equal.
 _VARYING: Final = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z": "TIME",
     r"(_seconds(?:=|\": ))[\d.]+(?:e-\d+)?(?= |,|$)": r"\1SECONDS",
@@ -100,7 +100,7 @@ def _find(tokens: list[Token]) -> Iterator[Block]:
 
 
 def shape(text: str) -> str:
-    """A text without what differs from run to run: times, what is measured, temporary names."""
+    """A text without what differs from run to run: times, measurements, temporary names."""
     text = text.replace(os.getcwd(), "/home/you")
     for pattern, name in _VARYING.items():
         text = re.sub(pattern, name, text, flags=re.MULTILINE)
@@ -167,7 +167,7 @@ class _Run:
         self.printed = done.stdout
 
     def _start(self, command: list[str]) -> "subprocess.Popen[bytes]":
-        """Start a command, and wait until it has something to say: it listens then."""
+        """Start a command, and wait for its first output: it listens then."""
         with self.log.open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         wait_for(

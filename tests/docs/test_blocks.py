@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/ names is there: tests that run its examples, files, events, variables."""
+"""Tests, files, events and variables that docs/ names exist."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from .examples import ROOT, blocks
 
 DOCS: Final = ROOT / "docs"
 
-# Pages that have tests of their own, for blocks of each kind: tests that name the page. The
+# Pages whose blocks have their own tests: tests that name the page. The
 # others are run by tests/pages, which fails at a block that is neither run nor compared.
 OTHERS: Final = {
     "api.md": {
@@ -27,19 +27,19 @@ PAGES: Final = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.r
 OURS: Final = sorted(page for page in PAGES if page not in OTHERS)
 
 
-def test_what_is_run_elsewhere_is_run_there() -> None:
+def test_blocks_name_the_tests_that_run_them() -> None:
     elsewhere = [(page, block) for page in OURS for block in blocks(PAGES[page]) if block.elsewhere]
     assert elsewhere
     for page, block in elsewhere:
         path, _, test = block.elsewhere.partition("::")
         text = (ROOT / path).read_text()
-        # A test takes the example from the page itself, so that it runs what stands there.
+        # A test reads the example from the page, so it runs exactly that text.
         takes = Path(page).name in text and f"def {test}(" in text
         runs = takes if test else block.text.strip() in text
         assert runs, f"{page}:{block.line}: {block.elsewhere} does not run this"
 
 
-def test_other_pages_have_tests_of_their_own() -> None:
+def test_every_page_has_a_test() -> None:
     for page, tests in OTHERS.items():
         for block in blocks(PAGES[page]):
             test = tests.get(block.kind)

@@ -26,14 +26,14 @@ def docstrings() -> Iterator[tuple[str, str]]:
                 yield path, inspect.getdoc(documented) or ""
 
 
-# A literal block, a code block, a doctest: whatever stands there as an example.
+# Examples: a literal block, a code block or a doctest.
 EXAMPLE = re.compile(r"::( \w+)?$|^ *>>> ", re.MULTILINE)
 WITH_EXAMPLES = {name: text for name, text in docstrings() if EXAMPLE.search(text)}
 assert "serve_in_thread" in WITH_EXAMPLES
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", BIN, prepend=os.pathsep)
     document = Document(WITH_EXAMPLES[name], name)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/how-to/qemu.md shows of nitrohb, without a guest; tests/enclave runs its commands."""
+"""The output of nitrohb in docs/how-to/qemu.md, without a guest.
+
+tests/enclave runs the commands.
+"""
 
 import re
 import runpy
@@ -19,7 +22,7 @@ def command(remark: str) -> str:
     return found.rstrip()
 
 
-def test_what_nitrohb_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nitrohb_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device connects to a Unix socket, as ``nitrohb send hybrid:`` does."""
     monkeypatch.chdir(tmp_path)
     _, shown = [block.text for block in PAGE if block.kind == "text"]
@@ -31,7 +34,7 @@ def test_what_nitrohb_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_readme_has_its_commands() -> None:
-    """And what they print; but the README is read in a checkout."""
+    """And their output. But the commands of the README run in a checkout."""
     text = (ROOT / "README.md").read_text()
     (shown,) = [block.text for block in blocks(text) if block.text.startswith("$ ")]
     printed, _ = [block.text for block in PAGE if block.kind == "text"]

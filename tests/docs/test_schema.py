@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON Schema of the events is that of the real ones."""
+"""The JSON Schema of the events matches real events."""
 
 import json
 from datetime import UTC, datetime
@@ -62,7 +62,7 @@ WRONG = {"time": "now", "address": "tcp:1", "level": "loud"}
 
 
 def fields_of(name: str) -> list[str]:
-    """What an event has by itself: all but the level, which the command line adds."""
+    """The fields of an event without the level, which the command line adds."""
     fields = list(SCHEMA["$defs"][name]["properties"])
     assert fields.pop() == "level"
     return fields
@@ -74,7 +74,7 @@ def test_it_is_a_schema() -> None:
 
 @FEWER
 @given(every_event)
-def test_real_events_are_as_it_says(all_kinds: tuple[Event, ...]) -> None:
+def test_real_events_match_it(all_kinds: tuple[Event, ...]) -> None:
     for event in all_kinds:
         form = json.loads(json.dumps(event.to_json()))
         VALIDATOR.validate(form)
@@ -86,7 +86,7 @@ def test_real_events_are_as_it_says(all_kinds: tuple[Event, ...]) -> None:
 
 @FEWER
 @given(every_event, st.data())
-def test_what_no_event_is_like(all_kinds: tuple[Event, ...], data: st.DataObject) -> None:
+def test_wrong_events_do_not_match_it(all_kinds: tuple[Event, ...], data: st.DataObject) -> None:
     for event in all_kinds:
         form = event.to_json()
         missing = data.draw(st.sampled_from(sorted(form)))
@@ -100,7 +100,7 @@ def test_what_no_event_is_like(all_kinds: tuple[Event, ...], data: st.DataObject
             assert not VALIDATOR.is_valid(form | {"byte": byte})
 
 
-def test_what_the_interface_is_shown_to_send_is_as_it_says() -> None:
+def test_the_examples_of_the_http_interface_match_it() -> None:
     shown = [
         json.loads(block.text)
         for block in blocks((ROOT / "docs/api.md").read_text())

@@ -69,10 +69,10 @@ async def test_addresses_are_tried_together_as_a_server_has_them(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
-async def test_addresses_are_tried_before_all_else_and_alone(
+async def test_addresses_are_tried_first_and_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server has the descriptors that the other checks take."""
+    """The other checks need descriptors that a server would have."""
     seen: list[list[str]] = []
     limit = probes.descriptor_limit
 
@@ -134,8 +134,8 @@ async def test_another_listener_is_left_alone(tmp_path: Path) -> None:
             sock.accept()
 
 
-async def test_who_may_connect_to_a_socket_file_is_told(tmp_path: Path) -> None:
-    """As it will be when the server has made it, and for an inherited socket as it is."""
+async def test_it_says_who_may_connect_to_a_socket_file(tmp_path: Path) -> None:
+    """For a new socket file, as the server will create it. For an inherited one, as it is."""
     path, gid = str(tmp_path / "s"), os.getgid()
     (reach,) = (
         check.finding
@@ -158,10 +158,10 @@ async def test_who_may_connect_to_a_socket_file_is_told(tmp_path: Path) -> None:
     assert (anybody.finding.verdict, anybody.finding.remedy) == (Verdict.OK, None)
 
 
-async def test_a_vsock_address_is_reached_by_the_cids_of_the_machine(
+async def test_the_cids_of_the_machine_decide_who_reaches_a_vsock_address(
     free: list[Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its socket says whether it is in a local namespace: it might be another one's."""
+    """Its socket tells whether its namespace is local: it can be from another namespace."""
 
     def where_bound(_: Listener) -> Address:
         return VsockAddress(CID_ANY, 9000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the probes see of this machine, and of machines that are made of files."""
+"""The probes on this machine, and on machines that are made of files."""
 
 import errno
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts on machines that are made up, or drawn at random."""
+"""Verdicts on invented machines, some of them random."""
 
 import errno
 from typing import Final

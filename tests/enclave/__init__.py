@@ -2,8 +2,8 @@
 """Whole guests boot against nitrohb: ``nox -s enclave``.
 
 Every part is real: QEMU, Debian's cloud kernel, vhost-device-vsock, and an init (``init.c``) that
-does what an enclave's init does. :mod:`.machines` starts them, :mod:`.parts` says where they are.
+does what the init of an enclave does. :mod:`.machines` starts them, :mod:`.parts` builds them.
 
-pytest does not look for tests in here unless it is told to: they take minutes, and need the parts
-that the session brings.
+pytest collects these tests only if you name them: they take minutes, and need the parts that the
+session makes.
 """

@@ -15,8 +15,8 @@ from .parts import Parts
 from .reader import Reader
 
 ENCLAVES = (16, 17, 18)
-# Its guests end without a word, killed or by a panic. 8 s later its parent still sends a reset, and
-# vhost-device-vsock 0.3.0 ends the thread of the next guest if that comes while it starts.
+# Its guests are killed or panic, so they close nothing. 8 s later the parent sends a reset. If that
+# comes while the next guest starts, vhost-device-vsock 0.3.0 ends the thread of that guest.
 DOOMED = 19
 
 
@@ -38,19 +38,19 @@ class Enclaves:
 
     @contextmanager
     def booting(self, cid: int, **arguments: Any) -> Generator[Guest]:
-        """An enclave that boots, and is killed in the end if it still runs."""
+        """Boot an enclave, and kill it at the end if it still runs."""
         self._siblings.device.prepare(cid)
         with Guest(self._parts, self._siblings.directory, hybrid(cid), **arguments) as guest:
             yield guest
 
     def boot(self, cid: int, **arguments: Any) -> str:
-        """Boot an enclave, and return what came of it."""
+        """Boot an enclave, and return the outcome."""
         with self.booting(cid, **arguments) as guest:
             return guest.outcome()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the tests have recorded: the line that AWS's image prints."""
+    """Print what the tests have recorded: the line that AWS's image prints."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
@@ -63,7 +63,7 @@ def parts() -> Parts:
 
 @pytest.fixture
 def reader(parts: Parts, tmp_path: Path) -> Reader:
-    """Somebody who follows the how-to, in a directory with the guest that it makes."""
+    """A reader of the page, in a directory with the guest that it builds."""
     return Reader(parts, tmp_path)
 
 

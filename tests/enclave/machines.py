@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests, their vsock devices, and parents: processes that the tests start, and read the words of.
+"""Guests, their vsock devices, and parents: processes of the tests, and their output.
 
-No wait is without bound. What a block starts is killed at its end, if it still runs.
+Every wait has a limit. A process that a block has started is killed at its end, if it still runs.
 """
 
 import itertools
@@ -39,7 +39,7 @@ class Line:
 
 
 class Words:
-    """The lines that somebody says, as they come."""
+    """The lines that a process prints, as they arrive."""
 
     def __init__(self, who: str) -> None:
         self.lines: list[Line] = []
@@ -58,7 +58,7 @@ class Words:
             self._change.notify_all()
 
     def hear(self, pipe: IO[bytes]) -> None:
-        """Take what comes out of a pipe, in a thread of its own."""
+        """Read a pipe, in a separate thread."""
         for line in pipe:
             self.add(line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
         self.end()
@@ -73,7 +73,7 @@ class Words:
         return self._await(found, f"a line like {pattern!r}")
 
     def await_end(self) -> list[Line]:
-        """Wait until all has been said."""
+        """Wait for the end of the output."""
         return self._await(lambda: self.lines if self.ended else None, "the end")
 
     def _await(self, look: Callable[[], T | None], what: str) -> T:
@@ -87,7 +87,7 @@ class Words:
 
 
 class Events:
-    """What a server says: its events, as JSON, and notes."""
+    """The output of a server: its events, as JSON, and messages."""
 
     out: Words
 
@@ -113,7 +113,7 @@ def is_event(line: Line) -> bool:
 
 
 class Program:
-    """A process, and what it says on stdout and stderr together."""
+    """A process, and its output: stdout and stderr together."""
 
     def __init__(self, *command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> None:
         self.popen = subprocess.Popen(
@@ -138,7 +138,7 @@ class Program:
         return self.popen.wait(PATIENCE)
 
     def await_start(self) -> None:
-        """Wait until it can be used: the ``with`` block begins then."""
+        """Wait until it is ready. Then the ``with`` block begins."""
 
     def __enter__(self) -> Self:
         try:
@@ -157,7 +157,7 @@ class Program:
 
 
 class Server(Program, Events):
-    """A server on this machine, for guests whose device takes them here."""
+    """A server on this machine, for guests whose device connects to it."""
 
     def __init__(self, directory: Path, *args: str) -> None:
         options = ("serve", "--keep", "--format", "json", *args)
@@ -169,7 +169,7 @@ class Server(Program, Events):
         self.await_event("listening", self._listeners)
 
     def notes(self) -> list[str]:
-        """What it has said beside its events."""
+        """Its output without the events."""
         return [line.text for line in self.out.lines if not is_event(line)]
 
 
@@ -195,7 +195,7 @@ def hybrid(cid: int) -> Vm:
 
 
 class Device(Program):
-    """vhost-device-vsock, in a directory, for some guests: who are siblings, if they are hybrid."""
+    """vhost-device-vsock, in a directory, for some guests. With ``uds-path`` they are siblings."""
 
     def __init__(
         self, parts: Parts, directory: Path, *vms: Vm, command: Sequence[str | Path] = ()
@@ -219,7 +219,7 @@ class Device(Program):
         until(lambda: self._listener(name) - before, "the device listens again")
 
     def _listener(self, name: str) -> set[str]:
-        """The inode of its socket that listens on a path, as told without a connection to it."""
+        """The inode of its socket that listens on a path, found without a connection to it."""
         listening = b"00010000"  # __SO_ACCEPTCON of linux/net.h
         # The names of other processes' sockets can be any bytes.
         lines = Path("/proc/net/unix").read_bytes().splitlines()
@@ -251,7 +251,7 @@ def directory_of(path: Path) -> Generator[str]:
 
 
 def until(look: Callable[[], T], what: str) -> T:
-    """Wait for something that does not tell by itself, and return it."""
+    """Poll until a call returns something, and return it."""
     deadline = time.monotonic() + PATIENCE
     while not (seen := look()):
         assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s: {what}"
@@ -260,7 +260,7 @@ def until(look: Callable[[], T], what: str) -> T:
 
 
 class Guest(Program):
-    """A guest in QEMU, without KVM; its words are those of its console."""
+    """A guest in QEMU, without KVM. Its output is that of its console."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class Guest(Program):
         more: Sequence[str] = (),
         **arguments: str | int,
     ) -> None:
-        # On a busy machine a kernel may see no tick while it looks for some, and panics.
+        # On a busy machine, a kernel can miss the timer tick that it waits for, and panics.
         machine = parts.machine
         append = [f"console={machine.console}", "quiet", "loglevel=3", "panic=-1", "no_timer_check"]
         append += [f"hb_{name}={value}" for name, value in arguments.items()]
@@ -290,7 +290,7 @@ class Guest(Program):
         )
 
     def outcome(self) -> str:
-        """Wait until init is done and QEMU has ended; return what came of the last connection."""
+        """Wait until init is done and QEMU has ended. Return the outcome of the last connection."""
         self.words.await_line("^init: done")
         assert self.ends() == 0
         for line in self.words.lines:
@@ -298,7 +298,7 @@ class Guest(Program):
         return self.outcomes()[-1]
 
     def outcomes(self) -> list[str]:
-        """What came of each of its connections so far, such as ``boot: echoed``."""
+        """The outcomes of its connections so far, such as ``boot: echoed``."""
         said = [re.fullmatch(r"init: (\w+: [\w-]+)", line.text) for line in self.words.lines]
         return [match[1] for match in said if match]
 
@@ -336,7 +336,7 @@ class Remote(Events):
         self._tell(id=self._number, signal=number)
 
     def look(self) -> dict[str, int]:
-        """How many descriptors it has open, and how many kilobytes of memory it takes."""
+        """The number of its open descriptors, and its memory in kilobytes."""
         before = len(self._looks)
         self._tell(id=self._number, look=True)
         return until(lambda: self._looks[before:], "the parent's answer")[0]
@@ -349,7 +349,7 @@ class Remote(Events):
 
 
 class Parent(Guest):
-    """A guest with CID 3, in which nitrohb runs: what a Nitro host is to its enclaves."""
+    """A guest with CID 3, in which nitrohb runs, like the instance that launches an enclave."""
 
     CID = 3
 
@@ -400,7 +400,7 @@ class Parent(Guest):
         self._socket.sendall(json.dumps(what).encode() + b"\n")
 
     def start(self, *argv: str, files: int = 1024) -> Remote:
-        """Start Python with some arguments in there, with a limit to its descriptors."""
+        """Start Python in the guest with some arguments and a limit of descriptors."""
         number = len(self._commands)
         remote = self._commands[number] = Remote(number, self._tell)
         self._tell(id=number, argv=argv, files=files)
@@ -408,7 +408,7 @@ class Parent(Guest):
 
     @contextmanager
     def nitrohb(self, *args: str, files: int = 1024) -> Generator[Remote]:
-        """Run a server in there, which prints JSON; kill it in the end, if it still runs."""
+        """Run a server in the guest, which prints JSON. Kill it at the end, if it still runs."""
         remote = self.start(*NITROHB, "serve", "--format", "json", *args, files=files)
         try:
             remote.await_event("listening")

@@ -2,9 +2,9 @@
 """The first process of a parent guest: it runs commands for the tests, over a serial line.
 
 Lines of JSON come in and go out. In: ``{"id": 1, "argv": [...], "files": 1024}`` starts a command,
-``{"id": 1, "signal": 9}`` sends it a signal, ``{"id": 1, "look": true}`` asks how it does. Out:
+``{"id": 1, "signal": 9}`` sends it a signal, ``{"id": 1, "look": true}`` asks for its size. Out:
 ``{"id": 1, "out": "a line"}``, the same with ``err``, ``{"id": 1, "status": 0}`` when it has ended,
-``{"id": 1, "descriptors": 9, "kilobytes": 30000}`` as the answer to a look.
+``{"id": 1, "descriptors": 9, "kilobytes": 30000}`` as the answer to ``look``.
 """
 
 import fcntl

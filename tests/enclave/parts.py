@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guests are made of, and where it is: made once, by ``nox -s enclave``, and kept.
+"""The parts of the guests. ``nox -s enclave`` makes them once, and keeps them.
 
-The parts lie in one directory: AWS's ``hello.eif``, and what guests boot, ``enclave.cpio`` and
-``vmlinuz``, in a directory for each machine and kernel. The commands are docs/how-to/qemu.md's own.
+They are in one directory: AWS's ``hello.eif``, and for each machine and kernel a directory with
+``enclave.cpio`` and ``vmlinuz``. The commands are those of docs/how-to/qemu.md.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ MAKE_GUEST = PROJECT / "examples/make_guest.sh"
 
 DEVICE = "vhost-device-vsock"
 CRATES = {DEVICE: "0.3.0", "eif_build": "0.2.1"}
-"""What comes from Rust's registry, and the versions."""
+"""Programs from Rust's registry, and their versions."""
 
 HELLO_SHA256 = "d1b021b464f21586138eae5fc21d2f9a1adb08abd2a07f6e05ac31a58c2da141"
 
@@ -42,7 +42,7 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "linux.uml": "user-mode-linux",
 }
-"""The programs that it takes, and the Debian packages that have them."""
+"""The programs that the tests need, and their Debian packages."""
 
 KERNEL = "linux-image-cloud-amd64"
 """The Debian package that names the kernel of the guests."""
@@ -54,7 +54,7 @@ NEWER = ("trixie", "trixie-backports")
 PYTHON = "3.11"
 """The Python of parents: Debian 12's."""
 
-# Another Python compiles it in vain: nitrohb starts more slowly then.
+# This Python must be of the same version, or the guest cannot use what it compiles.
 _UNPACK_PYTHON = f"""\
 apt-get install --download-only -q -y --no-install-recommends python{PYTHON}
 for package in ../apt/archives/*.deb; do dpkg-deb -x "$package" python; done
@@ -99,7 +99,7 @@ class Parts:
     """Where the parts are.
 
     Attributes:
-        suite: That of Debian whose kernel the guests boot; "" for that of this machine.
+        suite: The Debian suite of the kernel that the guests boot; "" for that of this machine.
         machine: What they run on.
     """
 
@@ -109,7 +109,7 @@ class Parts:
 
     @property
     def guest(self) -> Path:
-        """The directory of what depends on the kernel."""
+        """The directory of the parts that depend on the kernel."""
         return self.directory / self.machine.arch / self.suite
 
     @property
@@ -123,7 +123,7 @@ class Parts:
 
     @property
     def parent(self) -> Path:
-        """The initramfs of a parent: an enclave's, and nitrohb with a Python."""
+        """The initramfs of a parent: that of an enclave, with Python and nitrohb."""
         return self.guest / "parent.cpio"
 
     @property
@@ -137,12 +137,12 @@ class Parts:
 
     @property
     def nitrohb(self) -> Path:
-        """Where nitrohb and what it needs are installed for the parent, a directory for Python."""
+        """The directory with nitrohb and its dependencies, for the parent."""
         return self.directory / "nitrohb"
 
 
 def parts() -> Parts:
-    """The parts, as the session has made them, with the kernel that ``NITROHB_KERNEL`` names."""
+    """The parts that the session has made, with the kernel that ``NITROHB_KERNEL`` names."""
     directory = os.environ.get("NITROHB_PARTS")
     assert directory, "these tests need the parts that `nox -s enclave` makes: run that"
     suite = os.environ.get("NITROHB_KERNEL", "")
@@ -151,7 +151,7 @@ def parts() -> Parts:
 
 
 def commands(name: str) -> str:
-    """A block of commands of the how-to, by the name in the comment before it."""
+    """A block of commands of the page, by the name in the comment before it."""
     text = HOW_TO.read_text("utf-8")
     block = re.compile(rf"^<!-- {re.escape(name)} -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     (found,) = block.findall(text)
@@ -165,7 +165,7 @@ def make_guest(parts: Parts) -> None:
 
 
 def make(parts: Parts, recipe: str, *wanted: Path) -> None:
-    """Make some parts, if the recipe is not that of last time."""
+    """Make some parts, if the recipe has changed since the last time."""
     stamp = wanted[0].with_name(f"{wanted[0].name}.recipe")
     sources = (MAKE_GUEST, Path(__file__).with_name("init.c"))
     text = recipe + "".join(source.read_text("utf-8") for source in sources)
@@ -194,7 +194,7 @@ def fetch_hello(parts: Parts) -> None:
 
 
 def make_parents(every: Iterable[Parts]) -> None:
-    """Make the initramfs of parents on a machine, with a Python and what is installed for it."""
+    """Make the initramfs of the parents of a machine, with Python and nitrohb."""
     first, *_ = every
     python = Parts(first.directory, DEBIAN_12, first.machine)
     unpacked = first.directory / first.machine.arch / "python"
@@ -220,10 +220,10 @@ def archive(root: Path, target: Path) -> None:
 
 
 def contained(scratch: Path) -> list[str]:
-    """What to put before a command so that it leaves nothing behind, however it ends.
+    """A prefix for a command that must leave nothing behind, however it ends.
 
-    It runs in a PID namespace, which ends with its first process, and with whoever starts it; and
-    what it writes to a scratch directory is in memory, on a file system that nobody else sees.
+    The command runs in a PID namespace, which ends with its first process and with this process.
+    Its scratch directory is in memory, on a file system that no other process sees.
     """
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     mount = 'mount -t tmpfs -o mode=700 none "$0" && exec "$@"'
@@ -233,9 +233,9 @@ def contained(scratch: Path) -> list[str]:
 
 
 def with_parent(signal: str) -> list[str]:
-    """What to put before a command that is to get a signal when its parent ends, however it does.
+    """A prefix for a command that must get a signal when its parent ends.
 
-    nox passes on an interrupt, but a nox that is terminated or killed leaves its commands running.
+    nox passes on an interrupt. But if nox gets SIGTERM or SIGKILL, its commands keep running.
     """
     return ["setpriv", "--pdeathsig", signal]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody who follows docs/how-to/qemu.md, command by command."""
+"""A reader of docs/how-to/qemu.md, who runs command after command."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from .parts import PROJECT, Parts, commands
 
 
 class Reader:
-    """Runs blocks of the how-to in a directory, where the guest that it makes is already."""
+    """Runs blocks of the page in a directory that already has the guest."""
 
     def __init__(self, parts: Parts, directory: Path) -> None:
         self._directory = directory
@@ -25,21 +25,21 @@ class Reader:
 
     @contextmanager
     def device(self, name: str) -> Generator[Program]:
-        """Run the block of a device while this lasts; it is ready for a guest."""
+        """Run the block that starts a device, until the end of this block."""
         with self.runs(name) as device:
-            # For this the reader would use ls.
+            # A person would use ls.
             until((self._directory / "vhost4.socket").exists, "the device's socket")
             yield device
 
     def boots(self, name: str, heartbeat: str) -> None:
-        """Run a block that boots a guest: nitrohb answers it, and the guest gets the answer."""
+        """Run a block that boots a guest. nitrohb answers, and the guest gets the answer."""
         with self.runs(name) as run:
             run.words.await_line(heartbeat)
             assert run.ends() == 0
         assert "init: boot: echoed" in (self._directory / "console.log").read_text()
 
     def makes_a_parent(self) -> None:
-        """Run the block that makes a parent, with a Python as the README installs it."""
+        """Run the block that builds a parent, with Python as the README installs it."""
         recipe = (
             "python3 -m venv venv; mkdir initramfs;"
             " (cd initramfs && cpio -i --quiet) < enclave.cpio;"
@@ -50,7 +50,7 @@ class Reader:
 
     @contextmanager
     def runs(self, name: str) -> Generator[Program]:
-        """Run a block while this lasts."""
+        """Run a block until the end of this block."""
         command = ("sh", "-eu", "-c", f"exec {commands(name)}")
         with Program(*command, cwd=self._directory, env=self._env) as program:
             yield program

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AWS's own enclave image boots: its kernel and its init, as AWS's tools have made them.
+"""AWS's own enclave image boots, with the kernel and init of AWS's tools.
 
-examples/boot_eif.py boots it. Beside a parent guest it has a CID of its own. In a kernel that
+examples/boot_eif.py boots it. Beside a parent guest it has its own CID. In a kernel that
 has the AF_VSOCK loopback, the program answers by itself.
 """
 
@@ -23,7 +23,7 @@ from .reader import Reader
 
 BOOT_EIF = (sys.executable, EXAMPLE)
 CID = 16
-# A launcher that knows that the end of its QEMU is a failure.
+# A launcher for which every end of QEMU is a failure.
 FAILS = ("sh", "-c", '"$@"; exit 1', "sh")
 PANIC = r"Kernel panic - not syncing: Attempted to kill init!"
 HELLO = r"^Hello \(from a nitro enclave!\)$"
@@ -34,7 +34,7 @@ class Boot(Program):
 
     def __init__(self, directory: Path, *args: str | Path, before: Sequence[str] = ()) -> None:
         (directory / "tmp").mkdir(exist_ok=True)
-        # Its lines share a pipe with the console: each has to be written at once.
+        # Its lines share a pipe with the console, so each must be written at once.
         env = {"TMPDIR": str(directory / "tmp"), "PYTHONUNBUFFERED": ""}
         super().__init__(*before, *BOOT_EIF, *args, cwd=directory, env=env)
         self._directory = directory
@@ -45,7 +45,7 @@ class Boot(Program):
         super().__exit__()
 
     def ends(self) -> int:
-        """Wait for its end and that of all that it has started, and look for what is left."""
+        """Wait for the end of the program and of its processes, and check that nothing is left."""
         code = super().ends()
         assert list(self._directory.glob("tmp/*")) == []
         return code
@@ -69,7 +69,7 @@ def test_it_boots_beside_a_parent(
 
 
 def test_it_boots_beside_a_parent_on_aarch64(parts: Parts, tmp_path: Path) -> None:
-    """Both are of the architecture for which AWS has built it, and nitrohb runs on that, too."""
+    """Parent and enclave are for aarch64, as the image of AWS is. nitrohb runs there, too."""
     arm = Parts(parts.directory, DEBIAN_12, AARCH64)
     with Device(arm, tmp_path, hybrid(Parent.CID), hybrid(CID)) as device:
         device.prepare(Parent.CID)
@@ -97,9 +97,9 @@ def test_its_init_dies_if_its_cid_is_not_allowed(parts: Parts, siblings: Sibling
 
 
 def test_its_init_dies_if_nobody_listens(parts: Parts, tmp_path: Path) -> None:
-    """It connects to CID 3, and the device takes only CID 2 to the Unix socket.
+    """It connects to CID 3, but the device passes only CID 2 to the Unix socket.
 
-    QEMU ends with 0 even after a panic, as if it had left a VMM in the background.
+    QEMU exits with 0 even after a panic, like a launcher that leaves a VMM in the background.
     """
     example = runpy.run_path(str(EXAMPLE))
     is_arm, memory, sections = example["read_eif"](str(parts.hello))
@@ -127,7 +127,7 @@ def test_its_init_dies_if_nobody_listens(parts: Parts, tmp_path: Path) -> None:
 
 
 def test_an_image_for_x86_64_boots_too(siblings: Siblings, reader: Reader, tmp_path: Path) -> None:
-    """AWS's eif_build has made it, of our kernel and our init."""
+    """AWS's eif_build has made it from our kernel and our init."""
     with reader.runs("eif: make") as make:
         assert make.ends() == 0
     image = tmp_path / "guest.eif"
@@ -149,7 +149,7 @@ def test_a_signal_ends_it(parts: Parts, tmp_path: Path, number: signal.Signals) 
 
 
 @pytest.mark.vsock
-def test_the_way_of_a_user(reader: Reader) -> None:
+def test_the_steps_of_the_page(reader: Reader) -> None:
     shown = re.search(r"^```text\n(.*)\n(Hello.*)\n```$", HOW_TO.read_text("utf-8"), re.MULTILINE)
     assert shown is not None
     assert re.match(HELLO, shown[2])
@@ -174,7 +174,7 @@ def test_its_launcher_fails_if_its_cid_is_not_allowed(parts: Parts, tmp_path: Pa
 
 
 @pytest.mark.vsock
-def test_its_time_is_up(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_time_limit(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(parts.device.parent), prepend=os.pathsep)
     with Boot(tmp_path, "--timeout", "2", parts.hello) as boot:
         boot.words.await_line("boot_eif: no heartbeat within 2 s$")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the session runs these tests in leaves nothing behind, even if it is killed."""
+"""The prefix of the commands of the session leaves nothing behind, even after SIGKILL."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.support import child
 
 from .parts import contained
 
-# What starts a command and waits for it, as nox does.
+# Starts a command and waits for it, as nox does.
 STARTER = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])")
 
 
@@ -26,8 +26,8 @@ STARTER = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.arg
 def test_a_killed_run_leaves_no_process_and_no_file(
     tmp_path: Path, starter: Sequence[str], number: int
 ) -> None:
-    # The descriptor is how we know the processes in there, wherever they are: the pipe ends when
-    # the last of them does.
+    # All processes of the command have this descriptor: the pipe ends when the last of them has
+    # ended.
     script = 'touch "$0/file"; sleep 30 & echo started; sleep 30; echo still there'
     command = [*starter, *contained(tmp_path), "sh", "-c", script, str(tmp_path)]
     with child(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:

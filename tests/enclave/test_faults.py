@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong in whole systems: somebody is killed, paused, or out of descriptors."""
+"""Faults in whole systems: a process is killed, paused, or out of descriptors."""
 
 import signal
 from pathlib import Path
@@ -12,13 +12,13 @@ ONE = hybrid(4)
 TWO = hybrid(5)
 LISTEN = ("-l", "hybrid:vm4.vsock:9000", "-l", "hybrid:vm5.vsock:9000")
 
-LATE = 10_000  # milliseconds: enough to pause somebody before the byte comes
+LATE = 10_000  # milliseconds: enough to pause a process before the byte arrives
 
 
 def test_the_server_is_killed_between_accept_and_echo(
     siblings: Siblings, enclaves: Enclaves
 ) -> None:
-    """The enclave fails; the port is free at once, and the next boot works."""
+    """The enclave fails. The port is free at once, and the next boot works."""
     with enclaves.booting(16, manner="silent") as guest:
         with siblings.parent.nitrohb("--keep") as server:
             guest.words.await_line("^init: connected")
@@ -32,7 +32,7 @@ def test_the_server_is_killed_between_accept_and_echo(
 
 
 def test_the_server_is_killed_on_a_unix_socket(parts: Parts, tmp_path: Path) -> None:
-    """Its socket files stay, as nobody removes them; the next server replaces them."""
+    """Its socket files stay. The next server replaces them."""
     with Device(parts, tmp_path, ONE, TWO) as device:
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, cid=2, manner="silent") as guest:
@@ -53,7 +53,7 @@ def test_the_server_is_killed_on_a_unix_socket(parts: Parts, tmp_path: Path) -> 
 
 
 def test_the_vmm_is_killed_in_mid_handshake(parts: Parts, tmp_path: Path) -> None:
-    """The device hangs up in its stead; its guest boots again."""
+    """The device closes the connection. The guest boots again."""
     with Server(tmp_path, *LISTEN) as server, Device(parts, tmp_path, ONE, TWO) as device:
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, cid=2, manner="silent") as guest:
@@ -69,7 +69,7 @@ def test_the_vmm_is_killed_in_mid_handshake(parts: Parts, tmp_path: Path) -> Non
 def test_the_vmm_of_a_sibling_is_killed_in_mid_handshake(
     siblings: Siblings, enclaves: Enclaves
 ) -> None:
-    """Nobody hangs up, so that the deadline ends it; meanwhile another enclave boots."""
+    """Nothing closes its connection, so the deadline does. Meanwhile another enclave boots."""
     with siblings.parent.nitrohb("--keep", "--handshake-timeout", "8") as server:
         with enclaves.booting(DOOMED, manner="silent") as guest:
             server.await_peer("connected", DOOMED)
@@ -80,10 +80,10 @@ def test_the_vmm_of_a_sibling_is_killed_in_mid_handshake(
 
 
 def test_a_guest_is_paused_for_longer_than_the_deadline(parts: Parts, tmp_path: Path) -> None:
-    """It finds its connection closed when it goes on; meanwhile another boots.
+    """Its connection is closed when it goes on. Meanwhile another enclave boots.
 
-    QEMU is stopped as a whole: its monitor's ``stop`` would stop the device too, and
-    vhost-device-vsock 0.3.0 ends the thread of a guest that is told something then.
+    SIGSTOP stops QEMU: the ``stop`` of its monitor would stop the device, too, and
+    vhost-device-vsock 0.3.0 ends the thread of a guest that gets a packet then.
     """
     limit = ("--handshake-timeout", "2")
     with Server(tmp_path, *LISTEN, *limit) as server, Device(parts, tmp_path, ONE, TWO) as device:
@@ -100,7 +100,7 @@ def test_a_guest_is_paused_for_longer_than_the_deadline(parts: Parts, tmp_path: 
 
 
 def test_the_descriptor_table_is_full(siblings: Siblings, enclaves: Enclaves) -> None:
-    """The peer that holds the most has to make room for who boots."""
+    """The peer with the most connections makes room for an enclave that boots."""
     held = 60
     patient = ("--keep", "--handshake-timeout", "600")
     with siblings.parent.nitrohb(*patient, files=40) as server:

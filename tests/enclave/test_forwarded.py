@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``forward-cid=1``: an unmodified init's connection arrives on the host's AF_VSOCK loopback.
+"""``forward-cid=1``: the connection of an unmodified init arrives on the loopback of the host.
 
-All of it runs in a kernel that has that loopback: QEMU and the device are processes in there.
+The tests run in a kernel with that loopback. QEMU and the device are processes in it.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ ONE = Vm(4, "forward-cid=1")
 
 
 def test_a_forwarded_guest_has_cid_1_whatever_it_connects_to(parts: Parts, tmp_path: Path) -> None:
-    """With CID 2; the how-to's guest connects to CID 3."""
+    """Here it connects to CID 2. The guest of the page connects to CID 3."""
     with Device(parts, tmp_path, ONE) as device, Server(tmp_path, "-l", "vsock::9000") as server:
         device.prepare(ONE.cid)
         with Guest(parts, tmp_path, ONE, cid=2) as guest:
@@ -28,7 +28,7 @@ def test_a_forwarded_guest_has_cid_1_whatever_it_connects_to(parts: Parts, tmp_p
 
 
 def test_the_commands_of_the_how_to(reader: Reader) -> None:
-    """They are run as they stand, all in one directory."""
+    """They run unchanged, all in one directory."""
     with reader.device("forward: device"):
         reader.boots("forward: run", "heartbeat .*vsock::9000 .*cid.1\\b")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of docs/how-to/qemu.md, as they stand; test_forwarded.py has those of AF_VSOCK."""
+"""The commands of docs/how-to/qemu.md. test_forwarded.py has those that need AF_VSOCK."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_every_command_is_run_somewhere() -> None:
     assert len(named) == text.count("```sh\n")
 
 
-def test_what_it_takes_is_what_the_session_installs() -> None:
+def test_the_session_installs_what_the_page_installs() -> None:
     lines = (commands("install") + commands("eif: install")).splitlines()
     packages = {name for names in PROGRAMS.values() for name in names.split()}
     named = {word for line in lines[::2] for word in line.split()}
@@ -41,7 +41,7 @@ def test_what_it_takes_is_what_the_session_installs() -> None:
 
 
 def test_the_commands(reader: Reader) -> None:
-    """They boot a guest again and again, beside one device."""
+    """They boot guests one after another, with one device."""
     with reader.device("hybrid: device"):
         for _ in range(2):
             reader.boots("hybrid: run", "heartbeat .*hybrid:vm4.vsock:9000 ")

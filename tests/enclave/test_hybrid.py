@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests whose connections to CID 2 come out of Unix sockets, on which nitrohb listens."""
+"""Guests whose connections to CID 2 arrive on Unix sockets, on which nitrohb listens."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def test_one_server_for_several_guests(parts: Parts, tmp_path: Path) -> None:
         }
 
 
-def test_a_deleted_socket_file_is_made_anew(parts: Parts, tmp_path: Path) -> None:
+def test_a_deleted_socket_file_is_created_again(parts: Parts, tmp_path: Path) -> None:
     with Server(tmp_path, "-l", ADDRESSES[ONE]) as server, Device(parts, tmp_path, ONE) as device:
         (file,) = tmp_path.glob("vm4.vsock_*")
         file.unlink()  # as a script does before it starts the VM
@@ -52,9 +52,9 @@ def test_a_deleted_socket_file_is_made_anew(parts: Parts, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start the device as another user")
 def test_the_device_runs_as_another_user(parts: Parts, tmp_path: Path) -> None:
-    """Its user may write to the socket file if nitrohb was told so, and may not if it was not."""
+    """With ``--socket-mode`` and ``--socket-group`` this user can connect, and without them not."""
     tmp_path.chmod(0o777)  # the device makes its own sockets here
-    shutil.copy(parts.device, tmp_path / "device")  # where that user finds it
+    shutil.copy(parts.device, tmp_path / "device")  # a path that this user can reach
     user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "./device")
     shared = ("--socket-mode", "660", "--socket-group", str(NOBODY))
     for options, outcome in (((), "boot: refused"), (shared, "boot: echoed")):

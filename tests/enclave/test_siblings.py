@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enclave guests and their parent guest, in which nitrohb runs: each has a CID of its own.
+"""Enclave guests and their parent guest, in which nitrohb runs. Each has its own CID.
 
-This is a Nitro host in small: the parent has CID 3, so that the init is an unmodified one, and
-nitrohb sees each enclave's true CID.
+As on a real instance, the parent has CID 3. So the init is unmodified, and nitrohb sees the CID
+of each enclave.
 """
 
 import json
@@ -25,7 +25,7 @@ def test_three_enclaves_boot_at_once_and_each_is_awaited(
         }
         guests = [running.enter_context(enclaves.booting(cid)) for cid in ENCLAVES]
         assert [guest.outcome() for guest in guests] == ["boot: echoed"] * 3
-        # The last is awaited when it has been answered already.
+        # The wait for the last one begins after its heartbeat.
         late = ENCLAVES[-1]
         waits[late] = parent.start("-m", "nitrohb", "wait", "--api", API, "--cid", str(late))
         for cid, wait in waits.items():
@@ -57,7 +57,7 @@ def test_a_cid_that_is_not_allowed_and_a_wrong_byte_are_refused(
         assert server.err.lines == []
 
 
-def test_a_silent_enclave_keeps_nobody_out(siblings: Siblings, enclaves: Enclaves) -> None:
+def test_a_silent_enclave_does_not_block_others(siblings: Siblings, enclaves: Enclaves) -> None:
     patient = ("--keep", "--handshake-timeout", "600")
     with siblings.parent.nitrohb(*patient) as server, enclaves.booting(17, manner="silent") as one:
         server.await_peer("connected", 17)
@@ -87,7 +87,7 @@ def test_an_enclave_without_a_listener_fails_and_the_next_boot_succeeds(
 
 
 def test_an_enclave_boots_again(siblings: Siblings, enclaves: Enclaves) -> None:
-    """Each boot is a heartbeat of its own, claimed by its own launcher."""
+    """Each boot has one heartbeat, which its launcher claims."""
     parent = siblings.parent
     claimed: list[str] = []
     with parent.nitrohb("--keep", "--api", API) as server:

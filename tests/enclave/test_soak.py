@@ -13,7 +13,7 @@ MEGABYTE = 1024  # kilobytes
 
 
 def soak(enclaves: Enclaves, server: Remote, counts: tuple[int, ...]) -> list[str]:
-    """Let the guests throw their dice; return what came of all connections."""
+    """Let the guests connect at random. Return the outcomes of all connections."""
     with ExitStack() as running:
         guests = [
             running.enter_context(enclaves.booting(cid, manner="dice", count=count, seed=seed))
@@ -24,9 +24,9 @@ def soak(enclaves: Enclaves, server: Remote, counts: tuple[int, ...]) -> list[st
     return [outcome for guest in guests for outcome in guest.outcomes()]
 
 
-def test_every_honest_one_is_answered(siblings: Siblings, enclaves: Enclaves) -> None:
+def test_every_correct_enclave_is_answered(siblings: Siblings, enclaves: Enclaves) -> None:
     with siblings.parent.nitrohb("--keep", "--handshake-timeout", "2") as server:
-        soak(enclaves, server, (5, 5, 5))  # by then the server has all that it needs
+        soak(enclaves, server, (5, 5, 5))  # by then the server has opened all that it needs
         before = server.look()
         outcomes = Counter(soak(enclaves, server, CONNECTIONS))
         after = server.look()

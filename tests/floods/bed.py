@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a scenario happens: an address, the server, the honest enclave, the flooders.
+"""The parts of a scenario: an address, the server, the correct enclave, the flooders.
 
-On a Unix socket every client is a peer of its own, as the server knows it by its process. On the
-loopback of AF_VSOCK all clients have CID 1 and are one peer: there nothing but its own promptness
-speaks for the honest enclave. It is answered because it speaks at once, so that it never has to
-wait among the silent ones.
+On a Unix socket every client is a separate peer, because the server knows its process. On the
+loopback of AF_VSOCK all clients have CID 1, and are one peer. There the enclave is answered because
+it sends its byte at once, so it is never pending.
 """
 
 import json
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-PATIENCE = 60.0  # seconds; nothing here is measured by it
+PATIENCE = 60.0  # seconds: a limit, not a measurement
 POLL = 0.01  # seconds
 
 CLIENTS = Path(__file__).with_name("clients.py")
@@ -29,7 +28,7 @@ SERVER = (sys.executable, "-W", "error", "-m", "nitrohb", "serve", "--keep", "--
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until something is so; it is an error if it never comes."""
+    """Poll until a condition is true. After the time limit, fail."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s: {what}"
@@ -38,14 +37,14 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 @dataclass(frozen=True)
 class Under:
-    """What a server is under: a command that ends by becoming it, and what that inherits."""
+    """What starts a server: a command that becomes the server by exec, and what it inherits."""
 
     command: tuple[str, ...] = ()
     descriptors: tuple[int, ...] = ()
 
 
 class Process:
-    """A child. It is killed when its ``with`` block ends; its stdin ends with this process."""
+    """A child process. The end of its ``with`` block kills it. Its stdin ends with this process."""
 
     def __init__(self, *command: str, pass_fds: tuple[int, ...] = ()) -> None:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
@@ -65,7 +64,7 @@ class Process:
             raise
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What it has printed since the last call."""
+        """The lines that it has printed since the last call."""
         size = os.fstat(self._out.fileno()).st_size
         data = os.pread(self._out.fileno(), size - self._read, self._read)
         *lines, rest = data.split(b"\n")
@@ -73,7 +72,7 @@ class Process:
         return map(json.loads, lines)
 
     def errors(self) -> str:
-        """All that it has written to stderr."""
+        """Its output on stderr so far."""
         return os.pread(self._err.fileno(), 100_000, 0).decode()
 
     def ends(self) -> int:
@@ -102,20 +101,20 @@ class Client(Process):
         self.failures: list[str] = []
 
     def count(self, *names: str) -> int:
-        """How many lines of some names it has printed so far."""
+        """The number of lines of some names that it has printed so far."""
         for line in self.lines():
             self.counts.update(line.keys())
             self.failures += [line["failed"]] if "failed" in line else []
         return sum(self.counts[name] for name in names)
 
     def has(self, times: int, *names: str) -> bool:
-        """Whether it has printed so many lines of some names; it is an error if it never will."""
+        """Wait until it has printed so many lines of some names. After the time limit, fail."""
         enough = self.count(*names) >= times
         assert enough or self.popen.poll() is None, f"a client failed:\n{self.errors()}"
         return enough
 
     def stop(self) -> None:
-        """Let it end, as it does when its stdin ends."""
+        """End it: it ends when its stdin does."""
         assert self.popen.stdin is not None
         self.popen.stdin.close()
         assert self.ends() == 0, self.errors()
@@ -123,13 +122,13 @@ class Client(Process):
 
 
 class Enclave(Client):
-    """The honest one. Its ``failures`` say what happened instead of an echo."""
+    """The correct enclave. Its ``failures`` say what happened instead of an echo."""
 
     def __init__(self, address: str) -> None:
-        super().__init__("honest", address)
+        super().__init__("correct", address)
 
     def beats(self, times: int) -> None:
-        """Wait until it has been answered some more times."""
+        """Wait until it has had some more echoes."""
         goal = self.count("echoed", "failed") + times
         until(
             lambda: self.has(goal, "echoed", "failed"),
@@ -144,7 +143,7 @@ class Server(Process):
     """The server under test.
 
     Attributes:
-        counts: How many events of each name there were, and how many rejections of each reason.
+        counts: The number of events of each name, and of rejections of each reason.
     """
 
     def __init__(self, address: str, *options: str, under: Under) -> None:
@@ -153,7 +152,7 @@ class Server(Process):
         self.counts = Counter[str]()
 
     def count(self, *names: str) -> int:
-        """How many events there were so far of some names, together."""
+        """The number of events of some names so far."""
         for event in self.lines():
             self.counts[event["event"]] += 1
             self.counts[event.get("reason", "")] += 1
@@ -168,7 +167,7 @@ class Server(Process):
         return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
 
     def descriptors_at_rest(self) -> int:
-        """How many it has open between two connections: the fewest of several looks."""
+        """The number of descriptors that it has open between connections: the least of several."""
         return min(self.descriptors() for _ in range(50))
 
     def send(self, number: int) -> None:
@@ -185,11 +184,11 @@ class Bed:
     def serving(
         self, *options: str, under: Under = Under(), warning: str = ""
     ) -> Generator[tuple[Server, Enclave]]:
-        """A server, and the honest enclave that beats all the while.
+        """Run a server, and an enclave that sends heartbeats until the end of the block.
 
-        In the end, with the clients of the block gone, the server has no more descriptors open
-        than in the beginning, every heartbeat was echoed, and SIGTERM ends it. It has said nothing
-        on stderr, but one expected warning.
+        At the end, without the clients of the block, the server has no more descriptors open than
+        at the beginning, every heartbeat was echoed, and SIGTERM ends it. It has printed nothing
+        to stderr except one expected warning.
         """
         with self.server(*options, under=under) as server, Enclave(self.client_address) as enclave:
             enclave.beats(2)  # by then the server has opened all that it needs
@@ -205,19 +204,19 @@ class Bed:
 
     @contextmanager
     def server(self, *options: str, under: Under) -> Generator[Server]:
-        """A server that listens, once this begins."""
+        """A server that listens when the block begins."""
         with Server(self.address, *options, under=under) as server:
             until(lambda: server.count("listening"), "the server listens")
             yield server
 
     @property
     def client_address(self) -> str:
-        """What a client connects to: the loopback's CID, where the server listens on any."""
+        """The address for clients, with the CID of the loopback if the server listens on any."""
         return self.address.replace("vsock::", "vsock:1:")
 
     @contextmanager
     def flood(self, role: str, *clients: tuple[float, ...]) -> Generator["Flood"]:
-        """Some clients of a role, one for each tuple of numbers; see :mod:`.clients`."""
+        """Start clients of a role, one for each tuple of numbers: see :mod:`.clients`."""
         with ExitStack() as stack:
             address = self.client_address
             flood = Flood([stack.enter_context(Client(role, address, *each)) for each in clients])
@@ -228,12 +227,12 @@ class Bed:
 
 @dataclass(frozen=True)
 class Flood:
-    """Clients that run from the start of a ``with`` block to its end."""
+    """Clients that run until the end of a ``with`` block."""
 
     clients: list[Client]
 
     def reaches_its_goal(self) -> None:
-        """Wait until every client has done what it was asked for. It then goes on, or holds on."""
+        """Wait until every client has reached its goal. It then goes on."""
         until(lambda: all(each.has(1, "goal") for each in self.clients), "the flood")
 
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clients: one honest enclave, and those who flood. A program of its own, that starts quickly.
+"""The clients: a correct enclave, and flooders. This is a separate program, so it starts quickly.
 
     python -IS clients.py ROLE ADDRESS [NUMBER ...]
 
-It prints JSON lines: ``goal`` once it has done what it was asked for; the honest enclave prints
-``sent`` when it has sent its byte, then ``echoed`` or ``failed``. Then it goes on until its stdin
-ends, so that none outlives its parent.
-A server that lets it wait for too long lets it die of SIGALRM.
+It prints JSON lines: ``goal`` when it has reached its goal; the enclave prints ``sent`` when it has
+sent its byte, then ``echoed`` or ``failed``. Then it goes on until its stdin ends, so it does not
+outlive its parent. If the server lets it wait for too long, SIGALRM ends it.
 """
 
 import errno
@@ -19,12 +18,12 @@ import sys
 from collections.abc import Callable
 
 HEARTBEAT = b"\xb7"
-PATIENCE = 60  # seconds that talking to the server may block
+PATIENCE = 60  # seconds that a call may block
 BLOCK = bytes(2 << 20)
 
 
 def connect(address: str) -> socket.socket:
-    """Connect as init does: blocking, and only once; AF_VSOCK only in a kernel that we booted."""
+    """Connect as init does: blocking, and once. AF_VSOCK only in a kernel that a test booted."""
     kind, _, rest = address.partition(":")
     if kind == "unix":
         return connected(socket.socket(socket.AF_UNIX), rest)
@@ -45,10 +44,10 @@ def connected(sock: socket.socket, target: str | tuple[int, int]) -> socket.sock
 
 
 def connect_in_time(address: str) -> socket.socket:
-    """Connect, and die if talking to the server takes too long.
+    """Connect, and end by SIGALRM if a call blocks for too long.
 
-    That is no time-out of the socket, which would poll: then connect() would not wait for room in
-    the queue of a Unix socket, and send() might wait for ever on AF_VSOCK.
+    A time-out of the socket would poll. Then connect() would not wait for room in the queue of a
+    Unix socket, and send() could wait without a limit on AF_VSOCK.
     """
     signal.alarm(PATIENCE)
     return connect(address)
@@ -64,8 +63,8 @@ def told_to_end(seconds: float = 0) -> bool:
     return bool(select.select([0], [], [], seconds)[0])
 
 
-def honest(address: str, pause: float = 0.01) -> None:
-    """Beat again and again, each time as an enclave that boots: connect, send, await the echo."""
+def correct(address: str, pause: float = 0.01) -> None:
+    """Send heartbeats as an enclave does, one after another: connect, send, wait for the echo."""
     while not told_to_end(pause):
         try:
             with connect_in_time(address) as sock:
@@ -82,12 +81,12 @@ def honest(address: str, pause: float = 0.01) -> None:
 
 
 def hold(address: str, number: float, greeting: bytes) -> None:
-    """Open many connections, send something on each, read nothing, close none."""
+    """Open many connections, send something on each, read nothing, and close none."""
     held: list[socket.socket] = []
     while len(held) < number and not told_to_end():
         try:
             sock = connect_in_time(address)
-        except ConnectionResetError:  # AF_VSOCK's way to say that the queue is full
+        except ConnectionResetError:  # on AF_VSOCK: the queue is full
             continue
         held.append(sock)
         sock.send(greeting)
@@ -96,17 +95,17 @@ def hold(address: str, number: float, greeting: bytes) -> None:
 
 
 def silent(address: str, number: float) -> None:
-    """Connections that say nothing."""
+    """Open connections that send nothing."""
     hold(address, number, b"")
 
 
 def deaf(address: str, number: float) -> None:
-    """Heartbeats whose echo is never read."""
+    """Send heartbeats, and never read the echoes."""
     hold(address, number, HEARTBEAT)
 
 
 def repeat(address: str, number: float, talk: Callable[[socket.socket], object]) -> None:
-    """Connect, talk and close, for ever, whatever becomes of it; the goal is a number of times."""
+    """Connect, do something and close, again and again. The goal is a number of times."""
     done = 0
     while not told_to_end():
         try:
@@ -121,17 +120,17 @@ def repeat(address: str, number: float, talk: Callable[[socket.socket], object])
 
 
 def server_listens_on(address: str) -> bool:
-    """Whether a failure was that of one connection: a Unix socket's file goes with its server."""
+    """Whether only one connection failed: the file of a Unix socket is removed with its server."""
     return not address.startswith("unix:") or os.path.exists(address.removeprefix("unix:"))
 
 
 def churn(address: str, number: float) -> None:
-    """Open and close as fast as it goes."""
+    """Open and close as fast as possible."""
     repeat(address, number, lambda sock: None)
 
 
 def wrong(address: str, number: float) -> None:
-    """A wrong byte each time."""
+    """Send a wrong byte on each connection."""
 
     def talk(sock: socket.socket) -> None:
         sock.sendall(b"\0")
@@ -141,13 +140,13 @@ def wrong(address: str, number: float) -> None:
 
 
 def megabytes(address: str, number: float, first: float) -> None:
-    """Send two megabytes, which begin with a byte of one's choice, to the end or until refused."""
+    """Send two megabytes that begin with a given byte, until the server closes."""
     repeat(address, number, lambda sock: sock.sendall(bytes([int(first)]) + BLOCK))
 
 
 def main(role: str, address: str, *numbers: str) -> None:
     roles: dict[str, Callable[..., None]] = {
-        each.__name__: each for each in (honest, silent, deaf, churn, wrong, megabytes)
+        each.__name__: each for each in (correct, silent, deaf, churn, wrong, megabytes)
     }
     roles[role](address, *map(float, numbers))
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let accept(2) of a real process fail with an errno of one's choice, at a moment of one's choice.
+"""Make accept(2) of a real process fail with a chosen errno, at a chosen moment.
 
-A seccomp filter hands every accept4(2) of the process to a supervisor here (seccomp_unotify(2)),
-which lets it go on or fail. That is sturdier than the alternatives: it needs neither a package nor
-a compiler nor the right to trace, it catches the system call whoever makes it, and *which* call
-fails is decided by the test as it runs, not by counting calls beforehand.
+A seccomp filter passes every accept4(2) of the process to a supervisor in the test
+(seccomp_unotify(2)), which lets it go on or fail. This needs no package, no compiler and no right
+to trace. It catches every such system call, and the test decides while it runs which one fails.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ class Program(ctypes.Structure):
 
 
 def notify_of_accepts() -> int:
-    """Filter this process's accept4(2) from now on; returns the descriptor of its supervisor."""
+    """Filter accept4(2) of this process from now on; return the descriptor of the supervisor."""
     instructions = (
         (LOAD_WORD, 0, 0, 0),  # the number of the system call
         (JUMP_EQUAL, 0, 1, ACCEPT4),
@@ -70,25 +69,25 @@ class AcceptFaults:
 
     @property
     def under(self) -> Under:
-        """This very file as a program, which takes the filter and becomes the server."""
+        """This file as a program, which installs the filter and becomes the server."""
         fd = self._childs.fileno()
         return Under((sys.executable, "-m", __name__, str(fd)), (fd,))
 
     def script(self, *errnos: int) -> None:
-        """Let the next calls fail, one by one, with these."""
+        """Make the next calls fail with these, one by one."""
         self._queue.extend(errnos)
 
     def have_happened(self) -> bool:
         return not self._queue
 
     def _supervise(self) -> None:
-        """Answer the child's calls until it ends."""
+        """Answer the calls of the child until it ends."""
         _, listeners, _, _ = socket.recv_fds(self._ours, 1, 1)
         poll = select.poll()
-        for listener in listeners:  # none, if there never was a child
+        for listener in listeners:  # none if no child was started
             poll.register(listener, select.POLLIN)
-            while poll.poll()[0][1] & select.POLLIN:  # else POLLHUP: nobody is left to ask
-                with contextlib.suppress(FileNotFoundError):  # killed while it asked
+            while poll.poll()[0][1] & select.POLLIN:  # else POLLHUP: the child has ended
+                with contextlib.suppress(FileNotFoundError):  # killed during the call
                     self._answer(listener)
             os.close(listener)
 
@@ -114,7 +113,7 @@ class AcceptFaults:
 
 
 def main(fd: str, *command: str) -> None:
-    """Be filtered, tell the supervisor so, and become another program."""
+    """Install the filter, tell the supervisor, and become another program."""
     with socket.socket(fileno=int(fd)) as supervisor:
         socket.send_fds(supervisor, [b"!"], [notify_of_accepts()])
     os.execvp(command[0], command)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fifty launchers at once, each of which boots an enclave and waits for just that one.
+"""Fifty launchers at once. Each boots an enclave and waits for that one.
 
 The server listens on fifty addresses. Some launchers ask for their heartbeat before the enclave is
 started, the others after it has been answered.
@@ -18,7 +18,7 @@ LAUNCHES = 50
 async def launch(
     server: HeartbeatServer, address: Address, reaches: str, got: list[Heartbeat], asks_first: bool
 ) -> None:
-    """Boot an enclave, and wait for its heartbeat meanwhile or afterwards."""
+    """Boot an enclave, and wait for its heartbeat, before or after it arrives."""
 
     async def wait() -> None:
         got.append(await server.wait_heartbeat(address=address))
@@ -32,7 +32,7 @@ async def launch(
 
 
 async def race(addresses: Sequence[Address], reach: Sequence[str]) -> None:
-    """Start all launchers at once, and see that each gets its own heartbeat, and nothing else."""
+    """Start all launchers at once, and check that each gets its own heartbeat only."""
     got: list[list[Heartbeat]] = [[] for _ in addresses]
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

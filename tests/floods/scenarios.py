@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list: each scenario makes its trouble, and sees the honest enclave answered meanwhile."""
+"""The scenarios. Each causes trouble, and checks that the correct enclave is still answered."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from .faults import AcceptFaults
 
 Scenario = Callable[[Bed], None]
 
-PATIENT = ("--handshake-timeout", "1000")  # nobody is too late: who goes was evicted
+PATIENT = ("--handshake-timeout", "1000")  # no deadline ends a connection here, only an eviction
 PENDING = 20
 FEW = ("--max-pending", f"{PENDING}", *PATIENT)
 MEBIBYTE = 1 << 20
@@ -36,7 +36,7 @@ FATAL = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT)
 
 
 def silent_connections(bed: Bed) -> None:
-    """Connections that say nothing: the oldest have to go."""
+    """Connections that send nothing: the oldest are evicted."""
     with bed.serving(*FEW) as (server, enclave), bed.flood("silent", (100,)) as flood:
         flood.reaches_its_goal()
         enclave.beats(3)
@@ -46,8 +46,8 @@ def silent_connections(bed: Bed) -> None:
 def opens_and_closes(bed: Bed) -> None:
     """A client that opens and closes as fast as it can.
 
-    On AF_VSOCK a full queue resets whoever comes next, instead of letting him wait. Our own kernel
-    has one CPU, and its scheduler would give the flood as much of it as the server. So that has
+    On AF_VSOCK a full queue resets the next connection, instead of letting it wait. The kernel of
+    the tests has one CPU, of which the flood would get as much as the server. So the server has
     priority there, as a unit or a launcher can give it.
     """
     under = Under(("nice", "-n", "-10")) if launcher.inside() else Under()
@@ -58,7 +58,7 @@ def opens_and_closes(bed: Bed) -> None:
 
 
 def wrong_bytes(bed: Bed) -> None:
-    """A client that sends one wrong byte after the other."""
+    """A client that sends wrong bytes, one connection after another."""
     with bed.serving() as (server, enclave), bed.flood("wrong", (5,)) as flood:
         flood.reaches_its_goal()
         enclave.beats(2)
@@ -77,7 +77,7 @@ def megabytes(bed: Bed) -> None:
 
 
 def never_reads(bed: Bed) -> None:
-    """Heartbeats from a peer that never reads its echoes."""
+    """A peer that sends heartbeats and never reads the echoes."""
     with bed.serving() as (server, enclave), bed.flood("deaf", (50,)) as flood:
         flood.reaches_its_goal()
         enclave.beats(3)
@@ -85,7 +85,7 @@ def never_reads(bed: Bed) -> None:
 
 
 def few_descriptors(bed: Bed) -> None:
-    """RLIMIT_NOFILE = 64, of which a flood takes what it can get."""
+    """A flood with RLIMIT_NOFILE = 64."""
     with (
         bed.serving(*PATIENT, under=limit("nofile", 64), warning="(EMFILE)") as (server, enclave),
         bed.flood("silent", (100,)) as flood,
@@ -96,7 +96,7 @@ def few_descriptors(bed: Bed) -> None:
 
 
 def little_memory(bed: Bed) -> None:
-    """64 MiB of memory: memory.max of a cgroup in our own kernel, elsewhere RLIMIT_DATA."""
+    """64 MiB of memory: memory.max of a cgroup in a kernel of the tests, else RLIMIT_DATA."""
     group = MemoryGroup(64 * MEBIBYTE) if launcher.inside() else None
     under = group.under() if group else limit("data", 64 * MEBIBYTE)
     with bed.serving(under=under) as (server, enclave), bed.flood("silent", (100,)) as flood:
@@ -108,7 +108,7 @@ def little_memory(bed: Bed) -> None:
 
 
 class MemoryGroup:
-    """A cgroup with a limit of memory, in a kernel that we booted: it goes with it."""
+    """A cgroup with a memory limit, in a kernel that a test booted. It ends with that kernel."""
 
     ROOT = Path("/run/cgroup")
 
@@ -122,7 +122,7 @@ class MemoryGroup:
         (self.path / "memory.max").write_text(str(size))
 
     def under(self) -> Under:
-        """Enter it, and become a server."""
+        """A command that enters the cgroup, and becomes a server."""
         return Under(("sh", "-c", 'echo 0 > "$0" && exec "$@"', str(self.path / "cgroup.procs")))
 
     def has(self, pid: int) -> bool:
@@ -130,7 +130,7 @@ class MemoryGroup:
 
 
 def stopped_and_continued(bed: Bed) -> None:
-    """SIGSTOP and SIGCONT, while a flood and the honest enclave wait to be accepted."""
+    """SIGSTOP and SIGCONT, while a flood and the enclave wait in the backlog."""
     with bed.serving(*FEW) as (server, enclave), bed.flood("silent", (100,)) as flood:
         flood.reaches_its_goal()
         for _ in range(2):
@@ -142,7 +142,10 @@ def stopped_and_continued(bed: Bed) -> None:
 
 
 def stopped_past_its_deadline(bed: Bed) -> None:
-    """An enclave speaks in time, while the server is stopped until too late: it is echoed."""
+    """An enclave sends its byte in time, but the server is stopped until after the deadline.
+
+    The enclave is answered.
+    """
     seconds = 3  # more than a busy machine needs from the connection to the stop
     with bed.serving("--handshake-timeout", f"{seconds}") as (server, enclave):
         known = server.count("connected")
@@ -159,7 +162,7 @@ def stopped_past_its_deadline(bed: Bed) -> None:
 
 @contextmanager
 def stopped(pid: int) -> Generator[None]:
-    """Stop a process for a while, whatever happens."""
+    """Stop a process until the end of the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         stat = Path(f"/proc/{pid}/stat")
@@ -172,7 +175,7 @@ def stopped(pid: int) -> Generator[None]:
 def failing_accepts(bed: Bed) -> None:
     """accept(2) fails because of one connection: each errno several times, while an enclave waits.
 
-    A want of room would cost the enclave its connection, if no other is pending.
+    A lack of descriptors or memory would evict the enclave if no other connection is pending.
     """
     with AcceptFaults() as faults, bed.serving(*PATIENT, under=faults.under) as (_, enclave):
         for number in OF_ONE_CONNECTION:
@@ -182,7 +185,7 @@ def failing_accepts(bed: Bed) -> None:
 
 
 def exhausted_accepts(bed: Bed) -> None:
-    """accept(2) fails for want of room, while silent ones wait: they have to make it."""
+    """accept(2) fails for lack of descriptors or memory. Silent connections are evicted."""
     silent = 10 + len(EXHAUSTION)
     with (
         AcceptFaults() as faults,
@@ -198,7 +201,7 @@ def exhausted_accepts(bed: Bed) -> None:
 
 
 def fatal_accepts(bed: Bed) -> None:
-    """accept(2) fails because of the listening socket itself: that ends the server, tidily."""
+    """accept(2) fails because the listening socket is broken. That ends the server cleanly."""
     for number in FATAL:
         with (
             AcceptFaults() as faults,
@@ -213,7 +216,7 @@ def fatal_accepts(bed: Bed) -> None:
 
 
 def stepping_clock(bed: Bed) -> None:
-    """The clock steps by a day, back by two, to 1970 and to 2037; only inside our own kernel."""
+    """The clock steps by a day, back by two, to 1970 and to 2037, in a kernel of the tests."""
     day = 86_400.0
     with (
         bed.serving("--handshake-timeout", "3600") as (server, enclave),
@@ -237,7 +240,7 @@ def clock_set_right_again() -> Generator[None]:
 
 
 def set_clock(moment: float) -> None:
-    """Set the clock of the kernel that we booted; never that of a machine."""
+    """Set the clock of the kernel that a test booted, never that of the machine."""
     if not launcher.inside():
         raise RuntimeError("the clock is set only inside User Mode Linux")
     time.clock_settime(time.CLOCK_REALTIME, moment)

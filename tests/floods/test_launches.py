@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fifty launches at once on the hybrid sockets of fifty VMs; see :mod:`.launches`."""
+"""Fifty launches at once on the hybrid sockets of fifty VMs: see :mod:`.launches`."""
 
 from pathlib import Path
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documentation shows is executed: pages, README, and the examples for curl."""
+"""The examples of the documentation run: pages, README, and the examples for curl."""

@@ -15,9 +15,9 @@ STREAM_CUT_OFF = 28  # curl's exit code when --max-time is over
 
 
 def curl(example: str, here: Path) -> tuple[int, str, str]:
-    """Run an example on the Unix sockets of a directory: exit code, what it prints, status.
+    """Run an example on the Unix sockets of a directory. Return exit code, output and status.
 
-    The only enclave there, which has no CID, stands for CID 16.
+    Its only enclave has no CID, and plays CID 16.
     """
     here_too = (
         example.replace("/run/nitrohb", str(here))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launchers of their page: of one enclave, and of several, also on Unix sockets."""
+"""The launchers of docs/how-to/launcher.md: for one enclave, and for several."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SEND = f'["{BIN}/nitrohb", "send", '
 
 
 def on_unix_sockets(*addresses: str, vmm: str | None = None) -> str:
-    """Return the program for some addresses; a VMM that is not given sends its heartbeat."""
+    """Return the program for some addresses. The default VMM sends its heartbeat."""
     (first, key), *others = CHANGES
     assert first == "16: ["
     assert key.startswith('"hybrid:')
@@ -42,7 +42,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def said_in_a_few_lines(program: str, lines: int = 3, code: int = 0) -> str:
-    """Run a program, and return what it prints: no traceback, and not too much."""
+    """Run a program, and return its output, which must be a few lines without a traceback."""
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
@@ -84,11 +84,11 @@ print("the VMM has ended by itself")
 """
 
 
-def test_it_limits_the_time_of_the_boot_and_not_that_of_the_vmm() -> None:
+def test_it_limits_the_time_of_the_boot_but_not_of_the_vmm() -> None:
     given = '["nitrohb", "send", "unix:enclave.sock"]'
     program = ONE.replace(given, repr([sys.executable, "-Sc", VMM]))
     program = program.replace("unix:enclave.sock", "unix:e").replace(LIMIT, "1")
-    assert {*said_in_a_few_lines(program).splitlines()} == {  # what is printed first may vary
+    assert {*said_in_a_few_lines(program).splitlines()} == {  # the order of the lines varies
         "unix:e has booted",
         "the VMM has ended by itself",
     }
@@ -109,7 +109,7 @@ def test_three_enclaves_boot() -> None:
         ("unix:no/e", '["true"]', "cannot listen on unix:no/e"),
     ],
 )
-def test_of_several_it_prints_an_error_in_a_few_lines(one: str, vmm: str, why: str) -> None:
+def test_several_enclaves_an_error_is_a_few_lines(one: str, vmm: str, why: str) -> None:
     program = on_unix_sockets(one, "unix:f", vmm=vmm)
     assert program.count("timeout=180") == 1
     program = program.replace("timeout=180", "timeout=0.5")

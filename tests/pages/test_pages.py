@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example in docs/ is executed: by this module, or by a test that is named here."""
+"""Every example in docs/ runs: in this module, or in a test that is named here."""
 
 import os
 import re

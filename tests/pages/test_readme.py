@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README does what it says: its examples run, and print what it shows."""
+"""The examples of the README run, and print what it shows."""
 
 import os
 import re
@@ -15,11 +15,11 @@ from tests.docs.examples import shape
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-SET_UP = ".venv/bin/"  # the two commands that set everything up: CI runs those themselves
+SET_UP = ".venv/bin/"  # CI runs these two commands
 
 
 def run_shell(example: Example) -> str:
-    """Run a block of shell commands; what it prints is compared with the text block after it."""
+    """Run a block of shell commands, and compare its output with the text block after it."""
     if SET_UP in example.parsed:
         return ""
     shell = ["bash", "-euo", "pipefail", "-c", example.parsed]

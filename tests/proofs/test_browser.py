@@ -25,7 +25,7 @@ ROWS = """
     return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)]
         .map((row) => [...row.cells].map((cell) => cell.innerText));
 """
-# Words that are split between two lines. Only paths may be split.
+# Words that the browser splits between two lines. Only paths may be split.
 BROKEN = """
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     const broken = [];
@@ -76,7 +76,7 @@ class Page:
         return [entry["message"] for entry in entries]
 
     def show(self, *, width: int, height: int = 800, mobile: bool = False) -> None:
-        """Show it on a screen of that size."""
+        """Show the page on a screen of this size."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": mobile}
         self._browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
@@ -142,7 +142,7 @@ def check_page(page: Page, origin: str) -> None:
     assert page.log() == []
 
 
-def test_heartbeats_appear_as_they_come(browser: Chrome, tmp_path: Path) -> None:
+def test_heartbeats_appear_when_they_arrive(browser: Chrome, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     with serving(one, two) as server, opened(browser, server) as page:
         assert page.column("listeners", 0) == [f"unix:{one}", f"unix:{two}"]
@@ -161,7 +161,7 @@ def test_heartbeats_appear_as_they_come(browser: Chrome, tmp_path: Path) -> None
         assert third > again == second
 
 
-def test_what_came_before_is_there(browser: Chrome, tmp_path: Path) -> None:
+def test_earlier_heartbeats_are_shown(browser: Chrome, tmp_path: Path) -> None:
     path = tmp_path / "hb"
     with serving(path) as server:
         assert beat(path) == HEARTBEAT
@@ -180,7 +180,7 @@ def test_an_address_is_text(browser: Chrome, tmp_path: Path) -> None:
         assert page.run("return document.images.length") == 0
 
 
-def test_what_is_smuggled_in_is_not_executed(browser: Chrome, tmp_path: Path) -> None:
+def test_injected_code_is_not_executed(browser: Chrome, tmp_path: Path) -> None:
     """The browser obeys the policy, and logs what it blocks, which the other tests check."""
     with serving(tmp_path / "hb") as server, opened(browser, server) as page:
         page.run("document.body.insertAdjacentHTML('beforeend', arguments[0])", HOSTILE)

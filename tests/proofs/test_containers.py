@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Podman and runc build the image of deploy/ and run the pod of its DaemonSet. Needs root.
 
-No registry of images is asked: the base is a Debian with Python that is made here.
+It uses no image registry: the test builds a base image from Debian with Python.
 """
 
 import json
@@ -36,7 +36,7 @@ MEMORY = "/dev/shm"  # dpkg syncs after each file, and is twice as fast there
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 POD_IP = "10.0.0.5"
 IMAGE = "localhost/nitrohb:latest"
-# runc copes with every arrangement of control groups, and not every machine lets limits be raised.
+# runc works with every layout of control groups. Not every machine allows higher limits.
 CONFIGURATION = """
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -118,10 +118,10 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Generator[Podman]:
     podman = Podman(directory)
     podman.must("import", "--quiet", base, "localhost/base:proof")
     base.unlink()
-    # Where pip is told of its index, and of the certificates, it is told inside, too.
+    # pip in the image uses the index and the certificates of this machine's pip.
     told = [Path("/etc/pip.conf"), Path("/etc/ssl/certs"), Path(os.environ["PIP_CONSTRAINT"])]
     volumes = [f"--volume={path}:{path}:ro" for path in told if path.exists()]
-    # A new release of a dependency must not break this.
+    # So a new release of a dependency cannot break this.
     volumes += [f"--env={name}={told[-1]}" for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")]
     options = ("--network=host", "--isolation=chroot", "--build-arg=BASE=localhost/base:proof")
     verb, *rest = shown("podman")
@@ -145,7 +145,7 @@ def the(kind: str) -> dict[str, Any]:
     return resource
 
 
-def test_what_the_schemas_leave_open_is_right() -> None:
+def test_facts_that_the_schemas_do_not_check() -> None:
     daemonset, policy = the("DaemonSet")["spec"], the("NetworkPolicy")["spec"]
     template = daemonset["template"]
     labels, pod = template["metadata"]["labels"], template["spec"]
@@ -173,7 +173,7 @@ def test_what_the_schemas_leave_open_is_right() -> None:
 
 
 def pod_of_the_daemonset() -> dict[str, Any]:
-    """The pod as it is written, but for its image, and for ports that would need a bridge."""
+    """The pod of the manifest, except for its image, and for ports that would need a bridge."""
     template: dict[str, Any] = deepcopy(the("DaemonSet")["spec"]["template"])
     template["metadata"]["name"] = "proof"
     (container,) = template["spec"]["containers"]
@@ -184,7 +184,7 @@ def pod_of_the_daemonset() -> dict[str, Any]:
 
 @contextmanager
 def running_pod(podman: Podman, directory: Path) -> Generator[dict[str, Any]]:
-    """The pod, in a network of its own, as Podman describes its container."""
+    """Run the pod in a separate network. Yields what Podman says about its container."""
     profiles = directory / "profiles"
     profiles.mkdir()
     (profiles / "nitrohb.json").write_text(PROFILE.read_text())
@@ -234,14 +234,14 @@ def it_has_no_privilege(pid: int) -> None:
 
 
 def curl(inside: list[str], url: str, *options: str) -> tuple[str, str]:
-    """Ask as the kubelet does. Returns the status, ``000`` if nobody listens, and the body."""
+    """Send a request as the kubelet does. Return status (``000``: nothing listens) and body."""
     command = [*inside, "curl", "-sS", "-A", "kube-probe/1.37", "-w", "\n%{http_code}", url]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     body, _, status = done.stdout.rpartition("\n")
     return status, body
 
 
-# The filter is there earlier without no-new-privileges: the runtime has more to do under it.
+# Without no-new-privileges the runtime installs the filter earlier, and more of it must pass.
 @pytest.mark.parametrize("is_hardened", [True, False])
 def test_the_profile_is_enough_for_a_runtime(podman: Podman, is_hardened: bool) -> None:
     done = run(podman, PROFILE, is_hardened=is_hardened)
@@ -266,7 +266,7 @@ def test_without_af_vsock_in_the_profile_it_says_why(podman: Podman, tmp_path: P
 def run(
     podman: Podman, profile: Path, *, is_hardened: bool = True
 ) -> "subprocess.CompletedProcess[bytes]":
-    """The page's command, with a profile of ours, without a network, and only for a second."""
+    """Run the command of the page for a second, with a given profile and without a network."""
     verb, *args = shown("test_the_profile_is_enough_for_a_runtime")
     args[args.index("seccomp=deploy/seccomp/nitrohb.json")] = f"seccomp={profile}"
     if not is_hardened:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel and the sdist in dist/: the same bytes wherever they are built, checked, tried."""
+"""The wheel and the sdist in dist/: reproducible, checked, installed."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_build_has_the_same_bytes(tmp_path: Path) -> None:
-    """In another directory, with another umask, other modes, files of another time, no sdist."""
+    """In another directory, with another umask, other modes and file times, without an sdist."""
     tree = tmp_path / "quite" / "another" / "directory"
     shutil.copytree(ROOT, tree, ignore=NOT_OURS)
     for path in tree.rglob("*"):
@@ -74,10 +74,10 @@ def test_the_sdist_has_its_tests_and_what_they_need(sdist: Path) -> None:
     run(sys.executable, "-m", "pytest", *options, cwd=sdist, PYTHONPATH="src", PATH=path)
 
 
-def test_the_checkers_have_nothing_to_say() -> None:
+def test_the_checkers_find_nothing() -> None:
     run("twine", "check", "--strict", DIST / SDIST, DIST / WHEEL)
-    run("check-wheel-contents", DIST / WHEEL, cwd=ROOT)  # where pyproject.toml tells it more
-    # Of 10: an e-mail address and a URL of the project are missing, as it has neither.
+    run("check-wheel-contents", DIST / WHEEL, cwd=ROOT)  # it reads pyproject.toml there
+    # Of 10: the project has no e-mail address and no URL.
     run("pyroma", "--min=8", "--file", DIST / SDIST)
 
 
@@ -96,7 +96,7 @@ def test_the_wheel_installed_by_itself(tmp_path: Path) -> None:
 
 
 def test_the_installation_for_systemd(sdist: Path, tmp_path: Path) -> None:
-    """The page's commands, in the sdist as a checkout, and below a directory of ours."""
+    """Run the commands of the page in the sdist, with a temporary directory instead of /."""
     test = "tests/proofs/test_distributions.py::test_the_installation_for_systemd"
     commands = example("how-to/systemd.md", test)
     (tmp_path / "bin").mkdir()
@@ -105,8 +105,8 @@ def test_the_installation_for_systemd(sdist: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "bin/nitrohb", "--version") == f"nitrohb {VERSION}\n"
 
 
-def test_the_version_stands_in_one_place() -> None:
-    """Everything else follows it: the names of the files, the metadata, the man page."""
+def test_one_file_has_the_version() -> None:
+    """The names of the files, the metadata and the man page follow it."""
     with zipfile.ZipFile(DIST / WHEEL) as wheel:
         metadata = wheel.read(f"nitrohb-{VERSION}.dist-info/METADATA").decode()
         page = wheel.read(f"nitrohb-{VERSION}.data/data/share/man/man1/nitrohb.1").decode()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a real systemd-journald reads from our lines, in a separate mount namespace.
+"""What a real systemd-journald reads from the lines of nitrohb, in a separate mount namespace.
 
-There /run is empty, so that no journal of the machine hears of it. A service is started as systemd
+There /run is empty, so the journal of the machine gets nothing. A service is started as systemd
 does it: connected to the journal's stream socket, which JOURNAL_STREAM names (systemd.exec(5)).
 """
 

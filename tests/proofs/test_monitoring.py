@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus runs the alerts and the dashboard's queries of deploy/ on what a server counts."""
+"""Prometheus evaluates the alerts and the queries of the dashboard on the metrics of a server."""
 
 import enum
 import json
@@ -65,9 +65,9 @@ def test_promtool_finds_the_example_configuration_right() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_figures_are_there(tmp_path: Path) -> None:
-    """The page's commands, on a free port, and for a Unix socket, which every machine has."""
-    serve, curl = page("test_the_figures_are_there").splitlines()
+def test_the_metrics_are_there(tmp_path: Path) -> None:
+    """Run the commands of the page, on a free port and a Unix socket."""
+    serve, curl = page("test_the_metrics_are_there").splitlines()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     program, *args = shlex.split(serve.removesuffix(" &").replace("9180", port))
@@ -81,7 +81,7 @@ def test_the_figures_are_there(tmp_path: Path) -> None:
 
 
 def test_systemd_puts_a_port_in_front_of_the_unix_socket(tmp_path: Path) -> None:
-    """By the program of nitrohb-metrics.service, started as its socket unit would start it."""
+    """With the program of nitrohb-metrics.service, started as its socket unit would start it."""
     socket_unit, service = (
         (DEPLOY / f"systemd/nitrohb-metrics.{kind}").read_text() for kind in ("socket", "service")
     )
@@ -116,7 +116,7 @@ def test_the_page_names_the_critical_alerts() -> None:
     assert sorted(re.findall(r"`(\w+)`", named)) == sorted(critical)
 
 
-def test_each_alert_has_tests_in_which_it_fires_and_in_which_it_does_not() -> None:
+def test_each_alert_has_tests_with_and_without_the_alert() -> None:
     """promtool compares their results, in the test above."""
     fires: dict[str, set[bool]] = {name: set() for name in NAMES}
     for test in yaml.safe_load(RULES_TEST.read_text())["tests"]:
@@ -129,8 +129,8 @@ def test_each_alert_has_tests_in_which_it_fires_and_in_which_it_does_not() -> No
 def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Prometheus]]:
     """A server, its address, and a Prometheus with the alerts, configured for the DaemonSet.
 
-    Debian's Prometheus knows no Kubernetes. So a file says of the server what Kubernetes would say
-    of a pod; all that follows from it is ours.
+    Prometheus of Debian does not support Kubernetes. So a file has the labels that Kubernetes would
+    give a pod. The rest is the configuration of deploy/.
     """
     path = directory / "hb"
     with serving(path, options=options) as server:
@@ -153,7 +153,7 @@ def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Pro
             yield server, path, prometheus
 
 
-def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path) -> None:
+def test_a_pod_is_found_and_its_problems_fire_alerts(tmp_path: Path) -> None:
     options = ("--max-pending=4", "--handshake-timeout=0.5")
     with watched(tmp_path, *options) as (server, path, prometheus):
         assert beat(path) == HEARTBEAT
@@ -184,18 +184,18 @@ def test_a_pod_is_found_and_what_is_wrong_with_it_wakes_somebody(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def sdk() -> None:
-    """Teach Grafana's SDK what a panel's and a query's own fields are."""
+    """Tell Grafana's SDK the fields of panels and queries."""
     register_default_plugins()
 
 
 @pytest.mark.usefixtures("sdk")
-def test_the_dashboard_has_nothing_that_grafana_does_not_know() -> None:
-    """Grafana's own SDK keeps what it knows and leaves the rest, and says of what type it is."""
+def test_grafana_knows_all_of_the_dashboard() -> None:
+    """Grafana's own SDK keeps the fields that it knows, and has their types."""
     assert list(mistakes(DASHBOARD)) == []
 
 
 @pytest.mark.usefixtures("sdk")
-def test_grafana_would_notice_a_mistake() -> None:
+def test_a_mistake_in_the_dashboard_is_found() -> None:
     ours = json.dumps(DASHBOARD)
     for right, wrong in (
         ('"legendFormat"', '"legendFormt"'),
@@ -211,7 +211,7 @@ def test_grafana_would_notice_a_mistake() -> None:
 
 
 def mistakes(dashboard: Any) -> Iterator[str]:
-    """What in a dashboard Grafana's SDK does not know."""
+    """Return the parts of a dashboard that Grafana's SDK does not know."""
     known = Dashboard.from_json(dashboard)
     yield from lost(dashboard, json.loads(JSONEncoder().encode(known)))
     yield from misfits(known)
@@ -225,7 +225,7 @@ def mistakes(dashboard: Any) -> Iterator[str]:
 
 
 def misfits(known: object, at: str = "") -> Iterator[str]:
-    """What is not of the type that the SDK's own annotations say."""
+    """Return the values that do not have the type of the SDK's annotations."""
     if isinstance(known, list):
         for number, one in enumerate(cast("list[object]", known)):
             yield from misfits(one, f"{at}/{number}")
@@ -253,7 +253,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def lost(ours: Any, known: Any, at: str = "") -> Iterator[str]:
-    """What one value has and the other has not."""
+    """Return what one value has and the other lacks."""
     if isinstance(ours, dict) and isinstance(known, dict):
         fields, others = cast("dict[str, object]", ours), cast("dict[str, object]", known)
         for key, value in fields.items():
@@ -267,7 +267,7 @@ def lost(ours: Any, known: Any, at: str = "") -> Iterator[str]:
         yield at
 
 
-def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
+def test_each_query_of_the_dashboard_returns_data(tmp_path: Path) -> None:
     queries = {
         f"{panel['title']}: {target['expr']}": fill_in(target["expr"])
         for panel in DASHBOARD["panels"]
@@ -295,7 +295,7 @@ def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
             label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
             assert label
             assert len(prometheus.query(f"group by ({label[2]}) ({fill_in(label[1])})")) == 1
-        # This one has an answer only after a restart of the server.
+        # This one returns data only after a restart of the server.
         (restarts,) = DASHBOARD["annotations"]["list"]
         assert prometheus.query(fill_in(restarts["expr"])) == {}
 
@@ -306,7 +306,7 @@ def has_data(prometheus: Prometheus, promql: str) -> bool:
 
 
 def fill_in(expr: str) -> str:
-    """A query with a value for each of Grafana's variables."""
+    """Return a query with a value for each of Grafana's variables."""
     for variable, value in {
         "$__rate_interval": "1m",
         "$__range": "1h",
@@ -318,7 +318,7 @@ def fill_in(expr: str) -> str:
     return expr
 
 
-def test_no_two_panels_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     cells = [
         (x, y)
         for at in (panel["gridPos"] for panel in DASHBOARD["panels"])

@@ -26,7 +26,7 @@ from .serving import Server, get, serving, until
 
 CONFIG = Path(__file__).parents[2] / "deploy/prometheus/prometheus.yml"
 
-# Paths that are hard to write as a label. Two of them differ in a byte that is not UTF-8.
+# Paths that need escapes in a label. Two of them differ in a byte that is not UTF-8.
 NAMES = ("hb", 'quo"te\\n', "byte\udc80", "byte\udc81")
 
 
@@ -53,7 +53,7 @@ class Prometheus:
         return self.query(promql)[()]
 
     def alerts(self) -> dict[str, str]:
-        """The alerts that there are now, pending or firing."""
+        """The alerts that are pending or firing now."""
         status, answer = get(self._port, "/api/v1/alerts")
         assert status == 200, answer
         return {alert["labels"]["alertname"]: alert["state"] for alert in answer["data"]["alerts"]}
@@ -116,7 +116,7 @@ def paths(tmp_path: Path) -> list[Path]:
     return [tmp_path / name for name in NAMES]
 
 
-def test_prometheus_has_counted_what_has_happened(paths: list[Path], tmp_path: Path) -> None:
+def test_prometheus_has_the_right_values(paths: list[Path], tmp_path: Path) -> None:
     with (
         serving(*paths, options=("--max-pending=2", "--handshake-timeout=3")) as server,
         scraping(tmp_path, example_config(server.port)) as prometheus,
@@ -140,7 +140,7 @@ def _everything_is_there_from_the_beginning(prometheus: Prometheus, paths: list[
 
 
 def _the_silent_are_counted(prometheus: Prometheus, server: Server, path: Path) -> None:
-    """Three are silent where two may be: one is evicted, two are rearmed. A fourth times out."""
+    """Of three, one is evicted, because two are allowed. Two are rearmed. A fourth times out."""
     with connected(path), connected(path), connected(path):
         prometheus.until("sum(nitrohb_pending)", 2)
         prometheus.until("sum(nitrohb_evictions_total)", 1)
@@ -189,7 +189,7 @@ def _heartbeats_are_counted(prometheus: Prometheus, paths: list[Path]) -> None:
             (label(paths[1]), "wrong-byte"): 2.0,
         },
     )
-    # Of a counter that is not there before it is 2, Prometheus would not know that it increased.
+    # If Prometheus first sees a counter at 2, it does not see an increase.
     assert prometheus.value('sum(increase(nitrohb_rejections_total{reason="wrong-byte"}[5m]))') >= 2
 
 
@@ -214,7 +214,7 @@ def _its_figures_are_those_of_the_events(prometheus: Prometheus, server: Server)
     }
     seconds = [event["echo_seconds"] for event in events if event["event"] == "heartbeat"]
     assert echoes == pytest.approx([len(seconds), sum(seconds)], abs=1e-4)
-    # It knows the slowest echo as the bound of its bucket. Events have microseconds, rounded.
+    # It has only the bound of the bucket of the slowest echo. Events have rounded microseconds.
     longest = max(seconds)
     assert slowest in {echo_bucket(longest - 1e-6), echo_bucket(longest + 1e-6)}
     prometheus.until("sum(up)", 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``nox -s release`` left in dist/, and that a tag which does not fit stops it."""
+"""The files of ``nox -s release`` in dist/, and a wrong tag."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ DIST = ROOT / "dist"
 
 
 def test_the_checksums_verify() -> None:
-    """They are of every other file: the sdist, the wheel and nitrohb.pyz, and nothing older."""
+    """They cover every other file: the sdist, the wheel and nitrohb.pyz, and no older ones."""
     names = {line.split()[1] for line in (DIST / "SHA256SUMS").read_text().splitlines()}
     assert names | {"SHA256SUMS"} == {path.name for path in DIST.iterdir()}
     assert {name.rpartition(".")[2] for name in names} == {"gz", "whl", "pyz"}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schemathesis compares the interface with its OpenAPI document.
 
-It sends what the document allows and what it forbids, follows what one answer says to the next
-request, and reads 20 events of the endless ``/events`` each time. Enclaves boot all the while, so
-that a claim may wait for the document's hour: the next heartbeat is never far away.
+It sends what the document allows and what it forbids, follows links from one response to the next
+request, and reads 20 events of the endless ``/events`` each time. Enclaves boot all the time, so a
+claim that may wait for an hour soon gets a heartbeat.
 
-Left out are heartbeats and claims by CID, which need AF_VSOCK (tests/api has them without), and
+Left out are heartbeats and claims by CID, which need AF_VSOCK (see tests/api), and
 ``/openapi.json``, which it reads only once.
 """
 
@@ -25,10 +25,10 @@ from tests.cli.process import beat
 from .serving import serving
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
-PAUSE = 0.005  # seconds between heartbeats: the server has more to do
+PAUSE = 0.005  # seconds between heartbeats
 TIME_LIMIT = 300  # seconds
 
-# What must have been answered at least once, or the test proves nothing.
+# Each of these must have been answered at least once, or the test proves nothing.
 ANSWERED = {
     ("GET", "/", 200),
     ("GET", "/heartbeats", 200),
@@ -47,7 +47,7 @@ ANSWERED = {
 
 @contextmanager
 def beating(*paths: Path) -> Generator[None]:
-    """Have enclaves boot all the time."""
+    """Boot enclaves until the end of the block."""
     stop = threading.Event()
 
     def boot() -> None:
@@ -66,7 +66,7 @@ def beating(*paths: Path) -> Generator[None]:
 
 
 def run_schemathesis(port: int, directory: Path) -> None:
-    """Run it in a directory, where it leaves the log of its requests: ``har.json``."""
+    """Run it in a directory. It writes the log of its requests there: ``har.json``."""
     command = (sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run")
     options = ["--report=har", f"--report-har-path={directory / 'har.json'}"]
     if os.environ.get("CI"):
@@ -83,7 +83,7 @@ def run_schemathesis(port: int, directory: Path) -> None:
 
 
 def answered(har: Path) -> set[tuple[str, str, int]]:
-    """Which statuses each method and path was answered with, according to a log."""
+    """Return the statuses of each method and path, from a log."""
     found: set[tuple[str, str, int]] = set()
     for entry in json.loads(har.read_text())["log"]["entries"]:
         url: str = entry["request"]["url"]

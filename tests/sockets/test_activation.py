@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Socket activation: what the environment says of the sockets that were passed in."""
+"""Socket activation: the sockets that the environment names."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ OURS = str(os.getpid())
 
 
 def sockets(**variables: str | None) -> list[InheritedSocket]:
-    """What is passed in when the environment has these variables of socket activation."""
+    """The sockets that these variables name."""
     with pytest.MonkeyPatch.context() as environment:
         for name in VARIABLES:
             environment.delenv(name, raising=False)
@@ -43,14 +43,14 @@ def test_two_are_passed_in() -> None:
         assert passed == [InheritedSocket(3), InheritedSocket(4)], names
 
 
-def test_what_another_process_was_passed_is_not_looked_at() -> None:
+def test_the_sockets_of_another_process_are_ignored() -> None:
     other = str(os.getppid())
     assert sockets(LISTEN_PID=other) == []
     assert sockets(LISTEN_PID=other, LISTEN_FDS="x") == []
     assert sockets(LISTEN_PID=other, LISTEN_FDS="2", LISTEN_FDNAMES="a:b:c") == []
 
 
-def test_numbers_that_cannot_be() -> None:
+def test_wrong_numbers() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
     for text in ("", "0", "-1", "x", "01", " 1", "1.0", "٣", "2147483648", "9" * 5000):
         pid = refusal(LISTEN_PID=text, LISTEN_FDS="1")
@@ -61,7 +61,7 @@ def test_numbers_that_cannot_be() -> None:
         assert f"from 1 to {most} in decimal, got {text!r}\n" in count
 
 
-def test_names_that_are_not_as_many_as_the_sockets() -> None:
+def test_more_or_fewer_names_than_sockets() -> None:
     for names, number in (("", 1), ("a", 1), ("a:b:c", 3)):
         message = refusal(LISTEN_PID=OURS, LISTEN_FDS="2", LISTEN_FDNAMES=names)
         assert f"LISTEN_FDNAMES has {number} names, but LISTEN_FDS is 2\n" in message

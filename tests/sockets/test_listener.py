@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a listener knows of its vsock namespace; tests/vsock/namespaces has real ones."""
+"""The vsock namespace of a listener. tests/vsock/namespaces has real ones."""
 
 import errno
 import socket
@@ -30,7 +30,7 @@ class OldKernel(VsockSocket):
 
 @pytest.fixture
 def mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file with the mode of this vsock namespace, which is local."""
+    """The file with the mode of this vsock namespace: local."""
     file = tmp_path / "ns_mode"
     file.write_text("local\n")
     monkeypatch.setattr(listener, "_NAMESPACE_MODE", str(file))
@@ -52,7 +52,7 @@ def test_a_socket_in_a_local_vsock_namespace(mode: Path) -> None:
         assert not own.is_isolated()
 
 
-def test_a_socket_of_which_it_is_not_known(mode: Path) -> None:
+def test_a_socket_of_unknown_namespace(mode: Path) -> None:
     assert in_local_vsock_namespace()
     with vsock() as passed_in, vsock(OldKernel) as strange:
         passed_in.sock.other_network = 1  # type: ignore[attr-defined]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening sockets. Nearly all are real Unix sockets in the test's own directory."""
+"""Listening sockets. Nearly all are real Unix sockets in a temporary directory."""
 
 import errno
 import fcntl
@@ -152,7 +152,7 @@ def test_close_removes_only_its_own_file() -> None:
 
 
 def test_a_file_that_is_gone_needs_no_removal() -> None:
-    """A VM's start script can delete the sockets of the VM's last run at any time."""
+    """A start script can delete the sockets of the last run of a VM at any time."""
     with listening("unix:a") as listener:
         os.unlink("a")
         listener.close()
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_removed_does_not_keep_the_socket_open(
     ("bad", "number"),
     [("unix:no/such/directory", errno.ENOENT), ("fd:1048576", errno.EBADF), ("nonsense", None)],
 )
-def test_all_or_nothing_and_what_is_handed_in_is_closed(bad: str, number: int | None) -> None:
+def test_all_or_nothing_and_passed_sockets_are_closed(bad: str, number: int | None) -> None:
     sock, other = server("theirs"), server("other")
     listener = Listener(UnixAddress("other"), other, path="other")
     with pytest.raises(ListenError if number else AddressError) as caught:
@@ -225,7 +225,7 @@ def test_an_address_named_twice(one: ListenTarget, other: ListenTarget, complain
     assert sorted(os.listdir()) == ["deep", "link"]
 
 
-def test_addresses_that_only_look_alike() -> None:
+def test_addresses_that_look_alike() -> None:
     os.mkdir("deep")
     check_distinct(
         map(parse_address, ["unix:a", "unix:deep/a", "hybrid:a:1", "unix:a_2", "fd:3", "fd:4"])
@@ -234,7 +234,7 @@ def test_addresses_that_only_look_alike() -> None:
 
 
 def test_a_socket_named_twice() -> None:
-    """Two owners of one descriptor would close it twice, and the second time it is another's."""
+    """Two owners of one descriptor would close it twice. The second time it can be another file."""
     for by_number in (True, False):
         with server("theirs") as sock:
             fd = sock.fileno()
@@ -330,7 +330,7 @@ def test_a_live_socket_is_left_alone_and_does_not_even_notice(
         partial(os.symlink, "live"),
     ],
 )
-def test_what_is_no_socket_is_left_alone(make: Callable[[str], object]) -> None:
+def test_a_file_that_is_not_a_socket_is_left_alone(make: Callable[[str], object]) -> None:
     leave_dead_socket("dead")
     with server("live") as theirs:
         make("a")
@@ -343,8 +343,8 @@ def test_what_is_no_socket_is_left_alone(make: Callable[[str], object]) -> None:
             theirs.accept()
 
 
-def test_a_probe_that_is_refused_is_no_sign_of_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket file of another user, which this one may not write to."""
+def test_a_refused_probe_does_not_mean_a_dead_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket file belongs to another user, and this one may not write to it."""
 
     class Probe(socket.socket):
         def connect(self, address: object) -> None:
@@ -359,9 +359,7 @@ def test_a_probe_that_is_refused_is_no_sign_of_death(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("when", ["before it is looked at", "before it is asked"])
-def test_a_socket_that_its_owner_removes_meanwhile(
-    when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_owner_removes_its_socket_meanwhile(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = server("a")
 
     def their_end() -> None:
@@ -448,10 +446,10 @@ def make_symlink_to_socket() -> None:
         (lambda: None, errno.ENOENT),
     ],
 )
-def test_a_name_that_is_swapped_under_us_is_not_shared_nor_removed(
+def test_a_file_that_another_process_swaps_is_not_changed_or_removed(
     make: Callable[[], None], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others who can write to the directory must not get the mode of another file changed."""
+    """Another user of the directory must not be able to change the mode of another file."""
     os_open = os.open
     files: list[os.stat_result] = []
 
@@ -473,13 +471,13 @@ def test_a_name_that_is_swapped_under_us_is_not_shared_nor_removed(
 
 
 class Lock:
-    """Another process's lock on the current directory, and the pauses of a wait for it."""
+    """A lock of another process on the current directory, and the pauses of a wait for it."""
 
     def __init__(self) -> None:
         self.fd = os.open(".", os.O_RDONLY)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         self.naps: list[float] = []
-        self.during: dict[int, Callable[[], None]] = {}  # what happens in a pause, by its number
+        self.during: dict[int, Callable[[], None]] = {}  # what to do in a pause, by its number
 
     def sleep(self, seconds: float) -> None:
         self.naps.append(seconds)
@@ -497,7 +495,7 @@ def lock(here: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lock]:
     os.close(lock.fd)
 
 
-def test_a_lock_that_stays_ends_the_wait(lock: Lock) -> None:
+def test_a_lock_that_is_not_released(lock: Lock) -> None:
     leave_dead_socket("a")
     error = fails("unix:a")
     assert error.errno == errno.EWOULDBLOCK
@@ -506,7 +504,7 @@ def test_a_lock_that_stays_ends_the_wait(lock: Lock) -> None:
     assert os.listdir() == ["a"]
 
 
-def test_a_lock_that_goes_is_waited_for(lock: Lock) -> None:
+def test_a_lock_that_is_released(lock: Lock) -> None:
     leave_dead_socket("a")
     lock.during[3] = lock.release
     with listening("unix:a"):
@@ -516,7 +514,7 @@ def test_a_lock_that_goes_is_waited_for(lock: Lock) -> None:
     assert lock.naps == [0.01] * 3
 
 
-def test_who_held_the_lock_may_have_been_faster(lock: Lock) -> None:
+def test_the_holder_of_the_lock_has_replaced_the_socket(lock: Lock) -> None:
     leave_dead_socket("a")
     with ExitStack() as stack:
 
@@ -530,13 +528,13 @@ def test_who_held_the_lock_may_have_been_faster(lock: Lock) -> None:
         assert connects("a")
 
 
-def test_no_lock_is_needed_where_nothing_has_to_be_replaced(lock: Lock) -> None:
+def test_no_lock_if_nothing_has_to_be_replaced(lock: Lock) -> None:
     with listening("unix:a"):
         assert connects("a")
     assert lock.naps == []
 
 
-def test_of_many_who_replace_one_dead_socket_one_wins() -> None:
+def test_one_of_many_replaces_a_dead_socket() -> None:
     leave_dead_socket("a")
     start = threading.Barrier(8)
 
@@ -561,13 +559,13 @@ def test_of_many_who_replace_one_dead_socket_one_wins() -> None:
 
 @contextmanager
 def inherited(sock: socket.socket) -> Generator[int]:
-    """A descriptor as another program passes it: open, without CLOEXEC, without a socket object."""
+    """A descriptor from another program: open, without CLOEXEC, without a socket object."""
     fd = sock.detach()
     os.set_inheritable(fd, True)
     try:
         yield fd
     finally:
-        with suppress(OSError):  # it may have been taken over, and closed
+        with suppress(OSError):  # nitrohb can have closed it
             os.close(fd)
 
 
@@ -616,7 +614,7 @@ def test_a_socket_of_another_kind_is_refused(
         error = fails(f"fd:{fd}")
         assert (error.address, error.errno) == (f"fd:{fd}", number)
         del error
-        gc.collect()  # a socket object that is left would close it now
+        gc.collect()  # a remaining socket object would close it now
         assert os.get_inheritable(fd), "it is left as it was"
         assert os.get_blocking(fd)
     pathlib.Path("theirs").unlink(missing_ok=True)
@@ -625,7 +623,7 @@ def test_a_socket_of_another_kind_is_refused(
     assert sock.fileno() == -1
 
 
-def test_what_is_no_socket_or_of_a_family_that_python_does_not_know() -> None:
+def test_a_descriptor_without_a_socket_or_of_an_unknown_family() -> None:
     with open("a", "wb") as file:
         assert fails(f"fd:{file.fileno()}").errno == errno.ENOTSOCK
         assert os.fstat(file.fileno())
@@ -635,11 +633,11 @@ def test_what_is_no_socket_or_of_a_family_that_python_does_not_know() -> None:
 
 # --- AF_VSOCK, by scripted sockets --------------------------------------------------------------
 
-AF_VSOCK = 40  # of linux/socket.h; Python may not have it
+AF_VSOCK = 40  # of linux/socket.h; not every Python has it
 
 
 class Script:
-    """What goes wrong with the next sockets, and what was done with them."""
+    """The errors of the next sockets, and the calls on them."""
 
     def __init__(self) -> None:
         self.fails: dict[str, int] = {}  # errno, by call
@@ -652,7 +650,7 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """A scripted AF_VSOCK for any machine, made of Unix sockets."""
+    """A scripted AF_VSOCK for any machine, built on Unix sockets."""
     script = Script()
 
     class Scripted(socket.socket):
@@ -746,7 +744,7 @@ def test_a_python_without_af_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.__cause__.errno == NO_AF_VSOCK
 
 
-def test_a_directory_that_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_in_which_no_socket_can_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
     explained(fails("unix:a/b"), "unix:a/b", errno.ENOENT, "mkdir -p a")
     pathlib.Path("a").touch()
     explained(fails("unix:a/b"), "unix:a/b", errno.ENOTDIR, "another path")
@@ -761,18 +759,18 @@ def test_a_directory_that_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def explained(error: ListenError, address: str, number: int | None, remedy: str) -> None:
-    """One line says what is wrong, the next what to do."""
+    """The first line says what is wrong, the next one what to do."""
     assert (error.address, error.errno) == (address, number)
     first, second = str(error).splitlines()
     assert first.startswith(f"cannot listen on {address}: ")
     assert remedy in second
 
 
-# --- inherited sockets: where they are bound, and by which name they were passed ------------------
+# --- inherited sockets: their addresses and names -------------------------------------------------
 
 
 class Bound(socket.socket):
-    """A socket that says it is bound to some name."""
+    """A socket that claims to be bound to some name."""
 
     name: object
 
@@ -780,7 +778,7 @@ class Bound(socket.socket):
         return self.name
 
 
-def test_where_an_inherited_socket_is_bound_if_that_can_be_told() -> None:
+def test_where_an_inherited_socket_is_bound() -> None:
     for name, has_cids, address in (
         ((0xFFFFFFFF, 9000), True, "vsock::9000"),
         ((3, 9000), True, "vsock:3:9000"),
@@ -804,7 +802,7 @@ def pass_in(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
     monkeypatch.setenv("LISTEN_FDNAMES", names)
 
 
-def test_a_name_is_that_of_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     with inherited(server("theirs")) as fd:
         pass_in(monkeypatch, ":".join(f"n{number}" for number in range(3, fd + 1)))
         with pytest.raises(UsageError, match=f"^fd:{fd} is named twice"):
@@ -814,7 +812,7 @@ def test_a_name_is_that_of_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
             assert connects("theirs")
 
 
-def test_a_name_that_nobody_or_several_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_no_socket_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
     pass_in(monkeypatch, "a:b:a")
     for name, sockets in (("c", "fd:3 (a), fd:4 (b), fd:5 (a)"), ("a", "fd:3, fd:5")):
         error = fails(f"fd:{name}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The temporary place of demo and doctor."""
+"""The temporary directory of demo and doctor."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_it_is_gone_even_where_no_descriptor_is_left(root: Path, used: bool) -> None:
+def test_it_is_removed_even_without_free_descriptors(root: Path, used: bool) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket(socket.AF_UNIX) as sock:
         try:
@@ -43,10 +43,10 @@ def test_it_is_gone_even_where_no_descriptor_is_left(root: Path, used: bool) -> 
         ("", 0, "Too many open files"),
     ],
 )
-def test_a_lack_of_descriptors_is_no_lack_of_a_directory(
+def test_a_lack_of_descriptors_is_not_a_lack_of_a_directory(
     directory: str, limit: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """tempfile calls both the same."""
+    """tempfile raises the same error for both."""
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / directory)])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -58,7 +58,7 @@ def test_a_lack_of_descriptors_is_no_lack_of_a_directory(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_it_is_gone_after_an_error_and_there_can_be_two(root: Path) -> None:
+def test_it_is_removed_after_an_error_and_there_can_be_two(root: Path) -> None:
     with suppress(ZeroDivisionError), scratch_path("s") as one, scratch_path("s") as two:
         assert one != two
         assert len(os.listdir(root)) == 2

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nitrohb under systemd, in the eyes of systemd's own programs. See ``nox -s systemd``."""
+"""nitrohb under the real programs of systemd: ``nox -s systemd``."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens inside the machine: the page's commands, an enclave's connects, and what came of it.
+"""Runs inside the machine: the commands of the page, connections of an enclave, and their results.
 
-Runs as a service of the machine's systemd, under its Python. Collects facts, and asserts nothing:
-test_machine.py does. See there also for what the machine has been given.
+This is a service of the systemd there. It collects facts. test_machine.py checks them, and says
+what the machine contains.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 120.0  # seconds: emulated on a busy machine, a start of Python takes 20
+PATIENCE = 120.0  # seconds: on a busy machine, Python takes 20 to start in the emulator
 PAGE = "/proof/systemd.md"
 EVENTS = "/proof/events.md"
 MONITORING = "/proof/monitoring.md"
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def collect(facts: Facts) -> None:
-    """Follow the page, and look around at each step."""
+    """Follow the page, and collect facts at each step."""
     facts["install"] = page("cp deploy/systemd/*.socket")
     facts["installed"] = {unit: show(unit) for unit in ("nitrohb.socket", SERVICE)}
     subprocess.run(["modprobe", "vsock_loopback"], check=True)
@@ -79,14 +79,14 @@ def collect(facts: Facts) -> None:
     until(ONCE, lambda unit: unit["SubState"] == "dead")
     facts["once ended"] = output("journalctl", "--no-pager", "-o", "cat", "-u", ONCE)
     facts["port after it"] = beat_refused()
-    facts["in vain"] = once_in_vain("nitrohb-once@16.service")
+    facts["no enclave"] = once_without_enclave("nitrohb-once@16.service")
     facts["why"] = output("journalctl", "--no-pager", "-o", "cat", "-u", "nitrohb-once@16.service")
     facts["journal"] = output("journalctl", "--no-pager", "-o", "cat", "-u", SERVICE)
     launch(facts)
 
 
 def launch(facts: Facts) -> None:
-    """Start enclaves by the units that have a launcher."""
+    """Start enclaves with the units that run a launcher."""
     vmm, mute = "enclave@web.service", "enclave@mute.service"
     daemon = "enclave-daemon@web.service"
     facts["start"] = output("systemctl", "start", vmm)
@@ -134,14 +134,14 @@ def output(*argv: str) -> str:
 
 
 def show(unit: str) -> dict[str, str]:
-    """The properties of a unit that matter here."""
+    """The properties of a unit that the tests need."""
     names = "ActiveState,SubState,Result,StatusText,NRestarts,MainPID,ExecMainCode,ExecMainStatus"
     lines = output("systemctl", "show", f"--property={names}", unit).splitlines()
     return dict.fromkeys(names.split(","), "") | dict(line.split("=", 1) for line in lines)
 
 
 def until(unit: str, is_so: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-    """Wait until something is so of a unit, and return its properties."""
+    """Wait until a condition of a unit is true, and return its properties."""
     end = time.monotonic() + PATIENCE
     while not is_so(shown := show(unit)):
         if time.monotonic() > end:
@@ -151,7 +151,7 @@ def until(unit: str, is_so: Callable[[dict[str, str]], bool]) -> dict[str, str]:
 
 
 def beat(byte: bytes = b"\xb7") -> bytes:
-    """Be an enclave's init: connect, send the byte, wait for the answer."""
+    """Act as the init of an enclave: connect, send the byte, wait for the answer."""
     with socket.socket(socket.AF_VSOCK) as sock:
         sock.settimeout(PATIENCE)
         sock.connect((1, 9000))
@@ -168,14 +168,14 @@ def beat_refused() -> str:
 
 
 def process(unit: dict[str, str]) -> dict[str, str]:
-    """What the kernel says of the service's process."""
+    """Privileges of the service's process, from the kernel."""
     with open(f"/proc/{unit['MainPID']}/status") as file:
         lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
     return {name: lines[name] for name in ("Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
 
 
 def let_a_group_in() -> str:
-    """Do as the page says for a group, and claim a heartbeat as one of its members."""
+    """Follow the page for a group, and claim a heartbeat as a member and as another user."""
     with open("/etc/systemd/system/nitrohb.service.d/api.conf", "w") as file:
         file.write(block(PAGE, "ini", "Group="))
     member = "setpriv --reuid=nobody --regid=enclaves --clear-groups"
@@ -192,7 +192,7 @@ def let_a_group_in() -> str:
 
 
 def open_metrics(facts: Facts) -> None:
-    """Open the TCP port, as the page about monitoring says, then one more. Scrape after each."""
+    """Open the TCP port, as the page about monitoring says, and then another. Scrape after each."""
     opened = page("systemctl enable --now nitrohb-metrics.socket", MONITORING)
     facts["metrics"] = opened + scrape()
     os.mkdir("/etc/systemd/system/nitrohb-metrics.socket.d")
@@ -220,8 +220,8 @@ def scrape() -> str:
     return text
 
 
-def once_in_vain(unit: str) -> dict[str, str]:
-    """Wait for an enclave that does not come, while another does."""
+def once_without_enclave(unit: str) -> dict[str, str]:
+    """Wait for an enclave that does not boot, while another one connects."""
     dropin = f"/run/systemd/system/{unit}.d/soon.conf"
     os.makedirs(os.path.dirname(dropin))
     with open(dropin, "w") as file:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine that boots a real systemd: QEMU without KVM, Debian's kernel, a minimal Debian.
 
-The whole tree is an initramfs, so that neither a disk nor a driver for one is needed. It is made
-of two archives: Debian's packages, which take a while and stay the same (:func:`build`), and what a
-test adds (:func:`boot`).
+The whole tree is an initramfs, so the machine needs no disk. It has two archives: the packages of
+Debian, which take a while and stay the same (:func:`build`), and files of a test (:func:`boot`).
 """
 
 import shutil
@@ -27,13 +26,13 @@ _HOOK: Final = Path(__file__).with_name("pack.sh")
 
 _MEMORY: Final = "1G"
 _COMMAND_LINE: Final = (
-    # No tsc: under load its calibration against a clock that QEMU emulates can go wrong.
+    # No tsc: under load, its calibration against an emulated clock can fail.
     "console=ttyS0 quiet panic=-1 mitigations=off clocksource=hpet tsc=unstable"
     " rdinit=/lib/systemd/systemd systemd.unit={unit}"
     " systemd.show_status=yes"
 )
 
-# The kernel unpacks archives one after the other. Any user in there may read what was added.
+# The kernel unpacks archives one after the other. Every user of the guest may read the added files.
 _APPEND: Final = (
     'cp "$0" "$1" && chmod -R u=rwX,go=rX . &&'
     ' find . | cpio --create --format newc --owner 0:0 --quiet >> "$1"'
@@ -54,10 +53,10 @@ class Base:
 
 
 def build(directory: Path) -> Base:
-    """Install a minimal Debian with systemd into an archive; takes a minute, and Debian's mirror.
+    """Install a minimal Debian with systemd into an archive, in a minute. Needs Debian's mirror.
 
     Args:
-        directory: Where to leave it. If it is there already, nothing is done.
+        directory: The directory for it. If it is there already, nothing is done.
     """
     base = Base(directory / "vmlinuz", directory / "base.cpio")
     if base.archive.exists():
@@ -88,13 +87,13 @@ def boot(
     Args:
         base: Debian's part.
         unit: The unit that it starts.
-        files: What else is in its tree: a text, or a file or directory of this machine, by the
-            path there. What is executable here is so there.
-        directory: Where to leave the console's log, ``console.log``.
-        timeout: Seconds until it must be done.
+        files: More files of its tree, by their paths: a text, or the path of a file or directory of
+            this machine. Executable files stay executable.
+        directory: The directory for ``console.log``.
+        timeout: Seconds until it must have powered itself off.
 
     Returns:
-        What has been written to ``/dev/ttyS1``.
+        The text that was written to ``/dev/ttyS1``.
     """
     initrd = directory / "initrd.cpio"
     result = directory / "result"
@@ -121,7 +120,7 @@ def boot(
 
 
 def copy(source: Path | str, target: Path) -> None:
-    """Copy a text, file or directory as it is, times included: compiled Python needs them."""
+    """Copy a text, file or directory with its times, which compiled Python needs."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, str):
         target.write_text(source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd's own programs at the other end: systemd-socket-activate and systemd-notify."""
+"""nitrohb with systemd-socket-activate and systemd-notify."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ ACTIVATE = ("systemd-socket-activate",)
 
 @contextmanager
 def activated(*args: str) -> Generator[Script]:
-    """Start systemd-socket-activate, which keeps the PATH alone of the environment unless told."""
+    """Start systemd-socket-activate, which passes on only PATH unless told otherwise."""
     path = "--setenv=PYTHONPATH" if "PYTHONPATH" in os.environ else "--setenv=PATH"
     with started(path, *args, command=ACTIVATE, stderr=subprocess.DEVNULL) as script:
         yield script
@@ -50,7 +50,7 @@ def test_the_first_connection_starts_it_and_its_byte_is_answered(tmp_path: Path)
         assert script.end()[0] == 0
 
 
-def test_one_by_the_name_that_it_was_given(tmp_path: Path) -> None:
+def test_one_socket_by_its_name(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     names = ("--fdname=first:second", "-l", str(one), "-l", str(two))
     with activated(*names, *NITROHB, "-l", "fd:second", "--format", "json") as script:
@@ -75,8 +75,8 @@ def test_run_is_started_by_it_too(sock: Path) -> None:
             assert script.end()[0] == 3
 
 
-def test_systemd_notify_says_the_same(tmp_path: Path) -> None:
-    """The very datagram of systemd's own program is the one that we send."""
+def test_systemd_notify_sends_the_same(tmp_path: Path) -> None:
+    """nitrohb sends the same datagram as the program of systemd."""
     name = f"{tmp_path}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units, run by a real systemd in a machine of its own, as docs/how-to/systemd.md tells."""
+"""The units under a real systemd in a virtual machine, as docs/how-to/systemd.md shows."""
 
 import json
 import os
@@ -28,7 +28,7 @@ StandardOutput=journal+console
 TimeoutStartSec=infinity
 """
 
-# Only to see it within the test's time.
+# A shorter time than in the unit.
 SOON = "[Service]\nWatchdogSec=5\n"
 
 PAGE = ROOT / "docs" / "how-to" / "systemd.md"
@@ -38,7 +38,7 @@ HEARD = re.compile(
     r" waiting for a heartbeat on vsock::9000"
 )
 
-# It plays a VMM and its enclave. In the daemon's unit it leaves that in the background.
+# It plays a VMM and its enclave. In the unit of a daemon, it leaves them in the background.
 LAUNCH = """\
 #!/bin/sh
 [ "$1" != mute ] || exit 7
@@ -58,7 +58,7 @@ sys.exit(main())
 
 
 def install(directory: Path) -> dict[str, Path | str]:
-    """What the page's first commands leave behind: a virtual environment, and a link to it.
+    """The result of the first commands of the page: a virtual environment, and a link to it.
 
     The machine has no network, and its processor is too slow to run pip in it.
     """
@@ -87,7 +87,7 @@ def install(directory: Path) -> dict[str, Path | str]:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What guest.py has collected."""
+    """The facts that guest.py has collected."""
     directory = tmp_path_factory.mktemp("machine")
     base = machine.build(Path(os.environ.get("NITROHB_MACHINE", directory / "base")))
     files: dict[str, Path | str] = {
@@ -120,12 +120,12 @@ def test_before_the_first_connection_systemd_listens_and_nothing_runs(facts: Fac
     assert installed["nitrohb.service"]["ActiveState"] == "inactive"
 
 
-def test_the_byte_that_wakes_the_server_is_answered(facts: Facts) -> None:
+def test_the_byte_that_starts_the_server_is_answered(facts: Facts) -> None:
     assert facts["first byte"] == "b7"
     assert "Started nitrohb.service - Heartbeat server for Nitro Enclaves" in facts["journal"]
 
 
-def test_the_service_is_active_and_its_status_tells_the_last_heartbeat(facts: Facts) -> None:
+def test_the_service_is_active_and_its_status_has_the_last_heartbeat(facts: Facts) -> None:
     service = facts["activated"]
     assert (service["ActiveState"], service["SubState"]) == ("active", "running")
     assert HEARD.fullmatch(service["StatusText"])
@@ -218,8 +218,8 @@ def test_one_enclave_is_answered_and_the_unit_has_succeeded(facts: Facts) -> Non
     assert facts["port after it"] == "ConnectionResetError"
 
 
-def test_an_enclave_that_does_not_come_is_a_unit_that_failed(facts: Facts) -> None:
-    unit = facts["in vain"]
+def test_without_its_enclave_the_unit_fails(facts: Facts) -> None:
+    unit = facts["no enclave"]
     assert (unit["ActiveState"], unit["Result"]) == ("failed", "exit-code")
     assert unit["ExecMainStatus"] == "124"
     assert "1 came from CID 1, which is not allowed" in facts["why"]

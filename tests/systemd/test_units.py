@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units in deploy/systemd, and the page about them, before systemd-analyze."""
+"""The units in deploy/systemd, and the page about them, checked with systemd-analyze."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy" / "systemd"
 PAGE = (ROOT / "docs" / "how-to" / "systemd.md").read_text()
 
-# As instances; a template alone is nothing that systemd could start.
+# Instances, because systemd cannot start a template.
 UNITS = {
     "nitrohb.socket": "nitrohb.socket",
     "nitrohb.service": "nitrohb.service",
@@ -28,7 +28,7 @@ MOST = 2.0
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """A directory with the units as they are, and a program that they can name."""
+    """A directory with the units, and a program that they can name."""
     for name, instance in UNITS.items():
         shutil.copy(DEPLOY / name, tmp_path / name)
         if instance != name:
@@ -41,8 +41,8 @@ def analyze(*args: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("name", UNITS.values())
-def test_systemd_finds_nothing_to_say_about_a_unit(name: str, units: Path) -> None:
-    # The tests need no installed nitrohb: whatever is in systemd's path will do to be found.
+def test_systemd_accepts_the_units(name: str, units: Path) -> None:
+    # The tests need no installed nitrohb: any program in the path of systemd is enough.
     for unit in units.iterdir():
         text = unit.read_text().replace("ExecStart=nitrohb ", "ExecStart=env nitrohb ")
         unit.write_text(text)
@@ -50,7 +50,7 @@ def test_systemd_finds_nothing_to_say_about_a_unit(name: str, units: Path) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_systemd_would_find_a_mistake(units: Path) -> None:
+def test_systemd_finds_a_mistake_in_a_unit(units: Path) -> None:
     unit = units / "nitrohb.service"
     unit.write_text(unit.read_text().replace("WatchdogSec=30", "WatchdogSec=soon"))
     assert "Failed to parse" in analyze("verify", "--man=no", str(unit)).stderr
@@ -85,7 +85,7 @@ def exposure(unit: Path) -> float:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_locked_up(name: str, units: Path) -> None:
+def test_the_services_are_sandboxed(name: str, units: Path) -> None:
     figure = exposure(units / name)
     assert figure < MOST
     threshold = f"--threshold={round(MOST * 10) - 1}"  # systemd-analyze(1): in tenths
@@ -94,13 +94,13 @@ def test_a_service_is_locked_up(name: str, units: Path) -> None:
     assert f"{figure} for `{name.replace('@16', '@')}`" in " ".join(PAGE.split())
 
 
-def test_a_service_that_is_not_locked_up_would_be_noticed(units: Path) -> None:
+def test_a_service_without_a_sandbox_is_found(units: Path) -> None:
     unit = units / "nitrohb.service"
     unit.write_text("[Service]\nExecStart=nitrohb\n")
     assert exposure(unit) > MOST
 
 
-def test_the_page_names_what_is_there() -> None:
+def test_the_files_that_the_page_names_exist() -> None:
     (install,) = re.findall(r"```sh\n(cp deploy.*?)```", PAGE, re.DOTALL)
     assert "cp deploy/systemd/*.socket deploy/systemd/*.service /etc/systemd/system/" in install
     assert {path.name for path in DEPLOY.glob("*.*") if path.is_file()} == set(UNITS)
@@ -110,7 +110,7 @@ def test_the_page_names_what_is_there() -> None:
         assert any(name.replace("@.", f"@{it}.") in PAGE for it in ("", "CID", "NAME"))
 
 
-def test_what_the_page_quotes_is_in_the_units() -> None:
+def test_the_settings_that_the_page_names_are_in_the_units() -> None:
     service = (DEPLOY / "nitrohb.service").read_text()
     once = (DEPLOY / "nitrohb-once@.service").read_text()
     socket = (DEPLOY / "nitrohb.socket").read_text()

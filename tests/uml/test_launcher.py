@@ -192,7 +192,7 @@ def test_a_command_that_takes_too_long() -> None:
         running.leaves(124)
 
 
-def test_a_launcher_that_is_told_to_end() -> None:
+def test_a_launcher_that_gets_a_signal() -> None:
     with guest(*RUN_ON) as running:
         running.is_ready()
         assert len(list(running.work_parent.iterdir())) == 1
@@ -238,10 +238,10 @@ def test_without_a_kernel(tmp_path: Path) -> None:
     [[], ["--modules", "none_such"], ["--mem", "much"], ["--env", "NAME"]],
     ids=str,
 )
-def test_arguments_that_cannot_work(arguments: list[str]) -> None:
+def test_wrong_arguments(arguments: list[str]) -> None:
     command = ["--", "true"] if arguments else []
     assert launch(*arguments, *command).returncode == 2
 
 
-def test_this_machine_is_not_taken_for_a_guest() -> None:
+def test_this_machine_is_not_a_guest() -> None:
     assert not launcher.inside()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each init that there is, as a client that makes its system calls: what nitrohb says of it."""
+"""A client that makes the system calls of each known init, and the events of nitrohb."""
 
 import os
 import re
@@ -37,7 +37,7 @@ class Client(NamedTuple):
     waits: bool = True  # for an answer
 
 
-# By what docs/explanation/differences.md calls it: that table has what nitrohb says of it.
+# By the names in docs/explanation/differences.md, whose table has the events of nitrohb.
 CLIENTS = {
     "AWS's init, since 6 July 2020": Client("aws", GOES_ON),
     "AWS's init of 15 January 2020": Client("aws-2020-01-15", GOES_ON, waits=False),
@@ -56,7 +56,7 @@ ROWS = re.findall(r"^\| (.+?) \| .+ \| (.+?) \|$", PAGE.partition("## Each init"
 TABLE: dict[str, str] = dict(ROWS[1:])
 
 
-def test_the_page_has_each_of_them() -> None:
+def test_the_page_has_every_init() -> None:
     assert [*TABLE] == [*CLIENTS]
 
 
@@ -70,7 +70,7 @@ def said(event: Event) -> str:
 
 
 @pytest.mark.parametrize("init", CLIENTS)
-async def test_how_it_ends_and_what_nitrohb_says(init: str) -> None:
+async def test_the_exit_status_and_the_events(init: str) -> None:
     client, expected = CLIENTS[init], TABLE[init]
     answered = "`heartbeat`" in expected
     with (
@@ -78,17 +78,17 @@ async def test_how_it_ends_and_what_nitrohb_says(init: str) -> None:
         child(command(client.name), stdout=subprocess.DEVNULL) as process,
     ):
         ended = partial(process.wait, PATIENCE)
-        if not client.waits:  # it is gone before the server looks at it
+        if not client.waits:  # it has closed before the server reads
             await in_thread(ended)
         async with serving(listener) as events:
             assert await in_thread(ended) == client.end
-            if not answered:  # so its events have come, and the one-shot server is still there
+            if not answered:  # so its events have arrived, and the one-shot server still listens
                 assert await in_thread(enclave) == ECHOED
     told = [event for event in events if event.name not in ("listening", "connected", "done")]
     assert ", ".join(map(said, told if answered else told[:-1])) == expected.replace("nothing", "")
 
 
-async def test_a_listener_that_comes_between_two_tries() -> None:
+async def test_a_listener_that_starts_between_two_tries() -> None:
     """The shell script tries ten times, a second apart."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with child(command("shell"), **pipes) as script:
@@ -104,14 +104,14 @@ async def test_a_listener_that_comes_between_two_tries() -> None:
     [("aws", NO_ECHO), ("go", OTHER_ECHO), ("rust", GOES_ON), ("service-manager", GOES_ON)],
 )
 async def test_some_inits_go_on_although_they_are_refused(client: str, end: int) -> None:
-    """They send a wrong byte, so that the server closes after it, and not while it is written."""
+    """They send a wrong byte, so the server closes the connection after it, not before."""
     async with serving(keep=True) as events:
         process = partial(subprocess.run, command(client, byte=1), timeout=PATIENCE)
         assert (await in_thread(process)).returncode == end
     assert names(events) == ["listening", "connected", "rejected"]
 
 
-async def test_launch_arguments_behind_the_answer_as_old_libkrun_wants_them() -> None:
+async def test_launch_arguments_after_the_answer_as_old_libkrun_expects() -> None:
     """An empty root file system, the program, its argument, and no environment."""
     nothing, one, program = bytes(4), b"\x01\0\0\0", b"\x05\0\0\0/init"
     with (

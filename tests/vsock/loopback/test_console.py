@@ -39,8 +39,8 @@ def test_a_console_that_does_not_exist() -> None:
     assert "(ECONNRESET)" in err.splitlines()[-2]
 
 
-def test_an_enclave_without_a_console_is_to_be_started_in_debug_mode() -> None:
-    """It connects, sends a wrong byte, and is known by its CID."""
+def test_without_a_console_the_remedy_is_debug_mode() -> None:
+    """It connects, sends a wrong byte, and so tells its CID."""
     enclave = (os.environ["NITROHB_ENCLAVE"], str(LOCAL), "9000", "1")
     with started("run", "--quiet", "--console", "auto", "--", *enclave) as script:
         code, _, err = script.end()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vsock
 Checks = dict[str, dict[str, Any]]
 
 LOCAL = 1  # VMADDR_CID_LOCAL: the loopback
-# Still the user who can read the Python that runs here, but as powerless as any other.
+# Still the user that can read this Python, but without privileges.
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--")
 
 
@@ -35,7 +35,7 @@ def doctor(*args: str, command: tuple[str, ...] = ()) -> tuple[int, Checks]:
 
 @contextmanager
 def serving() -> Generator[int]:
-    """A server on vsock::9000 in another process, once it listens. Yields the process's number."""
+    """Run a server on vsock::9000 in another process. Yields its process ID when it listens."""
     with started("serve", "--keep", "--format", "json") as server:
         assert server.event()["event"] == "listening"
         yield server.popen.pid
@@ -56,7 +56,7 @@ def test_nothing_stays_bound() -> None:
         assert doctor("-l", "vsock::9000", "-l", f"vsock:{LOCAL}:9001")[0] == 0
 
 
-def test_a_cid_of_another_machine_and_what_to_name_instead() -> None:
+def test_a_cid_of_another_machine_and_the_remedy() -> None:
     code, checks = doctor("-l", "vsock:3:9000")
     assert code == 1
     remedy = checks["listen"]["remedy"]
@@ -89,7 +89,7 @@ def test_without_privilege(port: int, status: int) -> None:
 
 
 def test_a_container_without_dev_and_proc() -> None:
-    """As a mount namespace of its own makes one."""
+    """A separate mount namespace plays the container."""
     hide = 'for each in /dev /proc /sys; do mount -t tmpfs none $each; done; exec "$@"'
     command = ("unshare", "--mount", "sh", "-c", hide, "sh")
     code, checks = doctor(command=command)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nitrohb on a real AF_VSOCK, over the loopback CID, with a client that does what init does."""
+"""nitrohb on a real AF_VSOCK, over the loopback, with a client that does what init does."""
 
 import errno
 import json
@@ -53,7 +53,7 @@ def enclave(port: int = 9000, byte: int = B7[0]) -> int:
 
 
 def converse(talk: Callable[[socket.socket], None]) -> bytes:
-    """Connect, do something, and return everything that comes until the end."""
+    """Connect, do something, and return all bytes until the end."""
     got = b""
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE)
@@ -66,7 +66,7 @@ def converse(talk: Callable[[socket.socket], None]) -> bytes:
 
 @asynccontextmanager
 async def serving(*listen: ListenTarget, **options: object) -> AsyncGenerator[list[Event]]:
-    """A server that has to end by itself before long, answered or cancelled by the test."""
+    """Run a server that ends after its heartbeat, or when the test cancels it."""
     events: list[Event] = []
     serve = partial(serve_heartbeat, *listen, on_event=events.append, **options)  # type: ignore[arg-type]
     with trio.fail_after(PATIENCE):
@@ -272,7 +272,7 @@ def test_run_starts_the_enclave_when_the_port_is_open() -> None:
 
 
 def test_each_launcher_waits_for_its_own_enclave(tmp_path: Path) -> None:
-    """There is one CID in this kernel, which two ports tell apart."""
+    """This kernel has one CID, so the enclaves use two ports."""
     api = f"unix:{tmp_path}/api"
     ports = ("vsock::9000", "vsock::9001")
     wait = ("wait", "--api", api, "--format", "json")
@@ -293,8 +293,8 @@ def test_each_launcher_waits_for_its_own_enclave(tmp_path: Path) -> None:
         assert "every VM that is forwarded over the loopback" in err
 
 
-def test_an_allow_list_is_of_no_use_over_the_loopback() -> None:
-    """Every connection that comes that way has CID 1, and that is said once."""
+def test_an_allow_list_cannot_work_over_the_loopback() -> None:
+    """Every connection has CID 1 there. One warning says so."""
     with running("serve", "--allow-cid", "16", "--keep", "--format", "json") as server:
         assert enclave() == enclave() == NO_ECHO
         server.popen.terminate()

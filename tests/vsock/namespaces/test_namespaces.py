@@ -22,13 +22,13 @@ PATIENCE = 60  # seconds: this kernel is slow, and nothing here measures it
 ECHOED, NO_CONNECTION = 0, 3  # of tests/vsock/enclave.c
 
 GLOBAL = ("unshare", "--net")
-# A mode is chosen for the children of a namespace, once.
+# The mode for the children of a namespace can be set once.
 LOCALLY = 'echo local > /proc/sys/net/vsock/child_ns_mode; exec unshare --net "$@"'
 LOCAL = ("unshare", "--net", "sh", "-c", LOCALLY, "sh")
 
 REASON, REMEDY = LOCAL_ADVICE
 
-# Opens a socket, as socket activation does, and becomes the command in its arguments.
+# Opens a socket, like socket activation, and becomes the command in its arguments.
 LISTENING = """
 import os, socket, sys
 sock = socket.socket(socket.AF_VSOCK)
@@ -41,7 +41,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 @contextmanager
 def namespace(kind: tuple[str, ...]) -> Generator[tuple[str, ...]]:
-    """Make a network namespace. Yields what to put before a command that is to run in it."""
+    """Create a network namespace. Yields a prefix for commands that run in it."""
     hold = [*kind, "sh", "-c", "echo ready; exec sleep infinity"]
     with child(hold, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"ready\n"
@@ -62,14 +62,14 @@ def enclave(*there: str) -> int:
 
 @contextmanager
 def serving(*there: str) -> Generator[Script]:
-    """A server in a namespace, once it listens."""
+    """Run a server in a namespace. The block begins when it listens."""
     with started("serve", "--keep", "--format", "json", command=(*there, *NITROHB)) as server:
         assert server.event()["event"] == "listening"
         yield server
 
 
 def end(server: Script) -> tuple[int, list[str]]:
-    """End a server. Returns how many heartbeats it has had, and its messages on stderr."""
+    """End a server. Return the number of its heartbeats, and its messages on stderr."""
     server.popen.send_signal(signal.SIGTERM)
     _, out, err = server.end()
     events = [json.loads(line)["event"] for line in out.splitlines()]
@@ -77,7 +77,7 @@ def end(server: Script) -> tuple[int, list[str]]:
 
 
 def reach(*command: str, pass_fds: tuple[int, ...] = (), fd: int = 9) -> tuple[str, str, str]:
-    """What the doctor says of a socket that is passed in: verdict, evidence and remedy."""
+    """The verdict, evidence and remedy of the doctor for a socket that is passed in."""
     options = ("doctor", "--format", "json", "-l", f"fd:{fd}")
     with started(*options, command=(*command, *NITROHB), pass_fds=pass_fds) as doctor:
         code, out, err = doctor.end()
@@ -86,8 +86,8 @@ def reach(*command: str, pass_fds: tuple[int, ...] = (), fd: int = 9) -> tuple[s
     return check["verdict"], check["evidence"], check["remedy"]
 
 
-def test_a_local_and_a_global_server_hold_the_same_port(local: tuple[str, ...]) -> None:
-    """Each hears its own clients only, and the local one says so."""
+def test_a_local_and_a_global_server_have_the_same_port(local: tuple[str, ...]) -> None:
+    """Each gets only its own clients. The local one warns of this."""
     with serving(*local) as inner:
         assert enclave() == NO_CONNECTION
         with serving() as outer:

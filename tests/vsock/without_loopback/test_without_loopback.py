@@ -23,13 +23,13 @@ def test_any_cid_can_be_listened_on() -> None:
     open_listeners(["vsock::9000"])[0].close()
 
 
-def test_the_script_names_it_too() -> None:
+def test_the_command_names_it_too() -> None:
     code, out, err = nitrohb("-l", "vsock:1:9000")
     assert (code, out, len(err.splitlines())) == (1, "", 2)
     assert "modprobe vsock_loopback" in err
 
 
-def test_a_client_of_the_loopback_names_it_too() -> None:
+def test_send_names_it_too() -> None:
     code, out, err = nitrohb("send", "vsock:1:9000")
     assert (code, out) == (1, "")
     assert "modprobe vsock_loopback" in err

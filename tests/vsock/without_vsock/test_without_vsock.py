@@ -32,7 +32,7 @@ def test_the_script_names_it_and_offers_a_demonstration_that_works() -> None:
     assert (code, err) == (0, "")
 
 
-def test_the_doctor_finds_none() -> None:
+def test_the_doctor_finds_no_vsock() -> None:
     code, out, err = nitrohb_here("doctor")
     assert (code, err) == (1, "")
     assert out.startswith("No: nitrohb cannot listen on vsock::9000: ")
@@ -40,7 +40,7 @@ def test_the_doctor_finds_none() -> None:
     assert "modprobe vsock" in out
 
 
-def test_the_doctor_finds_what_works_all_the_same(tmp_path: Path) -> None:
+def test_the_doctor_finds_what_still_works(tmp_path: Path) -> None:
     code, out, err = nitrohb_here("doctor", "-l", f"unix:{tmp_path}/s")
     assert (code, err) == (0, "")
     assert out.startswith("Yes: ")
