@@ -4,9 +4,11 @@
 
 It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The image connects to CID 3.
 The device forwards the connection to CID 1 of this machine, and this program listens there. Without
-the module, use --vhost-user: a parent guest answers. The console of the guest is stdout. It exits
-with 124 at the time limit, with 125 if QEMU exits before the heartbeat, and otherwise with the exit
-code of QEMU. With --vhost-user, that is always the exit code of QEMU, without a time limit.
+the module, use --vhost-user: a parent guest answers. The console of the guest is stdout.
+
+Exit codes: 124 at the time limit, 125 if QEMU or the device ends before the heartbeat, 1 or 2 if it
+cannot start, 128 + n after signal n, and otherwise that of QEMU. With --vhost-user, it sees no
+heartbeat, so it has no time limit.
 """
 
 import argparse
@@ -129,6 +131,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, metavar="SEC", help="default: like nitro-cli")
     parser.add_argument("--vhost-user", metavar="SOCKET", help="of a device with a parent guest")
     args = parser.parse_args()
+    if args.timeout is not None and not args.timeout > 0:
+        parser.error("--timeout: give more than 0 seconds")
     try:
         is_arm, memory, sections = read_eif(args.image)
         if args.vhost_user and not Path(args.vhost_user).is_socket():
@@ -137,7 +141,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except nitrohb.ListenError as error:
-        sys.exit(f"boot_eif: {error}")
+        sys.exit(f"boot_eif: {error}\nOr boot beside a parent guest: --vhost-user SOCKET.")
     qemu = vmm(is_arm, memory, sections[COMMAND_LINE].decode())
     needed = {qemu[0]: APT} if args.vhost_user else {qemu[0]: APT, DEVICE.split()[0]: CARGO}
     for program, command in needed.items():
@@ -145,7 +149,7 @@ def main() -> int:
             sys.exit(f"boot_eif: {program} is not in PATH\nInstall it: {command}")
     size = sum(map(len, sections.values()))
     timeout = args.timeout or nitrohb.boot_timeout(eif_bytes=size, memory_mib=memory)
-    return trio.run(Boot(listeners, max(0, timeout)).run, sections, qemu, args.vhost_user)
+    return trio.run(Boot(listeners, timeout).run, sections, qemu, args.vhost_user)
 
 
 if __name__ == "__main__":

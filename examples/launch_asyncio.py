@@ -23,7 +23,7 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
     signals: list[int] = []
 
     def stop(number: int) -> None:
-        if not signals:  # a second signal must not cancel the end of the VMM
+        if not signals:  # a later signal must not cancel the end of the VMM
             launching.cancel()
         signals.append(number)
 
@@ -32,12 +32,14 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
     # When the block begins, the server listens. Its end also ends the wait in a thread.
     try:
         with nitrohb.serve_in_thread(address) as server:
-            return await run_vmm(server, seconds, command)
+            return await run_vmm(server, seconds, command, signals)
     except asyncio.CancelledError:
         return 128 + signals[0]
 
 
-async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) -> int:
+async def run_vmm(
+    server: nitrohb.ThreadServer, seconds: float, command: list[str], signals: list[int]
+) -> int:
     vmm = await asyncio.create_subprocess_exec(*command)
     try:
         beat = await wait_for_heartbeat(server, vmm, seconds)
@@ -46,6 +48,7 @@ async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[st
         await asyncio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
         return status
     finally:
+        signals.append(0)  # from now on, no signal cancels this task
         await end(vmm)
 
 

@@ -90,6 +90,12 @@ def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path, image: Path) -> 
         assert refused(path) == (2, f"boot_eif.py: error: {why}")
 
 
+def test_a_time_limit_of_no_time_is_refused(image: Path) -> None:
+    code, why = refused("--timeout", "0", image)
+    assert code == 2
+    assert "--timeout" in why
+
+
 def test_a_missing_device_is_reported(tmp_path: Path, image: Path) -> None:
     why = f"{tmp_path} is not a socket: start vhost-device-vsock first"
     assert refused("--vhost-user", tmp_path, image) == (2, f"boot_eif.py: error: {why}")
@@ -199,6 +205,22 @@ def test_a_second_signal_does_not_leave_a_slow_vmm_running(name: str, tmp_path: 
         launcher.popen.send_signal(signal.SIGINT)
         # To the end of stdout and stderr, so that the VMM has ended, too.
         assert launcher.end() == (128 + signal.SIGTERM, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_signal_after_the_time_limit_does_not_leave_a_slow_vmm_running(
+    name: str, tmp_path: Path
+) -> None:
+    slow = 'trap "echo ending; sleep 0.5; exit" TERM; echo runs; while :; do sleep 0.1; done'
+    command = launching(name, tmp_path / "s", "0.5", "sh", "-c", slow)
+    with started(command=tuple(command)) as launcher:
+        assert [launcher.line(), launcher.line()] == ["runs\n", "ending\n"]
+        launcher.popen.send_signal(signal.SIGTERM)
+        # To the end of stdout and stderr, so that the VMM has ended, too.
+        code, out, err = launcher.end()
+    assert (code, out) == (1, "")
+    assert "no heartbeat" in err
     assert list(tmp_path.iterdir()) == []
 
 

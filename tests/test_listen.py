@@ -99,7 +99,8 @@ async def test_a_server_can_begin_without_an_address(a: Path) -> None:
         assert server.told() == ["listening", "connected", "heartbeat"]
     with pytest.raises(AddressError, match="'none'"):
         await serve_heartbeat("none", f"unix:{a}")
-    assert await serve_heartbeat("none") == []
+    with pytest.raises(UsageError, match="keep=True"):
+        await serve_heartbeat("none")
 
 
 async def test_a_removal_ends_silent_connections_and_waits(a: Path, b: Path) -> None:

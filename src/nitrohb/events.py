@@ -96,8 +96,8 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The address of the peer on AF_VSOCK, or its process on a Unix socket. In JSON and
-            text it is null on a Unix socket: ``pid``, ``uid`` and ``gid`` identify the process.
+        peer: The address of the peer on AF_VSOCK. On a Unix socket it is the process, and null in
+            JSON and text, which have its ``pid``, ``uid`` and ``gid`` instead.
     """
 
     peer: Peer

@@ -152,12 +152,15 @@ class ParentHandshake(_Handshake):
 
 
 class EnclaveHandshake(_Handshake):
-    """The enclave's side of one connection: send ``opening``, then wait for the same byte."""
+    """The enclave's side of one connection: send ``opening``, then wait for the same byte.
+
+    Attributes:
+        opening: The byte 0xB7, which the enclave sends first.
+    """
 
     __slots__ = ()
 
     opening: Final = HEARTBEAT
-    """The byte that the enclave sends first."""
 
     def __init__(self) -> None:
         super().__init__(Latch(keep=True))

@@ -106,7 +106,8 @@ _VSOCK_LISTEN: Final = _VSOCK | {
     errno.EADDRINUSE: (
         "port {port} is taken; a listener on vsock::{port} takes it on every CID",
         "Find the other listener (ss --vsock -lp, as root on the host) and stop it. If it is"
-        " nitro-cli or QEMU -accel nitro, wait until its launch is over.",
+        " nitro-cli or QEMU -accel nitro, wait until its launch is over. If it is nitrohb, or"
+        " systemd for nitrohb, enclaves are answered already.",
         _FIND_PROCESS,
     ),
 }
@@ -152,7 +153,8 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
     ),
     errno.EADDRINUSE: (
         "another process listens there",
-        "Stop it, or choose another path.",
+        "Stop it, or choose another path. If it is nitrohb, or systemd for nitrohb, enclaves are"
+        " answered already.",
         _FIND_PROCESS,
     ),
     errno.EEXIST: (

@@ -72,8 +72,8 @@ async def serve_heartbeat(
 
     Args:
         *listen: The listen addresses: text (``"vsock::9000"``), address objects, listening sockets,
-            or listeners of ``open_listeners()``. Default: ``vsock::9000``. With ``"none"``, there
-            is no address until ``HeartbeatServer.listen()`` adds one.
+            or listeners of ``open_listeners()``. Default: ``vsock::9000``. With ``"none"`` and
+            ``keep=True``, there is no address until ``HeartbeatServer.listen()`` adds one.
         keep: Answer every heartbeat, until cancelled. If false, answer one per address, then close
             it (a one-shot address).
         allow_cids: On AF_VSOCK, answer only these CIDs. A connection from another CID is closed
@@ -149,8 +149,7 @@ async def serve_heartbeat(
         )
         acceptors = Acceptors(context, claims)
         closing.callback(acceptors.close)
-        where = () if listen == (NOWHERE,) else listen or (DEFAULT_LISTEN,)
-        opened = acceptors.open(where, may_wait=True)
+        opened = acceptors.open(_targets(listen, keep=keep), may_wait=True)
         with claims:
             errors: list[BaseException] = []
             try:
@@ -166,6 +165,16 @@ async def serve_heartbeat(
             if errors:
                 raise errors[0]  # here, so the group is not its context
     return [each.heartbeat for each in acceptors if each.heartbeat is not None]
+
+
+def _targets(listen: tuple[ListenTarget, ...], *, keep: bool) -> tuple[ListenTarget, ...]:
+    if listen != (NOWHERE,):
+        return listen or (DEFAULT_LISTEN,)
+    if not keep:
+        raise UsageError(
+            "a one-shot server without an address would end at once\nPass keep=True, or an address."
+        )
+    return ()
 
 
 def _validate(

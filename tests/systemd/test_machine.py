@@ -191,6 +191,11 @@ def test_a_group_may_claim_and_others_may_not(facts: Facts) -> None:
     assert refused.endswith("(EACCES)")
 
 
+def test_events_have_the_user_of_a_vmm(facts: Facts) -> None:
+    beat = r" nitro_heartbeat address=unix:/run/vm4\.vsock_9000 pid=\d+ uid=1234 "
+    assert re.search(beat, facts["vm user"])
+
+
 def test_a_process_that_hangs_is_killed_by_the_watchdog_and_started_again(facts: Facts) -> None:
     assert "nitrohb.service: Watchdog timeout (limit 5s)!" in facts["journal"]
     assert "nitrohb.service: Failed with result 'watchdog'." in facts["journal"]

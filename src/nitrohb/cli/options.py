@@ -145,8 +145,8 @@ def _timeout_option(seconds: float) -> Option:
 
 _API: Final = _option(
     "--api ADDR",
-    "HTTP interface of the server (default: /run/nitrohb/api.sock; unless you are root,"
-    " nitrohb/api.sock in $XDG_RUNTIME_DIR if it is set)",
+    "HTTP interface of the server (default: nitrohb/api.sock in $XDG_RUNTIME_DIR if that exists,"
+    " or else /run/nitrohb/api.sock)",
     type=values.api,
 )
 
