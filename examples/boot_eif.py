@@ -7,11 +7,12 @@ The device forwards the connection to CID 1 of this machine, and this program li
 the module, use --vhost-user: a parent guest answers. The console of the guest is stdout.
 
 Exit codes: 124 at the time limit, 125 if QEMU or the device ends before the heartbeat, 1 or 2 if it
-cannot start, 128 + n after signal n, and otherwise that of QEMU. With --vhost-user, it sees no
-heartbeat, so it has no time limit.
+cannot start, 128 + n after signal n, and otherwise that of the first to end: QEMU or the device.
+With --vhost-user, it sees no heartbeat, so it has no time limit.
 """
 
 import argparse
+import errno
 import json
 import shutil
 import signal
@@ -41,6 +42,7 @@ AARCH64 = f"""qemu-system-aarch64 -cpu neoverse-n1 -M virt,memory-backend=mem
 {QEMU}device,chardev=vsock -device virtio-serial-device -device virtconsole,chardev=console"""
 DEVICE = "vhost-device-vsock --vm guest-cid=16,socket=vhost.socket,forward-cid=1"
 APT = "apt-get install --no-install-recommends qemu-system-arm qemu-system-x86"
+NO_LOOPBACK = "Run modprobe vsock_loopback, or boot beside a parent guest: --vhost-user SOCKET."
 CARGO = "cargo install vhost-device-vsock --version 0.3.0 --locked"
 
 
@@ -141,7 +143,8 @@ def main() -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except nitrohb.ListenError as error:
-        sys.exit(f"boot_eif: {error}\nOr boot beside a parent guest: --vhost-user SOCKET.")
+        remedy = NO_LOOPBACK if error.errno == errno.EADDRNOTAVAIL else error.remedy
+        sys.exit(f"boot_eif: cannot listen on {error.address}: {error.reason}\n{remedy}")
     qemu = vmm(is_arm, memory, sections[COMMAND_LINE].decode())
     needed = {qemu[0]: APT} if args.vhost_user else {qemu[0]: APT, DEVICE.split()[0]: CARGO}
     for program, command in needed.items():

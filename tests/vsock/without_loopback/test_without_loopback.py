@@ -3,11 +3,17 @@
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from nitrohb import ListenError, open_listeners
 from tests.cli.process import nitrohb, nitrohb_here
+from tests.test_examples import BOOT_EIF, image
+
+__all__ = ["image"]  # a fixture
 
 pytestmark = pytest.mark.vsock
 
@@ -33,6 +39,14 @@ def test_send_names_it_too() -> None:
     code, out, err = nitrohb("send", "vsock:1:9000")
     assert (code, out) == (1, "")
     assert "modprobe vsock_loopback" in err
+
+
+def test_boot_eif_names_the_module_and_the_other_way(image: Path) -> None:
+    done = subprocess.run([sys.executable, BOOT_EIF, image], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    for fact in ("vsock:1:9000", "modprobe vsock_loopback", "--vhost-user"):
+        assert fact in done.stderr
+    assert "vsock::9000" not in done.stderr
 
 
 def test_the_doctor_says_that_it_can_listen_and_that_nobody_can_connect() -> None:
