@@ -73,7 +73,7 @@ class _Event:
         """The CID of the peer; None if there is no peer, or if it has no CID."""
         return None
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, str | int | float | bool | None]:
         """Return the event as a JSON object: the common fields first, then its own."""
         common: dict[str, JsonValue] = {
             "event": self.name,
@@ -96,11 +96,11 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The address of the peer on AF_VSOCK. On a Unix socket it is the process, and null in
-            JSON and text, which have its ``pid``, ``uid`` and ``gid`` instead.
+        peer: The address of the peer on AF_VSOCK. On a Unix socket, it is null in JSON and text
+            (see ``pid``, ``uid`` and ``gid``), and a ``UnixPeer`` in Python.
     """
 
-    peer: Peer
+    peer: VsockAddress | UnixPeer
 
     @property
     def outcome(self) -> str:

@@ -55,7 +55,7 @@ async def serve_heartbeat(
     max_pending: int = 1024,
     socket_mode: int = 0o600,
     socket_group: int | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Callable[[Event], object] | None = None,
     task_status: trio.TaskStatus[HeartbeatServer] = trio.TASK_STATUS_IGNORED,
 ) -> list[Heartbeat]:
     """Listen for the heartbeats of enclaves, answer them, and return them.

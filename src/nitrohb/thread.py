@@ -24,9 +24,9 @@ import trio
 
 from .addresses import Address
 from .errors import NoHeartbeatError, UsageError
-from .events import Heartbeat
+from .events import Event, Heartbeat
 from .handle import HeartbeatServer
-from .server import OnEvent, serve_heartbeat
+from .server import serve_heartbeat
 from .sockets.opening import ListenTarget
 
 _SLICE: Final = 0.2  # seconds of each wait, after which Python handles signals
@@ -122,7 +122,7 @@ def serve_in_thread(
     max_pending: int = 1024,
     socket_mode: int = 0o600,
     socket_group: int | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Callable[[Event], object] | None = None,
 ) -> Generator[ThreadServer]:
     """Serve heartbeats in a thread while a ``with`` block runs, for programs without trio.
 

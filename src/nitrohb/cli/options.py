@@ -145,8 +145,8 @@ def _timeout_option(seconds: float) -> Option:
 
 _API: Final = _option(
     "--api ADDR",
-    "HTTP interface of the server (default: nitrohb/api.sock in $XDG_RUNTIME_DIR if that exists,"
-    " or else /run/nitrohb/api.sock)",
+    "HTTP interface of the server (default: $XDG_RUNTIME_DIR/nitrohb/api.sock if it exists and you"
+    " are not root, or else /run/nitrohb/api.sock)",
     type=values.api,
 )
 
