@@ -9,6 +9,7 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 
 import argparse
 import asyncio
+import contextlib
 import math
 import signal
 import sys
@@ -23,23 +24,20 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
     signals: list[int] = []
 
     def stop(number: int) -> None:
-        if not signals:  # a later signal must not cancel the end of the VMM
-            launching.cancel()
         signals.append(number)
+        launching.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     # When the block begins, the server listens. Its end also ends the wait in a thread.
     try:
         with nitrohb.serve_in_thread(address) as server:
-            return await run_vmm(server, seconds, command, signals)
+            return await run_vmm(server, seconds, command)
     except asyncio.CancelledError:
         return 128 + signals[0]
 
 
-async def run_vmm(
-    server: nitrohb.ThreadServer, seconds: float, command: list[str], signals: list[int]
-) -> int:
+async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) -> int:
     vmm = await asyncio.create_subprocess_exec(*command)
     try:
         beat = await wait_for_heartbeat(server, vmm, seconds)
@@ -48,7 +46,6 @@ async def run_vmm(
         await asyncio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
         return status
     finally:
-        signals.append(0)  # from now on, no signal cancels this task
         await end(vmm)
 
 
@@ -74,6 +71,14 @@ async def wait_for_heartbeat(
 
 
 async def end(vmm: asyncio.subprocess.Process) -> None:
+    """End the VMM, even if this task is cancelled meanwhile."""
+    ending = asyncio.create_task(terminate(vmm))
+    while not ending.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(ending)
+
+
+async def terminate(vmm: asyncio.subprocess.Process) -> None:
     if vmm.returncode is None:
         vmm.terminate()
         try:
