@@ -192,10 +192,10 @@ class HeartbeatServer:
     def unlisten(self, address: Address | str) -> None:
         """Remove an address. The other addresses stay as they are.
 
-        When this returns, the address is closed and its socket file is removed. Its pending
-        connections are closed (``Rejected``), and then comes ``Unlistened``. Its heartbeats are
-        forgotten. A task that waits for one gets a ``NoHeartbeatError``, unless it can still arrive
-        on another address.
+        When this returns, the address is closed, and a socket file that nitrohb created is removed.
+        Its pending connections are closed (``Rejected``), and then comes ``Unlistened``. Its
+        heartbeats are forgotten. A task that waits for one gets a ``NoHeartbeatError``, unless it
+        can still arrive on another address.
 
         With ``keep=True``, the server keeps running without any address. A one-shot server ends
         when all remaining addresses have answered.

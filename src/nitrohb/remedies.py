@@ -107,7 +107,7 @@ _VSOCK_LISTEN: Final = _VSOCK | {
         "port {port} is taken; a listener on vsock::{port} takes it on every CID",
         "Find the other listener (ss --vsock -lp, as root on the host) and stop it. If it is"
         " nitro-cli or QEMU -accel nitro, wait until its launch is over. If it is nitrohb, or"
-        " systemd for nitrohb, enclaves are answered already.",
+        " systemd for nitrohb, you need no other.",
         _FIND_PROCESS,
     ),
 }
@@ -153,8 +153,8 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
     ),
     errno.EADDRINUSE: (
         "another process listens there",
-        "Stop it, or choose another path. If it is nitrohb, or systemd for nitrohb, enclaves are"
-        " answered already.",
+        "Stop it, or choose another path. If it is nitrohb, or systemd for nitrohb, you need no"
+        " other.",
         _FIND_PROCESS,
     ),
     errno.EEXIST: (
