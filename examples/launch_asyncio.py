@@ -9,7 +9,6 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 
 import argparse
 import asyncio
-import contextlib
 import math
 import signal
 import sys
@@ -71,11 +70,15 @@ async def wait_for_heartbeat(
 
 
 async def end(vmm: asyncio.subprocess.Process) -> None:
-    """End the VMM, even if this task is cancelled meanwhile."""
-    ending = asyncio.create_task(terminate(vmm))
+    """End the VMM. A cancellation waits until it has ended."""
+    ending, cancelled = asyncio.create_task(terminate(vmm)), None
     while not ending.done():
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await asyncio.shield(ending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def terminate(vmm: asyncio.subprocess.Process) -> None:

@@ -281,8 +281,8 @@ class HeartbeatServer:
             address: One of ``addresses``. Default: all of them.
 
         Raises:
-            UsageError: The server does not listen on this address, or the address is closed because
-                it is one-shot and has answered.
+            UsageError: The server does not listen on this address, or one of the addresses is
+                closed, because it is one-shot and has answered. Then nothing changes.
         """
         where = self._known_address(address)
         acceptors = self._acceptors.of(where)

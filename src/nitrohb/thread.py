@@ -163,7 +163,8 @@ def serve_in_thread(
 
     Raises:
         AddressError, UsageError, ListenError: As ``serve_heartbeat()``, when you enter the block.
-            If the server fails later, or ``on_event`` raises an error, leaving the block raises it.
+            If the server fails later, leaving the block raises the error. An error of ``on_event``
+            makes the server fail.
         UsageError: You enter or leave the block in a trio task. Use ``serve_heartbeat()`` there.
             When you leave, the server ends all the same.
     """
