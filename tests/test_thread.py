@@ -35,6 +35,7 @@ from nitrohb import (
     UsageError,
     serve_in_thread,
 )
+from nitrohb.thread import _ServerThread
 from tests.cli.process import PATIENCE, wait_for
 from tests.support import B7
 
@@ -381,6 +382,22 @@ def test_an_interrupt_comes_before_the_loop_has_begun(
     monkeypatch.setattr(trio, "run", late_run)
     with pytest.raises(KeyboardInterrupt), serve_in_thread(f"unix:{path}"):
         pytest.fail("it was entered")
+    assert not path.exists()
+
+
+def test_an_interrupt_comes_before_the_server_is_told_to_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, interrupts = _ServerThread.stop, [KeyboardInterrupt()]
+
+    def interrupted_stop(thread: _ServerThread) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        stop(thread)
+
+    monkeypatch.setattr(_ServerThread, "stop", interrupted_stop)
+    with pytest.raises(KeyboardInterrupt), serve_in_thread(f"unix:{path}"):
+        assert path.exists()
     assert not path.exists()
 
 
