@@ -19,7 +19,7 @@ import nitrohb
 
 
 class Launch:
-    """One launch. Each task that ends it sets the exit code first."""
+    """One launch. An error, or else the first call of end(), decides the exit code."""
 
     def __init__(self) -> None:
         self.code: int | None = None
