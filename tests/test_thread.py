@@ -35,7 +35,7 @@ from nitrohb import (
     UsageError,
     serve_in_thread,
 )
-from nitrohb.thread import _ServerThread
+from nitrohb.thread import _ServerThread  # pyright: ignore[reportPrivateUsage]
 from tests.cli.process import PATIENCE, wait_for
 from tests.support import B7
 
