@@ -58,6 +58,8 @@ sock.sendall(b"\\xb7")
 sock.recv(1)
 os._exit(0)
 """
+# It takes 0.5 s to end, and its guest sends nothing.
+SLOW = 'trap "echo ending; sleep 0.5; exit" TERM; echo runs; while :; do sleep 0.1; done'
 # Its guest sends nothing.
 SILENT = "echo runs; exec tail -f /dev/null"
 
@@ -196,8 +198,7 @@ def test_a_vmm_that_ends_just_after_its_heartbeat_has_booted(name: str, tmp_path
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_second_signal_does_not_leave_a_slow_vmm_running(name: str, tmp_path: Path) -> None:
-    slow = 'trap "echo ending; sleep 0.5; exit" TERM; echo runs; while :; do sleep 0.1; done'
-    command = launching(name, tmp_path / "s", "60", "sh", "-c", slow)
+    command = launching(name, tmp_path / "s", "60", "sh", "-c", SLOW)
     with started(command=tuple(command)) as launcher:
         launcher.line()
         launcher.popen.send_signal(signal.SIGTERM)
@@ -212,8 +213,7 @@ def test_a_second_signal_does_not_leave_a_slow_vmm_running(name: str, tmp_path: 
 def test_a_signal_after_the_time_limit_does_not_leave_a_slow_vmm_running(
     name: str, tmp_path: Path
 ) -> None:
-    slow = 'trap "echo ending; sleep 0.5; exit" TERM; echo runs; while :; do sleep 0.1; done'
-    command = launching(name, tmp_path / "s", "0.5", "sh", "-c", slow)
+    command = launching(name, tmp_path / "s", "0.5", "sh", "-c", SLOW)
     with started(command=tuple(command)) as launcher:
         assert [launcher.line(), launcher.line()] == ["runs\n", "ending\n"]
         launcher.popen.send_signal(signal.SIGTERM)

@@ -97,6 +97,8 @@ _PASSED_IN: Final = _ANY | {
     ),
 }
 
+_IF_NITROHB: Final = " If it is nitrohb, or systemd for nitrohb, you need no other."
+
 _VSOCK_LISTEN: Final = _VSOCK | {
     **_PASSED_IN,
     errno.EADDRNOTAVAIL: (
@@ -106,8 +108,7 @@ _VSOCK_LISTEN: Final = _VSOCK | {
     errno.EADDRINUSE: (
         "port {port} is taken; a listener on vsock::{port} takes it on every CID",
         "Find the other listener (ss --vsock -lp, as root on the host) and stop it. If it is"
-        " nitro-cli or QEMU -accel nitro, wait until its launch is over. If it is nitrohb, or"
-        " systemd for nitrohb, you need no other.",
+        " nitro-cli or QEMU -accel nitro, wait until its launch is over." + _IF_NITROHB,
         _FIND_PROCESS,
     ),
 }
@@ -153,8 +154,7 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
     ),
     errno.EADDRINUSE: (
         "another process listens there",
-        "Stop it, or choose another path. If it is nitrohb, or systemd for nitrohb, you need no"
-        " other.",
+        "Stop it, or choose another path." + _IF_NITROHB,
         _FIND_PROCESS,
     ),
     errno.EEXIST: (

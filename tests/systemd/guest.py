@@ -116,7 +116,21 @@ def processes() -> str:
 
 def page(text: str, path: str = PAGE) -> str:
     """Run the commands of the page that contain this text, and return what they print."""
-    return output("bash", "-euo", "pipefail", "-c", block(path, "sh", text))
+    return script(block(path, "sh", text))
+
+
+def script(commands: str) -> str:
+    """Run commands of a shell up to the first that fails, and return what they print."""
+    return output("bash", "-euo", "pipefail", "-c", commands)
+
+
+def write_drop_in(unit: str, text: str) -> None:
+    """Change a unit as ``systemctl edit`` does."""
+    directory = f"/etc/systemd/system/{unit}.d"
+    os.mkdir(directory)
+    with open(f"{directory}/override.conf", "w") as file:
+        file.write(text)
+    output("systemctl", "daemon-reload")
 
 
 def block(path: str, language: str, text: str) -> str:
@@ -181,11 +195,7 @@ def let_a_group_in() -> str:
         file.write(block(PAGE, "ini", "Group="))
     member = "setpriv --reuid=nobody --regid=enclaves --clear-groups"
     stranger = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
-    return output(
-        "bash",
-        "-euo",
-        "pipefail",
-        "-c",
+    return script(
         "groupadd enclaves; systemctl daemon-reload; systemctl restart nitrohb.service;"
         " nitrohb send vsock:1:9000;"
         f" {member} nitrohb wait --cid 1; {stranger} nitrohb wait --cid 1",
@@ -194,15 +204,9 @@ def let_a_group_in() -> str:
 
 def connect_as_vmm() -> str:
     """Listen for a VM as the page says, connect as the user of its VMM, and return the events."""
-    os.mkdir("/etc/systemd/system/nitrohb.socket.d")
-    with open("/etc/systemd/system/nitrohb.socket.d/override.conf", "w") as file:
-        file.write(block(PAGE, "ini", "SocketUser=vmm"))
-    return output(
-        "bash",
-        "-euo",
-        "pipefail",
-        "-c",
-        "useradd --uid 1234 vmm; systemctl daemon-reload; systemctl restart nitrohb.socket;"
+    write_drop_in("nitrohb.socket", block(PAGE, "ini", "SocketUser=vmm"))
+    return script(
+        "useradd --uid 1234 vmm; systemctl restart nitrohb.socket;"
         " setpriv --reuid=vmm --regid=vmm --clear-groups nitrohb send unix:/run/vm4.vsock_9000;"
         " systemctl stop nitrohb.socket nitrohb.service; journalctl --sync;"
         " journalctl --no-pager -o cat -u nitrohb.service | grep vm4",
@@ -213,10 +217,7 @@ def open_metrics(facts: Facts) -> None:
     """Open the TCP port, as the page about monitoring says, and then another. Scrape after each."""
     opened = page("systemctl enable --now nitrohb-metrics.socket", MONITORING)
     facts["metrics"] = opened + scrape()
-    os.mkdir("/etc/systemd/system/nitrohb-metrics.socket.d")
-    with open("/etc/systemd/system/nitrohb-metrics.socket.d/override.conf", "w") as file:
-        file.write(block(MONITORING, "ini", "ListenStream="))
-    output("systemctl", "daemon-reload")
+    write_drop_in("nitrohb-metrics.socket", block(MONITORING, "ini", "ListenStream="))
     restarted = output("systemctl", "restart", "nitrohb-metrics.socket")
     facts["metrics again"] = restarted + scrape()
     facts["metrics addresses"] = listening_on(9180)
@@ -240,11 +241,7 @@ def scrape() -> str:
 
 def once_without_enclave(unit: str) -> dict[str, str]:
     """Wait for an enclave that does not boot, while another one connects."""
-    dropin = f"/run/systemd/system/{unit}.d/soon.conf"
-    os.makedirs(os.path.dirname(dropin))
-    with open(dropin, "w") as file:
-        file.write("[Service]\nEnvironment=BOOT_SECONDS=5\n")
-    output("systemctl", "daemon-reload")
+    write_drop_in(unit, "[Service]\nEnvironment=BOOT_SECONDS=5\n")
     output("systemctl", "start", unit)
     with contextlib.suppress(OSError):
         beat()
