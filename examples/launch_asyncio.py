@@ -9,12 +9,14 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 
 import argparse
 import asyncio
-import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import nitrohb
+
+Wait = Callable[..., nitrohb.Heartbeat]  # server.wait_heartbeat(), or a partial() of it
 
 
 async def launch(address: str, seconds: float, command: list[str]) -> int:
@@ -31,15 +33,17 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
     # When the block begins, the server listens. Its end also ends the wait in a thread.
     try:
         with nitrohb.serve_in_thread(address) as server:
-            return await run_vmm(server, seconds, command)
+            return await run_vmm(server.wait_heartbeat, seconds, command)
     except asyncio.CancelledError:
         return 128 + signals[0]
 
 
-async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) -> int:
+async def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
+    """Run one VMM to its end, and return its exit status."""
+    started = time.monotonic()
     vmm = await asyncio.create_subprocess_exec(*command)
     try:
-        beat = await wait_for_heartbeat(server, vmm, seconds)
+        beat = await wait_for_heartbeat(wait, vmm, started, seconds)
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
         status = await vmm.wait()
         await asyncio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
@@ -49,16 +53,16 @@ async def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[st
 
 
 async def wait_for_heartbeat(
-    server: nitrohb.ThreadServer, vmm: asyncio.subprocess.Process, seconds: float
+    wait: Wait, vmm: asyncio.subprocess.Process, started: float, seconds: float
 ) -> nitrohb.Heartbeat:
-    deadline = time.monotonic() + seconds
     while True:  # short waits, because a thread cannot be cancelled
         status = vmm.returncode  # before the wait: an earlier heartbeat still counts
-        left = deadline - time.monotonic()
-        wait = min(0.5, max(left, 0))
+        passed = time.monotonic() - started
+        left = seconds - passed
         try:
-            # Without max_age, the error would not list what came more than 60 s before the call.
-            return await asyncio.to_thread(server.wait_heartbeat, timeout=wait, max_age=math.inf)
+            # Claims, or reports, what came since the start. The call itself may take a second.
+            limit = min(0.5, max(left, 0))
+            return await asyncio.to_thread(wait, timeout=limit, max_age=passed + 1)
         except nitrohb.HeartbeatTimeoutError as late:
             if status is not None:
                 why = f"the VMM ended with status {status} before its heartbeat"

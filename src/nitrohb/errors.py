@@ -120,7 +120,7 @@ class HeartbeatTimeoutError(NitrohbError):
 
 
 class NoHeartbeatError(NitrohbError):
-    """No heartbeat can arrive any more: the server has ended, or the address is closed.
+    """No heartbeat can arrive: the server has ended, or no address is open that could receive it.
 
     Attributes:
         cid: The CID that the caller waited for; None for any.

@@ -251,8 +251,8 @@ class HeartbeatServer:
                 older.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
-            NoHeartbeatError: The server has ended or the address is closed, and no heartbeat is
-                left to claim.
+            NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has
+                ended, or no address is open that could receive it.
 
         **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
         cancellation claims nothing. Use ``timeout`` rather than ``trio.fail_after()``, whose error

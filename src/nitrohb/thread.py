@@ -76,7 +76,7 @@ class ThreadServer:
                 instead.
             UsageError: As in ``HeartbeatServer.wait_heartbeat()``, or you called it in a trio task,
                 whose event loop it would block.
-            NoHeartbeatError: The server has ended, or the address is closed. If the server failed,
+            NoHeartbeatError: As in ``HeartbeatServer.wait_heartbeat()``. If the server failed,
                 ``__cause__`` is its error.
 
         **Cancellation.** If ``KeyboardInterrupt`` interrupts the call, it claims nothing. One

@@ -3,12 +3,14 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.process import wait_for
 from tests.docs.examples import BIN, ROOT, blocks, example
 
 PAGE = (ROOT / "docs/how-to/launcher.md").read_text()
@@ -104,7 +106,8 @@ def test_three_enclaves_boot() -> None:
 @pytest.mark.parametrize(
     ("one", "vmm", "why"),
     [
-        ("unix:e", '["true"]', "unix:e: no heartbeat on unix:e came within 0.5 s: nobody"),
+        ("unix:e", '["sleep", "60"]', "unix:e: no heartbeat on unix:e came within 0.5 s: nobody"),
+        ("unix:e", '["true"]', "unix:e: no heartbeat on unix:e came within 0 s: nobody"),
         ("unix:e", '["false"]', "unix:e: Command '['false']' returned non-zero exit status 1."),
         ("unix:no/e", '["true"]', "cannot listen on unix:no/e"),
     ],
@@ -112,5 +115,17 @@ def test_three_enclaves_boot() -> None:
 def test_several_enclaves_an_error_is_a_few_lines(one: str, vmm: str, why: str) -> None:
     program = on_unix_sockets(one, "unix:f", vmm=vmm)
     assert program.count("timeout=180") == 1
-    program = program.replace("timeout=180", "timeout=0.5")
+    program = program.replace("timeout=180", "timeout=0.5" if "sleep" in vmm else "timeout=60")
     assert why in said_in_a_few_lines(program, code=1)
+
+
+def test_several_enclaves_a_signal_ends_the_vmms(tmp_path: Path) -> None:
+    vmm = "echo $$ >> vmms; exec sleep 60"
+    program = on_unix_sockets("unix:e", "unix:f", vmm=repr(["sh", "-c", vmm]))
+    vmms = tmp_path / "vmms"
+    with subprocess.Popen([sys.executable, "-c", program]) as launcher:
+        wait_for(lambda: vmms.exists() and vmms.read_text().count("\n") == 2, "two VMMs")
+        launcher.terminate()
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert not [pid for pid in vmms.read_text().split() if Path("/proc", pid).exists()]
+    assert not (tmp_path / "e").exists()

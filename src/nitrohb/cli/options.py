@@ -99,7 +99,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
         "output": [
             _choice("--format", _FORMATS, "format of events and messages (default: text)"),
             _option("--events PATH|fd:N", f"write events here (default: {output})"),
-            _option("--ready-fd N", "write a newline to this descriptor when ready", type=str),
+            _option("--ready-fd N", "write a newline to it when every ADDR listens", type=str),
             _choice("--log-level", (*reversed(LEVELS),), log_level, metavar="LEVEL"),
             _flag("--quiet", "print no events"),
         ],
