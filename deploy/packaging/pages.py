@@ -19,11 +19,13 @@ from deploy.packaging.event_schema import create_schema, schema_of, summary
 from deploy.packaging.manpage import exit_code_meanings, subcommands, summaries
 from deploy.packaging.python_api import anchors, describe
 from nitrohb import (
+    Connected,
     Event,
     Listening,
     Lost,
     Rejected,
     RejectReason,
+    UnixPeer,
     VsockAddress,
     parse_address,
 )
@@ -40,6 +42,7 @@ _GENERATED: Final = re.compile(
 )
 
 _COMMON: Final = ("event", "time", "address", "cid", "level")
+_OF_CONNECTIONS: Final = ("peer", *UnixPeer._fields)
 
 _TIME: Final = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
 
@@ -133,13 +136,19 @@ def _events() -> str:
     return "\n\n".join(_event(event) for event in get_args(Event))
 
 
+def _connection_fields() -> str:
+    return _fields(Connected, _OF_CONNECTIONS)
+
+
+def _fields(event: type[Any], names: Iterable[str]) -> str:
+    forms = schema_of(event)["properties"]
+    rows = [(f"`{it}`", _type(forms[it]), forms[it]["description"]) for it in names]
+    return _table(("field", "type", "meaning"), rows)
+
+
 def _event(event: type[Any]) -> str:
-    rows = [
-        (f"`{name}`", _type(form), form["description"])
-        for name, form in schema_of(event)["properties"].items()
-        if name not in _COMMON
-    ]
-    fields = [_table(("field", "type", "meaning"), rows)] if rows else []
+    names = [it for it in schema_of(event)["properties"] if it not in _COMMON + _OF_CONNECTIONS]
+    fields = [_fields(event, names)] if names else []
     sample = _sample(event)
     shown = f"```text\n{to_text(sample)}\n```\n\n```json\n{to_json(sample)}\n```"
     return "\n\n".join([f"### `{event.name}`", summary(event), *fields, shown])
@@ -201,6 +210,7 @@ _SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "commands": _commands,
     "exit-codes": _exit_codes,
     "event-levels": _event_levels,
+    "connection-fields": _connection_fields,
     "events": _events,
     "metrics": _metrics,
     "errors": _errors,

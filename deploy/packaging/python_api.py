@@ -17,6 +17,9 @@ __all__ = ["anchors", "describe"]
 
 _WITH_CONSTANTS: Final = [inspect.getsource(it) for it in (addresses, events, opening, protocol)]
 
+# The base of the members of a union. The union lists its attributes, and the members do not.
+_UNIONS: Final = {"Event": events._Event, "ConnectionEvent": events._PeerEvent}
+
 # Only nitrohb creates these.
 _WITHOUT_CONSTRUCTOR: Final = ("HeartbeatServer", "ThreadServer")
 
@@ -60,6 +63,7 @@ def _describe(path: str, known: Anchors) -> Iterator[str]:
         definition, doc = _constant(name)
         yield f"### `{name}`\n\n{_block(definition)}"
         yield from [_markdown(doc, known, name)] if doc else []
+        yield from _list_attributes(_UNIONS.get(name), known, name)
 
 
 def _describe_function(
@@ -73,10 +77,14 @@ def _describe_class(name: str, class_: type[Any], known: Anchors) -> Iterator[st
     yield f"### `{name}`\n\n{_block(_class_header(class_))}"
     doc = _SECTION.sub(lambda it: "" if it[1] == "Attributes" else it[0], _doc(class_))
     yield _markdown(doc, known, name)
-    if items := [f"- {each}: {text}" for each, text in _attributes(class_).items()]:
-        yield _markdown("Attributes:\n\n" + "\n".join(items), known, name)
+    yield from _list_attributes(class_, known, name)
     for method in _methods(class_):
         yield from _describe_function("####", f"{name}.{method}", getattr(class_, method), known)
+
+
+def _list_attributes(class_: type[Any] | None, known: Anchors, name: str) -> Iterator[str]:
+    if class_ and (items := [f"- {it}: {text}" for it, text in _attributes(class_).items()]):
+        yield _markdown("Attributes:\n\n" + "\n".join(items), known, name)
 
 
 def _class_header(class_: type[Any]) -> str:
@@ -102,7 +110,7 @@ def _attributes(class_: type[Any]) -> dict[str, str]:
         for name, value in vars(owner).items():
             if isinstance(value, property):
                 found[name] = _doc(value)
-            elif owner is not class_ and inspect.isfunction(value) and name[0] != "_":
+            elif owner.__name__[0] == "_" != name[0] and inspect.isfunction(value):
                 found[_SELF.sub("", _header(value)).removeprefix("def ")] = _doc(value)
     return {_typed(name, class_): _in_list(text) for name, text in found.items()}
 
@@ -122,7 +130,8 @@ def _typed(name: str, class_: type[Any]) -> str:
 def _merged(class_: type[Any]) -> list[type[Any]]:
     """A class and its private bases, which no reader needs to know."""
     ours = [it for it in class_.__mro__ if it.__module__.startswith("nitrohb")]
-    return [it for it in ours if it is class_ or it.__name__.startswith("_")]
+    bases = [it for it in ours if it.__name__.startswith("_") and it not in _UNIONS.values()]
+    return [class_, *(it for it in bases if it is not class_)]
 
 
 def _methods(value: object) -> list[str]:

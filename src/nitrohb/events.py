@@ -59,6 +59,7 @@ class _Event:
     """The fields of every event.
 
     Attributes:
+        name: The name of the event, such as ``heartbeat``.
         address: The listen address.
         time: When it happened, in UTC.
     """
