@@ -33,7 +33,7 @@ def wait_for_heartbeat(
         passed = time.monotonic() - started
         left = seconds - passed
         try:
-            # Claims, or reports, what came since the start. The call itself may take a second.
+            # Ignore what came before the VMM started. 1 s: a busy machine delays this call.
             return wait(timeout=min(0.5, max(left, 0)), max_age=passed + 1)
         except nitrohb.HeartbeatTimeoutError as late:
             if signals:

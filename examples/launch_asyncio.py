@@ -30,7 +30,7 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    # When the block begins, the server listens. Its end also ends the wait in a thread.
+    # The server listens when the block begins. The end of the block also ends the wait.
     try:
         with nitrohb.serve_in_thread(address) as server:
             return await run_vmm(server.wait_heartbeat, seconds, command)
@@ -60,7 +60,7 @@ async def wait_for_heartbeat(
         passed = time.monotonic() - started
         left = seconds - passed
         try:
-            # Claims, or reports, what came since the start. The call itself may take a second.
+            # Ignore what came before the VMM started. 1 s: a busy machine delays this call.
             limit = min(0.5, max(left, 0))
             return await asyncio.to_thread(wait, timeout=limit, max_age=passed + 1)
         except nitrohb.HeartbeatTimeoutError as late:

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from nitrohb import (
     Event,
     Heartbeat,
     HeartbeatServer,
+    Listener,
     ListenError,
     NoHeartbeatError,
     Rejected,
@@ -242,6 +243,14 @@ async def test_a_socket_belongs_to_the_server_even_if_it_is_refused(a: Path, b: 
         with pytest.raises(UsageError, match="already"):
             server.handle.listen(listener)
         await beat(Client(b))
+        with closing(socket.socket(socket.AF_UNIX)) as other:
+            with pytest.raises(UsageError, match="already"):
+                server.handle.listen(Listener(listener.address, other))
+            assert other.fileno() == -1
+    with closing(socket.socket(socket.AF_UNIX)) as late:
+        with pytest.raises(UsageError, match="ended"):
+            server.handle.listen(late)
+        assert late.fileno() == -1
 
 
 async def test_allowed_cids_are_those_of_all_addresses(tmp_path: Path, a: Path) -> None:

@@ -125,6 +125,15 @@ def test_our_profile_lets_serve_do_its_work(tmp_path: Path) -> None:
     assert not hb.exists()
 
 
+def test_our_profile_allows_no_command_and_run_says_so(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/hb"
+    with started("run", "-l", address, "--", "true", command=(*UNDER_PROFILE, *NITROHB)) as script:
+        code, _, err = script.end()
+    assert code == 126
+    assert "seccomp profile" in err
+    assert "Traceback" not in err
+
+
 UNDER_IT = """
 import errno, os, socket
 

@@ -3,8 +3,10 @@
 
 import _thread
 import asyncio
+import errno
 import os
 import random
+import select
 import signal
 import socket
 import stat
@@ -407,6 +409,15 @@ def test_no_more_threads_can_be_started(path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="new thread"), serve_in_thread(f"unix:{path}"):
+        pytest.fail("it was entered")
+
+
+def test_too_few_descriptors_are_explained(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def epoll() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(select, "epoll", epoll)  # trio creates one first
+    with pytest.raises(NitrohbError, match="ulimit"), serve_in_thread(f"unix:{path}"):
         pytest.fail("it was entered")
 
 

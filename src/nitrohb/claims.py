@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which waiter gets which heartbeat. Each is claimed once, before or after it arrives.
+"""Decides which waiter gets which heartbeat. Each heartbeat is claimed once.
 
 ``HeartbeatStore`` has the rules, without an event loop or a clock. ``ClaimQueue`` applies them to
 trio tasks. An enclave is identified by its listen address and, on AF_VSOCK, by its CID.

@@ -63,8 +63,8 @@ async def send_heartbeat(
         ConnectError: The connection failed. The message says why, and what to do.
         PeerClosedError: The connection was closed without an echo.
         WrongByteError: The echo is another byte.
-        HeartbeatTimeoutError: The time is up. The message says whether the parent accepted the
-            connection.
+        HeartbeatTimeoutError: The time is up. The message says whether the connection was
+            established.
 
     **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
     cancellation closes the connection and leaves nothing behind.

@@ -15,7 +15,7 @@
         ├── ListenError       nitrohb cannot listen on it
         └── ConnectError      nitrohb cannot connect to it
 
-Any other exception is a bug, in nitrohb or in a callback of the caller.
+Other exceptions come from a callback, or are a bug of nitrohb.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class UsageError(NitrohbError, ValueError):
 
 
 class AddressError(UsageError):
-    """A text or a number is not an address. The message quotes it and says what was expected."""
+    """A text or a number is not an address. The message says what was expected."""
 
 
 class PeerError(NitrohbError):
@@ -100,7 +100,7 @@ class HeartbeatTimeoutError(NitrohbError):
 
     Attributes:
         instead: The connections that came instead, each as its last event: ``Rejected``,
-            ``Disconnected`` or ``Evicted``; ``Heartbeat`` if it was already claimed, too old or
+            ``Disconnected`` or ``Evicted``; ``Heartbeat`` if it was claimed, dropped, too old or
             from another CID; ``Connected`` if it is still pending. The message describes them.
     """
 

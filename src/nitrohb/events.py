@@ -71,7 +71,7 @@ class _Event:
 
     @property
     def cid(self) -> int | None:
-        """The CID of the peer; None if there is no peer, or if it has no CID."""
+        """The CID of the peer; None if the event has no peer, or if the peer has no CID."""
         return None
 
     def to_json(self) -> dict[str, str | int | float | bool | None]:
@@ -158,7 +158,7 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """Why a waiter did not get this heartbeat, in words."""
+        """Why ``wait_heartbeat()`` did not return this heartbeat, in words, if it did not."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
         why = "was already claimed or dropped, is too old, or came from another CID"
         return f"sent a heartbeat{sender} that {why}"

@@ -90,18 +90,25 @@ class Acceptors:
 
     def listen(self, listen: ListenTarget) -> Address:
         """Open another target, and serve it."""
-        if not self._nursery.child_tasks:
-            raise UsageError(f"cannot listen on {listen}: the server has ended\nStart another one.")
-        (target,) = resolve([listen])
-        address = address_of(target)
-        if (before := self._by_address.get(address)) is not None:
-            if not before.is_done:
+        with closing_stack([listen]) as closing:
+            if not self._nursery.child_tasks:
                 raise UsageError(
-                    f"cannot listen on {address}: the server listens there already\n"
-                    "Choose another address, or remove this one first (unlisten)."
+                    f"cannot listen on {listen}: the server has ended\nStart another one."
                 )
-            before.end(Done)
-        (acceptor,) = self._open_one(target, address)
+            (target,) = resolve([listen])
+            address = address_of(target)
+            if (before := self._by_address.get(address)) is not None:
+                if not before.is_done:
+                    sock = target.sock if isinstance(target, Listener) else target
+                    if sock is before.listener.sock:
+                        closing.pop_all()
+                    raise UsageError(
+                        f"cannot listen on {address}: the server listens there already\n"
+                        "Choose another address, or remove this one first (unlisten)."
+                    )
+                before.end(Done)
+            (acceptor,) = self._open_one(target, address)
+            closing.pop_all()
         try:
             self._by_address.pop(address, None)
             self.start([acceptor], self._nursery)
@@ -112,15 +119,12 @@ class Acceptors:
         return address
 
     def _open_one(self, target: Target, address: Address) -> list[Acceptor]:
-        with closing_stack([target]) as closing:
-            try:
-                opened = self.open([target], may_wait=False)
-            except ListenError as error:
-                if error.errno == errno.EADDRINUSE:  # perhaps by this server, with another name
-                    check_distinct([*(it.address for it in self if not it.is_done), address])
-                raise
-            closing.pop_all()
-        return opened
+        try:
+            return self.open([target], may_wait=False)
+        except ListenError as error:
+            if error.errno == errno.EADDRINUSE:  # perhaps by this server, with another name
+                check_distinct([*(it.address for it in self if not it.is_done), address])
+            raise
 
     def remove(self, address: Address) -> None:
         """Close an address, and forget it."""
@@ -149,8 +153,8 @@ class Acceptors:
 class HeartbeatServer:
     """A running server. ``await nursery.start(serve_heartbeat, ...)`` returns it.
 
-    Call its methods in the thread of the server, also in ``on_event``. Only ``wait_heartbeat()``
-    waits. The other methods return without a checkpoint.
+    Call its methods in the thread of the server. Only ``wait_heartbeat()`` waits. The other methods
+    return without a checkpoint, and ``on_event`` can call them, too.
     """
 
     def __init__(self, acceptors: Acceptors) -> None:
@@ -166,7 +170,7 @@ class HeartbeatServer:
         return self._acceptors.addresses
 
     def listen(self, listen: ListenTarget) -> Address:
-        """Listen on another address, and return it. If that fails, nothing changes.
+        """Listen on another address, and return it.
 
         The arguments of ``serve_heartbeat()`` apply, such as ``allow_cids`` and ``keep``. Peers can
         connect when this returns. You can listen again on a one-shot address that has answered. A
@@ -185,7 +189,7 @@ class HeartbeatServer:
             UsageError: The server has ended, or already listens on the address, or no peer of the
                 address can match ``allow_cids`` or ``allow_uids``.
             ListenError: nitrohb cannot listen on the address, for example because its directory
-                does not exist yet. You can try again later.
+                does not exist yet. Nothing has changed, and you can try again later.
         """
         return self._acceptors.listen(listen)
 
@@ -245,10 +249,10 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists all pending
-                connections, and for each address the last 16 connections that arrived during the
-                call or in the ``max_age`` seconds before it. Heartbeats are listed even if they are
-                older.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists what came to
+                ``address`` (or to each address) instead: the pending connections, and the last 16
+                that ended during the call or in the ``max_age`` seconds before it. Heartbeats are
+                listed even if they are older.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has

@@ -65,7 +65,7 @@ async def serve_heartbeat(
     heartbeat and closes, as QEMU's device does (hw/nitro/heartbeat.c in QEMU), unless ``keep`` is
     true. A connection that sends another byte, or none, is closed, and the address keeps listening.
     Connections do not wait for one another. If another process deletes or replaces a socket file,
-    the server creates it again within a second (``Lost``).
+    the server creates it again as soon as it can (``Lost``).
 
     To listen before the enclave starts, use ``await nursery.start(serve_heartbeat, ...)``. It
     returns a ``HeartbeatServer``, which claims heartbeats, and adds and removes addresses.
@@ -88,8 +88,8 @@ async def serve_heartbeat(
         max_pending: The maximum number of pending connections, on all addresses together. Each
             takes about 4 KiB. To make room for another one, or for lack of descriptors or memory,
             the peer with the most pending connections loses its oldest one (``Evicted``). A peer is
-            a CID on AF_VSOCK, and a process on a Unix socket. The processes that this PID namespace
-            hides are one peer per address.
+            a CID on AF_VSOCK, and a process on a Unix socket. On each address, all processes that
+            this PID namespace hides count as one peer.
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files; None leaves it unchanged.
         on_event: A function that gets every ``Event``, in order, in the thread of this task. It
@@ -118,9 +118,10 @@ async def serve_heartbeat(
     socket file, no task.
 
     **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
-    raises an error, everything is closed, and that error is raised unchanged. Several errors at the
-    same time are raised in an exception group. A nursery always raises exception groups, so catch
-    errors with ``except*`` around it.
+    raises an error, everything is closed, and that error is raised unchanged. But if a call of
+    ``listen()``, ``unlisten()`` or ``rearm()`` causes the event, that call raises the error.
+    Several errors at the same time are raised in an exception group. A nursery always raises
+    exception groups, so catch errors with ``except*`` around it.
     """
     with closing_stack(listen) as closing:
         if not trio.lowlevel.in_trio_run():

@@ -26,6 +26,7 @@ from .addresses import Address
 from .errors import NoHeartbeatError, UsageError
 from .events import Event, Heartbeat
 from .handle import HeartbeatServer
+from .remedies import descriptor_shortage
 from .server import serve_heartbeat
 from .sockets.opening import ListenTarget
 
@@ -163,8 +164,9 @@ def serve_in_thread(
 
     Raises:
         AddressError, UsageError, ListenError: As ``serve_heartbeat()``, when you enter the block.
-            If the server fails later, leaving the block raises the error. An error of ``on_event``
-            makes the server fail.
+            If the server fails later, leaving the block raises the error.
+        NitrohbError: As ``serve_heartbeat()``: the process has too few free descriptors.
+        RuntimeError: Python cannot start another thread.
         UsageError: You enter or leave the block in a trio task. Use ``serve_heartbeat()`` there.
             When you leave, the server ends all the same.
     """
@@ -306,7 +308,8 @@ class _ServerThread(trio.TaskStatus[HeartbeatServer]):
         try:
             trio.run(self._main)
         except BaseException as error:  # noqa: BLE001 - stop() raises it
-            self._failure = error
+            number = error.errno if isinstance(error, OSError) and not self._is_started else None
+            self._failure = descriptor_shortage(number) or error
         self._end()
 
     def _end(self) -> None:

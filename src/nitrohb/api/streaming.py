@@ -91,10 +91,11 @@ class EventLog:
         return "".join(entry.text for entry in islice(self._entries, skipped, None))
 
     def _find(self, last_seen: str) -> int:
-        """Return the number of the last event that a client has seen, or of the last event."""
+        """Return the number after which the events for a client begin."""
         is_number = last_seen.isascii() and last_seen.isdigit() and len(last_seen) <= _DIGITS
         seen = int(last_seen) if is_number else self.last
-        return seen if self.last - len(self._entries) <= seen <= self.last else self.last
+        dropped = self.last - len(self._entries)
+        return max(seen, dropped) if seen <= self.last else self.last
 
     def _wake_next(self) -> None:
         self._is_waking = bool(self._readers.unpark())

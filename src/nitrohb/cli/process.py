@@ -97,8 +97,8 @@ class Process:
         if self._early_signals:
             return
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
-        earlier_children = _children()
         try:
+            earlier_children = _children()
             # Pass inherited descriptors on, as env(1) does. Those of nitrohb are close-on-exec.
             process = await trio.lowlevel.open_process(argv, env=env, close_fds=False)
         except OSError as error:
@@ -256,6 +256,10 @@ _START_ERRORS: Final = {
     errno.ENOEXEC: (
         "this machine cannot run programs of its format",
         "Begin a script with a line that names its interpreter, for example #!/bin/sh.",
+    ),
+    errno.ENOSYS: (
+        "a seccomp profile does not allow new processes",
+        "Change the profile of this container, or use nitrohb serve.",
     ),
     errno.EAGAIN: (
         "this user or container has too many processes",

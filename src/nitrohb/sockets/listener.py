@@ -120,9 +120,9 @@ class Listener:
         return fd, VsockAddress(*name) if self.has_cids else None
 
     def is_isolated(self) -> bool:
-        """Whether only clients in its network namespace can connect; False if that is unknown.
+        """Whether only clients in the network namespace of this process can connect.
 
-        It is false for a socket that was passed in from another network namespace.
+        It is false if that is unknown, for example for a socket from another network namespace.
         """
         if self.has_cids and in_local_vsock_namespace():
             with suppress(OSError), socket.socket(socket.AF_UNIX) as own:
@@ -149,7 +149,8 @@ class Listener:
         """Return what happened to the socket ``file``; None if it is still there.
 
         It is "unknown" if the file cannot be examined, for example without the rights to enter its
-        directory. A file with another inode number has replaced it.
+        directory. A file with another inode number has replaced it. Call this only if there is a
+        ``file``.
         """
         assert self.file is not None
         try:
@@ -163,7 +164,7 @@ class Listener:
     def reopen(self) -> Listener:
         """Create the socket ``file`` again, and return a new listener. Never blocks.
 
-        This listener stays open.
+        This listener stays open. Call this only if there is a ``file``.
 
         Raises:
             ListenError: As in ``open_listeners()``.
