@@ -177,9 +177,7 @@ def _how_placed(results: Results) -> str:
     where = "AF_VSOCK over the loopback inside User Mode Linux. " if results.over_vsock else ""
     if results.settings["cores"] > 1:
         return f"{where}Server and client are pinned to different cores."
-    return (
-        f"{where}Server and client share the only core, so a client sleeps until its byte is due."
-    )
+    return f"{where}Server and client share the only core, so a late client sleeps."
 
 
 def _goals(results: Results) -> Rows:
