@@ -8,6 +8,7 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 """
 
 import argparse
+import math
 import signal
 import subprocess
 import sys
@@ -30,11 +31,10 @@ def wait_for_heartbeat(
     """Return the heartbeat, or None if a signal came before it."""
     while not signals:
         status = vmm.poll()  # before the wait: a heartbeat that came before its end still counts
-        passed = time.monotonic() - started
-        left = seconds - passed
+        left = started + seconds - time.monotonic()
         try:
-            # Ignore what came before the VMM started. 1 s: a busy machine delays this call.
-            return wait(timeout=min(0.5, max(left, 0)), max_age=passed + 1)
+            # Without max_age, the error would not list what came more than 60 s before the call.
+            return wait(timeout=min(0.5, max(left, 0)), max_age=math.inf)
         except nitrohb.HeartbeatTimeoutError as late:
             if signals:
                 break
@@ -57,6 +57,9 @@ def end(vmm: "subprocess.Popen[bytes]") -> None:
 
 def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
     """Run one VMM to its end, and return its exit status."""
+    with suppress(nitrohb.HeartbeatTimeoutError):
+        while True:  # drop the heartbeats of an earlier launch
+            wait(timeout=0, max_age=math.inf)
     started = time.monotonic()
     with subprocess.Popen(command) as vmm:
         try:

@@ -9,10 +9,12 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 
 import argparse
 import asyncio
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import nitrohb
 
@@ -40,6 +42,9 @@ async def launch(address: str, seconds: float, command: list[str]) -> int:
 
 async def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
     """Run one VMM to its end, and return its exit status."""
+    with suppress(nitrohb.HeartbeatTimeoutError):
+        while True:  # drop the heartbeats of an earlier launch
+            await asyncio.to_thread(wait, timeout=0, max_age=math.inf)
     started = time.monotonic()
     vmm = await asyncio.create_subprocess_exec(*command)
     try:
@@ -57,12 +62,11 @@ async def wait_for_heartbeat(
 ) -> nitrohb.Heartbeat:
     while True:  # short waits, because a thread cannot be cancelled
         status = vmm.returncode  # before the wait: an earlier heartbeat still counts
-        passed = time.monotonic() - started
-        left = seconds - passed
+        left = started + seconds - time.monotonic()
+        limit = min(0.5, max(left, 0))
         try:
-            # Ignore what came before the VMM started. 1 s: a busy machine delays this call.
-            limit = min(0.5, max(left, 0))
-            return await asyncio.to_thread(wait, timeout=limit, max_age=passed + 1)
+            # Without max_age, the error would not list what came more than 60 s before the call.
+            return await asyncio.to_thread(wait, timeout=limit, max_age=math.inf)
         except nitrohb.HeartbeatTimeoutError as late:
             if status is not None:
                 why = f"the VMM ended with status {status} before its heartbeat"
