@@ -18,7 +18,7 @@ __all__ = ["anchors", "describe"]
 _WITH_CONSTANTS: Final = [inspect.getsource(it) for it in (addresses, events, opening, protocol)]
 
 # The base of the members of a union. The union lists its attributes, and the members do not.
-_UNIONS: Final = {"Event": events._Event, "ConnectionEvent": events._PeerEvent}
+_UNIONS: Final = {"Event": events.Listening.__base__, "ConnectionEvent": events.Connected.__base__}
 
 # Only nitrohb creates these.
 _WITHOUT_CONSTRUCTOR: Final = ("HeartbeatServer", "ThreadServer")

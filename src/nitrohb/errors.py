@@ -120,7 +120,7 @@ class HeartbeatTimeoutError(NitrohbError):
 
 
 class NoHeartbeatError(NitrohbError):
-    """No heartbeat can arrive: the server has ended, or no address is open that could receive it.
+    """No heartbeat can arrive: the server has ended, or has no address that could receive it.
 
     Attributes:
         cid: The CID that the caller waited for; None for any.
@@ -144,7 +144,7 @@ class NoHeartbeatError(NitrohbError):
         if self.ended:
             why = "the server has ended"
         elif self.address is None:
-            why = "no address is open that could receive it"
+            why = "the server has no address that could receive it"
         elif self.unlistened:
             why = "the address was removed from the server\nListen on it again, then wait."
         else:

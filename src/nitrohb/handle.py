@@ -256,7 +256,7 @@ class HeartbeatServer:
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has
-                ended, or no address is open that could receive it.
+                ended, or has no address that could receive it.
 
         **Checkpoints.** It always executes a checkpoint, unless it raises ``UsageError``. A
         cancellation claims nothing. Use ``timeout`` rather than ``trio.fail_after()``, whose error

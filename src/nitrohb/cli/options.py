@@ -145,8 +145,8 @@ def _timeout_option(seconds: float) -> Option:
 
 _API: Final = _option(
     "--api ADDR",
-    "HTTP interface of the server (default: $XDG_RUNTIME_DIR/nitrohb/api.sock; but"
-    " /run/nitrohb/api.sock if you are root, or if only that exists)",
+    "HTTP interface of the server (default: $XDG_RUNTIME_DIR/nitrohb/api.sock or"
+    " /run/nitrohb/api.sock)",
     type=values.api,
 )
 

@@ -192,14 +192,14 @@ def judge_enclaves(seen: Enclaves) -> Finding:
 def judge_descriptors(limit: float, max_pending: int) -> Finding:
     """Judge whether the limit of open files allows ``--max-pending`` connections."""
     evidence = f"at most {limit:.0f} may be open, and --max-pending is {max_pending}"
-    if limit >= max_pending:
-        return Finding(Verdict.OK, evidence)
     wanted = max_pending + 64  # for the listeners and other files
+    if limit >= wanted:
+        return Finding(Verdict.OK, evidence)
     remedy = (
         f"Raise the limit (ulimit -n {wanted}, or LimitNOFILE={wanted} in a systemd unit), or lower"
         " --max-pending."
     )
-    return Finding(Verdict.WARNING, evidence, remedy)
+    return Finding(Verdict.INFO if limit >= max_pending else Verdict.WARNING, evidence, remedy)
 
 
 def judge_shortage(error: OSError, verdict: Verdict) -> Finding:

@@ -83,7 +83,7 @@ _shtab_nitrohb_doctor_defaults_added=0
 
 _shtab_nitrohb_listen_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[HTTP interface of the server (default\: \$XDG_RUNTIME_DIR\/nitrohb\/api.sock\; but \/run\/nitrohb\/api.sock if you are root, or if only that exists)]:ADDR:_nitrohb_address"
+  "--api[HTTP interface of the server (default\: \$XDG_RUNTIME_DIR\/nitrohb\/api.sock or \/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
   ":address to add:_nitrohb_address"
 )
 
@@ -158,7 +158,7 @@ _shtab_nitrohb_serve_defaults_added=0
 
 _shtab_nitrohb_unlisten_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--api[HTTP interface of the server (default\: \$XDG_RUNTIME_DIR\/nitrohb\/api.sock\; but \/run\/nitrohb\/api.sock if you are root, or if only that exists)]:ADDR:_nitrohb_address"
+  "--api[HTTP interface of the server (default\: \$XDG_RUNTIME_DIR\/nitrohb\/api.sock or \/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
   ":address to remove:_nitrohb_address"
 )
 
@@ -171,7 +171,7 @@ _shtab_nitrohb_wait_options=(
   "--address[wait for an enclave on this listen address]:ADDR:_nitrohb_address"
   "--timeout[exit with 124 after SEC seconds (default\: 60)]:SEC:"
   "--max-age[ignore heartbeats older than SEC seconds (default\: 60)]:SEC:"
-  "--api[HTTP interface of the server (default\: \$XDG_RUNTIME_DIR\/nitrohb\/api.sock\; but \/run\/nitrohb\/api.sock if you are root, or if only that exists)]:ADDR:_nitrohb_address"
+  "--api[HTTP interface of the server (default\: \$XDG_RUNTIME_DIR\/nitrohb\/api.sock or \/run\/nitrohb\/api.sock)]:ADDR:_nitrohb_address"
   "--format[output format (default\: text)]:format:(text json)"
 )
 
