@@ -8,79 +8,97 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 """
 
 import argparse
-import math
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import trio
 
 import nitrohb
 
+Wait = Callable[..., Awaitable[nitrohb.Heartbeat]]
 
-class Launch:
-    """One launch. An error, or else the first call of end(), decides the exit code."""
 
-    def __init__(self) -> None:
-        self.code: int | None = None
-        self.waiting = trio.CancelScope()  # for the heartbeat, until the VMM ends
-        self.vmm_ended = trio.Event()
+class Launcher:
+    """Starts VMMs, each with the CID or the address from which its heartbeat will come."""
 
-    def end(self, code: int) -> None:
-        if self.code is None:
-            self.code = code
-        self.nursery.cancel_scope.cancel()
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.codes: list[int] = []  # the first one is the exit code
 
-    async def run_vmm(self, command: list[str]) -> None:
-        # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
-        self.vmm = await trio.run_process(command, stdin=None, check=False)
-        await trio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
-        self.waiting.cancel()
-        self.vmm_ended.set()
-
-    async def end_on_signal(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            self.end(128 + number)
-
-    async def run(self, address: str, seconds: float, command: list[str]) -> int | None:
+    async def run(self, vmms: Mapping[int | str, list[str]]) -> int:
+        """Run VMMs to their end, and return an exit code."""
+        cids = {key for key in vmms if isinstance(key, int)}
+        addresses = {"vsock::9000" if isinstance(key, int) else key for key in vmms}
+        allowed = cids if len(cids) == len(vmms) else None
+        serve = partial(nitrohb.serve_heartbeat, *addresses, keep=True, allow_cids=allowed)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with trio.open_nursery() as outer:  # takes signals until the VMM has ended
-                outer.start_soon(self.end_on_signal, signals)
-                try:
-                    async with trio.open_nursery() as self.nursery:
-                        await self.launch(address, seconds, command)
-                except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises groups
-                    self.code = 1
-                    for error in group.exceptions:
-                        print(f"launch: {error}", file=sys.stderr)
+            async with trio.open_nursery() as outer:  # takes signals until the last VMM has ended
+                with self.reporting():
+                    async with trio.open_nursery() as nursery:
+                        outer.start_soon(self.end_on_signal, signals, nursery.cancel_scope)
+                        server = await nursery.start(serve)  # it listens now
+                        async with trio.open_nursery() as launches:
+                            for key, command in vmms.items():
+                                launches.start_soon(self.launch, server, key, command)
+                        nursery.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
-        return self.code
+        return self.codes[0] if self.codes else 0
 
-    async def launch(self, address: str, seconds: float, command: list[str]) -> None:
-        # When start() returns, the server listens.
-        server: nitrohb.HeartbeatServer
-        server = await self.nursery.start(nitrohb.serve_heartbeat, address)
-        self.nursery.start_soon(self.run_vmm, command)
-        beat = None
-        with self.waiting:
-            beat = await server.wait_heartbeat(timeout=seconds)
-        if beat is None:
-            beat = await self.last_chance(server)
-        print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
-        await self.vmm_ended.wait()
-        self.end(self.vmm.returncode)
+    async def end_on_signal(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in signals:
+            self.codes.append(128 + number)
+            scope.cancel()
 
-    async def last_chance(self, server: nitrohb.HeartbeatServer) -> nitrohb.Heartbeat:
-        """The VMM has ended: return a heartbeat that came just before, or say what came instead."""
+    @contextmanager
+    def reporting(self, *who: int | str) -> Iterator[None]:
+        """Print errors, so that the other enclaves go on."""
         try:
-            # The server is as old as the launch. Without max_age, it would report only 60 s.
-            return await server.wait_heartbeat(timeout=0, max_age=math.inf)
+            yield
+        except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises groups
+            self.codes.insert(0, 1)
+            for error in group.exceptions:
+                print("launch", *who, error, sep=": ", file=sys.stderr)
+
+    async def launch(
+        self, server: nitrohb.HeartbeatServer, key: int | str, command: list[str]
+    ) -> None:
+        which = {"cid": key} if isinstance(key, int) else {"address": key}
+        wait: Wait = partial(server.wait_heartbeat, **which)
+        started = trio.current_time()
+        with self.reporting(key):
+            async with trio.open_nursery() as nursery:
+                # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
+                run = partial(trio.run_process, command, stdin=None, check=False)
+                vmm: trio.Process = await nursery.start(run)
+                waiting = trio.CancelScope()  # until the VMM ends
+                nursery.start_soon(self.watch, vmm, waiting)
+                with waiting:
+                    # max_age ignores heartbeats of an earlier launch.
+                    await wait(timeout=self.seconds, max_age=trio.current_time() - started)
+                if waiting.cancelled_caught:
+                    await self.last_chance(wait, vmm, trio.current_time() - started)
+                print(f"booted: {key} after {trio.current_time() - started:.1f} s", flush=True)
+
+    async def watch(self, vmm: trio.Process, waiting: trio.CancelScope) -> None:
+        await vmm.wait()
+        await trio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
+        waiting.cancel()
+        if vmm.returncode:
+            self.codes.append(vmm.returncode)
+
+    async def last_chance(self, wait: Wait, vmm: trio.Process, age: float) -> None:
+        """The VMM has ended: take a heartbeat that came just before, or say what came instead."""
+        try:
+            await wait(timeout=0, max_age=age)
         except nitrohb.HeartbeatTimeoutError as late:
-            why = f"the VMM ended with status {self.vmm.returncode} before its heartbeat"
+            why = f"the VMM ended with status {vmm.returncode} before its heartbeat"
             raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None
 
 
-def main() -> int | None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("seconds", type=float)
@@ -88,7 +106,7 @@ def main() -> int | None:
     args = parser.parse_args()
     if not args.command:
         parser.error("give the command that starts the VMM")
-    return trio.run(Launch().run, args.address, args.seconds, args.command)
+    return trio.run(Launcher(args.seconds).run, {args.address: args.command})
 
 
 if __name__ == "__main__":

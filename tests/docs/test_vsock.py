@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.process import nitrohb, started
 
-from .examples import example
+from .examples import ROOT, example
 
 pytestmark = pytest.mark.vsock
 
@@ -17,7 +17,8 @@ HERE = "tests/docs/test_vsock.py"
 LOCAL = 1
 
 
-def test_wait_by_cid(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_by_cid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     program = example("how-to/launcher.md", f"{HERE}::test_wait_by_cid")
     vmm = [sys.executable, "-m", "nitrohb", "send", f"vsock:{LOCAL}:9000"]
     of_three = re.compile(r"(?<=VMMS = ).*?\}\n", re.DOTALL)
@@ -25,7 +26,7 @@ def test_wait_by_cid(capsys: pytest.CaptureFixture[str]) -> None:
     assert number == 1
     with pytest.raises(SystemExit, match=r"^0$"):
         exec(program, {})
-    assert re.search(r"^1 has booted$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^booted: 1 after ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_one_server_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
