@@ -30,7 +30,7 @@ def wait_for_heartbeat(
 ) -> nitrohb.Heartbeat | None:
     """Return the heartbeat, or None if a signal came before it."""
     while not signals:
-        status = vmm.poll()  # before the wait: a heartbeat that came before its end still counts
+        status = vmm.poll()  # before the wait, so a heartbeat before its end still counts
         left = started + seconds - time.monotonic()
         try:
             # Without max_age, the error would not list what came more than 60 s before the call.
@@ -67,7 +67,7 @@ def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
                 print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
             while vmm.poll() is None and not signals:
                 time.sleep(0.2)
-            if not signals:  # a signal to both can end the VMM first
+            if not signals:  # after Ctrl-C, the VMM can end before its signal arrives here
                 time.sleep(0.5)
         finally:
             end(vmm)

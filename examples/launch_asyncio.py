@@ -51,7 +51,8 @@ async def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
         beat = await wait_for_heartbeat(wait, vmm, started, seconds)
         print(f"booted: {beat.address} after {beat.listening_seconds:.1f} s", flush=True)
         status = await vmm.wait()
-        await asyncio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
+        # After Ctrl-C, the VMM can end first. Then the signal cancels this sleep.
+        await asyncio.sleep(0.5)
         return status
     finally:
         await end(vmm)
@@ -61,7 +62,7 @@ async def wait_for_heartbeat(
     wait: Wait, vmm: asyncio.subprocess.Process, started: float, seconds: float
 ) -> nitrohb.Heartbeat:
     while True:  # short waits, because a thread cannot be cancelled
-        status = vmm.returncode  # before the wait: an earlier heartbeat still counts
+        status = vmm.returncode  # before the wait, so a heartbeat before its end still counts
         left = started + seconds - time.monotonic()
         limit = min(0.5, max(left, 0))
         try:

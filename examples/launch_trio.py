@@ -84,7 +84,8 @@ class Launcher:
 
     async def watch(self, vmm: trio.Process, waiting: trio.CancelScope) -> None:
         await vmm.wait()
-        await trio.sleep(0.5)  # a signal to both can end the VMM first, and cancels this
+        # After Ctrl-C, the VMM can end first. Then the signal cancels this sleep.
+        await trio.sleep(0.5)
         waiting.cancel()
         if vmm.returncode:
             self.codes.append(vmm.returncode)

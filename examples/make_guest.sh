@@ -3,7 +3,8 @@
 # Make a guest in the current directory, an empty one: Debian's cloud kernel (vmlinuz), and an
 # initramfs (enclave.cpio) with the vsock modules and an init that sends a heartbeat to the CID
 # hb_cid= of the kernel command line. Needs cpio, xz-utils, gcc and libc6-dev.
-# For another architecture: ARCH=arm64 CC=aarch64-linux-gnu-gcc make_guest.sh
+# For another architecture: dpkg --add-architecture arm64 && apt-get update, as root, and then
+# ARCH=arm64 CC=aarch64-linux-gnu-gcc make_guest.sh
 set -eu
 init=$(dirname "$0")/../tests/enclave/init.c
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -417,8 +417,19 @@ def test_too_few_descriptors_are_explained(path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(select, "epoll", epoll)  # trio creates one first
-    with pytest.raises(NitrohbError, match="ulimit"), serve_in_thread(f"unix:{path}"):
-        pytest.fail("it was entered")
+    with closing(socket.socket(socket.AF_UNIX)) as sock:
+        with pytest.raises(NitrohbError, match="ulimit"), serve_in_thread(sock):
+            pytest.fail("it was entered")
+        assert sock.fileno() == -1
+
+
+def test_a_socket_belongs_to_a_server_that_has_ended(path: Path) -> None:
+    with serve_in_thread(f"unix:{path}") as server:
+        pass
+    with closing(socket.socket(socket.AF_UNIX)) as sock:
+        with pytest.raises(NoHeartbeatError):
+            server.listen(sock)
+        assert sock.fileno() == -1
 
 
 def test_a_block_that_is_never_left_ends_with_the_process_but_not_with_a_forked_child(

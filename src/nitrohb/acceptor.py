@@ -35,9 +35,8 @@ _BATCH: Final = 64  # connections to accept before polled ones are served
 _EXHAUSTION_PAUSE: Final = 0.1  # seconds
 _FILE_CHECK: Final = 0.5  # seconds between two checks of the socket file
 
-# Busy polling, in nanoseconds. With it, a heartbeat takes 0.95 times as long as with a C epoll
-# server, or 1.25 times if the byte comes 200 us after the connection, as from the init of a guest.
-# Without it, both take 1.9 times (p50 in bench/). With one CPU, no peer could run meanwhile.
+# Busy polling, in nanoseconds. Without it, a heartbeat takes about twice as long (p50 in bench/).
+# With one CPU, no peer could run meanwhile.
 _ONE_CPU: Final = os.cpu_count() == 1
 _POLL_FOR_NEXT: Final = 0 if _ONE_CPU else 30_000
 _POLL_FOR_BYTES: Final = 0 if _ONE_CPU else 300_000

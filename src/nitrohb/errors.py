@@ -157,7 +157,7 @@ class UnusableAddressError(NitrohbError):
 
     Attributes:
         address: The address as text.
-        errno: The error number of the system call that failed; None if no call failed.
+        errno: The error number of the reason, such as ``errno.EACCES``; None if it has none.
         reason: What is wrong, in words.
         remedy: What to do about it, in words.
         see_also: A command that tells more, in words. It can be empty.

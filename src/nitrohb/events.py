@@ -97,8 +97,8 @@ class _PeerEvent(_Event):
     """An event of one connection.
 
     Attributes:
-        peer: The address of the peer on AF_VSOCK. On a Unix socket, it is null in JSON and text
-            (see ``pid``, ``uid`` and ``gid``), and a ``UnixPeer`` in Python.
+        peer: The address of the peer on AF_VSOCK. On a Unix socket, it is null in JSON (see
+            ``pid``, ``uid`` and ``gid``), omitted in text, and a ``UnixPeer`` in Python.
     """
 
     peer: VsockAddress | UnixPeer
@@ -158,7 +158,7 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """Why ``wait_heartbeat()`` did not return this heartbeat, in words, if it did not."""
+        """If ``wait_heartbeat()`` did not return this heartbeat: why not, in words."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
         why = "was already claimed or dropped, is too old, or came from another CID"
         return f"sent a heartbeat{sender} that {why}"

@@ -249,10 +249,10 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists what came to
-                ``address`` (or to each address) instead: the pending connections, and the last 16
-                that ended during the call or in the ``max_age`` seconds before it. Heartbeats are
-                listed even if they are older.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has the pending
+                connections of ``address`` (default: of all), and of the last 16 that ended on each
+                address those that ended during the call or in the ``max_age`` seconds before it,
+                and all heartbeats.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has

@@ -115,13 +115,14 @@ async def serve_heartbeat(
 
     **Resource handling.** Sockets and listeners that you pass belong to this call: it closes them,
     however it ends. A cancellation at any checkpoint leaves nothing behind: no open descriptor, no
-    socket file, no task.
+    socket file that it created, no task.
 
     **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
-    raises an error, everything is closed, and that error is raised unchanged. But if a call of
-    ``listen()``, ``unlisten()`` or ``rearm()`` causes the event, that call raises the error.
-    Several errors at the same time are raised in an exception group. A nursery always raises
-    exception groups, so catch errors with ``except*`` around it.
+    raises an error, everything is closed, and that error is raised unchanged. Only an error of
+    ``on_event`` for an event of ``listen()``, ``unlisten()`` or ``rearm()`` comes out of that
+    method instead, and the server goes on. Several errors at the same time are raised in an
+    exception group. A nursery always raises exception groups, so catch errors with ``except*``
+    around it.
     """
     with closing_stack(listen) as closing:
         if not trio.lowlevel.in_trio_run():

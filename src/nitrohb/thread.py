@@ -28,7 +28,7 @@ from .events import Event, Heartbeat
 from .handle import HeartbeatServer
 from .remedies import descriptor_shortage
 from .server import serve_heartbeat
-from .sockets.opening import ListenTarget
+from .sockets.opening import ListenTarget, closing_stack
 
 _SLICE: Final = 0.2  # seconds of each wait, after which Python handles signals
 
@@ -99,7 +99,14 @@ class ThreadServer:
 
     def listen(self, listen: ListenTarget) -> Address:
         """Listen on another address, and return it: see ``HeartbeatServer.listen()``."""
-        return self._call(self._server.listen, listen)
+        closing = closing_stack([listen])
+
+        def give() -> Address:
+            closing.pop_all()  # from now on, the server closes it
+            return self._server.listen(listen)
+
+        with closing:
+            return self._call(give)
 
     def unlisten(self, address: Address | str) -> None:
         """Remove an address, and close it: see ``HeartbeatServer.unlisten()``."""
@@ -171,7 +178,6 @@ def serve_in_thread(
             When you leave, the server ends all the same.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
-    _refuse_trio_tasks(*here)
     serve = partial(
         serve_heartbeat,
         *listen,
@@ -187,7 +193,13 @@ def serve_in_thread(
     )
     thread = _ServerThread(serve)
     try:
-        yield ThreadServer(thread, thread.start())
+        try:
+            _refuse_trio_tasks(*here)
+            server = thread.start()
+        except Exception:  # perhaps the server has not got them
+            closing_stack(listen).close()
+            raise
+        yield ThreadServer(thread, server)
     finally:
         try:
             thread.stop()

@@ -181,9 +181,8 @@ _TO_LISTEN: Final = """\
 
 _REPEAT: Final = "* may be repeated\n"
 
-_EXIT_CODES: Final = """\
-exit codes: 0 done, 1 failed, 2 usage, 124 timed out, 128 + n on signal n
-"""
+_EXIT_CODES: Final = "exit codes: 0 done, 1 failed, 2 usage, 128 + n on signal n\n"
+_WITH_TIMEOUT: Final = _EXIT_CODES.replace("usage,", "usage, 124 timed out,")
 
 
 def _command(
@@ -203,7 +202,7 @@ OPTIONS: Final = {
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}"
         "  none                   with --api: no address until nitrohb listen adds one\n"
-        f"{_REPEAT}{_EXIT_CODES}",
+        f"{_REPEAT}{_WITH_TIMEOUT}",
         _serve_options(),
         usage="nitrohb serve [options]",
     ),
@@ -228,7 +227,7 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb send                      from an enclave to its parent, vsock:3:9000\n"
         "  nitrohb send unix:/run/x.sock     to a server on this machine\n\n"
-        f"{_ADDRESSES}\n{_EXIT_CODES}",
+        f"{_ADDRESSES}\n{_WITH_TIMEOUT}",
         {
             "": [
                 _option("address ADDR", "server address (default: vsock:3:9000)", nargs="?"),
@@ -240,7 +239,7 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb wait --cid 16                         the enclave with that CID\n"
         "  nitrohb wait --address unix:/run/vm4.sock     the enclave that connects there\n\n"
-        f"Each heartbeat goes to one wait only.\n\n{_EXIT_CODES}",
+        f"Each heartbeat goes to one wait only.\n\n{_WITH_TIMEOUT}",
         {"": _WAIT_OPTIONS},
         exclusive=_WAIT_EXCLUSIVE,
     ),
