@@ -124,6 +124,7 @@ def test_a_signal_ends_it(api: Path) -> None:
     "args",
     [
         ("serve", "--keep", "-l", "none"),
+        ("serve", "--keep", "-l", "none", "--api", "127.0.0.1:9180"),
         ("serve", "--keep", "-l", "none", "-l", "unix:x", "--api", "unix:y"),
         ("doctor", "-l", "none"),
         ("run", "-l", "none", "--", "true"),

@@ -201,7 +201,7 @@ OPTIONS: Final = {
         "  nitrohb serve --keep --allow-cid 16       every boot of enclave 16\n"
         "  nitrohb serve -l hybrid:/tmp/vm4.vsock:9000 --format json --timeout 60\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}"
-        "  none                   with --api: no address until nitrohb listen adds one\n"
+        "  none                   no address until nitrohb listen adds one (needs --api)\n"
         f"{_REPEAT}{_WITH_TIMEOUT}",
         _serve_options(),
         usage="nitrohb serve [options]",

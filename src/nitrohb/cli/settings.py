@@ -255,10 +255,11 @@ def _listen(args: Namespace) -> Sequence[Address]:
     if NOWHERE in listen:
         if len(listen) > 1:
             raise UsageError("-l none contradicts the other -l\nRemove one of the two.")
-        if getattr(args, "api", None) is None:
+        api = getattr(args, "api", None)
+        if api is not True and not isinstance(api, UnixAddress):
             raise UsageError(
                 "-l none: nitrohb would have no address, now or later\n"
-                "Name an address, or use serve --keep --api."
+                "Name an address, or use serve --keep --api unix:PATH."
             )
         return ()
     return listen or inherited_sockets() or [VsockAddress(CID_ANY, HEARTBEAT_PORT)]
