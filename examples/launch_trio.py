@@ -10,7 +10,7 @@ The time limit applies to the heartbeat only. The VMM can run longer. SIGINT and
 import argparse
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -53,7 +53,7 @@ class Launcher:
             scope.cancel()
 
     @contextmanager
-    def reporting(self, *who: int | str) -> Iterator[None]:
+    def reporting(self, *who: int | str) -> Generator[None]:
         """Print errors, so that the other enclaves go on."""
         try:
             yield

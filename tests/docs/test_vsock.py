@@ -18,7 +18,7 @@ LOCAL = 1
 
 
 def test_wait_by_cid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *sys.path])
     program = example("how-to/launcher.md", f"{HERE}::test_wait_by_cid")
     vmm = [sys.executable, "-m", "nitrohb", "send", f"vsock:{LOCAL}:9000"]
     of_three = re.compile(r"(?<=VMMS = ).*?\}\n", re.DOTALL)
