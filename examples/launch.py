@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import nitrohb
 
-# A handler that raises could do so just after the start of the VMM, which nobody would end then.
+# The handlers only store a signal. If they raised, just after the start of the VMM, it would stay.
 signals: list[int] = []
 
 

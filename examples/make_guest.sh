@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Make a guest in the current directory, an empty one: Debian's cloud kernel (vmlinuz), and an
-# initramfs (enclave.cpio) with the vsock modules and an init that sends a heartbeat to the CID
-# hb_cid= of the kernel command line. Needs cpio, xz-utils, gcc and libc6-dev.
+# initramfs (enclave.cpio) with the vsock modules and an init that sends a heartbeat to CID 3, or as
+# hb_cid= of the kernel command line says. Needs cpio, xz-utils, gcc and libc6-dev.
 # For another architecture: dpkg --add-architecture arm64 && apt-get update, as root, and then
 # ARCH=arm64 CC=aarch64-linux-gnu-gcc make_guest.sh
 set -eu

@@ -21,7 +21,7 @@ _WITH_CONSTANTS: Final = [inspect.getsource(it) for it in (addresses, events, op
 _UNIONS: Final = {"Event": events.Listening.__base__, "ConnectionEvent": events.Connected.__base__}
 
 # Only nitrohb creates these.
-_WITHOUT_CONSTRUCTOR: Final = ("HeartbeatServer", "ThreadServer")
+_WITHOUT_CONSTRUCTOR: Final = ("HeartbeatServer", "Listener", "ThreadServer")
 
 _INDENTED: Final = r"((?: {4}.*\n|\n(?=\n* {4}))+)"
 _EXAMPLE: Final = re.compile(rf"^\.\. code-block:: (\w+)\n\n{_INDENTED}", re.MULTILINE)

@@ -123,8 +123,8 @@ class NoHeartbeatError(NitrohbError):
     """No heartbeat can arrive: the server has ended, or has no address that could receive it.
 
     Attributes:
-        cid: The CID that the caller waited for; None for any.
-        address: The listen address that the caller waited for; None for any.
+        cid: The CID that the caller waited for; None for any, and after ``serve_in_thread()``.
+        address: The listen address that the caller waited for; None as ``cid``.
         ended: Whether the server has ended.
         unlistened: Whether ``unlisten()`` removed the address.
     """

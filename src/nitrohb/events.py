@@ -105,7 +105,7 @@ class _PeerEvent(_Event):
 
     @property
     def outcome(self) -> str:
-        """What happened to the connection, in words."""
+        """What happened to the connection, in the words of a time-out message."""
         return _OUTCOMES[getattr(self, "reason", self.name)].format(self)
 
     @property
@@ -158,7 +158,7 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """If ``wait_heartbeat()`` did not return this heartbeat: why not, in words."""
+        """What a time-out message says about a heartbeat that it could not return."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
         why = "was already claimed or dropped, is too old, or came from another CID"
         return f"sent a heartbeat{sender} that {why}"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from socket import socket
 from typing import Final
 
 import trio
@@ -100,7 +101,7 @@ class Acceptors:
             if (before := self._by_address.get(address)) is not None:
                 if not before.is_done:
                     sock = target.sock if isinstance(target, Listener) else target
-                    if sock is before.listener.sock:
+                    if isinstance(sock, socket) and sock.fileno() == before.listener.sock.fileno():
                         closing.pop_all()
                     raise UsageError(
                         f"cannot listen on {address}: the server listens there already\n"
@@ -249,10 +250,10 @@ class HeartbeatServer:
             The heartbeat.
 
         Raises:
-            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` has the pending
-                connections of ``address`` (default: of all), and of the last 16 that ended on each
-                address those that ended during the call or in the ``max_age`` seconds before it,
-                and all heartbeats.
+            HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
+                of ``address``, or of each address: all that are pending, and those of the last 16
+                that ended during the call or in the ``max_age`` seconds before it. A heartbeat
+                among these 16 is listed even if it is older.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has

@@ -118,11 +118,10 @@ async def serve_heartbeat(
     socket file that it created, no task.
 
     **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
-    raises an error, everything is closed, and that error is raised unchanged. Only an error of
-    ``on_event`` for an event of ``listen()``, ``unlisten()`` or ``rearm()`` comes out of that
-    method instead, and the server goes on. Several errors at the same time are raised in an
-    exception group. A nursery always raises exception groups, so catch errors with ``except*``
-    around it.
+    raises an error, everything is closed, and that error is raised. One exception: if ``listen()``,
+    ``unlisten()`` or ``rearm()`` calls ``on_event``, the error comes out of that method, and the
+    server goes on. Several errors at the same time are raised in an exception group. A nursery
+    always raises exception groups, so catch errors with ``except*`` around it.
     """
     with closing_stack(listen) as closing:
         if not trio.lowlevel.in_trio_run():

@@ -175,7 +175,6 @@ def serve_in_thread(
         NitrohbError: As ``serve_heartbeat()``: the process has too few free descriptors.
         RuntimeError: Python cannot start another thread.
         UsageError: You enter or leave the block in a trio task. Use ``serve_heartbeat()`` there.
-            When you leave, the server ends all the same.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
     serve = partial(
