@@ -247,10 +247,10 @@ async def test_a_socket_belongs_to_the_server_even_if_it_is_refused(a: Path, b: 
             with pytest.raises(UsageError, match="already"):
                 server.handle.listen(Listener(listener.address, other))
             assert other.fileno() == -1
+        same = socket.socket(fileno=listener.sock.fileno())
         with pytest.raises(UsageError, match="already"):
-            server.handle.listen(
-                Listener(listener.address, socket.socket(fileno=listener.sock.fileno()))
-            )
+            server.handle.listen(Listener(listener.address, same))
+        same.detach()
         await beat(Client(b))
     with closing(socket.socket(socket.AF_UNIX)) as late:
         with pytest.raises(UsageError, match="ended"):
