@@ -71,7 +71,7 @@ def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
                 time.sleep(0.5)
         finally:
             end(vmm)
-    return vmm.returncode
+    return vmm.returncode if vmm.returncode >= 0 else 128 - vmm.returncode
 
 
 def launch(address: str, seconds: float, command: list[str]) -> int:

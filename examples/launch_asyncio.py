@@ -53,7 +53,7 @@ async def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
         status = await vmm.wait()
         # After Ctrl-C, the VMM can end first. Then the signal cancels this sleep.
         await asyncio.sleep(0.5)
-        return status
+        return status if status >= 0 else 128 - status
     finally:
         await end(vmm)
 

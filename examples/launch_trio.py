@@ -31,9 +31,9 @@ class Launcher:
     async def run(self, vmms: Mapping[int | str, list[str]]) -> int:
         """Run VMMs to their end, and return an exit code."""
         cids = {key for key in vmms if isinstance(key, int)}
-        addresses = {"vsock::9000" if isinstance(key, int) else key for key in vmms}
+        address = "vsock::9000" if cids else "none"  # launch() adds the others
         allowed = cids if len(cids) == len(vmms) else None
-        serve = partial(nitrohb.serve_heartbeat, *addresses, keep=True, allow_cids=allowed)
+        serve = partial(nitrohb.serve_heartbeat, address, keep=True, allow_cids=allowed)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as outer:  # takes signals until the last VMM has ended
                 with self.reporting():
@@ -69,6 +69,8 @@ class Launcher:
         wait: Wait = partial(server.wait_heartbeat, **which)
         started = trio.current_time()
         with self.reporting(key):
+            if isinstance(key, str):
+                server.listen(key)
             async with trio.open_nursery() as nursery:
                 # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
                 run = partial(trio.run_process, command, stdin=None, check=False)
@@ -81,14 +83,15 @@ class Launcher:
                 if waiting.cancelled_caught:
                     await self.last_chance(wait, vmm, trio.current_time() - started)
                 print(f"booted: {key} after {trio.current_time() - started:.1f} s", flush=True)
+            if code := vmm.returncode:  # the VMM has ended
+                print(f"launch: {key}: the VMM ended with status {code}", file=sys.stderr)
+                self.codes.append(code if code > 0 else 128 - code)
 
     async def watch(self, vmm: trio.Process, waiting: trio.CancelScope) -> None:
         await vmm.wait()
         # After Ctrl-C, the VMM can end first. Then the signal cancels this sleep.
         await trio.sleep(0.5)
         waiting.cancel()
-        if vmm.returncode:
-            self.codes.append(vmm.returncode)
 
     async def last_chance(self, wait: Wait, vmm: trio.Process, age: float) -> None:
         """The VMM has ended: take a heartbeat that came just before, or say what came instead."""

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -268,6 +269,18 @@ def test_a_lost_socket_file_is_reported_although_no_events_are_printed(tmp_path:
         assert script.error_line().startswith(f"nitrohb: the socket file of unix:{sock} is gone")
         script.popen.terminate()
         assert script.end()[0] == 143
+
+
+@pytest.mark.parametrize(("hard", "most"), [(4096, 1600), (1500, 1500)])
+def test_the_soft_limit_of_descriptors_is_raised(hard: int, most: int, sock: Path) -> None:
+    limits = f'ulimit -n {hard}; ulimit -Sn 1024; exec "$@"'
+    args = ("--keep", "--quiet", "-l", f"unix:{sock}")
+    with started(*args, command=("bash", "-c", limits, "-", *NITROHB)) as script:
+        assert beat(sock) == HEARTBEAT  # so it is in the event loop
+        allowed = Path(f"/proc/{script.popen.pid}/limits").read_text()
+        script.popen.terminate()
+        assert script.end()[0] == 143
+    assert re.search(rf"^Max open files +{most} +{hard} ", allowed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("api", [False, True])

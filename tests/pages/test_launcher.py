@@ -110,7 +110,7 @@ def test_three_enclaves_boot() -> None:
         ),
         ("unix:e", '["true"]', "launch: unix:e: the VMM ended with status 0 before its heartbeat"),
         ("unix:e", '["false"]', "launch: unix:e: the VMM ended with status 1 before its heartbeat"),
-        ("unix:no/e", '["true"]', "launch: cannot listen on unix:no/e"),
+        ("unix:no/e", '["true"]', "launch: unix:no/e: cannot listen on unix:no/e"),
     ],
 )
 def test_several_enclaves_an_error_is_a_line(one: str, vmm: str, why: str) -> None:

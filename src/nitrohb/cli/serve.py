@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import ExitStack, contextmanager
 
 from ..remedies import LOCAL_ADVICE
 from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
 from .output import INFO, WARNING, Stream
+
+_OTHER_FILES = 576  # with as many, the HTTP interface can have all its connections
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -35,9 +38,18 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
                 text = f"nitrohb: no listen address yet: add one at {settings.api.address}"
                 output.print_err(text, level=INFO)
         tell_ready(answer.ready_fd, output)
+        _raise_descriptor_limit(answer.max_pending + _OTHER_FILES)
         from .answer import answer_and_report  # loads trio
 
         return signals.run(lambda: answer_and_report(answer, listeners, api, output))
+
+
+def _raise_descriptor_limit(wanted: int) -> None:
+    """Raise the soft limit, which is often 1024. It protects programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < wanted:  # RLIM_INFINITY is negative
+        most = min(wanted, hard) if hard >= 0 else wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextmanager

@@ -66,8 +66,8 @@ def enclaves(device: str = _ENCLAVES, sys: str = "/sys") -> Enclaves:
 
 
 def descriptor_limit() -> float:
-    """Return how many descriptors this process may have."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    """Return how many descriptors ``serve`` may have. It raises its soft limit."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return float("inf") if limit == resource.RLIM_INFINITY else limit
 
 
