@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from ..remedies import LOCAL_ADVICE
 from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
@@ -49,7 +49,8 @@ def _raise_descriptor_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < wanted:  # RLIM_INFINITY is negative
         most = min(wanted, hard) if hard >= 0 else wanted
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        with suppress(OSError, ValueError):  # a filter of system calls can forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextmanager
