@@ -29,10 +29,12 @@ from nitrohb import (
     Rejected,
     RejectReason,
     UnixAddress,
+    UnixPeer,
     UsageError,
     VsockAddress,
     serve_heartbeat,
 )
+from nitrohb.claims import ClaimFilter, ClaimQueue
 from tests.support import B7, Client, PeersWithCids, beat, names, settled
 
 
@@ -84,6 +86,32 @@ async def test_a_heartbeat_is_claimed_once(path: Path) -> None:
         await beat(Client(path))
         assert asking.got is not last
         assert [asking.got] == server.last_heartbeats()
+
+
+async def test_a_heartbeat_at_the_end_of_the_time_is_claimed(autojump_clock: MockClock) -> None:
+    """trio shuffles the tasks, so the heartbeat can arrive before the end is noticed, or after."""
+    where = UnixAddress("/x")
+    beat = Heartbeat(
+        address=where,
+        time=datetime.now(UTC),
+        peer=UnixPeer(1, 0, 0),
+        listening_seconds=0.0,
+        echo_seconds=0.0,
+        echoed=True,
+    )
+    for _ in range(30):
+        queue, has_come = ClaimQueue(), trio.Event()
+        queue.open(where, False)
+
+        async def deliver(queue: ClaimQueue = queue, has_come: trio.Event = has_come) -> None:
+            await trio.sleep(1)
+            queue.deliver(beat)
+            has_come.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deliver)
+            got = await queue.claim(ClaimFilter(max_age=0.0), 1)
+            assert (got is beat) == has_come.is_set()
 
 
 async def test_the_longest_wait_gets_the_first_matching_heartbeat(

@@ -8,7 +8,7 @@ trio tasks. An enclave is identified by its listen address and, on AF_VSOCK, by 
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -213,13 +213,16 @@ class ClaimQueue:
             NoHeartbeatError: None can arrive any more.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        beat = self._store.claim(wanted, trio.current_time())
+        began = trio.current_time()
+        beat = self._store.claim(wanted, began)
         if beat is None and self._can_match(wanted):
             waiter = _Waiter()
             self._store.add_waiter(waiter, wanted)
             with trio.move_on_after(timeout):
                 return await waiter.sleep(self._store.remove_waiter)
-            return None
+            # One can have arrived after the time was up, but before this task runs.
+            now = trio.current_time()
+            return self._store.claim(replace(wanted, max_age=max(wanted.max_age, now - began)), now)
         await trio.lowlevel.cancel_shielded_checkpoint()
         if beat is None:
             raise self._why_none(wanted)

@@ -251,9 +251,9 @@ class HeartbeatServer:
 
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
-                of ``address``, or of each address: all that are pending, and those of the last 16
-                that ended during the call or in the ``max_age`` seconds before it. A heartbeat
-                among these 16 is listed even if it is older.
+                of ``address``, or of each address: all that are pending, and of the last 16 per
+                address those that ended during the call or in the ``max_age`` seconds before it.
+                Heartbeats among these 16 are listed at any age.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has

@@ -268,7 +268,7 @@ OPTIONS: Final = {
         "  nitrohb doctor --format json          for a bug report, or a program\n\n"
         "The doctor listens on each address for a moment. It leaves no file behind.\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}\n{_REPEAT}"
-        "exit codes: 0 a heartbeat can arrive, 1 it cannot, 2 usage\n",
+        "exit codes: 0 nothing prevents a heartbeat, 1 it cannot arrive, 2 usage\n",
         {
             "": [
                 _LISTEN,
