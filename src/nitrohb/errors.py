@@ -123,8 +123,9 @@ class NoHeartbeatError(NitrohbError):
     """No heartbeat can arrive: the server has ended, or has no address that could receive it.
 
     Attributes:
-        cid: The CID that the caller waited for; None for any, and after ``serve_in_thread()``.
-        address: The listen address that the caller waited for; None as ``cid``.
+        cid: The CID that the caller waited for; None for any, or if the call came after the block
+            of ``serve_in_thread()``.
+        address: The listen address that the caller waited for; None in the same cases.
         ended: Whether the server has ended.
         unlistened: Whether ``unlisten()`` removed the address.
     """

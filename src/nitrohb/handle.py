@@ -251,9 +251,9 @@ class HeartbeatServer:
 
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
-                of ``address``, or of each address: all that are pending, and of the last 16 per
-                address those that ended during the call or in the ``max_age`` seconds before it.
-                Heartbeats among these 16 are listed at any age.
+                of ``address``, or of each address: all that are pending, and per address the last
+                16 that ended. It omits those that ended more than ``max_age`` seconds before the
+                call, except heartbeats.
             UsageError: The server does not listen on this address, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has
