@@ -174,9 +174,9 @@ class HeartbeatServer:
         """Listen on another address, and return it.
 
         The arguments of ``serve_heartbeat()`` apply, such as ``allow_cids`` and ``keep``. Peers can
-        connect when this returns. You can listen again on a one-shot address that has answered. A
-        one-shot server ends when all its addresses have answered: add another one before that, or
-        use ``keep=True``.
+        connect when this returns. You can listen again on a one-shot address that has answered.
+        Then a time-out no longer lists its earlier connections. A one-shot server ends when all its
+        addresses have answered: add another one before that, or use ``keep=True``.
 
         Args:
             listen: An address (text or object), a listening socket, or a ``Listener``. If this

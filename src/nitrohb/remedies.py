@@ -97,7 +97,7 @@ _PASSED_IN: Final = _ANY | {
     ),
 }
 
-_IF_NITROHB: Final = " If it is nitrohb, or systemd for nitrohb, you need no other."
+_IF_NITROHB: Final = " If it is nitrohb, or systemd for nitrohb, you need no second server."
 
 _VSOCK_LISTEN: Final = _VSOCK | {
     **_PASSED_IN,

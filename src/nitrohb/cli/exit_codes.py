@@ -12,8 +12,8 @@ DONE: Final = 0
 """Done."""
 
 FAILED: Final = 1
-"""Failed: stderr says what failed, why, and what to do. ``run`` did not start its command, or ended
-it."""
+"""Failed: stderr says what failed, why, and what to do. The command of ``run`` was not started,
+or was ended."""
 
 USAGE: Final = 2
 """Usage: an option, an argument or an environment variable is invalid."""

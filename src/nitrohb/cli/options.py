@@ -217,8 +217,9 @@ OPTIONS: Final = {
         "heartbeat: the VMM might run in the background.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
         "  1 failed, 2 usage, 124 no heartbeat in time on an address,\n"
-        "  125 the command failed before a heartbeat, 126 it cannot be started,\n"
-        "  127 it does not exist\n\n"
+        "  125 without --keep: the command failed before a heartbeat,\n"
+        "  126 it cannot be started,"
+        " 127 it does not exist\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
         _run_options(),
         usage="nitrohb run [options] -- CMD [ARG ...]",
