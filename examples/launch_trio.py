@@ -18,7 +18,7 @@ import trio
 
 import nitrohb
 
-Wait = Callable[..., Awaitable[nitrohb.Heartbeat]]
+Wait = Callable[[float], Awaitable[object]]  # for some seconds
 
 
 class Launcher:
@@ -65,12 +65,16 @@ class Launcher:
     async def launch(
         self, server: nitrohb.HeartbeatServer, key: int | str, command: list[str]
     ) -> None:
-        which = {"cid": key} if isinstance(key, int) else {"address": key}
-        wait: Wait = partial(server.wait_heartbeat, **which)
+        cid, address = (key, None) if isinstance(key, int) else (None, key)
         started = trio.current_time()
+
+        def wait(seconds: float) -> Awaitable[nitrohb.Heartbeat]:
+            age = trio.current_time() - started  # so a heartbeat of an earlier launch is ignored
+            return server.wait_heartbeat(cid=cid, address=address, timeout=seconds, max_age=age)
+
         with self.reporting(key):
-            if isinstance(key, str):
-                server.listen(key)
+            if address is not None:
+                server.listen(address)
             async with trio.open_nursery() as nursery:
                 # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
                 run = partial(trio.run_process, command, stdin=None, check=False)
@@ -78,10 +82,9 @@ class Launcher:
                 waiting = trio.CancelScope()  # until the VMM ends
                 nursery.start_soon(self.watch, vmm, waiting)
                 with waiting:
-                    # max_age ignores heartbeats of an earlier launch.
-                    await wait(timeout=self.seconds, max_age=trio.current_time() - started)
+                    await wait(self.seconds)
                 if waiting.cancelled_caught:
-                    await self.last_chance(wait, vmm, trio.current_time() - started)
+                    await self.last_chance(wait, vmm)
                 print(f"booted: {key} after {trio.current_time() - started:.1f} s", flush=True)
             if code := vmm.returncode:  # the VMM has ended
                 print(f"launch: {key}: the VMM ended with status {code}", file=sys.stderr)
@@ -93,10 +96,10 @@ class Launcher:
         await trio.sleep(0.5)
         waiting.cancel()
 
-    async def last_chance(self, wait: Wait, vmm: trio.Process, age: float) -> None:
+    async def last_chance(self, wait: Wait, vmm: trio.Process) -> None:
         """The VMM has ended: take a heartbeat that came just before, or say what came instead."""
         try:
-            await wait(timeout=0, max_age=age)
+            await wait(0)
         except nitrohb.HeartbeatTimeoutError as late:
             why = f"the VMM ended with status {vmm.returncode} before its heartbeat"
             raise nitrohb.HeartbeatTimeoutError(why, late.instead) from None

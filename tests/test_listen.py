@@ -89,7 +89,7 @@ def b(tmp_path: Path) -> Path:
 async def test_a_server_can_begin_without_an_address(a: Path) -> None:
     async with running("none") as server:
         assert server.handle.addresses == ()
-        with pytest.raises(NoHeartbeatError, match="no address"):
+        with pytest.raises(NoHeartbeatError, match="has no address"):
             await server.handle.wait_heartbeat()
         with pytest.raises(NoHeartbeatError, match="CID 16"):
             await server.handle.wait_heartbeat(cid=16)

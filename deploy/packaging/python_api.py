@@ -110,7 +110,7 @@ def _attributes(class_: type[Any]) -> dict[str, str]:
         for name, value in vars(owner).items():
             if isinstance(value, property):
                 found[name] = _doc(value)
-            elif owner.__name__[0] == "_" != name[0] and inspect.isfunction(value):
+            elif owner.__name__[0] == "_" and name[0] != "_" and inspect.isfunction(value):
                 found[_SELF.sub("", _header(value)).removeprefix("def ")] = _doc(value)
     return {_typed(name, class_): _in_list(text) for name, text in found.items()}
 
@@ -130,8 +130,8 @@ def _typed(name: str, class_: type[Any]) -> str:
 def _merged(class_: type[Any]) -> list[type[Any]]:
     """A class and its private bases, which no reader needs to know."""
     ours = [it for it in class_.__mro__ if it.__module__.startswith("nitrohb")]
-    bases = [it for it in ours if it.__name__.startswith("_") and it not in _UNIONS.values()]
-    return [class_, *(it for it in bases if it is not class_)]
+    listed = [*_UNIONS.values()]
+    return [it for it in ours if it is class_ or (it.__name__[0] == "_" and it not in listed)]
 
 
 def _methods(value: object) -> list[str]:

@@ -98,15 +98,16 @@ class Acceptors:
                 )
             (target,) = resolve([listen])
             address = address_of(target)
-            if (before := self._by_address.get(address)) is not None:
-                if not before.is_done:
-                    sock = target.sock if isinstance(target, Listener) else target
-                    if isinstance(sock, socket) and sock.fileno() == before.listener.sock.fileno():
-                        closing.pop_all()
-                    raise UsageError(
-                        f"cannot listen on {address}: the server listens there already\n"
-                        "Choose another address, or remove this one first (unlisten)."
-                    )
+            before = self._by_address.get(address)
+            if before is not None and not before.is_done:
+                sock = target.sock if isinstance(target, Listener) else target
+                if isinstance(sock, socket) and sock.fileno() == before.listener.sock.fileno():
+                    closing.pop_all()
+                raise UsageError(
+                    f"cannot listen on {address}: the server listens there already\n"
+                    "Choose another address, or remove this one first (unlisten)."
+                )
+            if before is not None:
                 before.end(Done)
             (acceptor,) = self._open_one(target, address)
             closing.pop_all()

@@ -177,34 +177,35 @@ def serve_in_thread(
         UsageError: You enter or leave the block in a trio task. Use ``serve_heartbeat()`` there.
     """
     here = ("serve_in_thread()", "await nursery.start(serve_heartbeat, ...)")
-    serve = partial(
-        serve_heartbeat,
-        *listen,
-        keep=keep,
-        allow_cids=allow_cids,
-        allow_uids=allow_uids,
-        any_byte=any_byte,
-        handshake_timeout=handshake_timeout,
-        max_pending=max_pending,
-        socket_mode=socket_mode,
-        socket_group=socket_group,
-        on_event=on_event,
-    )
-    thread = _ServerThread(serve)
-    try:
+    closing = closing_stack(listen)
+
+    async def serve(task_status: trio.TaskStatus[HeartbeatServer]) -> None:
+        closing.pop_all()  # from now on, the server closes them
+        await serve_heartbeat(
+            *listen,
+            keep=keep,
+            allow_cids=allow_cids,
+            allow_uids=allow_uids,
+            any_byte=any_byte,
+            handshake_timeout=handshake_timeout,
+            max_pending=max_pending,
+            socket_mode=socket_mode,
+            socket_group=socket_group,
+            on_event=on_event,
+            task_status=task_status,
+        )
+
+    with closing:
+        _refuse_trio_tasks(*here)
+        thread = _ServerThread(serve)
         try:
-            _refuse_trio_tasks(*here)
-            server = thread.start()
-        except Exception:  # perhaps the server has not got them
-            closing_stack(listen).close()
-            raise
-        yield ThreadServer(thread, server)
-    finally:
-        try:
-            thread.stop()
-        except KeyboardInterrupt:  # perhaps the thread has not been told
-            thread.stop()
-            raise
+            yield ThreadServer(thread, thread.start())
+        finally:
+            try:
+                thread.stop()
+            except KeyboardInterrupt:  # perhaps the thread has not been told
+                thread.stop()
+                raise
     _refuse_trio_tasks(*here)
 
 

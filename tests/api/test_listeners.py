@@ -89,7 +89,7 @@ async def test_a_server_can_have_no_address(path: Path) -> None:
         assert (await delete(api, f"unix:{path}")).status == 204
         ready = await api.client.get("/readyz")
         assert (ready.status, ready.json()) == (200, {"listeners": []})
-        assert (await api.client.post("/claims", {})).is_problem(503, "no address")
+        assert (await api.client.post("/claims", {})).is_problem(503, "has no address")
 
 
 async def test_over_tcp_it_is_refused(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_three_enclaves_boot() -> None:
         (
             "unix:e",
             '["sleep", "60"]',
-            "launch: unix:e: no heartbeat on unix:e came within 0.5 s: n",
+            "launch: unix:e: no heartbeat on unix:e came within 0.5 s: nobody",
         ),
         ("unix:e", '["true"]', "launch: unix:e: the VMM ended with status 0 before its heartbeat"),
         ("unix:e", '["false"]', "launch: unix:e: the VMM ended with status 1 before its heartbeat"),
