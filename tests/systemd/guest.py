@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 120.0  # seconds: on a busy machine, Python takes 20 to start in the emulator
+SEND = "nitrohb send --timeout 60"  # the server might have to start first
 PAGE = "/proof/systemd.md"
 EVENTS = "/proof/events.md"
 MONITORING = "/proof/monitoring.md"
@@ -197,7 +198,7 @@ def let_a_group_in() -> str:
     stranger = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
     return script(
         "groupadd enclaves; systemctl daemon-reload; systemctl restart nitrohb.service;"
-        " nitrohb send vsock:1:9000;"
+        f" {SEND} vsock:1:9000;"
         f" {member} nitrohb wait --cid 1; {stranger} nitrohb wait --cid 1",
     )
 
@@ -207,7 +208,7 @@ def connect_as_vmm() -> str:
     write_drop_in("nitrohb.socket", block(PAGE, "ini", "SocketUser=vmm"))
     return script(
         "useradd --uid 1234 vmm; systemctl restart nitrohb.socket;"
-        " setpriv --reuid=vmm --regid=vmm --clear-groups nitrohb send unix:/run/vm4.vsock_9000;"
+        f" setpriv --reuid=vmm --regid=vmm --clear-groups {SEND} unix:/run/vm4.vsock_9000;"
         " systemctl stop nitrohb.socket nitrohb.service; journalctl --sync;"
         " journalctl --no-pager -o cat -u nitrohb.service | grep vm4",
     )

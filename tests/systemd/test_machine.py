@@ -42,7 +42,7 @@ HEARD = re.compile(
 LAUNCH = """\
 #!/bin/sh
 [ "$1" != mute ] || exit 7
-vmm='nitrohb send "$NITROHB_LISTEN" && exec sleep infinity'
+vmm='nitrohb send --timeout 60 "$NITROHB_LISTEN" && exec sleep infinity'
 case $(cat /proc/self/cgroup) in
     *enclave-daemon*) sh -c "$vmm" >/dev/null 2>&1 & ;;
     *) exec sh -c "$vmm" ;;
