@@ -30,6 +30,7 @@ from nitrohb import (
     parse_address,
 )
 from nitrohb.api.metrics import Metrics
+from nitrohb.api.schema import create_document
 from nitrohb.cli.output import LEVELS
 from nitrohb.cli.parser import build_parser
 from nitrohb.cli.report import to_json, to_text
@@ -84,7 +85,8 @@ def fill(page: str) -> str:
 
     def replace(found: re.Match[str]) -> str:
         name, _, rest = found[2].partition(" ")
-        text = describe(rest.split(), known) if name == "python" else _SECTIONS[name]()
+        words = rest.split()
+        text = describe(words, known) if name == "python" else _SECTIONS[name](*words)
         return f"{found[1]}\n{text}\n\n{found[3]}"
 
     return _GENERATED.sub(replace, page)
@@ -186,6 +188,33 @@ def _metrics() -> str:
     return _table(("metric", "type", "labels", "meaning"), rows)
 
 
+def _request(method: str, path: str) -> str:
+    """The fields of a request, and the statuses that it alone can get."""
+    document = create_document([parse_address("vsock::9000")])
+    operation = document["paths"][path][method.lower()]
+    tables = [_statuses(operation["responses"])]
+    if body := operation.get("requestBody"):
+        name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        fields = document["components"]["schemas"][name]["properties"].items()
+        rows = [(f"`{field}`", form["description"]) for field, form in fields]
+        tables.insert(0, _table(("field", "meaning"), rows))
+    return "\n\n".join(tables)
+
+
+def _any_request() -> str:
+    """The statuses that are the same for all requests."""
+    document = create_document([])
+    answers = document["paths"]["/rearm"]["post"]["responses"].items()
+    names = {code: it["$ref"].rpartition("/")[2] for code, it in answers if "$ref" in it}
+    shared = document["components"]["responses"]
+    return _statuses({code: shared[name] for code, name in names.items()})
+
+
+def _statuses(answers: dict[str, Any]) -> str:
+    rows = [(code, it["description"]) for code, it in answers.items() if "$ref" not in it]
+    return _table(("status", "meaning"), rows)
+
+
 def _errors() -> str:
     def table(of: Callable[..., Any], known: Sequence[tuple[Any, ...]]) -> str:
         errors = [of(parse_address(text), number) for text, *some in known for number in some]
@@ -206,12 +235,14 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
-_SECTIONS: Final[dict[str, Callable[[], str]]] = {
+_SECTIONS: Final[dict[str, Callable[..., str]]] = {
     "commands": _commands,
     "exit-codes": _exit_codes,
     "event-levels": _event_levels,
     "connection-fields": _connection_fields,
     "events": _events,
     "metrics": _metrics,
+    "request": _request,
+    "any-request": _any_request,
     "errors": _errors,
 }
