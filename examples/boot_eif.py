@@ -143,7 +143,8 @@ def main() -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except nitrohb.ListenError as error:
-        remedy = NO_LOOPBACK if error.errno == errno.EADDRNOTAVAIL else error.remedy
+        no_loopback = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+        remedy = NO_LOOPBACK if no_loopback else error.remedy
         sys.exit(f"boot_eif: cannot listen on {error.address}: {error.reason}\n{remedy}")
     qemu = vmm(is_arm, memory, sections[COMMAND_LINE].decode())
     needed = {qemu[0]: APT} if args.vhost_user else {qemu[0]: APT, DEVICE.split()[0]: CARGO}

@@ -27,10 +27,9 @@ _BYTE: Final[Json] = {"minimum": 0, "maximum": 255}
 # A docstring names the class of an event, and JSON the event.
 _NAMES: Final = {event.__name__: event.name for event in get_args(Event)}
 
-# Only the command line adds it, as the last field.
 _LEVEL: Final[Json] = {
     "enum": list(LEVELS),
-    "description": "The level. Only the command line adds it.",
+    "description": "The level, the last field. Only the command line adds it.",
 }
 
 # The types of fields, in JSON.

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -138,10 +139,6 @@ def _events() -> str:
     return "\n\n".join(_event(event) for event in get_args(Event))
 
 
-def _connection_fields() -> str:
-    return _fields(Connected, _OF_CONNECTIONS)
-
-
 def _fields(event: type[Any], names: Iterable[str]) -> str:
     forms = schema_of(event)["properties"]
     rows = [(f"`{it}`", _type(forms[it]), forms[it]["description"]) for it in names]
@@ -170,7 +167,7 @@ def _sample(event: type[Any]) -> Event:
 def _type(form: dict[str, Any]) -> str:
     if "enum" in form:
         return ", ".join(f"`{value}`" for value in form["enum"])
-    kinds: str | list[str] = form["type"]
+    kinds: str | list[str] = form.get("type", "string")
     return kinds if isinstance(kinds, str) else " or ".join(kinds)
 
 
@@ -239,7 +236,8 @@ _SECTIONS: Final[dict[str, Callable[..., str]]] = {
     "commands": _commands,
     "exit-codes": _exit_codes,
     "event-levels": _event_levels,
-    "connection-fields": _connection_fields,
+    "fields": partial(_fields, Connected, _COMMON),
+    "connection-fields": partial(_fields, Connected, _OF_CONNECTIONS),
     "events": _events,
     "metrics": _metrics,
     "request": _request,

@@ -40,7 +40,7 @@ class Client(NamedTuple):
 # By the names in docs/explanation/differences.md, whose table has the events of nitrohb.
 CLIENTS = {
     "AWS's init, since 6 July 2020": Client("aws", GOES_ON),
-    "AWS's init of 15 January 2020": Client("aws-2020-01-15", GOES_ON, waits=False),
+    "AWS's init until 15 January 2020": Client("aws-2020-01-15", GOES_ON, waits=False),
     "AWS's init from 16 January 2020": Client("aws-2020-01-16", GOES_ON, waits=False),
     "AWS's init from 12 May 2020": Client("aws-2020-05-12", GOES_ON, waits=False),
     "AWS's init from 2 July 2020": Client("aws-2020-07-02", OTHER_ECHO),
