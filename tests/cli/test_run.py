@@ -232,6 +232,25 @@ def test_command_that_a_signal_ends_leaves_no_process(
     assert not sock.exists()
 
 
+SHOW = """\
+trap 'grep -h ^SigBlk: /proc/self/status /proc/$PPID/task/*/status; echo' USR1
+echo ready; until read line; do kill -0 $PPID || exit; done
+"""
+
+
+def test_only_the_main_thread_and_the_command_get_sigchld(sock: Path) -> None:
+    """A thread that gets it can run its handler after Python has removed all handlers."""
+    with running(sock, "--quiet", shell=SHOW) as script:
+        assert script.line() == "ready\n"
+        send(script, "USR1")
+        masks = [int(line.split()[1], 16) for line in iter(script.line, "\n")]
+        are_blocked = [bool(mask & 1 << signal.SIGCHLD - 1) for mask in masks]
+        assert are_blocked[:2] == [False, False]
+        assert all(are_blocked[2:])  # trio has an idle thread for some seconds
+        send(script, "TERM")
+        assert end(script) == (143, "", "")
+
+
 RELOADS = """\
 for name in HUP INT QUIT USR1 USR2; do trap "echo $name" $name; done
 echo ready; until read line; do kill -0 $PPID || exit; done

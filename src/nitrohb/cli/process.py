@@ -108,6 +108,12 @@ class Process:
                 raise
             self.start_error = OSError(errno.EAGAIN, str(error))
         else:
+            with trio.CancelScope(shield=True):
+                # In the thread that forked, which is idle now. On a busy machine it could run the
+                # handler so late that Python, as it ends, has none left and prints a traceback.
+                await trio.to_thread.run_sync(
+                    signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGCHLD}
+                )
             reaper = _Reaper(process, earlier_children, self._warn)
             with reaper.reaping():
                 await self._wait(process, reaper, after_success)
