@@ -17,6 +17,7 @@ import shlex
 import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import trio
@@ -108,12 +109,6 @@ class Process:
                 raise
             self.start_error = OSError(errno.EAGAIN, str(error))
         else:
-            with trio.CancelScope(shield=True):
-                # In the thread that forked, which is idle now. On a busy machine it could run the
-                # handler so late that Python, as it ends, has none left and prints a traceback.
-                await trio.to_thread.run_sync(
-                    signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGCHLD}
-                )
             reaper = _Reaper(process, earlier_children, self._warn)
             with reaper.reaping():
                 await self._wait(process, reaper, after_success)
@@ -130,6 +125,10 @@ class Process:
         was_killed = is_over = False
         try:
             with self._wait_scope:
+                # In the thread that forked, which is idle now. On a busy machine it could run the
+                # handler so late that Python, as it ends, has none left and prints a traceback.
+                block = partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGCHLD})
+                await trio.to_thread.run_sync(block, abandon_on_cancel=True)
                 if await process.wait() == 0:
                     await after_success()
             is_over = True

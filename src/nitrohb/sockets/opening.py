@@ -66,10 +66,9 @@ def open_listeners(
         The listeners, in the order of ``listen``. Peers can connect to them already.
 
     Raises:
-        AddressError: A text is not an address.
-        UsageError: An address is named twice or lets the kernel choose the port; or
-            ``socket_mode``, ``socket_group`` or an environment variable of socket activation is
-            wrong.
+        AddressError: A text is not an address, or an address lets the kernel choose the port.
+        UsageError: An address is named twice; or ``socket_mode``, ``socket_group`` or an
+            environment variable of socket activation is wrong.
         ListenError: nitrohb cannot listen on an address. The message says why, and what to do.
     """
     targets = list(listen)
