@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import nitrohb
@@ -22,11 +21,8 @@ import nitrohb
 signals: list[int] = []
 
 
-Wait = Callable[..., nitrohb.Heartbeat]  # server.wait_heartbeat(), or a partial() of it
-
-
 def wait_for_heartbeat(
-    wait: Wait, vmm: "subprocess.Popen[bytes]", started: float, seconds: float
+    server: nitrohb.ThreadServer, vmm: "subprocess.Popen[bytes]", started: float, seconds: float
 ) -> nitrohb.Heartbeat | None:
     """Return the heartbeat, or None if a signal came before it."""
     while not signals:
@@ -34,7 +30,7 @@ def wait_for_heartbeat(
         left = started + seconds - time.monotonic()
         try:
             # Without max_age, the error would not list what came more than 60 s before the call.
-            return wait(timeout=min(0.5, max(left, 0)), max_age=math.inf)
+            return server.wait_heartbeat(timeout=min(0.5, max(left, 0)), max_age=math.inf)
         except nitrohb.HeartbeatTimeoutError as late:
             if signals:
                 break
@@ -55,15 +51,12 @@ def end(vmm: "subprocess.Popen[bytes]") -> None:
     vmm.kill()
 
 
-def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
-    """Run one VMM to its end, and return its exit status."""
-    with suppress(nitrohb.HeartbeatTimeoutError):
-        while True:  # drop the heartbeats of an earlier launch
-            wait(timeout=0, max_age=math.inf)
+def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) -> int:
+    """Run the VMM to its end, and return its exit status."""
     started = time.monotonic()
     with subprocess.Popen(command) as vmm:
         try:
-            if beat := wait_for_heartbeat(wait, vmm, started, seconds):
+            if beat := wait_for_heartbeat(server, vmm, started, seconds):
                 passed = time.monotonic() - started
                 print(f"booted: {beat.address} after {passed:.1f} s", flush=True)
             while vmm.poll() is None and not signals:
@@ -78,7 +71,7 @@ def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
 def launch(address: str, seconds: float, command: list[str]) -> int:
     # When the block begins, the server listens.
     with nitrohb.serve_in_thread(address) as server:
-        status = run_vmm(server.wait_heartbeat, seconds, command)
+        status = run_vmm(server, seconds, command)
     return 128 + signals[0] if signals else status
 
 

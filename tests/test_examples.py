@@ -115,6 +115,51 @@ def test_a_missing_qemu_is_reported(
     assert "qemu-system-x86" in why
 
 
+# As docs/how-to/launcher.md says: several VMMs, each in a task. Here each address has two boots.
+SEVERAL = """
+import asyncio, sys
+from functools import partial
+import nitrohb
+from launch_asyncio import run_vmm
+
+async def start(server, address, *commands):
+    server.listen(address)
+    wait = partial(server.wait_heartbeat, address=address)
+    for command in commands:
+        try:
+            status = await run_vmm(wait, 60, command)
+            print(f"{address}: {status}", flush=True)
+        except nitrohb.NitrohbError as error:
+            print(f"{address}: {error}", flush=True)
+
+async def main(send, *addresses):
+    with nitrohb.serve_in_thread("none", keep=True) as server:
+        async with asyncio.TaskGroup() as tasks:
+            for path in addresses:
+                twice = f"{send} {path} && {send} {path} && exit 7"
+                commands = ["sh", "-c", twice], ["true"]
+                tasks.create_task(start(server, f"unix:{path}", *commands))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_the_asyncio_launcher_can_start_several_vmms_one_after_another(tmp_path: Path) -> None:
+    """The second heartbeat of a boot does not count for the next boot."""
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    send = f"{sys.executable} -ISc '{SHORT}'"
+    command = [sys.executable, "-c", SEVERAL, send, *paths]
+    env = os.environ | {"PYTHONPATH": str(EXAMPLES)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    for path in paths:
+        lines = [line for line in done.stdout.splitlines() if path in line]
+        assert [line.split(":")[0] for line in lines] == ["booted", "unix", "unix"]
+        assert lines[1].endswith(": 7")
+        assert "ended with status 0 before its heartbeat" in lines[2]
+    assert list(tmp_path.iterdir()) == []
+
+
 def launching(name: str, path: Path, seconds: str, *vmm: str) -> list[str]:
     return [sys.executable, str(EXAMPLES / name), f"unix:{path}", seconds, *vmm]
 
