@@ -95,7 +95,7 @@ ASYNCIO = Peer("asyncio", "asyncio.start_unix_server", _python("asyncio_streams"
 
 PEERS = (
     C,
-    Peer("c-eager", "C, epoll, reads at once", lambda tools, where: (tools.epoll, where, "eager")),
+    Peer("c-eager", "C, reads before epoll", lambda tools, where: (tools.epoll, where, "eager")),
     NITROHB,
     JSON,
     TEXT,

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import nitrohb
 
-# The handlers only store a signal. If they raised, just after the start of the VMM, it would stay.
+# The handlers only store a signal: an exception just after the start of the VMM would leave it.
 signals: list[int] = []
 
 
@@ -26,7 +26,7 @@ def wait_for_heartbeat(
 ) -> nitrohb.Heartbeat | None:
     """Return the heartbeat, or None if a signal came before it."""
     while not signals:
-        status = vmm.poll()  # before the wait, so a heartbeat before its end still counts
+        status = vmm.poll()  # before the wait: a heartbeat before the end of the VMM counts
         left = started + seconds - time.monotonic()
         try:
             # Without max_age, the error would not list what came more than 60 s before the call.

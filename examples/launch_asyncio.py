@@ -63,7 +63,7 @@ async def wait_for_heartbeat(
     wait: Wait, vmm: asyncio.subprocess.Process, started: float, seconds: float
 ) -> nitrohb.Heartbeat:
     while True:  # short waits, because a thread cannot be cancelled
-        status = vmm.returncode  # before the wait, so a heartbeat before its end still counts
+        status = vmm.returncode  # before the wait: a heartbeat before the end of the VMM counts
         left = started + seconds - time.monotonic()
         limit = min(0.5, max(left, 0))
         try:

@@ -145,7 +145,7 @@ class UnixAddress(_FrozenAddress):
 class HybridAddress(_FrozenAddress):
     """A port of a VM whose vsock is a Unix socket on the host ("hybrid vsock").
 
-    When the guest connects to a port, the VMM connects to the Unix socket ``VM_PATH_PORT``, and
+    When the guest connects to a port, the VMM connects to the Unix socket ``{vm_path}_{port}``, and
     sends no preamble. (Source: docs/vsock.md of Firecracker, which Cloud Hypervisor and
     vhost-device-vsock follow.)
 

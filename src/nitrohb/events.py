@@ -158,7 +158,7 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """What a time-out message says about a heartbeat that it could not return."""
+        """What a time-out message says about a heartbeat that was not returned."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
         why = "was already claimed or dropped, is too old, or came from another CID"
         return f"sent a heartbeat{sender} that {why}"
@@ -212,14 +212,15 @@ class Unlistened(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(_Event):
-    """Another process deleted or replaced the socket file of an address, so no peer can connect.
+    """Another process deleted or replaced the socket file of an address, so no peer could connect.
 
     The server creates the file again as soon as it can, and reports ``Listening``. Connections that
     were already open are still answered.
 
     Attributes:
         replaced: Whether another file is there now.
-        problem: Why the file cannot be created again now, and what to do about it; None if it can.
+        problem: Why the file could not be created again at once, and what to do about it; None if
+            it was created.
     """
 
     name = "lost"

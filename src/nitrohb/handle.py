@@ -180,8 +180,8 @@ class HeartbeatServer:
         addresses have answered: add another one before that, or use ``keep=True``.
 
         Args:
-            listen: An address (text or object), a listening socket, or a ``Listener``. If this
-                fails, it closes the socket or listener, unless the server already uses it.
+            listen: An address (text or object), a listening socket, or a ``Listener``. If the
+                call fails, it closes the socket or listener, unless the server already uses it.
 
         Returns:
             The address, as in ``addresses``.
@@ -191,7 +191,7 @@ class HeartbeatServer:
             UsageError: The server has ended, or already listens on the address, or no peer of the
                 address can match ``allow_cids`` or ``allow_uids``.
             ListenError: nitrohb cannot listen on the address, for example because its directory
-                does not exist yet. Nothing has changed, and you can try again later.
+                does not exist yet. The server is unchanged, and you can try again later.
         """
         return self._acceptors.listen(listen)
 
@@ -200,8 +200,8 @@ class HeartbeatServer:
 
         When this returns, the address is closed, and a socket file that nitrohb created is removed.
         Its pending connections are closed (``Rejected``), and then comes ``Unlistened``. Its
-        heartbeats are forgotten. A task that waits for one gets a ``NoHeartbeatError``, unless it
-        can still arrive on another address.
+        heartbeats are forgotten. A waiting task gets a ``NoHeartbeatError``, unless its heartbeat
+        could arrive on another address.
 
         With ``keep=True``, the server keeps running without any address. A one-shot server ends
         when all remaining addresses have answered.

@@ -86,7 +86,7 @@ async def serve_heartbeat(
         any_byte: Accept and echo any first byte, as QEMU's device does.
         handshake_timeout: Seconds that a connection may be pending, without sending a byte.
         max_pending: The maximum number of pending connections, on all addresses together. Each
-            takes about 4 KiB. To make room for another one, or for lack of descriptors or memory,
+            takes about 4 KiB. If there are too many, or descriptors or memory run out,
             the peer with the most pending connections loses its oldest one (``Evicted``). A peer is
             a CID on AF_VSOCK, and a process on a Unix socket. On each address, all processes that
             this PID namespace hides count as one peer.
@@ -118,7 +118,7 @@ async def serve_heartbeat(
     socket file that it created, no task.
 
     **Error handling.** No peer can end the server. If a listening socket breaks, or ``on_event``
-    raises an error, everything is closed, and that error is raised. One exception: if ``listen()``,
+    raises an error, everything is closed, and that error is raised. But if ``listen()``,
     ``unlisten()`` or ``rearm()`` calls ``on_event``, the error comes out of that method, and the
     server goes on. Several errors at the same time are raised in an exception group. A nursery
     always raises exception groups, so catch errors with ``except*`` around it.

@@ -80,8 +80,8 @@ class ThreadServer:
             NoHeartbeatError: As in ``HeartbeatServer.wait_heartbeat()``. If the server failed,
                 ``__cause__`` is its error.
 
-        **Cancellation.** If ``KeyboardInterrupt`` interrupts the call, it claims nothing. One
-        exception: if the call is about to return a heartbeat, that heartbeat is lost. A cancelled
+        **Cancellation.** A call that ``KeyboardInterrupt`` interrupts claims nothing. But if the
+        call is about to return a heartbeat, that heartbeat is lost. A cancelled
         ``asyncio.to_thread()`` keeps waiting, and claims: give it a ``timeout``.
         """
         wait = partial(

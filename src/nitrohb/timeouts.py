@@ -17,8 +17,9 @@ _MEMORY_STEP: Final = 100 << 10  # MiB
 def boot_timeout(*, eif_bytes: int, memory_mib: int) -> float:
     """Return how many seconds nitro-cli would wait for the heartbeat of an enclave.
 
-    These are 90 s per 6 GiB of image, to copy and unpack it, and 90 s per 100 GiB of memory, each
-    rounded up. (Source: calculate_necessary_timeout in aws-nitro-enclaves-cli.)
+    These are 90 s for every 6 GiB of image, to copy and unpack it, and 90 s for every 100 GiB of
+    memory. A part of 6 or 100 GiB counts as a whole. (Source: calculate_necessary_timeout in
+    aws-nitro-enclaves-cli.)
 
     Args:
         eif_bytes: The size of the enclave image file in bytes.

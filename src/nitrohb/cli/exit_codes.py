@@ -12,15 +12,15 @@ DONE: Final = 0
 """Done."""
 
 FAILED: Final = 1
-"""Failed: stderr says what failed, why, and what to do. The command of ``run`` was not started,
-or was ended."""
+"""Failed: stderr says what failed, why, and what to do. ``run`` then ended its command, or never
+started it."""
 
 USAGE: Final = 2
 """Usage: an option, an argument or an environment variable is invalid."""
 
 TIMED_OUT: Final = 124  # as timeout(1)
 """Timed out: no heartbeat or no answer arrived in time, or ``serve --keep`` reached its time limit.
-``run`` ended its command."""
+``run`` then ended its command."""
 
 TOO_EARLY: Final = 125
 """Only ``run`` without ``--keep``: the command failed before every address had a heartbeat. If

@@ -126,7 +126,7 @@ def _run_options() -> Groups:
         " (default: never)",
         "stderr",
     )
-    kill_after = "send SIGKILL after SEC seconds (default: 10)"
+    kill_after = "seconds from SIGTERM to SIGKILL (default: 10)"
     # Operands before "--": settings.py rejects them with a better message.
     groups[""].append((["misplaced"], {"nargs": "*", "help": argparse.SUPPRESS}))
     groups["time"].append(_option("--kill-after SEC", kill_after, default=10.0))
@@ -217,7 +217,7 @@ OPTIONS: Final = {
         "heartbeat: the VMM might run in the background.\n\n"
         "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
         "  1 failed, 2 usage, 124 no heartbeat in time on an address,\n"
-        "  125 without --keep: the command failed before a heartbeat,\n"
+        "  125 without --keep: it failed before every ADDR had a heartbeat,\n"
         "  126 it cannot be started,"
         " 127 it does not exist\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",

@@ -149,8 +149,8 @@ class Listener:
         """Return what happened to the socket ``file``; None if it is still there.
 
         It is "unknown" if the file cannot be examined, for example without the rights to enter its
-        directory. A file with another inode number has replaced it. Call this only if there is a
-        ``file``.
+        directory, and "replaced" if a file with another inode is there. Call this only if there is
+        a ``file``.
         """
         assert self.file is not None
         try:
@@ -164,7 +164,7 @@ class Listener:
     def reopen(self) -> Listener:
         """Create the socket ``file`` again, and return a new listener. Never blocks.
 
-        This listener stays open. Call this only if there is a ``file``.
+        The old listener stays open. Call this only if there is a ``file``.
 
         Raises:
             ListenError: As in ``open_listeners()``.

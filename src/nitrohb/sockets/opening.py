@@ -66,7 +66,7 @@ def open_listeners(
         The listeners, in the order of ``listen``. Peers can connect to them already.
 
     Raises:
-        AddressError: A text is not an address, or an address lets the kernel choose the port.
+        AddressError: A text is not an address, or a port of AF_VSOCK is 4294967295.
         UsageError: An address is named twice; or ``socket_mode``, ``socket_group`` or an
             environment variable of socket activation is wrong.
         ListenError: nitrohb cannot listen on an address. The message says why, and what to do.

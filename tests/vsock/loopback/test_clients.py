@@ -41,9 +41,9 @@ class Client(NamedTuple):
 CLIENTS = {
     "AWS's init, since 6 July 2020": Client("aws", GOES_ON),
     "AWS's init until 15 January 2020": Client("aws-2020-01-15", GOES_ON, waits=False),
-    "AWS's init from 16 January 2020": Client("aws-2020-01-16", GOES_ON, waits=False),
-    "AWS's init from 12 May 2020": Client("aws-2020-05-12", GOES_ON, waits=False),
-    "AWS's init from 2 July 2020": Client("aws-2020-07-02", OTHER_ECHO),
+    "AWS's init, 16 January to 11 May 2020": Client("aws-2020-01-16", GOES_ON, waits=False),
+    "AWS's init, 12 May to 1 July 2020": Client("aws-2020-05-12", GOES_ON, waits=False),
+    "AWS's init, 2 to 5 July 2020": Client("aws-2020-07-02", OTHER_ECHO),
     "an init in Go": Client("go", GOES_ON),
     "an init in Rust": Client("rust", GOES_ON),
     "a service manager in Rust": Client("service-manager", GOES_ON),

@@ -137,7 +137,7 @@ complete -c nitrohb -n '_shtab_nitrohb_using run' -l timeout -x -d 'end the comm
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l eif -xka "(__fish_complete_path (commandline -ct))" -d 'image of the enclave, for --timeout auto'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l memory -x -d 'memory of the enclave, for --timeout auto'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l handshake-timeout -x -d 'time limit for a silent connection (default: 5)'
-complete -c nitrohb -n '_shtab_nitrohb_using run' -l kill-after -x -d 'send SIGKILL after SEC seconds (default: 10)'
+complete -c nitrohb -n '_shtab_nitrohb_using run' -l kill-after -x -d 'seconds from SIGTERM to SIGKILL (default: 10)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l socket-mode -x -d 'permissions, in octal (default: 600)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l socket-group -xka "(__fish_complete_groups)" -d 'group, by name or number (default: yours)'
 complete -c nitrohb -n '_shtab_nitrohb_using run' -l format -xka "text json" -d 'format of events and messages (default: text)'

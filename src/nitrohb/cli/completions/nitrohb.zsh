@@ -102,7 +102,7 @@ _shtab_nitrohb_run_options=(
   "--eif[image of the enclave, for --timeout auto]:PATH:_files"
   "--memory[memory of the enclave, for --timeout auto]:MIB:"
   "--handshake-timeout[time limit for a silent connection (default\: 5)]:SEC:"
-  "--kill-after[send SIGKILL after SEC seconds (default\: 10)]:SEC:"
+  "--kill-after[seconds from SIGTERM to SIGKILL (default\: 10)]:SEC:"
   "--socket-mode[permissions, in octal (default\: 600)]:MODE:"
   "--socket-group[group, by name or number (default\: yours)]:GROUP:_groups"
   "--format[format of events and messages (default\: text)]:format:(text json)"
