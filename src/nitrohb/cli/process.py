@@ -17,7 +17,6 @@ import shlex
 import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Final
 
 import trio
@@ -127,8 +126,12 @@ class Process:
             with self._wait_scope:
                 # In the thread that forked, which is idle now. On a busy machine it could run the
                 # handler so late that Python, as it ends, has none left and prints a traceback.
-                block = partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGCHLD})
-                await trio.to_thread.run_sync(block, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(
+                    signal.pthread_sigmask,
+                    signal.SIG_BLOCK,
+                    {signal.SIGCHLD},
+                    abandon_on_cancel=True,
+                )
                 if await process.wait() == 0:
                     await after_success()
             is_over = True
