@@ -201,7 +201,7 @@ def check_goals(results: Results) -> list[Goal]:
         to_pass("--version: ≤ 3 × python -c pass", 3.0, "version_ms"),
         to_pass("--help: ≤ 3 × python -c pass", 3.0, "help_ms"),
         to_pass("nitrohb wait, heartbeat already there: ≤ 4 × python -c pass", 4.0, "wait_ms"),
-        own("p99 from the echo to a waiter, beside 64 others: ≤ 5 ms", 5, "claim_p99_ms"),
+        own("p99 from the echo to a waiter, among 64 others: ≤ 5 ms", 5, "claim_p99_ms"),
         _goal("listening: ≥ 4 × sooner than trio", sooner, 4, True),
         _rest_goal(results),
     ]

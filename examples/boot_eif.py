@@ -6,9 +6,10 @@ It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The imag
 The device forwards the connection to CID 1 of this machine, and this program listens there. Without
 the module, use --vhost-user: a parent guest answers. The console of the guest is stdout.
 
-Exit codes: 124 at the time limit, 125 if QEMU or the device ends before the heartbeat, 1 or 2 if it
-cannot start, 128 + n after signal n, and otherwise that of the first to end: QEMU or the device.
-With --vhost-user, it sees no heartbeat, so it has no time limit.
+Exit codes: 124 at the time limit, 125 if QEMU or the device ends before the heartbeat, 1 or 2 if
+this program cannot start, 128 + n after signal n, and otherwise the exit code of QEMU or the
+device, whichever ends first. With --vhost-user, this program sees no heartbeat: it has no time
+limit, and never exits with 124 or 125.
 """
 
 import argparse

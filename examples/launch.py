@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import nitrohb
 
-# The handlers only store a signal: an exception just after the start of the VMM would leave it.
+# The handlers only store a signal: an exception from a handler could leave the VMM running.
 signals: list[int] = []
 
 
@@ -61,7 +61,7 @@ def run_vmm(server: nitrohb.ThreadServer, seconds: float, command: list[str]) ->
                 print(f"booted: {beat.address} after {passed:.1f} s", flush=True)
             while vmm.poll() is None and not signals:
                 time.sleep(0.2)
-            if not signals:  # after Ctrl-C, the VMM can end before its signal arrives here
+            if not signals:  # Ctrl-C can end the VMM before SIGINT arrives here
                 time.sleep(0.5)
         finally:
             end(vmm)

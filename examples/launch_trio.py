@@ -18,11 +18,11 @@ import trio
 
 import nitrohb
 
-Wait = Callable[[float], Awaitable[object]]  # for some seconds
+Wait = Callable[[float], Awaitable[object]]  # waits at most that many seconds
 
 
 class Launcher:
-    """Starts VMMs, each with the CID or the address from which its heartbeat will come."""
+    """Starts VMMs, each with the CID or the listen address of its enclave's heartbeat."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -31,7 +31,7 @@ class Launcher:
     async def run(self, vmms: Mapping[int | str, list[str]]) -> int:
         """Run VMMs to their end, and return an exit code."""
         cids = {key for key in vmms if isinstance(key, int)}
-        address = "vsock::9000" if cids else "none"  # launch() adds the others
+        address = "vsock::9000" if cids else "none"  # launch() adds the other addresses
         allowed = cids if len(cids) == len(vmms) else None
         serve = partial(nitrohb.serve_heartbeat, address, keep=True, allow_cids=allowed)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -54,7 +54,7 @@ class Launcher:
 
     @contextmanager
     def reporting(self, *who: int | str) -> Generator[None]:
-        """Print errors, so that the other enclaves go on."""
+        """Print errors instead of raising them, so that the other enclaves go on."""
         try:
             yield
         except* (nitrohb.NitrohbError, OSError) as group:  # a nursery raises groups
@@ -92,7 +92,7 @@ class Launcher:
 
     async def watch(self, vmm: trio.Process, waiting: trio.CancelScope) -> None:
         await vmm.wait()
-        # After Ctrl-C, the VMM can end first. Then the signal cancels this sleep.
+        # Ctrl-C can end the VMM before SIGINT arrives here, and cancels this sleep.
         await trio.sleep(0.5)
         waiting.cancel()
 

@@ -97,8 +97,8 @@ async def answer_heartbeat(
         any_byte: Accept and echo any byte, as QEMU's device does.
 
     Returns:
-        Whether the echo was sent. False if the peer had closed the connection; its heartbeat
-        counts.
+        Whether the echo was sent. False if the peer sent its heartbeat, and then closed the
+        connection.
 
     Raises:
         PeerClosedError: The stream ended without a byte.

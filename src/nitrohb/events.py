@@ -142,8 +142,8 @@ class Heartbeat(_PeerEvent):
 
     Attributes:
         byte: The byte, 0 to 255. It is 0xB7, unless the server accepts any byte.
-        listening_seconds: Seconds since the address began to listen. To create a lost socket file
-            again does not reset it.
+        listening_seconds: Seconds since the address began to listen, even if its socket file was
+            lost and created again since.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
         echoed: Whether the echo was sent. False if the enclave disconnected, or did not take the
             echo in time.

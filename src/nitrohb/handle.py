@@ -176,8 +176,8 @@ class HeartbeatServer:
 
         The arguments of ``serve_heartbeat()`` apply, such as ``allow_cids`` and ``keep``. Peers can
         connect when this returns. You can listen again on a one-shot address that has answered.
-        Then a time-out no longer lists its earlier connections. A one-shot server ends when all its
-        addresses have answered: add another one before that, or use ``keep=True``.
+        Then a time-out no longer lists the earlier connections of this address. A one-shot server
+        ends when all its addresses have answered: add one before that, or use ``keep=True``.
 
         Args:
             listen: An address (text or object), a listening socket, or a ``Listener``. If the
@@ -210,7 +210,7 @@ class HeartbeatServer:
             address: One of ``addresses``.
 
         Raises:
-            UsageError: The server does not listen on this address.
+            UsageError: The address is not one of ``addresses``.
         """
         if where := self._known_address(address):
             self._acceptors.remove(where)
@@ -252,10 +252,10 @@ class HeartbeatServer:
 
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
-                of ``address``, or of each address: all that are pending, and per address the last
-                16 that ended. It omits those that ended more than ``max_age`` seconds before the
-                call, except heartbeats.
-            UsageError: The server does not listen on this address, no peer can have this CID, or an
+                of ``address`` (None: of every address): all that are pending, and of the last 16
+                that ended per address, those with a heartbeat, and those that ended at most
+                ``max_age`` seconds before the call.
+            UsageError: The address is not one of ``addresses``, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has
                 ended, or has no address that could receive it.
@@ -287,8 +287,8 @@ class HeartbeatServer:
             address: One of ``addresses``. Default: all of them.
 
         Raises:
-            UsageError: The server does not listen on this address, or one of the addresses is
-                closed, because it is one-shot and has answered. Then nothing changes.
+            UsageError: The address is not one of ``addresses``, or an address to rearm is closed,
+                because it is one-shot and has answered. Then nothing changes.
         """
         where = self._known_address(address)
         acceptors = self._acceptors.of(where)

@@ -215,11 +215,10 @@ OPTIONS: Final = {
         "time-out, nitrohb ends the command and all processes that it started. It passes\n"
         "other signals on. If the command exits with 0, nitrohb still waits for the\n"
         "heartbeat: the VMM might run in the background.\n\n"
-        "exit codes: that of the command, or 128 + n if signal n ended it; or\n"
+        "exit codes: that of CMD, or 128 + n if signal n ended CMD; or\n"
         "  1 failed, 2 usage, 124 no heartbeat in time on an address,\n"
-        "  125 without --keep: it failed before every ADDR had a heartbeat,\n"
-        "  126 it cannot be started,"
-        " 127 it does not exist\n\n"
+        "  125 without --keep: CMD failed before every ADDR had a heartbeat,\n"
+        "  126 CMD cannot be started, 127 CMD does not exist\n\n"
         f"{_ADDRESSES}{_TO_LISTEN}{_REPEAT}",
         _run_options(),
         usage="nitrohb run [options] -- CMD [ARG ...]",
@@ -248,7 +247,7 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb listen hybrid:/run/vm4/v.sock:9000      before you launch that VM\n"
         "  nitrohb listen vsock::9001 --api unix:api.sock  on another server\n\n"
-        "After exit code 0, the address accepts connections. Paths must be absolute.\n"
+        "After exit code 0, ADDR accepts connections. A path in ADDR must be absolute.\n"
         "The interface of the server must be on a Unix socket.\n\n"
         f"{_ADDRESSES}\n{_EXIT_CODES}",
         {"": [_option("address ADDR", "address to add"), _API]},
