@@ -236,8 +236,8 @@ def parse_address(text: str) -> Address:
     """Return the address that a text names, for example ``"vsock::9000"``.
 
     Args:
-        text: The address, ``vsock:[CID]:PORT``, ``unix:PATH``, ``hybrid:PATH:PORT``, ``fd:N`` or
-            ``fd:NAME``.
+        text: The address: ``vsock:CID:PORT``, ``vsock::PORT``, ``unix:PATH``,
+            ``hybrid:PATH:PORT``, ``fd:N`` or ``fd:NAME``.
 
     Returns:
         The address. ``str()`` of it is ``text``.

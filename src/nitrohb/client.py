@@ -42,7 +42,7 @@ DEFAULT_PARENT: Final = VsockAddress(PARENT_CID, HEARTBEAT_PORT)
 async def send_heartbeat(
     address: str | Address = DEFAULT_PARENT, *, timeout: float | None = 5.0
 ) -> float:
-    """Send a heartbeat as an enclave does, wait for the echo, and return how long that took.
+    """Send a heartbeat as an enclave does, wait for the echo, and return how long it all took.
 
     It connects, writes 0xB7, reads one byte, and closes. (Source: init.c in
     aws-nitro-enclaves-sdk-bootstrap, which connects to CID 3, port 9000.) It runs under trio and
@@ -55,7 +55,7 @@ async def send_heartbeat(
             gives up an AF_VSOCK connect after 2 s anyway.
 
     Returns:
-        The seconds from the connect to the echo.
+        The seconds from the start of the connect to the echo.
 
     Raises:
         AddressError: The address is malformed.

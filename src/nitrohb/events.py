@@ -188,9 +188,9 @@ class Disconnected(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted(_PeerEvent):
-    """The server closed a pending connection to make room for another one.
+    """The server closed a pending (silent) connection to make room for another one.
 
-    Its peer had the most pending connections, and this was the oldest of them.
+    It was the oldest pending connection of the peer that had the most.
     """
 
     name = "evicted"

@@ -176,8 +176,8 @@ class HeartbeatServer:
 
         The arguments of ``serve_heartbeat()`` apply, such as ``allow_cids`` and ``keep``. Peers can
         connect when this returns. You can listen again on a one-shot address that has answered.
-        Then a time-out no longer lists the earlier connections of this address. A one-shot server
-        ends when all its addresses have answered: add one before that, or use ``keep=True``.
+        ``HeartbeatTimeoutError.instead`` then omits its earlier connections. A one-shot server ends
+        when all its addresses have answered: add one before that, or use ``keep=True``.
 
         Args:
             listen: An address (text or object), a listening socket, or a ``Listener``. If the
@@ -253,8 +253,8 @@ class HeartbeatServer:
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
                 of ``address`` (None: of every address): all that are pending, and of the last 16
-                that ended per address, those with a heartbeat, and those that ended at most
-                ``max_age`` seconds before the call.
+                per address that ended, those with a heartbeat, and those that ended during the call
+                or in the ``max_age`` seconds before the call.
             UsageError: The address is not one of ``addresses``, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has

@@ -84,7 +84,7 @@ async def serve_heartbeat(
             ``allow_cids``, too. ``socket_mode`` and ``socket_group`` determine whether these users
             can connect.
         any_byte: Accept and echo any first byte, as QEMU's device does.
-        handshake_timeout: Seconds that a connection may be pending, without sending a byte.
+        handshake_timeout: Seconds that a connection may be pending: it has sent no byte.
         max_pending: The maximum number of pending connections, on all addresses together. Each
             takes about 4 KiB. If there are too many, or descriptors or memory run out,
             the peer with the most pending connections loses its oldest one (``Evicted``). A peer is

@@ -80,9 +80,9 @@ class ThreadServer:
             NoHeartbeatError: As in ``HeartbeatServer.wait_heartbeat()``. If the server failed,
                 ``__cause__`` is its error.
 
-        **Cancellation.** A call that ``KeyboardInterrupt`` interrupts claims nothing. But if the
-        call is about to return a heartbeat, that heartbeat is lost. A cancelled
-        ``asyncio.to_thread()`` keeps waiting, and claims: give it a ``timeout``.
+        **Cancellation.** If ``KeyboardInterrupt`` interrupts a call, the call claims nothing,
+        unless it already has a heartbeat: that heartbeat is lost. If you cancel
+        ``asyncio.to_thread()``, the call still waits, and claims: so pass it a ``timeout``.
         """
         wait = partial(
             self._server.wait_heartbeat, cid=cid, address=address, max_age=max_age, timeout=timeout
@@ -159,7 +159,7 @@ def serve_in_thread(
         allow_cids: On AF_VSOCK, answer only these CIDs.
         allow_uids: On Unix sockets, answer only these numeric user IDs.
         any_byte: Accept and echo any first byte.
-        handshake_timeout: Seconds that a connection may be pending, without sending a byte.
+        handshake_timeout: Seconds that a connection may be pending: it has sent no byte.
         max_pending: The maximum number of pending connections.
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files.

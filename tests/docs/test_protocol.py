@@ -9,7 +9,7 @@ from .examples import ROOT
 
 READ = {
     "the heartbeat (0xB7)": (HEARTBEAT, False),
-    "the heartbeat, if a one-shot address has answered before": (HEARTBEAT, True),
+    "the heartbeat, after a one-shot address (no `--keep`) has answered": (HEARTBEAT, True),
     "another byte": (b"\n", False),
     "the end of the stream": (b"", False),
 }

@@ -23,8 +23,8 @@ TIMED_OUT: Final = 124  # as timeout(1)
 ``run`` then ended its command."""
 
 TOO_EARLY: Final = 125
-"""Only ``run`` without ``--keep``: the command failed before every address had a heartbeat. If
-nitrohb got a signal, the exit code is that of the command instead."""
+"""Only ``run`` without ``--keep``: the command failed before every address had a heartbeat, and
+nitrohb got no signal."""
 
 NOT_STARTED: Final = 126  # as env(1)
 """Only ``run``: the command cannot be started."""

@@ -59,7 +59,7 @@ _FORMATS: Final = ("text", "json")
 
 _LISTEN: Final = _option(
     "-l --listen ADDR",
-    "listen here (default: systemd's, or vsock::9000) *",
+    "address (default: from systemd, or vsock::9000) *",
     type=values.listen,
     action="append",
 )
@@ -212,8 +212,8 @@ OPTIONS: Final = {
         "  nitrohb run --timeout auto --eif x.eif --memory 4096 -- ./launch x.eif\n"
         "  nitrohb run --keep --format json --events events -- ./launch-many\n\n"
         "The command finds the addresses in NITROHB_LISTEN, one per line. On SIGTERM or a\n"
-        "time-out, nitrohb ends the command and all processes that it started. It passes\n"
-        "other signals on. If the command exits with 0, nitrohb still waits for the\n"
+        "time-out, nitrohb ends the command and its descendants. It passes other signals\n"
+        "on to the command. If the command exits with 0, nitrohb still waits for the\n"
         "heartbeat: the VMM might run in the background.\n\n"
         "exit codes: that of CMD, or 128 + n if signal n ended CMD; or\n"
         "  1 failed, 2 usage, 124 no heartbeat in time on an address,\n"
@@ -247,7 +247,7 @@ OPTIONS: Final = {
         "examples:\n"
         "  nitrohb listen hybrid:/run/vm4/v.sock:9000      before you launch that VM\n"
         "  nitrohb listen vsock::9001 --api unix:api.sock  on another server\n\n"
-        "After exit code 0, ADDR accepts connections. A path in ADDR must be absolute.\n"
+        "After exit code 0, the address accepts connections. Its path must be absolute.\n"
         "The interface of the server must be on a Unix socket.\n\n"
         f"{_ADDRESSES}\n{_EXIT_CODES}",
         {"": [_option("address ADDR", "address to add"), _API]},

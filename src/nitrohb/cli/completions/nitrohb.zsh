@@ -26,7 +26,7 @@ _shtab_nitrohb_commands() {
 _shtab_nitrohb_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "(- : *)--version[show program\'s version number and exit]"
-  "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "*"{-l,--listen}"[address (default\: from systemd, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--keep[keep listening (default\: one heartbeat per ADDR)]"
   "*--allow-cid[answer only this CID, on vsock (default\: any) \*]:CID:"
   "*--allow-uid[answer only this user, on Unix sockets \*]:USER:_users"
@@ -70,7 +70,7 @@ _shtab_nitrohb_demo_defaults_added=0
 
 _shtab_nitrohb_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "*"{-l,--listen}"[address (default\: from systemd, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--for[kind of enclave (default\: any)]:for:(nitro qemu firecracker cloud-hypervisor)"
   "--max-pending[check that serve can hold N silent connections (default\: 1024)]:N:"
   "--format[output format (default\: text)]:format:(text json)"
@@ -92,7 +92,7 @@ _shtab_nitrohb_listen_defaults_added=0
 
 _shtab_nitrohb_run_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "*"{-l,--listen}"[address (default\: from systemd, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--keep[keep listening (default\: one heartbeat per ADDR)]"
   "*--allow-cid[answer only this CID, on vsock (default\: any) \*]:CID:"
   "*--allow-uid[answer only this user, on Unix sockets \*]:USER:_users"
@@ -129,7 +129,7 @@ _shtab_nitrohb_send_defaults_added=0
 
 _shtab_nitrohb_serve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*"{-l,--listen}"[listen here (default\: systemd\'s, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
+  "*"{-l,--listen}"[address (default\: from systemd, or vsock\:\:9000) \*]:ADDR:_nitrohb_address"
   "--keep[keep listening (default\: one heartbeat per ADDR)]"
   "*--allow-cid[answer only this CID, on vsock (default\: any) \*]:CID:"
   "*--allow-uid[answer only this user, on Unix sockets \*]:USER:_users"
