@@ -3,8 +3,9 @@
 """Boot an enclave image file (EIF) on this machine, and answer its heartbeat.
 
 It needs QEMU, vhost-device-vsock and the kernel module vsock_loopback. The image connects to CID 3.
-The device forwards the connection to CID 1 of this machine, and this program listens there. Without
-the module, use --vhost-user: a parent guest answers. The console of the guest is stdout.
+The device, vhost-device-vsock, forwards this to CID 1 of this machine, and this program listens
+there. Without the module, use --vhost-user: a parent guest answers. The console of the guest is
+stdout.
 
 Exit codes: 124 at the time limit, 125 if QEMU or the device ends before the heartbeat, 1 or 2 if
 this program cannot start, 128 + n after signal n, and otherwise the exit code of QEMU or the

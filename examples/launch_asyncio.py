@@ -52,7 +52,7 @@ async def run_vmm(wait: Wait, seconds: float, command: list[str]) -> int:
         passed = time.monotonic() - started
         print(f"booted: {beat.address} after {passed:.1f} s", flush=True)
         status = await vmm.wait()
-        # Ctrl-C can end the VMM before SIGINT arrives here, and cancels this sleep.
+        # Ctrl-C can end the VMM before SIGINT arrives here and cancels this sleep.
         await asyncio.sleep(0.5)
         return status if status >= 0 else 128 - status
     finally:

@@ -92,7 +92,7 @@ class Launcher:
 
     async def watch(self, vmm: trio.Process, waiting: trio.CancelScope) -> None:
         await vmm.wait()
-        # Ctrl-C can end the VMM before SIGINT arrives here, and cancels this sleep.
+        # Ctrl-C can end the VMM before SIGINT arrives here and cancels this sleep.
         await trio.sleep(0.5)
         waiting.cancel()
 

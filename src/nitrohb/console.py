@@ -111,7 +111,8 @@ class Console:
         r"""Return at most the last 200 lines, each cut off after 1024 bytes, and safe to print.
 
         The guest controls the content. Escapes such as ``\x1b`` replace what could harm a terminal.
-        Call this in the thread of ``run()``, because it also reads what has just arrived.
+        Call ``tail()`` in the thread of ``run()``, because ``tail()`` also reads what has just
+        arrived.
         """
         self._receive()
         return self._tail.lines()

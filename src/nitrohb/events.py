@@ -142,8 +142,8 @@ class Heartbeat(_PeerEvent):
 
     Attributes:
         byte: The byte, 0 to 255. It is 0xB7, unless the server accepts any byte.
-        listening_seconds: Seconds since the address began to listen, even if its socket file was
-            lost and created again since.
+        listening_seconds: Seconds from the start of listening to the end of the echo. If a lost
+            socket file is created again, the start does not change.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
         echoed: Whether the echo was sent. False if the enclave disconnected, or did not take the
             echo in time.
@@ -158,7 +158,7 @@ class Heartbeat(_PeerEvent):
 
     @property
     def outcome(self) -> str:
-        """What a time-out message says about a heartbeat that was not returned."""
+        """What a time-out message says about a heartbeat that the caller did not get."""
         sender = "" if self.cid is None else f" as CID {self.cid}"
         why = "was already claimed or dropped, is too old, or came from another CID"
         return f"sent a heartbeat{sender} that {why}"
@@ -190,7 +190,7 @@ class Disconnected(_PeerEvent):
 class Evicted(_PeerEvent):
     """The server closed a pending (silent) connection to make room for another one.
 
-    It was the oldest pending connection of the peer that had the most.
+    It was the oldest one of the peer with the most pending connections.
     """
 
     name = "evicted"

@@ -252,9 +252,9 @@ class HeartbeatServer:
 
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
-                of ``address`` (None: of every address): all that are pending, and of the last 16
-                per address that ended, those with a heartbeat, and those that ended during the call
-                or in the ``max_age`` seconds before the call.
+                of ``address`` (None: of every address): all pending ones, and among the last 16
+                ended connections of each address, those with a heartbeat, and those that ended
+                during the call or in the ``max_age`` seconds before the call.
             UsageError: The address is not one of ``addresses``, no peer can have this CID, or an
                 argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has

@@ -65,6 +65,13 @@ def test_its_constants_are_those_of_the_code() -> None:
         assert [*response["content"]] == [MEDIA_TYPE]
 
 
+def test_every_request_can_come_from_elsewhere_or_meet_a_bug() -> None:
+    for item in DOCUMENT["paths"].values():
+        for operation in item.values():
+            if "responses" in operation:
+                assert {"403", "421", "500"} <= operation["responses"].keys()
+
+
 async def test_its_paths_exist() -> None:
     async with client_of(create_app(ServerState([]))) as client:
         for path, item in DOCUMENT["paths"].items():

@@ -255,8 +255,8 @@ OPTIONS: Final = {
     "unlisten": _command(
         "example:\n"
         "  nitrohb unlisten hybrid:/run/vm4/v.sock:9000    after that VM has ended\n\n"
-        "After exit code 0, the address is closed, a socket file that nitrohb created is\n"
-        "removed, and each wait for it has failed. Write the address as serve printed it.\n\n"
+        "After exit code 0, the address is closed, each wait for it has failed, and a socket\n"
+        "file that nitrohb created is removed. Write the address as serve printed it.\n\n"
         f"{_EXIT_CODES}",
         {"": [_option("address ADDR", "address to remove"), _API]},
     ),
