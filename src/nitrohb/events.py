@@ -87,7 +87,7 @@ class _Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(_Event):
-    """Peers can connect to the address from now on."""
+    """Peers can connect to the address."""
 
     name = "listening"
 
@@ -142,8 +142,8 @@ class Heartbeat(_PeerEvent):
 
     Attributes:
         byte: The byte, 0 to 255. It is 0xB7, unless the server accepts any byte.
-        listening_seconds: Seconds from the start of listening to the end of the echo. If a lost
-            socket file is created again, the start does not change.
+        listening_seconds: Seconds from the first ``Listening`` of the address to the end of the
+            echo.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
         echoed: Whether the echo was sent. False if the enclave disconnected, or did not take the
             echo in time.

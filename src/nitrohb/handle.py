@@ -255,8 +255,8 @@ class HeartbeatServer:
                 of ``address`` (None: of every address): all pending ones, and among the last 16
                 ended connections of each address, those with a heartbeat, and those that ended
                 during the call or in the ``max_age`` seconds before the call.
-            UsageError: The address is not one of ``addresses``, no peer can have this CID, or an
-                argument is wrong.
+            UsageError: The address is not one of ``addresses``, the server never answers this CID,
+                or an argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has
                 ended, or has no address that could receive it.
 

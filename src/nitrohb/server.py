@@ -64,8 +64,8 @@ async def serve_heartbeat(
     same byte. (Source: init.c in aws-nitro-enclaves-sdk-bootstrap.) Each address answers one
     heartbeat and closes, as QEMU's device does (hw/nitro/heartbeat.c in QEMU), unless ``keep`` is
     true. A connection that sends another byte, or none, is closed, and the address keeps listening.
-    Connections do not wait for one another. If another process deletes or replaces a socket file,
-    the server creates it again as soon as it can (``Lost``).
+    Connections do not wait for one another. If another process deletes or replaces a socket file
+    that the server created, the server creates it again as soon as it can (``Lost``).
 
     To listen before the enclave starts, use ``await nursery.start(serve_heartbeat, ...)``. It
     returns a ``HeartbeatServer``, which claims heartbeats, and adds and removes addresses.

@@ -8,7 +8,7 @@ from nitrohb.protocol import HEARTBEAT, Latch, ParentHandshake, State
 from .examples import ROOT
 
 READ = {
-    "the heartbeat (0xB7)": (HEARTBEAT, False),
+    "the heartbeat (0xB7; with `--any-byte`, any byte)": (HEARTBEAT, False),
     "the heartbeat, after a one-shot address (no `--keep`) has answered": (HEARTBEAT, True),
     "another byte": (b"\n", False),
     "the end of the stream": (b"", False),

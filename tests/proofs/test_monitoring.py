@@ -134,14 +134,11 @@ def watched(directory: Path, *options: str) -> Generator[tuple[Server, Path, Pro
     """
     path = directory / "hb"
     with serving(path, options=options) as server:
-        pod = {
-            "__meta_kubernetes_pod_annotation_prometheus_io_scrape": "true",
-            "__meta_kubernetes_pod_annotation_prometheus_io_port": str(server.port),
-            "__meta_kubernetes_pod_ip": "127.0.0.1",
-            "__meta_kubernetes_pod_node_name": "parent-1",
-        }
-        other = {**pod, "__meta_kubernetes_pod_annotation_prometheus_io_scrape": "false"}
-        found = [{"targets": [f"pod:{port}"], "labels": of} for port, of in ((1, pod), (2, other))]
+        name, node = (f"__meta_kubernetes_pod_{of}" for of in ("container_port_name", "node_name"))
+        found = [
+            {"targets": [f"127.0.0.1:{port}"], "labels": {name: of, node: "parent-1"}}
+            for port, of in ((server.port, "api"), (1, "other"))
+        ]
         (directory / "pods.json").write_text(json.dumps(found))
         config = yaml.safe_load((DEPLOY / "prometheus/kubernetes.yml").read_text())
         assert config["scrape_configs"][0].pop("kubernetes_sd_configs")

@@ -262,6 +262,6 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    _log.error("%s %s", request.method, request.url.path, exc_info=error)
+    _log.error("nitrohb: %s %s", request.method, request.url.path, exc_info=error)
     detail = "nitrohb has a bug\nPlease report it, with the traceback on stderr of the server."
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()

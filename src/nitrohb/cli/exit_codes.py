@@ -12,7 +12,7 @@ DONE: Final = 0
 """Done."""
 
 FAILED: Final = 1
-"""Failed: stderr says what failed, why, and what to do. ``run`` then ended its command, or never
+"""Failed: a message says what failed, why, and what to do. ``run`` then ended its command, or never
 started it."""
 
 USAGE: Final = 2

@@ -67,8 +67,8 @@ def open_listeners(
 
     Raises:
         AddressError: A text is not an address, or a port of AF_VSOCK is 4294967295.
-        UsageError: An address is named twice; or ``socket_mode``, ``socket_group`` or an
-            environment variable of socket activation is wrong.
+        UsageError: Two addresses exclude each other, or are the same; or ``socket_mode``,
+            ``socket_group`` or an environment variable of socket activation is wrong.
         ListenError: nitrohb cannot listen on an address. The message says why, and what to do.
     """
     targets = list(listen)
