@@ -38,6 +38,11 @@ def test_there_is_one_for_each_endpoint_that_curl_is_for() -> None:
     assert {match[1] for match in shown if match} >= {*calls} - {"/healthz"}
 
 
+def test_they_fit_the_service_of_systemd_which_can_create_sockets_only_in_one_directory() -> None:
+    paths = re.findall(r"/run/[^\s\"]+", " ".join(EXAMPLES))
+    assert {path.rpartition("/")[0] for path in paths} == {"/run/nitrohb"}
+
+
 def test_each_works(tmp_path: Path) -> None:
     assert shutil.which("curl"), "these examples need curl: apt-get install curl"
     vm, api = tmp_path / "vm", tmp_path / "api.sock"
