@@ -252,9 +252,9 @@ class HeartbeatServer:
 
         Raises:
             HeartbeatTimeoutError: No heartbeat arrived in time. Its ``instead`` lists connections
-                of ``address`` (None: of every address): all pending ones, and some of the last 16
-                that have ended on each address. Listed are those with a heartbeat, and all others
-                that ended during the call or in the ``max_age`` seconds before the call.
+                of ``address`` (None: of every address): the pending ones, and per address the
+                last 16 that have ended. A connection without a heartbeat is left out if it ended
+                more than ``max_age`` seconds before the call.
             UsageError: The address is not one of ``addresses``, the server never answers this CID,
                 or an argument is wrong.
             NoHeartbeatError: No heartbeat is left to claim, and none can arrive: the server has
