@@ -129,7 +129,11 @@ _VSOCK_CONNECT: Final = _VSOCK | {
         "Start the listener on that machine first: nitrohb serve -l vsock::{port}",
     ),
     errno.ENODEV: ("CID {cid} cannot be reached from here", _CHECK_CID),
-    errno.ETIMEDOUT: ("CID {cid} does not answer", _CHECK_CID),
+    errno.ETIMEDOUT: (
+        "CID {cid} does not answer",
+        "Check that a server listens there: some VMMs drop a connection that nobody takes."
+        f" {_CHECK_CID}",
+    ),
 }
 
 # If the loopback is loaded, it resets the connection. If not, the kernel asks the hypervisor.

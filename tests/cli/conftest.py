@@ -25,8 +25,10 @@ SIGNALS = (
 
 
 @pytest.fixture(autouse=True)
-def _this_process_as_it_was() -> Iterator[None]:
+def _this_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what main() leaves set in this process: signal handlers and the subreaper."""
+    # Here trio's threads outlive a command: the next one would inherit the signals that they block.
+    monkeypatch.setattr(signal, "valid_signals", tuple)
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGCHLD)}
     yield
     for number in SIGNALS:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import SIGNALS
 from .process import (
     HEARTBEAT,
     NITROHB,
@@ -233,21 +234,24 @@ def test_command_that_a_signal_ends_leaves_no_process(
     assert not sock.exists()
 
 
-def test_only_the_main_thread_and_the_command_get_sigchld(sock: Path) -> None:
-    """Another thread could run its handler after Python has removed all handlers."""
+def test_only_the_main_thread_and_the_command_get_signals(sock: Path) -> None:
+    """Another thread could run a handler after Python has removed all handlers."""
 
-    def blocks_it(status: str) -> bool:
+    def blocked(status: str) -> int:
         (mask,) = re.findall(r"^SigBlk:\t(\w+)$", status, re.MULTILINE)
-        return bool(int(mask, 16) & 1 << signal.SIGCHLD - 1)
+        return int(mask, 16) & all_of_them
+
+    handled = (*SIGNALS, signal.SIGCHLD)
+    all_of_them = sum(1 << number - 1 for number in handled)
 
     shell = "grep ^SigBlk: /proc/self/status; exec tail -f /dev/null"
     with running(sock, "--quiet", shell=shell) as script:
-        assert not blocks_it(script.line())
+        assert not blocked(script.line())
         main = script.popen.pid
         tasks = Path(f"/proc/{main}/task")
-        assert not blocks_it((tasks / str(main) / "status").read_text())
+        assert not blocked((tasks / str(main) / "status").read_text())
         # trio keeps the thread that forked for some seconds.
-        wait_for(lambda: any(blocks_it(it.read_text()) for it in tasks.glob("*/status")))
+        wait_for(lambda: all_of_them in [blocked(it.read_text()) for it in tasks.glob("*/status")])
         send(script, "TERM")
         assert end(script) == (143, "", "")
 

@@ -124,12 +124,12 @@ class Process:
         was_killed = is_over = False
         try:
             with self._wait_scope:
-                # In the thread that forked, which is idle now. On a busy machine it could run the
+                # In the thread that forked, which is idle now. On a busy machine it could run a
                 # handler so late that Python, as it ends, has none left and prints a traceback.
                 await trio.to_thread.run_sync(
                     signal.pthread_sigmask,
                     signal.SIG_BLOCK,
-                    {signal.SIGCHLD},
+                    signal.valid_signals(),
                     abandon_on_cancel=True,
                 )
                 if await process.wait() == 0:

@@ -109,7 +109,9 @@ class Signals:
 
     def _finish(self) -> None:
         if self._passes_on:
-            # Blocking would affect this thread only, and trio can have others.
+            # Python would print a traceback for a signal that arrives during the change of its
+            # handler. Blocking alone is not enough: it affects this thread only.
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
             for number in self._handled:
                 signal.signal(number, signal.SIG_IGN)
         self._deliver = None
