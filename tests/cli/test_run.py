@@ -236,13 +236,11 @@ def test_command_that_a_signal_ends_leaves_no_process(
 
 def test_only_the_main_thread_and_the_command_get_signals(sock: Path) -> None:
     """Another thread could run a handler after Python has removed all handlers."""
+    all_of_them = sum(1 << number - 1 for number in (*SIGNALS, signal.SIGCHLD))
 
     def blocked(status: str) -> int:
         (mask,) = re.findall(r"^SigBlk:\t(\w+)$", status, re.MULTILINE)
         return int(mask, 16) & all_of_them
-
-    handled = (*SIGNALS, signal.SIGCHLD)
-    all_of_them = sum(1 << number - 1 for number in handled)
 
     shell = "grep ^SigBlk: /proc/self/status; exec tail -f /dev/null"
     with running(sock, "--quiet", shell=shell) as script:

@@ -6,9 +6,9 @@ or be in a callback whose exceptions are lost. Instead, the handler cancels the 
 command, or stores the signal until there is a scope. The first signal blocks all later ones, which
 could otherwise replace the exit code by a traceback.
 
-``run`` is not cancelled: it passes signals on to its process. It does not block them, because a new
-process would inherit the blocked signals. Every command handles SIGINT, SIGTERM and SIGHUP; only
-``run`` handles SIGQUIT, SIGUSR1 and SIGUSR2.
+``run`` is not cancelled: it passes signals on to its process. It blocks them only at its end,
+because a new process would inherit the blocked signals. Every command handles SIGINT, SIGTERM and
+SIGHUP; only ``run`` handles SIGQUIT, SIGUSR1 and SIGUSR2.
 """
 
 from __future__ import annotations
