@@ -2,14 +2,14 @@
 """Runs the examples of a page, from top to bottom, as its reader would.
 
 ``sh`` is run by bash and ``python`` by Python, all of one page in one directory and one namespace.
-A ``text`` or ``json`` block after it is what it prints. A comment right before a block says more::
+A ``text`` or ``json`` block after it is what it prints. Words after the language, which no reader
+of the page sees, say more::
 
-    <!-- in another terminal -->           goes on while the next blocks run
-    <!-- in another terminal, until the end of the page -->  and nothing shows what it prints
-    <!-- the other terminal shows -->      all that it has printed, when it has ended
-    <!-- the other terminal shows, after Ctrl-C -->
-    <!-- exit code 124 -->                 how the command ends
-    <!-- run by tests/x.py::test_name -->  not every machine can run it; that test does
+    ```sh in another terminal               goes on while the next blocks run
+    ```sh in another terminal, until the end of the page  and nothing shows what it prints
+    ```text the other terminal shows        all that it has printed, when it has ended
+    ```sh exit code 124                     how the command ends
+    ```sh run by tests/x.py::test_name      not every machine can run it; that test does
 
 A block that is neither run nor compared is an error: nobody would notice when it is wrong. Other
 tests check what is generated: test_generated.py compares it, test_docstrings.py runs its examples.
@@ -21,14 +21,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from tests.cli.process import PATIENCE, wait_for
 
@@ -43,7 +41,7 @@ _OUTPUT: Final = ("text", "json")
 _ELSEWHERE: Final = "run by "
 _BEGINS: Final = "in another terminal"
 _STAYS: Final = f"{_BEGINS}, until the end of the page"
-_ENDS: Final = {"the other terminal shows": False, "the other terminal shows, after Ctrl-C": True}
+_ENDS: Final = "the other terminal shows"
 _EXIT_CODE: Final = "exit code "
 _GENERATED: Final = re.compile(r"^<!-- generated: .*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
@@ -75,28 +73,22 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """All blocks of code in a page, as MyST finds them too; but no directives."""
+    """All blocks of code in a page."""
     written = _GENERATED.sub(lambda found: "\n" * found[0].count("\n"), text)
-    return list(_find(MarkdownIt("commonmark").parse(written)))
+    found: list[Block] = []
+    for token in MarkdownIt("commonmark").parse(written):
+        if token.type in ("fence", "code_block"):
+            assert token.map is not None
+            kind, _, remark = (token.info.strip() or "indented").partition(" ")
+            found.append(Block(kind, token.content, remark, token.map[0] + 1))
+    return found
 
 
 def example(page: str, test: str) -> str:
-    """The block of a page that a test runs, named as in its comment: its path, ``::``, its name."""
+    """The block of a page that a test runs, named as in the page: its path, ``::``, its name."""
     found = blocks((ROOT / "docs" / page).read_text())
     (text,) = [block.text for block in found if block.elsewhere == test]
     return text
-
-
-def _find(tokens: list[Token]) -> Iterator[Block]:
-    remark = ""
-    for token in tokens:
-        if token.type in ("fence", "code_block"):
-            assert token.map is not None
-            kind = token.info.strip() if token.type == "fence" else "indented"
-            if not kind.startswith("{") or kind.startswith(("{code", "{sourcecode")):
-                yield Block(kind, token.content, remark, token.map[0] + 1)
-        comment = re.fullmatch(r"<!-- (.*) -->\s*", token.content)
-        remark = comment[1] if token.type == "html_block" and comment else ""
 
 
 def shape(text: str) -> str:
@@ -136,8 +128,8 @@ class _Run:
             self._run_shell(block, where)
         elif block.kind == "python":
             self._run_python(block)
-        elif block.kind in _OUTPUT and block.remark in _ENDS:
-            self._compare(block, self.end_other(where, interrupt=_ENDS[block.remark]), where)
+        elif block.kind in _OUTPUT and block.remark == _ENDS:
+            self._compare(block, self.end_other(where), where)
         elif block.kind in _OUTPUT and self.printed is not None:
             self._compare(block, self.printed, where)
             self.printed = None
@@ -176,7 +168,7 @@ class _Run:
         )
         return process
 
-    def end_other(self, where: str, *, interrupt: bool) -> str:
+    def end_other(self, where: str, *, interrupt: bool = False) -> str:
         assert self.other is not None, f"{where}: there is no other terminal"
         if interrupt:
             os.killpg(self.other.pid, signal.SIGINT)

@@ -151,9 +151,9 @@ def parts() -> Parts:
 
 
 def commands(name: str) -> str:
-    """A block of commands of the page, by the name in the comment before it."""
+    """A block of commands of the page, by its name after ```sh."""
     text = HOW_TO.read_text("utf-8")
-    block = re.compile(rf"^<!-- {re.escape(name)} -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    block = re.compile(rf"^```sh {re.escape(name)}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     (found,) = block.findall(text)
     return str(found)
 

@@ -24,11 +24,11 @@ NOT_FOR_THE_READER = {
 
 def test_every_command_is_run_somewhere() -> None:
     text = HOW_TO.read_text("utf-8")
-    named = set(re.findall(r"^<!-- (.*) -->\n```sh\n", text, re.MULTILINE))
+    named = set(re.findall(r"^```sh (.*)\n", text, re.MULTILINE))
     assert (
         named == RUN_HERE | RUN_FORWARDED | RUN_WITH_AN_IMAGE | RUN_BY_THE_SESSION | IS_THE_READERS
     )
-    assert len(named) == text.count("```sh\n")
+    assert len(named) == text.count("```sh")
 
 
 def test_the_session_installs_what_the_page_installs() -> None:

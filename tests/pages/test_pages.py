@@ -32,10 +32,10 @@ def test_a_wrong_example_is_found(tmp_path: Path) -> None:
         "```sh\necho 180 s\n```\n\n```text\n90 s\n```": "it prints\n180 s",
         "```python\nprint('x')\n```\n\n```text\ny\n```": "it prints\nx",
         "```sh\nfalse\n```": ": 1, ",
-        "<!-- exit code 3 -->\n```sh\nexit 4\n```": ": 4, ",
-        "<!-- whatever -->\n```sh\ntrue\n```": "what is 'whatever'",
-        "<!-- in another terminal -->\n```sh\necho x\n```": "nobody has looked",
-        "<!-- the other terminal shows -->\n```text\nx\n```": "there is no other terminal",
+        "```sh exit code 3\nexit 4\n```": ": 4, ",
+        "```sh whatever\ntrue\n```": "what is 'whatever'",
+        "```sh in another terminal\necho x\n```": "nobody has looked",
+        "```text the other terminal shows\nx\n```": "there is no other terminal",
     }.items():
         page.write_text(example)
         with pytest.raises(AssertionError, match=re.escape(why)):

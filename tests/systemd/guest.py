@@ -137,7 +137,7 @@ def write_drop_in(unit: str, text: str) -> None:
 def block(path: str, language: str, text: str) -> str:
     """The only block of a page in this language that contains this text."""
     with open(path) as file:
-        blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", file.read(), re.DOTALL)
+        blocks: list[str] = re.findall(rf"```{language}\b.*?\n(.*?)```", file.read(), re.DOTALL)
     (found,) = [block for block in blocks if text in block]
     return found
 

@@ -67,7 +67,7 @@ DROP_INS = [
 def test_systemd_understands_the_drop_ins_of_the_page(
     unit: str, beginning: str, mistake: bool, units: Path
 ) -> None:
-    (text,) = re.findall(rf"```ini\n({re.escape(beginning)}.*?)```", PAGE, re.DOTALL)
+    (text,) = re.findall(rf"```ini\b[^\n]*\n({re.escape(beginning)}.*?)```", PAGE, re.DOTALL)
     directory = units / f"{unit}.d"
     directory.mkdir()
     wrong = f"{text.splitlines()[0]}\nNoSuchSetting=1\n"
@@ -100,7 +100,7 @@ def test_a_service_without_a_sandbox_is_found(units: Path) -> None:
 
 
 def test_the_files_that_the_page_names_exist() -> None:
-    (install,) = re.findall(r"```sh\n(cp deploy.*?)```", PAGE, re.DOTALL)
+    (install,) = re.findall(r"```sh\b[^\n]*\n(cp deploy.*?)```", PAGE, re.DOTALL)
     assert "cp deploy/systemd/*.socket deploy/systemd/*.service /etc/systemd/system/" in install
     assert {path.name for path in DEPLOY.glob("*.*") if path.is_file()} == set(UNITS)
     dropins = [str(path.relative_to(DEPLOY)) for path in DEPLOY.glob("*.d/*")]
@@ -119,6 +119,6 @@ def test_the_settings_that_the_page_names_are_in_the_units() -> None:
     assert "SuccessExitStatus=143\n" in once
     assert "Environment=BOOT_SECONDS=180\n" in once
     assert "FileDescriptorName=heartbeat\n" in socket
-    (group,) = re.findall(r"```ini\n(\[Service\]\nGroup=.*?)```", PAGE, re.DOTALL)
+    (group,) = re.findall(r"```ini\b[^\n]*\n(\[Service\]\nGroup=.*?)```", PAGE, re.DOTALL)
     for line in group.replace(" --api-mode 660", "").replace("Group=enclaves\n", "").splitlines():
         assert line in api.splitlines()
