@@ -11,6 +11,12 @@ from pathlib import Path
 from .machines import Program, until
 from .parts import PROJECT, Parts, commands
 
+_CMDLINE = "console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz=2000000 no_timer_check hb_cid=3"
+EIF_BUILD = (
+    *("eif_build", "--kernel", "vmlinuz", "--ramdisk", "enclave.cpio"),
+    *("--output", "guest.eif", "--cmdline", _CMDLINE),
+)
+
 
 class Reader:
     """Runs blocks of the page in a directory that already has the guest."""
@@ -47,6 +53,10 @@ class Reader:
         )
         env = os.environ | {"PATH": f"/usr/bin:{os.environ['PATH']}"}
         subprocess.run(["sh", "-eu", "-c", recipe], cwd=self._directory, env=env, check=True)
+
+    def makes_an_eif(self) -> None:
+        """Make guest.eif with AWS's eif_build, from our kernel and our init."""
+        subprocess.run(EIF_BUILD, cwd=self._directory, env=self._env, check=True)
 
     @contextmanager
     def runs(self, name: str) -> Generator[Program]:

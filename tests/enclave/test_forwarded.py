@@ -35,8 +35,7 @@ def test_the_commands_of_the_how_to(reader: Reader) -> None:
 
 @pytest.mark.skipif(not has_nitro_enclave(), reason="this QEMU has no -M nitro-enclave (9.2 has)")
 def test_an_eif_on_the_machine_of_a_nitro_enclave(reader: Reader) -> None:
-    with reader.runs("eif: make") as make:
-        assert make.ends() == 0
+    reader.makes_an_eif()
     with reader.device("forward: device"), reader.runs("eif: run") as run:
         run.words.await_line("heartbeat .*vsock::9000 .*cid.1\\b")
         run.words.await_line("^init: boot: echoed")
