@@ -185,6 +185,17 @@ def _metrics() -> str:
     return _table(("metric", "type", "labels", "meaning"), rows)
 
 
+def _requests() -> str:
+    """Every request, in the words of the OpenAPI document."""
+    rows = [
+        (f"`{method.upper()} {path}`", f"{it['summary']} {it.get('description', '')}".strip())
+        for path, operations in create_document([])["paths"].items()
+        for method, it in operations.items()
+        if method != "parameters"
+    ]
+    return _table(("request", "what it does"), rows)
+
+
 def _request(method: str, path: str) -> str:
     """The fields of a request, and the statuses that it alone can get."""
     document = create_document([parse_address("vsock::9000")])
@@ -240,6 +251,7 @@ _SECTIONS: Final[dict[str, Callable[..., str]]] = {
     "connection-fields": partial(_fields, Connected, _OF_CONNECTIONS),
     "events": _events,
     "metrics": _metrics,
+    "requests": _requests,
     "request": _request,
     "any-request": _any_request,
     "errors": _errors,
