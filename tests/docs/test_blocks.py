@@ -14,10 +14,7 @@ DOCS: Final = ROOT / "docs"
 # Pages whose blocks have their own tests: tests that name the page. The
 # others are run by tests/pages, which fails at a block that is neither run nor compared.
 OTHERS: Final = {
-    "api.md": {
-        "indented": "tests/pages/test_api.py",
-        "json": "tests/docs/test_schema.py",
-    },
+    "api.md": {"indented": "tests/pages/test_api.py"},
     "how-to/qemu.md": {
         "sh": "tests/enclave/test_how_to.py",
         "text": "tests/docs/test_qemu.py",

@@ -22,8 +22,6 @@ from nitrohb import (
 )
 from nitrohb.cli.report import to_json
 
-from .examples import ROOT, blocks
-
 SCHEMA = create_schema()
 VALIDATOR: Any = jsonschema.Draft202012Validator(
     SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
@@ -98,15 +96,3 @@ def test_wrong_events_do_not_match_it(all_kinds: tuple[Event, ...], data: st.Dat
             assert not VALIDATOR.is_valid(form | {name: value}), name
         for byte in (None, -1, 256, "0xb7") if isinstance(event, Heartbeat) else ():
             assert not VALIDATOR.is_valid(form | {"byte": byte})
-
-
-def test_the_examples_of_the_http_interface_match_it() -> None:
-    shown = [
-        json.loads(block.text)
-        for block in blocks((ROOT / "docs/api.md").read_text())
-        if block.kind == "json"
-    ]
-    assert [event["event"] for event in shown] == ["lost"]
-    for event in shown:
-        VALIDATOR.validate(event)
-        assert list(event) == fields_of(event["event"])

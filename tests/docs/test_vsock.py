@@ -31,10 +31,7 @@ def test_wait_by_cid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 def test_one_server_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    test = f"{HERE}::test_one_server_for_several"
-    program, *args = example("how-to/several-enclaves.md", test).split()
-    assert program == "nitrohb"
-    with started(*args) as server:
+    with started("serve", "--keep", "--api", "unix:api.sock") as server:
         assert " nitro_listening address=vsock::9000 " in server.line()
         assert nitrohb("send", f"vsock:{LOCAL}:9000")[0] == 0
         assert " nitro_connected address=vsock::9000 cid=1 " in server.line()

@@ -12,7 +12,7 @@ RUN_HERE = {
     *("hybrid: device", "hybrid: run"),
     *("siblings: parent", "siblings: device", "siblings: boot", "siblings: enclave"),
 }
-RUN_FORWARDED = {"forward: module", "forward: device", "forward: run"}
+RUN_FORWARDED = {"forward: device", "forward: run"}
 RUN_WITH_AN_IMAGE = {"image: boot", "eif: run"}
 RUN_BY_THE_SESSION = {"install", "guest", "image"}
 IS_THE_READERS = {"environment"}

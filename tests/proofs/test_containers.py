@@ -258,8 +258,7 @@ def test_without_af_vsock_in_the_profile_it_says_why(podman: Podman, tmp_path: P
     profile.write_text(json.dumps(rules))
     done = run(podman, profile)
     assert done.returncode == 1
-    test = "test_without_af_vsock_in_the_profile_it_says_why"
-    assert page(test).strip() in done.stderr.decode()
+    assert b"AF_VSOCK is not permitted here" in done.stderr
     assert b"seccomp" in done.stderr
 
 

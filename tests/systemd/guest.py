@@ -21,7 +21,6 @@ from typing import Any
 PATIENCE = 120.0  # seconds: on a busy machine, Python takes 20 to start in the emulator
 SEND = "nitrohb send --timeout 60"  # the server might have to start first
 PAGE = "/proof/systemd.md"
-EVENTS = "/proof/events.md"
 MONITORING = "/proof/monitoring.md"
 SERVICE = "nitrohb.service"
 ONCE = "nitrohb-once@1.service"
@@ -62,7 +61,7 @@ def collect(facts: Facts) -> None:
 
     facts["wrong byte"] = beat(b"\x00").hex()
     subprocess.run(["journalctl", "--sync"], check=True)
-    facts["warnings"] = page("journalctl -u nitrohb", EVENTS)
+    facts["warnings"] = script("journalctl -u nitrohb -p warning")
 
     facts["before the hang"] = show(SERVICE)
     os.kill(int(facts["before the hang"]["MainPID"]), signal.SIGSTOP)

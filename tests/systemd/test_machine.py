@@ -94,7 +94,6 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         **install(tmp_path_factory.mktemp("install")),
         "/proof/deploy": ROOT / "deploy",
         "/proof/systemd.md": PAGE,
-        "/proof/events.md": ROOT / "docs" / "reference" / "events.md",
         "/proof/monitoring.md": ROOT / "docs" / "how-to" / "monitoring.md",
         "/proof/guest.py": HERE / "guest.py",
         "/etc/systemd/system/proof.service": PROOF,

@@ -37,7 +37,7 @@ class Client(NamedTuple):
     waits: bool = True  # for an answer
 
 
-# By the names in docs/explanation/differences.md, whose table has the events of nitrohb.
+# By the names in docs/explanation/protocol.md, whose table has the events of nitrohb.
 CLIENTS = {
     "AWS's init, since 6 July 2020": Client("aws", GOES_ON),
     "AWS's init until 15 January 2020": Client("aws-2020-01-15", GOES_ON, waits=False),
@@ -51,7 +51,7 @@ CLIENTS = {
     "libkrun's old init": Client("libkrun-old", NO_ARGUMENTS),
     "libkrun's init": Client("libkrun", NO_CONNECTION, waits=False),
 }
-PAGE = (ROOT / "docs/explanation/differences.md").read_text()
+PAGE = (ROOT / "docs/explanation/protocol.md").read_text()
 ROWS = re.findall(r"^\| (.+?) \| .+ \| (.+?) \|$", PAGE.partition("## Each init")[2], re.MULTILINE)
 TABLE: dict[str, str] = dict(ROWS[1:])
 
