@@ -192,7 +192,7 @@ async def test_an_address_that_fails_changes_nothing(tmp_path: Path, a: Path) ->
     async with running(f"unix:{a}", socket_mode=0o620) as server:
         for wrong, error, message in [
             (f"unix:{a}", UsageError, "already"),
-            (f"unix:{tmp_path}/link/a", UsageError, "exclude each other"),
+            (f"unix:{tmp_path}/link/a", UsageError, "cannot listen on both"),
             (f"unix:{later}/x", ListenError, "does not exist"),
             ("vsock::4294967295", UsageError, "the port"),
             ("unix:/run/vms/*", AddressError, "not a pattern"),

@@ -77,7 +77,7 @@ def test_sockets_that_cannot_be_served(sock: Path) -> None:
         with activated(sockets=[server, server]) as script:
             code, out, err = script.end()
         assert (code, out) == (2, "")
-        assert f"unix:{sock} is named twice" in err
+        assert f"unix:{sock}: it is named twice" in err
         here = ("run", "-l", f"fd:{server.detach()}", "--allow-cid", "4", "--", "echo", "started")
         code, out, err = nitrohb_here(*here)
     assert (code, out) == (2, "")

@@ -210,7 +210,7 @@ async def test_a_socket_that_is_named_by_its_number_and_its_name(
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_FDNAMES", "heart")
-    with pytest.raises(UsageError, match="fd:3 is named twice"):
+    with pytest.raises(UsageError, match="fd:3: it is named twice"):
         await examine([InheritedSocket(3), NamedDescriptor("heart")], 1)
 
 
@@ -218,7 +218,7 @@ async def test_contradictions_are_rejected() -> None:
     cases: list[tuple[list[Address], str]] = [
         ([UnixAddress("x")] * 2, "named twice"),
         ([NamedDescriptor("not passed")] * 2, "named twice"),
-        ([VsockAddress(1, 9000), VsockAddress(CID_ANY, 9000)], "exclude each other"),
+        ([VsockAddress(1, 9000), VsockAddress(CID_ANY, 9000)], "cannot listen on both"),
         ([VsockAddress(1, PORT_ANY)], "lets the kernel choose the port"),
     ]
     for addresses, message in cases:

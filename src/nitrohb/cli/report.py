@@ -212,10 +212,9 @@ def explain_timeout(summary: Summary, timeout: float, output: Output) -> None:
 
 def explain_end(summary: Summary, status: int, remedy: str, output: Output) -> None:
     """Print that the command ended too early, and what arrived on each address until then."""
-    why = f"the command ended with status {_status(status)} before a heartbeat"
-    output.print_err(f"nitrohb: {why}\n{remedy}")
+    when = f"before the command ended with status {_status(status)}"
     for address, seen in summary.without_heartbeat():
-        output.print_err(_explain(address, seen, "before that"))
+        output.print_err(f"{_explain(address, seen, when)}\n{remedy}")
 
 
 def _explain(address: Address, seen: str, when: str) -> str:

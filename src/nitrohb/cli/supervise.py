@@ -44,7 +44,7 @@ from .signals import Signals
 if TYPE_CHECKING:
     from .console import GuestConsole
 
-_LOOK: Final = "Look at its output, and at the console of the guest (--console)."
+_LOOK: Final = "Look at the output of the command, and at the console of the guest (--console)."
 _WITHOUT_NITROHB: Final = "Run nitro-cli without nitrohb: it has its own listener on this port."
 
 

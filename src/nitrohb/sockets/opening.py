@@ -192,11 +192,11 @@ def check_distinct(targets: Iterable[Target]) -> None:
         others = seen.setdefault(_conflict_key(address), [])
         for other in others:
             if other == address:
-                raise UsageError(f"{address} is named twice\nName it once.")
+                raise UsageError(f"cannot listen on {address}: it is named twice\nName it once.")
             if not _can_coexist(other, address):
+                why = _explain_conflict(address)
                 raise UsageError(
-                    f"{other} and {address} exclude each other: {_explain_conflict(address)}\n"
-                    "Name one of the two."
+                    f"cannot listen on both {other} and {address}: {why}\nName one of the two."
                 )
         others.append(address)
 
