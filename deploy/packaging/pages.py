@@ -68,7 +68,7 @@ _LISTEN: Final = (
 )
 _CONNECT: Final = (
     ("vsock:3:9000", errno.ECONNRESET, errno.ENODEV, errno.ETIMEDOUT),
-    ("unix:/run/vm4/hb.sock", errno.ENOENT, errno.ECONNREFUSED, errno.EACCES),
+    ("unix:/run/hb.sock", errno.ENOENT, errno.ECONNREFUSED, errno.EACCES),
 )
 
 

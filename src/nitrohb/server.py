@@ -84,7 +84,7 @@ async def serve_heartbeat(
             ``allow_cids``, too. ``socket_mode`` and ``socket_group`` determine whether these users
             can connect.
         any_byte: Accept and echo any first byte, as QEMU's device does.
-        handshake_timeout: Seconds that a connection may be pending: it has sent no byte.
+        handshake_timeout: Seconds until a pending connection (one that has sent no byte) is closed.
         max_pending: The maximum number of pending connections, on all addresses together. Each
             takes about 4 KiB. If there are too many, or descriptors or memory run out,
             the peer with the most pending connections loses its oldest one (``Evicted``). A peer is
@@ -93,8 +93,9 @@ async def serve_heartbeat(
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files; None leaves it unchanged.
         on_event: A function that gets every ``Event``, in order, in the thread of this task. It
-            must not block, and its result is ignored. If it is None, the server logs (``logging``)
-            if a socket file is lost and cannot be created again.
+            must not block, and its result is ignored. The server logs (``logging``) if descriptors
+            or memory run out. If this is None, it also logs if a socket file is lost and cannot be
+            created again.
         task_status: For ``nursery.start()``, which gets a ``HeartbeatServer`` when *every* address
             accepts connections.
 

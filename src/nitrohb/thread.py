@@ -159,7 +159,7 @@ def serve_in_thread(
         allow_cids: On AF_VSOCK, answer only these CIDs.
         allow_uids: On Unix sockets, answer only these numeric user IDs.
         any_byte: Accept and echo any first byte.
-        handshake_timeout: Seconds that a connection may be pending: it has sent no byte.
+        handshake_timeout: Seconds until a pending connection (one that has sent no byte) is closed.
         max_pending: The maximum number of pending connections.
         socket_mode: Permission bits of new socket files.
         socket_group: Numeric group ID of new socket files.

@@ -19,7 +19,7 @@ USAGE: Final = 2
 """Usage: an option, an argument or an environment variable is invalid."""
 
 TIMED_OUT: Final = 124  # as timeout(1)
-"""Timed out: no heartbeat or no answer arrived in time, or ``serve --keep`` reached its time limit.
+"""Timed out: no heartbeat or no echo arrived in time, or ``serve --keep`` reached its time limit.
 ``run`` then ended its command."""
 
 TOO_EARLY: Final = 125
