@@ -85,8 +85,7 @@ def schema_of(event: type[Any]) -> Json:
 
 def summary(event: type[Any]) -> str:
     """The docstring of an event, without its fields."""
-    text = re.split(r"\n+\w+:\n", inspect.getdoc(event) or "")[0].replace("``", "`")
-    return re.sub(r"(?::class:)?`(\w+)`", lambda it: f"`{_NAMES.get(it[1], it[1])}`", text)
+    return _named(re.split(r"\n+\w+:\n", inspect.getdoc(event) or "")[0])
 
 
 def meanings(event: type[Any]) -> dict[str, str]:
@@ -106,7 +105,13 @@ def _in_json(text: str) -> str:
     """The text of a docstring in one line, with JSON's names for values."""
     for python, name in (("None", "null"), ("True", "true"), ("False", "false")):
         text = re.sub(rf"\b{python}\b", name, text)
-    return re.sub(r"\s+", " ", text).replace("``", "`")
+    return _named(re.sub(r"\s+", " ", text))
+
+
+def _named(text: str) -> str:
+    """The text of a docstring, with JSON's names for events."""
+    text = text.replace("``", "`")
+    return re.sub(r"`(\w+)`", lambda it: f"`{_NAMES.get(it[1], it[1])}`", text)
 
 
 def _form(event: type[Any], name: str, type_: object) -> Json:

@@ -198,7 +198,7 @@ class Evicted(_PeerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(_Event):
-    """A one-shot address has answered its heartbeat, and is closed."""
+    """A one-shot address (without ``keep``) has answered its heartbeat, and is closed."""
 
     name = "done"
 
