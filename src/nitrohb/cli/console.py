@@ -84,7 +84,7 @@ class GuestConsole:
         text = f"nitrohb: no output from the console at {address}{why}"
         if isinstance(address, VsockAddress) and address.cid == HYPERVISOR_CID:
             return [text, "Start the enclave in debug mode: otherwise it has no console."]
-        return [text, "Check that the VMM has its console there, and that it has started."]
+        return [text, "Check that the VMM still runs, and that it has its console there."]
 
     def _open(self, address: Address | str) -> None:
         self._console = Console(address, on_data=self._on_data)
