@@ -443,7 +443,7 @@ async def test_a_trio_stream_that_ends() -> None:
     for any_byte in (True, False):
         ours, theirs = trio.testing.memory_stream_pair()
         await theirs.send_eof()
-        with pytest.raises(PeerClosedError):
+        with pytest.raises(PeerClosedError, match="next connection"):
             await answer_heartbeat(ours, any_byte=any_byte)
         await ours.send_all(b"still open")
 

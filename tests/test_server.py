@@ -575,10 +575,12 @@ class AsyncCallback:
     "callback", [AsyncCallback().__call__, AsyncCallback(), partial(AsyncCallback().__call__), "x"]
 )
 async def test_an_async_callback_is_refused_with_what_to_do(path: Path, callback: Any) -> None:
-    with pytest.raises(UsageError, match=r"on_event .*not awaited[^$]*\n.*open_memory_channel"):
+    with pytest.raises(
+        UsageError, match=r"on_event .*not a plain function[^$]*\n.*open_memory_channel"
+    ):
         await serve_heartbeat(f"unix:{path}", on_event=callback)
     assert not path.exists()
-    with pytest.raises(UsageError, match=r"on_data .*not awaited"):
+    with pytest.raises(UsageError, match=r"on_data .*not a plain function"):
         Console(f"unix:{path}", on_data=callback)
 
 

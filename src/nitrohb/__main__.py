@@ -12,7 +12,7 @@ else:
 
 def main() -> int:
     """Run ``nitrohb.cli.main()``. If memory runs out, report it in one line."""
-    # Before it has handlers, SIGINT ends it without a traceback, as SIGTERM does.
+    # Until there are handlers, SIGINT ends nitrohb without a traceback.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     try:

@@ -313,8 +313,8 @@ class Acceptor:
         if self._context.reserve.fd < 0:
             self._context.reserve.refill()
 
-    # Busy polling. To sleep and wake up takes longer than the rest of a heartbeat. So the listener
-    # task then polls for a moment: for the next connection, and for bytes of a few pending ones.
+    # Busy polling. Sleeping takes longer than the rest of a heartbeat. So after a connection the
+    # listener task polls for a moment: for the next one, and for bytes of a few pending ones.
 
     async def _busy_poll(self) -> None:
         now = time.monotonic_ns()

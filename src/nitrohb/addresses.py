@@ -267,16 +267,16 @@ def as_address(value: object) -> Address:
 def _guess(text: str) -> str:
     """Say how to write a bare port or path. Empty if the text is neither."""
     if text.isascii() and text.isdigit():
-        scheme, rest, meaning = "vsock", f":{text}", f"port {text} of every CID (to listen)"
+        scheme, rest, meaning = "vsock", f":{text}", f"To listen on port {text} of every CID"
     elif text.startswith(("/", "./", "../")):
-        scheme, rest, meaning = "unix", text, "a Unix socket"
+        scheme, rest, meaning = "unix", text, "For a Unix socket"
     else:
         return ""
     try:
         _PARSERS[scheme](rest)
     except AddressError as error:
         return str(error)
-    return f"for {meaning}, write {scheme}:{rest}"
+    return f"it has no scheme\n{meaning}, write {scheme}:{rest}"
 
 
 def parse_number(what: str, text: str, highest: int = _CID_MAX, lowest: int = 0) -> int:
@@ -302,7 +302,7 @@ def _parse_vsock(rest: str) -> VsockAddress:
     if not colon:
         port = rest or "9000"
         raise AddressError(
-            f"expected vsock:[CID]:PORT; for port {port} of every CID, write vsock::{port}"
+            f"expected vsock:[CID]:PORT\nFor port {port} of every CID, write vsock::{port}."
         )
     return VsockAddress(
         CID_ANY if cid == "" else parse_number("CID", cid, _CID_MAX),
@@ -351,7 +351,7 @@ def _check_path(written: str, path: str) -> None:
     if written.startswith("@"):
         raise AddressError(
             "expected a path, not an abstract socket (@): it has no owner or mode to protect it\n"
-            f"For a file with that name, write ./{written}."
+            f"Write ./{written} for a file with that name."
         )
     if "*" in written or "?" in written:
         raise AddressError(

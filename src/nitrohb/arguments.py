@@ -24,7 +24,7 @@ def check_callback(name: str, value: object) -> None:
 
     if not callable(value) or iscoroutinefunction(value) or iscoroutinefunction(value.__call__):
         raise UsageError(
-            f"{name} cannot be {value!r}, because it is not awaited\n"
-            "Pass a plain function. For async code, pass send_nowait() of a"
-            " trio.open_memory_channel(math.inf), and receive in a task."
+            f"{name} cannot be {value!r}: it is not a plain function\n"
+            "Pass one. For async code, pass send_nowait() of a trio.open_memory_channel(math.inf),"
+            " and receive in a task."
         )

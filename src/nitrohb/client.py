@@ -42,7 +42,7 @@ DEFAULT_PARENT: Final = VsockAddress(PARENT_CID, HEARTBEAT_PORT)
 async def send_heartbeat(
     address: str | Address = DEFAULT_PARENT, *, timeout: float | None = 5.0
 ) -> float:
-    """Send a heartbeat as an enclave does, wait for the echo, and return how long it all took.
+    """Send a heartbeat as an enclave does, wait for the echo, and return the seconds.
 
     It connects, writes 0xB7, reads one byte, and closes. (Source: init.c in
     aws-nitro-enclaves-sdk-bootstrap, which connects to CID 3, port 9000.) It runs under trio and
@@ -81,7 +81,12 @@ async def send_heartbeat(
     if handshake.state is State.WAITING:
         what = "did not answer" if connected else "did not accept the connection"
         raise HeartbeatTimeoutError(f"{target} {what} within {timeout:g} s")
-    _check(handshake, str(target))
+    _check(
+        handshake,
+        str(target),
+        "Check whether it has already answered, or does not allow this client.",
+        "Check which program runs there.",
+    )
     return anyio.current_time() - started
 
 
@@ -113,7 +118,7 @@ async def answer_heartbeat(
         handshake.receive(await receive(1))
     except gone:
         handshake.receive(b"")
-    _check(handshake, "the peer")
+    _check(handshake, "the peer", "Wait for the next connection.", "Close this connection.")
     try:
         await send(handshake.reply)
     except gone:
@@ -136,18 +141,17 @@ def connectable(address: str | Address) -> syscalls.SocketAddress:
     return target
 
 
-def _check(handshake: EnclaveHandshake | ParentHandshake, peer: str) -> None:
-    """Raise an error if the peer broke the protocol."""
+def _check(
+    handshake: EnclaveHandshake | ParentHandshake, peer: str, if_closed: str, if_wrong: str
+) -> None:
+    """Raise an error, with its remedy, if the peer broke the protocol."""
     if handshake.state is State.CLOSED:
-        raise PeerClosedError(
-            f"{peer} closed the connection without sending a byte\n"
-            "Check whether it has already answered, or does not allow this client."
-        )
+        raise PeerClosedError(f"{peer} closed the connection without sending a byte\n{if_closed}")
     if handshake.state is State.WRONG_BYTE:
         assert handshake.byte is not None
         raise WrongByteError(
             f"{peer} sent 0x{handshake.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}\n"
-            "Check which program runs there.",
+            f"{if_wrong}",
             handshake.byte,
         )
 

@@ -10,12 +10,12 @@
     │   ├── PeerClosedError   it closed the connection without sending a byte
     │   └── WrongByteError    it sent a wrong byte
     ├── HeartbeatTimeoutError no heartbeat, or no echo, arrived in time
-    ├── NoHeartbeatError      no heartbeat can arrive any more
+    ├── NoHeartbeatError      no heartbeat can arrive
     └── UnusableAddressError  the system does not let nitrohb use an address
         ├── ListenError       nitrohb cannot listen on it
         └── ConnectError      nitrohb cannot connect to it
 
-Other exceptions come from a callback, or are a bug of nitrohb.
+Other exceptions come from a callback, from Python, or from a bug.
 """
 
 from __future__ import annotations
@@ -143,14 +143,14 @@ class NoHeartbeatError(NitrohbError):
         sender = "" if self.cid is None else f" from CID {self.cid}"
         where = "" if self.address is None else f" on {self.address}"
         if self.ended:
-            why = "the server has ended"
+            why = "the server has ended\nStart it again, then wait."
         elif self.address is None:
-            why = "the server has no address that could receive it"
+            why = "the server has no address that could receive it\nAdd one (listen), then wait."
         elif self.unlistened:
             why = "the address was removed from the server\nListen on it again, then wait."
         else:
             why = f"the address is closed\n{KEEP_ADVICE}"
-        return f"no heartbeat{sender} can arrive{where} any more: {why}"
+        return f"no heartbeat{sender} can arrive{where}: {why}"
 
 
 class UnusableAddressError(NitrohbError):

@@ -322,10 +322,8 @@ class HeartbeatServer:
         if where is not None and where not in self._acceptors:
             known = [*map(str, self.addresses[:_NAMED]), *["..."][: len(self.addresses) - _NAMED]]
             others = f", but on {', '.join(known)}" if known else ""
-            raise UsageError(
-                f"the server does not listen on {where}{others}\n"
-                "Name one of its addresses, or add one first (listen)."
-            )
+            remedy = "Name one of its addresses." if known else "Listen on an address first."
+            raise UsageError(f"the server does not listen on {where}{others}\n{remedy}")
         return where
 
 

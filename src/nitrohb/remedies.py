@@ -62,6 +62,8 @@ _ANY: Final = {
     errno.ENFILE: ("the system has too many open files", "Raise the sysctl fs.file-max."),
 }
 
+_NO_ROWS: Final[_Table] = {}
+
 _VSOCK: Final = _ANY | {
     NO_AF_VSOCK: (
         "this Python was built without AF_VSOCK",
@@ -88,7 +90,7 @@ _VSOCK: Final = _ANY | {
     ),
 }
 
-# A socket that was passed in can fail later, when it has the address that it is bound to.
+# Also for vsock and Unix: an inherited socket gets the address to which it is bound.
 _PASSED_IN: Final = _ANY | {
     errno.ENOTSOCK: ("it is not a socket", "Pass in a listening socket with that number."),
     errno.ESHUTDOWN: (
@@ -157,8 +159,8 @@ _UNIX_LISTEN: Final = _PASSED_IN | {
         "Choose a directory that you can write to.",
     ),
     errno.EADDRINUSE: (
-        "another process listens there",
-        "Stop it, or choose another path." + _IF_NITROHB,
+        "a process already uses that path",
+        "Choose another path, or stop that process." + _IF_NITROHB,
         _FIND_PROCESS,
     ),
     errno.EEXIST: (
@@ -201,7 +203,7 @@ _NO_HOME: Final = (
     "{path} is not in your home directory: a shell replaces ~ only at the start of a word",
     "Write the absolute path, or use $HOME: unix:$HOME/nitrohb.sock",
 )
-_DIRECTORY: Final = ("{path} is a directory", "Name a new file in it.")
+_DIRECTORY: Final = ("{path} is a directory", "Name a new file in it, or remove it.")
 _FOREIGN: Final = (
     "this user cannot replace the socket file",
     "Ask its owner to remove it, or choose another path.",
@@ -251,24 +253,23 @@ def listen_error(address: Address, number: int, local_cid: int | None = None) ->
     return ListenError(str(address), real, *_look_up(table, number, facts))
 
 
-def connect_error(address: Address, number: int) -> ConnectError:
-    """Return the error for a failure to connect to an address: see ``listen_error()``."""
+def connect_error(address: Address, number: int, rows: _Table = _NO_ROWS) -> ConnectError:
+    """Return the error for a failure to connect to an address: see ``listen_error()``.
+
+    On a Unix socket, ``rows`` replace those for the socket of a listener.
+    """
     table: _Table = _VSOCK_CONNECT
     if isinstance(address, UnixAddress | HybridAddress):
-        table = _UNIX_CONNECT | _connect_rows(address.path)
+        table = {**_UNIX_CONNECT, **rows, **_connect_rows(address.path)}
     elif isinstance(address, VsockAddress) and address.cid == LOOPBACK_CID:
         table = _LOOPBACK_CONNECT
     real = None if number == NO_AF_VSOCK else number
     return ConnectError(str(address), real, *_look_up(table, number, _facts(address)))
 
 
-def advice_from(table: _Table, number: int, address: object) -> tuple[str, str, str]:
-    """Return the advice for an errno from a table whose rows can contain ``{shell_address}``.
-
-    Returns:
-        The reason, the remedy, and a command that tells more (can be empty).
-    """
-    return _look_up({**_ANY, **table}, number, _common(address))
+def advice_from(table: _Table, number: int, address: object) -> tuple[str, str]:
+    """Return the reason and the remedy of an errno. Rows can contain ``{shell_address}``."""
+    return _look_up({**_ANY, **table}, number, _common(address))[:2]
 
 
 def who_may_connect(path: str) -> tuple[str, str | None]:
@@ -355,8 +356,7 @@ def _look_up(table: _Table, number: int, facts: dict[str, object]) -> tuple[str,
     """Return the reason, the remedy, and a command that tells more (can be empty)."""
     name = errno.errorcode.get(number, "unknown")
     if number not in table:
-        reason = f"{os.strerror(number)} ({name})"
-        return reason, "Look it up in errno(3).", _CHECK
+        return f"{os.strerror(number)} ({name})", "Look it up in errno(3).", _CHECK
     reason, remedy, see_also = (text.format_map(facts) for text in (*table[number], "")[:3])
     return (reason if number == NO_AF_VSOCK else f"{reason} ({name})"), remedy, see_also
 

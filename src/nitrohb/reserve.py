@@ -12,6 +12,12 @@ from .remedies import advice_from, descriptor_shortage
 _log: Final = logging.getLogger(__package__)
 
 
+_NO_MEMORY: Final = dict.fromkeys(
+    (errno.ENOMEM, errno.ENOBUFS),
+    ("the system or container has too little memory", "Free memory, or raise the limit."),
+)
+
+
 class Reserve:
     """A descriptor that a connection can use until another one is closed.
 
@@ -47,7 +53,7 @@ class Reserve:
         """Log, once, that some connections have to wait."""
         if not self._has_warned:
             self._has_warned = True
-            reason, remedy, _ = advice_from({}, number, address)
+            reason, remedy = advice_from(_NO_MEMORY, number, address)
             until = "Until then, heartbeats might wait, and pending connections are closed."
             what = "cannot accept every connection on"
             _log.warning("nitrohb: %s %s: %s\n%s %s", what, address, reason, remedy, until)

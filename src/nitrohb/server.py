@@ -9,7 +9,7 @@
         │   └── nursery
         │       ├── _accept_forever()       accepts, and answers the bytes that are there
         │       ├── _watch_socket_file()    creates a deleted socket file again
-        │       ├── _handle()               one-shot handler task of one pending connection
+        │       ├── _handle()               handler task of one pending connection
         │       └── ...
         └── ...
 
@@ -205,6 +205,6 @@ def _checked_ids(name: str, numbers: Collection[object] | None) -> frozenset[int
 
 
 def _log_problem(event: Event) -> None:
-    """Log what must not go unnoticed, if there is no ``on_event``."""
+    """Log a lost socket file, if there is no ``on_event``."""
     if isinstance(event, Lost) and event.problem is not None:
         _log.warning("nitrohb: %s", event.explanation)

@@ -323,7 +323,9 @@ async def test_a_bug_is_reported_to_the_client_and_in_the_log(
             exchanges.append(client.begin("GET", "/heartbeats"))
             await settled()
     assert exchanges[0].is_problem(500, "bug", "stderr")
-    assert caplog.record_tuples == [("nitrohb.api.app", logging.ERROR, "nitrohb: GET /heartbeats")]
+    assert caplog.record_tuples == [
+        ("nitrohb.api.app", logging.ERROR, "nitrohb: cannot answer GET /heartbeats")
+    ]
 
 
 async def test_claims_have_a_limit_in_number(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ async def test_the_bug_of_one_connection_does_not_end_the_others(
         with Client(listener.getsockname()) as client:
             client.send(REQUEST)
             assert await answered([client], 1) == 1
-    messages = [("nitrohb.api.serving", logging.ERROR, "nitrohb: a connection failed")]
+    messages = [("nitrohb.api.serving", logging.ERROR, "nitrohb: a connection to --api failed")]
     assert caplog.record_tuples == messages
 
 

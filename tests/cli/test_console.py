@@ -141,7 +141,7 @@ def test_the_first_allowed_connection_tells_the_cid(
     if cids:
         console.on_event(made(Connected, cid=4))
     unknown = explanation(console, capfd)
-    assert "no connection told the CID" in unknown
+    assert "no enclave has connected over vsock" in unknown
     assert "--allow-cid" in unknown
     for cid in (17, 16):
         console.on_event(made(Connected, cid=cid))

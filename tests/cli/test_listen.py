@@ -39,7 +39,7 @@ def test_a_server_begins_without_an_address_and_vms_come_and_go(tmp_path: Path, 
     env = {"NOTIFY_SOCKET": f"{tmp_path}/notify"}
     with service_manager(tmp_path / "notify") as manager, started(*args, env=env) as server:
         assert manager.recv(4096) == b"READY=1\nSTATUS=waiting for an address"
-        assert f"add one at unix:{api}" in server.error_line()
+        assert f"nitrohb listen ADDR --api unix:{api}" in server.error_line()
         code, out, err = nitrohb_here("listen", vm, *at)
         assert (code, out) == (1, "")
         assert f"cannot listen on {vm}" in err

@@ -103,7 +103,8 @@ async def test_signal_during_the_start_is_sent_when_the_command_runs(
         ("here", None, "there is no such command in PATH", "write ./here"),
         ("so so", None, "there is no such command in PATH", "write ./'so so'"),
         ("nowhere", None, "there is no such command (ENOENT)", "absolute path"),
-        ("./script", None, "the interpreter in its first line (#!)", "Install"),
+        ("./script", None, "its interpreter (#!", "Install"),
+        ("in-path", None, "its interpreter (#!", "Install"),
         ("./here", None, "(EACCES)", "chmod +x"),
         ("./here/x", None, "(ENOTDIR)", "Check its path"),
         ("./directory", None, "it is a directory (EACCES)", "in it"),
@@ -126,6 +127,8 @@ async def test_why_a_command_is_not_started(
         Path(name).touch(0o700 if name in ("empty", "script") else 0o600)
     Path("script").write_text("#!/no/such/python\n")
     Path("directory").mkdir()
+    Path("directory/in-path").symlink_to(Path("script").absolute())
+    monkeypatch.setenv("PATH", str(Path("directory").absolute()), prepend=os.pathsep)
     error: OSError | None = OSError(number, "")
     if number is None:
         process = Process(10, no_warning)

@@ -104,3 +104,15 @@ def test_demo_that_cannot_create_its_socket(
     assert (code, out) == (1, "")
     assert os.strerror(number).lower() in err.lower()
     assert remedy in err
+
+
+def test_demo_in_a_directory_with_a_long_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 108)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    code, out, err = nitrohb_here("demo")
+    assert (code, out, len(err.splitlines())) == (1, "", 2)
+    assert "TMPDIR=" in err
+    assert os.listdir(long) == []

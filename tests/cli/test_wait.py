@@ -197,6 +197,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(
         code, out, err = nitrohb_here(*args)
     assert (code, out) == (124, "")
     assert f"unix:{api} does not answer" in err
+    assert "Check that it runs" in err
 
 
 def test_a_server_whose_backlog_is_full_is_asked_again(
@@ -211,6 +212,19 @@ def test_a_server_whose_backlog_is_full_is_asked_again(
         code, out, err = nitrohb_here(*args)
     assert (code, out) == (124, "")
     assert "is busy" in err
+
+
+@pytest.mark.parametrize(("name", "why"), [("api", "not a socket"), ("datagrams", "stream")])
+def test_a_file_on_which_no_server_can_listen(name: str, why: str, api: Path) -> None:
+    """The remedy is not to start a server there."""
+    api.touch()
+    path = api.parent / name
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(api.parent / "datagrams"))
+        code, _, err = nitrohb_here("wait", "--cid", "1", "--api", f"unix:{path}")
+    assert code == 1
+    assert why in err
+    assert "nitrohb serve" not in err
 
 
 def test_a_socket_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch) -> None:

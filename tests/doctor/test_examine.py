@@ -127,7 +127,7 @@ async def test_another_listener_is_left_alone(tmp_path: Path) -> None:
         addresses = [UnixAddress(str(tmp_path / name)) for name in ("free", "s")]
         free, taken = (await examine(addresses, 1))[:2]
         assert free.finding.verdict is Verdict.OK
-        assert taken.finding.evidence.startswith("another process listens there (EADDRINUSE)")
+        assert taken.finding.evidence.startswith("a process already uses that path (EADDRINUSE)")
         assert os.listdir(tmp_path) == ["s"]
         sock.setblocking(False)
         with pytest.raises(BlockingIOError):  # no connection waits

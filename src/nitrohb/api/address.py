@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..addresses import UnixAddress, parse_address, parse_number
 from ..errors import AddressError, ConnectError, ListenError
-from ..remedies import advice_from
+from ..remedies import advice_from, connect_error
 
 if TYPE_CHECKING:
     import ipaddress
@@ -130,4 +130,6 @@ def tcp_listen_error(address: TcpAddress, number: int) -> ListenError:
 
 def api_connect_error(address: ApiAddress, number: int) -> ConnectError:
     """Return the error for a failure to connect to the interface, with its remedy."""
+    if isinstance(address, UnixAddress):
+        return connect_error(address, number, _CONNECT)
     return ConnectError(str(address), number, *advice_from(_CONNECT, number, address))

@@ -130,7 +130,8 @@ class _Endpoints:
         last = self._state.last_heartbeats()
         beats = [it.to_json() for it in last if it.cid is not None and str(it.cid) == cid]
         if not beats:
-            raise ProblemError(HTTPStatus.NOT_FOUND, f"no heartbeat has come from CID {cid}")
+            detail = f"no heartbeat has come from CID {cid}\nWait for one with POST /claims."
+            raise ProblemError(HTTPStatus.NOT_FOUND, detail)
         return _json(beats)
 
     async def claims(self, request: Request) -> Response:
@@ -179,7 +180,7 @@ class _Endpoints:
         listening = self._state.listening
         listeners = [{"address": str(it), "listening": listening[it]} for it in listening]
         if self._state.server is None or not all(listening.values()):
-            detail = "not every address listens"
+            detail = "not every address listens\nLook at the events of the server."
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, listeners=listeners)
         return _json({"listeners": listeners})
 
@@ -209,7 +210,8 @@ class _Endpoints:
 
     def _server(self) -> HeartbeatServer:
         if self._state.server is None:
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has not started yet")
+            detail = "the server has not started yet\nTry again."
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail)
         return self._state.server
 
 
@@ -257,11 +259,11 @@ async def _on_problem(_: Request, problem: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """Report an error that Starlette raises: 404 or 405."""
     assert isinstance(error, HTTPException)
-    detail = f"{request.method} {request.url.path}: {error.detail}"
+    detail = f"{request.method} {request.url.path}: {error.detail}\nLook at /openapi.json."
     return ProblemError(HTTPStatus(error.status_code), detail, error.headers).to_response()
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    _log.error("nitrohb: %s %s", request.method, request.url.path, exc_info=error)
+    _log.error("nitrohb: cannot answer %s %s", request.method, request.url.path, exc_info=error)
     detail = "nitrohb has a bug\nPlease report it, with the traceback on stderr of the server."
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail).to_response()

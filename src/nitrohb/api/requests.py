@@ -40,6 +40,8 @@ _HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
+_HTTP_2: Final = "HTTP/2 is not supported\nUse HTTP/1.1."
+_OWN_PAGE: Final = "Use a page of this server, or a client that is not a browser."
 _NUMBERS: Final = (int, float)  # not bool; an int can be too large for a float
 
 # The fields of all bodies: the expected value in words, and a test for it.
@@ -160,7 +162,9 @@ def parse_listen(body: bytes) -> Address:
         ProblemError: 400 if the body is wrong.
     """
     try:
-        address = parse_address(_parse(body, ["address"]).get("address", ""))
+        address = parse_address(_parse(body, ["address"])["address"])
+    except KeyError:
+        _refuse("the field address is missing\nAdd it.")
     except AddressError as error:
         _refuse(str(error))
     if isinstance(address, InheritedSocket | NamedDescriptor):
@@ -180,11 +184,11 @@ def _parse(body: bytes, known: Collection[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         _refuse(f"cannot read the body as JSON: {error}")
     if not isinstance(fields, dict):
-        _refuse("the body is not a JSON object")
+        _refuse("the body is not a JSON object\nSend an object, such as {}.")
     named = cast("dict[str, Any]", fields)
     for name, value in named.items():
         if name not in known:
-            _refuse(f"unknown field {name!r}: expected {', '.join(known)}")
+            _refuse(f"unknown field {name!r}\nUse only {', '.join(known)}.")
         expected, is_expected = _FIELDS[name]
         if not is_expected(value):
             text = json.dumps(value)
@@ -241,7 +245,7 @@ class RequestGuard:
 
     def _check(self, scope: Scope) -> None:
         if scope["http_version"] not in ("1.0", "1.1"):
-            raise ProblemError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this server needs HTTP/1.1")
+            raise ProblemError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, _HTTP_2)
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_host(host):
@@ -251,7 +255,7 @@ class RequestGuard:
         is_link = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
         is_own = site in ("none", "same-origin") or is_link
         if origin not in (None, f"http://{host}", f"https://{host}") or not is_own:
-            detail = f"a page of another site sent the request ({origin or site!r})"
+            detail = f"a page of another site sent the request ({origin or site!r})\n{_OWN_PAGE}"
             raise ProblemError(HTTPStatus.FORBIDDEN, detail)
         if _head_size(scope) > HEAD_LIMIT:
             detail = f"the request line and the headers have more than {HEAD_LIMIT} bytes"

@@ -155,7 +155,7 @@ class _Server:
             task_status.started()
             await stream.serve(self._app, self._config, self._context)
         except Exception:  # noqa: BLE001 - a bug in one connection must not end the server
-            _log.exception("nitrohb: a connection failed")
+            _log.exception("nitrohb: a connection to --api failed")
         finally:
             stream.disconnect()
             self._streams.remove(stream)

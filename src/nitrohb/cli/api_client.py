@@ -22,6 +22,8 @@ from .signals import Signals
 OK, CREATED, NO_CONTENT, BUSY, TIMEOUT = 200, 201, 204, 503, 504
 _BAD_REQUEST: Final = 400
 
+CHECK_SERVER: Final = "Check that it runs, then try again."
+
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _CHANGE: Final = 5.0  # seconds within which a server makes a change, unless it is busy
 _ANSWER_MAX: Final = 64 * 1024  # bytes
@@ -80,7 +82,7 @@ def change(api: ApiAddress, call: str, body: object, signals: Signals) -> int:
 def refusal(api: ApiAddress, status: int, answer: dict[str, Any]) -> NitrohbError:
     """The error for an answer that is not a success."""
     if status in (TIMEOUT, BUSY):
-        return NitrohbError(f"{detail(status, answer)}\nCheck that it runs, then try again.")
+        return NitrohbError(f"{detail(status, answer)}\n{CHECK_SERVER}")
     if answer.get("status") != status:
         return not_nitrohb(api)  # nitrohb repeats the status in each problem
     kind = UsageError if status == _BAD_REQUEST else NitrohbError

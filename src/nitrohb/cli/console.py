@@ -71,7 +71,7 @@ class GuestConsole:
         console = self._console
         if console is None:
             return [
-                "nitrohb: cannot read the console: no connection told the CID of the enclave",
+                "nitrohb: cannot read the console: no enclave has connected over vsock",
                 "Name the CID (--allow-cid CID), or the console (--console vsock:0:PORT, where PORT"
                 " is CID + 10000).",
             ]
@@ -122,7 +122,7 @@ class Log:
             self._thread.start()
         except RuntimeError as error:  # the system refuses to start a thread
             os.close(self._fd)
-            raise self._error(str(error)) from error
+            raise self._error(f"{error}\nRaise the process limit (ulimit -u).") from error
 
     def _error(self, why: str) -> NitrohbError:
         return NitrohbError(f"cannot write to --console-log {self._name}: {why}")
@@ -143,7 +143,8 @@ class Log:
             self._changed.notify()
         self._thread.join(_CLOSE_TIMEOUT)
         if self._thread.is_alive():
-            self._problem = "it accepts no more data, so its end is missing"
+            why = "it accepts no more data, so its end is missing"
+            self._problem = f"{why}\nName a file on a disk that has room."
         self._tell_problem()
 
     def _tell_problem(self) -> None:
@@ -159,7 +160,8 @@ class Log:
                 while data:
                     del data[: os.write(self._fd, data)]
         except OSError as error:
-            self._problem = f"{described(error)}; nitrohb writes nothing more there"
+            why = f"{described(error)}; nitrohb writes nothing more there"
+            self._problem = f"{why}\nName a file on a disk that has room."
         finally:
             os.close(self._fd)
 

@@ -9,7 +9,7 @@ import trio
 
 from ..addresses import UnixAddress
 from ..client import send_heartbeat
-from ..errors import NitrohbError, described
+from ..errors import AddressError, NitrohbError, described
 from ..events import Event
 from ..protocol import HEARTBEAT
 from ..remedies import descriptor_shortage
@@ -40,21 +40,27 @@ def demo(_settings: DemoSettings, output: Output, signals: Signals) -> int:
         )
         return exit_codes.DONE
 
-    with _socket_path() as path:
-        status = signals.run(partial(boot, UnixAddress(path)))
+    with _address() as address:
+        status = signals.run(partial(boot, address))
     if status == exit_codes.DONE:
         output.print_out("That was a whole boot. For a real enclave, run: nitrohb serve")
     return status
 
 
 @contextmanager
-def _socket_path() -> Generator[str]:
+def _address() -> Generator[UnixAddress]:
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(scratch_path("demo.sock"))
+            address = UnixAddress(stack.enter_context(scratch_path("demo.sock")))
+        except AddressError as error:
+            why = str(error).partition("\n")[0]
+            raise NitrohbError(
+                f"cannot create the socket of the demo: {why}\n"
+                "Name a shorter directory: TMPDIR=DIR nitrohb demo"
+            ) from error
         except OSError as error:
             raise descriptor_shortage(error.errno) or NitrohbError(
                 f"cannot create the socket of the demo: {described(error)}\n"
                 "Name a directory in which you can write: TMPDIR=DIR nitrohb demo"
             ) from error
-        yield path
+        yield address

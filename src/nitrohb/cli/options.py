@@ -107,7 +107,7 @@ def _answer_options(timeout: str, output: str) -> Groups:
 
 
 def _serve_options() -> Groups:
-    api = "serve it on unix:PATH or IP:PORT; needs --keep (default: the socket that wait uses)"
+    api = "serve it on unix:PATH or IP:PORT (default: as for wait); needs --keep"
     host = "answer clients that use this host name *"
     return _answer_options("exit with 124 after SEC seconds (default: never)", "stdout") | {
         "HTTP interface (needs the extra api)": [
@@ -176,7 +176,7 @@ addresses:
 
 _TO_LISTEN: Final = """\
   vsock::9000            AF_VSOCK port 9000, on every local CID
-  fd:3, fd:NAME          an inherited socket, by number or by systemd's name
+  fd:3, fd:NAME          an inherited socket, by number or systemd name
 """
 
 _REPEAT: Final = "* may be repeated\n"

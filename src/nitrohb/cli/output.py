@@ -280,7 +280,7 @@ class Output:
     def _tell_problem(self, stream: Stream, problem: str) -> None:
         if problem:  # if stderr fails, this is not printed anywhere
             text = f"nitrohb: cannot write to {stream.name}: {problem}"
-            self.print_err(f"{text}\nCorrect this, then run nitrohb again.", WARNING)
+            self.print_err(f"{text}\nIf you need the lines, send them elsewhere.", WARNING)
 
     def tell_dropped(self) -> None:
         """Report how many lines were dropped, once the reader of a stream has gone on."""
@@ -288,7 +288,8 @@ class Output:
             if count := stream.take_dropped():
                 lines = "1 line" if count == 1 else f"{count} lines"
                 text = f"nitrohb: dropped {lines} for {stream.name}: its reader paused"
-                self._write(self.stderr, self._message(text, WARNING))
+                advice = "Use a faster reader, or a file."
+                self._write(self.stderr, self._message(f"{text}\n{advice}", WARNING))
 
     def status(self, text: str) -> None:
         """On a terminal, show a status line below all other output. An empty text removes it."""

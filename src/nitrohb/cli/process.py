@@ -2,8 +2,9 @@
 """The command of ``nitrohb run``. nitrohb can end it together with all its descendants.
 
 When a process ends, its children get a new parent: the nearest ancestor that is a child subreaper,
-or init (PR_SET_CHILD_SUBREAPER of prctl(2)). nitrohb is one. So every descendant of the command
-becomes a child of nitrohb when its own parents end, whatever its session or process group is.
+or init (PR_SET_CHILD_SUBREAPER of prctl(2)). nitrohb is a child subreaper. So every descendant of
+the command becomes a child of nitrohb when its own parents end, whatever its session or process
+group is.
 
 nitrohb sends signals to its own children only. The process ID of a child cannot become that of
 another process before nitrohb has waited for the child.
@@ -14,6 +15,7 @@ import errno
 import glob
 import os
 import shlex
+import shutil
 import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,7 +46,8 @@ class Process:
     exit. nitrohb ends the descendants if it ends the command, if the command exits with a status
     other than 0 after SIGHUP, SIGINT or SIGQUIT, and if nitrohb itself ends before the heartbeat.
 
-    (PR_SET_PDEATHSIG of prctl(2) would watch the thread that forked, and trio ends that early.)
+    (PR_SET_PDEATHSIG of prctl(2) would watch the thread that forked, and trio ends
+    that thread early.)
     """
 
     def __init__(self, grace: float, warn: Callable[[str], object]) -> None:
@@ -124,8 +127,8 @@ class Process:
         was_killed = is_over = False
         try:
             with self._wait_scope:
-                # In the thread that forked, which is idle now. On a busy machine it could run a
-                # handler so late that Python, as it ends, has none left and prints a traceback.
+                # Block them in the idle thread that forked. Otherwise it could take a signal while
+                # Python ends, and Python would print a traceback.
                 await trio.to_thread.run_sync(
                     signal.pthread_sigmask,
                     signal.SIG_BLOCK,
@@ -162,7 +165,8 @@ class Process:
             process.send_signal(number)
         except PermissionError as error:  # the command can be sudo
             name = signal.Signals(number).name
-            self._warn(f"nitrohb: cannot send {name} to the command: {described(error)}")
+            why = f"cannot send {name} to the command: {described(error)}"
+            self._warn(f"nitrohb: {why}\nEnd it yourself: kill {process.pid}")
 
 
 class _Reaper:
@@ -211,7 +215,8 @@ class _Reaper:
         try:
             os.kill(pid, number)
         except PermissionError as error:  # it can be sudo
-            self._warn(f"nitrohb: cannot end process {pid} of the command: {described(error)}")
+            why = f"cannot end process {pid} of the command: {described(error)}"
+            self._warn(f"nitrohb: {why}\nEnd it yourself: kill {pid}")
             return False
         return True
 
@@ -243,8 +248,8 @@ def _terminal_has_sent(number: int, pid: int) -> bool:
     """Whether the terminal has sent a signal to another process as well.
 
     A terminal sends the signals of its keys to the whole foreground process group. A process in
-    another group, for example one that timeout(1) started, does not get them. A signal does not
-    tell its sender. In the foreground, assume the terminal: a second signal could interrupt the
+    another group, for example one that timeout(1) started, does not get them. Python does not tell
+    the sender. In the foreground, assume the terminal: a second signal could interrupt the
     reaction of the command to the first.
     """
     is_in_our_group = os.getpgid(pid) == os.getpgrp()  # not reaped yet, so its ID is valid
@@ -279,14 +284,15 @@ _START_ERRORS: Final = {
 def why_not_started(command: str, error: OSError) -> str:
     """Return the reason why a command cannot be started, and in a second line the remedy."""
     number = error.errno or 0
-    reason, remedy = _START_ERRORS.get(number, (os.strerror(number), "Run it without nitrohb."))
+    unknown = os.strerror(number), "Check that it starts without nitrohb."
+    reason, remedy = _START_ERRORS.get(number, unknown)
     if shortage := descriptor_shortage(number):
         return str(shortage)
     if not command:
         reason, remedy = "its name is empty", "Name a command after --."
-    elif number == errno.ENOENT and os.path.exists(command):
-        if "/" in command:
-            reason = "the interpreter in its first line (#!) does not exist"
+    elif number == errno.ENOENT and (os.path.exists(command) or shutil.which(command)):
+        if "/" in command or shutil.which(command):
+            reason = "its interpreter (#! line, or ELF loader) does not exist"
             remedy = "Install it, or correct the line. Look for a carriage return at its end."
         else:
             reason = "there is no such command in PATH"

@@ -158,6 +158,8 @@ class Summary:
             case events.Listening(address=UnixAddress() | HybridAddress() as address):
                 with suppress(OSError):  # another process has deleted it already
                     self.access[address] = who_may_connect(address.path)
+            case events.Lost(problem=str()):
+                self.access.pop(event.address, None)
             case events.Listening() | events.Lost():
                 pass
 

@@ -11,7 +11,7 @@ from ..remedies import LOCAL_ADVICE
 from ..sockets.opening import check_distinct, open_listeners, require_allowable, where_bound
 from .output import INFO, WARNING, Stream
 
-_OTHER_FILES = 576  # with as many, the HTTP interface can have all its connections
+_OTHER_FILES = 576  # enough for all connections of the HTTP interface
 
 # This module is loaded before the script listens: see cli/__init__.py.
 TYPE_CHECKING = False
@@ -35,8 +35,8 @@ def serve(settings: ServeSettings, output: Output, signals: Signals) -> int:
 
             api = open_api(settings.api, [listener.address for listener in listeners], closing)
             if not listeners:
-                text = f"nitrohb: no listen address yet: add one at {settings.api.address}"
-                output.print_err(text, level=INFO)
+                text = "nitrohb: no listen address yet\nAdd one: nitrohb listen ADDR --api"
+                output.print_err(f"{text} {settings.api.address}", level=INFO)
         tell_ready(answer.ready_fd, output)
         _raise_descriptor_limit(answer.max_pending + _OTHER_FILES)
         from .answer import answer_and_report  # loads trio
@@ -93,7 +93,7 @@ def tell_ready(fd: int | None, output: Output) -> None:
         stream = Stream(file)
         problem = stream.write("\n") or ("nobody reads it" if stream.has_queued else "")
     if problem:
-        text = f"nitrohb: cannot write to --ready-fd {fd}: {problem}"
+        text = f"nitrohb: cannot write to --ready-fd {fd}: {problem.partition(';')[0]}"
         output.print_err(f"{text}\nLet a process read descriptor {fd}.", level=WARNING)
     else:
         os.close(fd)

@@ -71,6 +71,15 @@ def open_api(
     return api
 
 
+def _check_distinct(api: Address, addresses: Sequence[Address]) -> None:
+    try:
+        check_distinct([*addresses, api])
+    except UsageError:
+        raise UsageError(
+            f"cannot serve --api on {api}: it is also a listen address\nChoose another path for it."
+        ) from None
+
+
 def _listen(
     settings: UnixApiSettings | TcpApiSettings, addresses: Sequence[Address], closing: ExitStack
 ) -> socket.socket:
@@ -79,7 +88,7 @@ def _listen(
         if is_default:
             with suppress(OSError):  # the listen then fails, with a message
                 os.mkdir(os.path.dirname(settings.address.path), 0o755)
-        check_distinct([*addresses, settings.address])
+        _check_distinct(settings.address, addresses)
         try:
             (listener,) = open_listeners(
                 [settings.address], socket_mode=settings.mode, socket_group=settings.group
@@ -87,10 +96,9 @@ def _listen(
         except ListenError as error:
             if not is_default:
                 raise
-            remedy = f"{error.remedy}\nOr name another socket, also for clients: --api unix:PATH"
-            raise ListenError(
-                error.address, error.errno, error.reason, remedy, error.see_also
-            ) from error
+            remedy = f"{error.remedy} {error.see_also}".rstrip()
+            remedy += "\nOr name another socket, also for clients: --api unix:PATH"
+            raise ListenError(error.address, error.errno, error.reason, remedy) from error
         closing.callback(listener.close)
         return listener.sock
     address = settings.address

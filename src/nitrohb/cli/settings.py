@@ -36,8 +36,8 @@ else:
 class Settings:
     """The base of all settings: type checkers see a frozen dataclass, but it loads faster.
 
-    The command ``NAME`` is the function ``NAME`` in the module ``cli.NAME``. If ``needs_output`` is
-    true, the command has failed if its output is lost.
+    The command ``NAME`` is the function ``NAME`` in the module ``cli.NAME``. With
+    ``needs_output``, a command fails if its output is lost.
     """
 
     needs_output = False
@@ -254,7 +254,7 @@ def _listen(args: Namespace) -> Sequence[Address]:
     listen: Sequence[Any] = args.listen or ()
     if NOWHERE in listen:
         if len(listen) > 1:
-            raise UsageError("-l none contradicts the other -l\nRemove one of the two.")
+            raise UsageError("-l none contradicts the other -l\nRemove it, or all others.")
         api = getattr(args, "api", None)
         if api is not True and not isinstance(api, UnixAddress):
             raise UsageError(

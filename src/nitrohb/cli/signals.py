@@ -4,7 +4,7 @@
 A handler never raises: the program could have created a socket file that it would then not remove,
 or be in a callback whose exceptions are lost. Instead, the handler cancels the cancel scope of the
 command, or stores the signal until there is a scope. The first signal blocks all later ones, which
-could otherwise replace the exit code by a traceback.
+could otherwise replace the exit code with a traceback.
 
 ``run`` is not cancelled: it passes signals on to its process. It blocks them only at its end,
 because a new process would inherit the blocked signals. Every command handles SIGINT, SIGTERM and

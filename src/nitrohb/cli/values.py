@@ -159,9 +159,8 @@ def image_size(path: str) -> int:
         finally:
             os.close(fd)
     except OSError as error:
-        raise UsageError(
-            f"cannot read --eif {quoted(path)}: {described(error)}\nName the file of the image."
-        ) from error
+        why = f"cannot read --eif {quoted(path)}: {described(error)}"
+        raise UsageError(f"{why}\nName an image that you can read.") from error
     if magic != _EIF_MAGIC:
         raise UsageError(
             f"--eif {quoted(path)} is not an enclave image: it has no EIF header\n"

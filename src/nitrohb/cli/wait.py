@@ -5,7 +5,7 @@ import time
 from typing import Any, Final
 
 from . import exit_codes
-from .api_client import BUSY, OK, TIMEOUT, detail, not_nitrohb, refusal, request
+from .api_client import BUSY, CHECK_SERVER, OK, TIMEOUT, detail, not_nitrohb, refusal, request
 from .lines import json_line, text_line
 from .output import INFO, Output
 from .settings import WaitSettings
@@ -66,6 +66,10 @@ def _print_answer(
         output.print_out(to_line(fields, INFO))
         return exit_codes.DONE
     if status in (TIMEOUT, BUSY):
-        output.print_err(f"nitrohb: {detail(status, answer)}\n{_LOOK}")
+        why = detail(status, answer)
+        if "\n" not in why:
+            # Only the server itself knows that no heartbeat came.
+            why += f"\n{_LOOK if answer.get('status') == TIMEOUT else CHECK_SERVER}"
+        output.print_err(f"nitrohb: {why}")
         return exit_codes.TIMED_OUT
     raise refusal(settings.api, status, answer)

@@ -29,7 +29,7 @@ class Check:
 
     name: str
     title: str
-    run: _Run  # looks and judges; may block
+    run: _Run  # looks and judges; might block
     subject: str | None = None
     if_late: Verdict = Verdict.SKIPPED  # the verdict if it is late or lacks a descriptor
 

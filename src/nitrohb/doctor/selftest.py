@@ -27,7 +27,7 @@ def beat_over_unix() -> Result:
         with scratch_path("doctor.sock") as path:
             return _run(UnixAddress(path))
     except AddressError as error:  # the path is too long
-        return OSError(str(error))
+        return OSError(str(error).partition("\n")[0])
     except OSError as error:
         return error
 

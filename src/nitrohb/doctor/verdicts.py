@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     """What a check means for a heartbeat server on this machine."""
 
     OK = "ok"
-    INFO = "info"  # something is missing, which only some need
+    INFO = "info"  # something is missing that only some need
     WARNING = "warning"  # heartbeats might not arrive
     FAILED = "failed"  # no heartbeat can arrive
     SKIPPED = "skipped"  # unknown
@@ -85,7 +85,7 @@ CIDS: Final = {
         " modprobe vmw_vsock_virtio_transport.",
     ),
 }
-"""The CIDs to which an init connects, which enclaves do, and how this machine gets the CID."""
+"""By CID: which enclaves connect to it, and how this machine gets it."""
 
 KINDS: Final[dict[str | None, tuple[str, tuple[int, ...]]]] = {
     None: ("an enclave", (*CIDS,)),
@@ -131,7 +131,7 @@ LISTENS: Final = Finding(Verdict.OK, "nitrohb can listen there (tried and undone
 
 
 def judge_listen(error: ListenError, holder: str | None) -> Finding:
-    """Judge a failure to listen on an address, and name the process that has it if any does."""
+    """Judge a failure to listen on an address, and name the process that holds it, if known."""
     held = f"; {holder}" if holder else ""
     return Finding(Verdict.FAILED, f"{error.reason}{held}", error.remedy)
 
@@ -215,7 +215,7 @@ def judge_heartbeat(seen: Result) -> Finding:
         return Finding(Verdict.WARNING, *vsock_advice(seen.errno))
     if isinstance(seen, OSError):
         evidence = f"no directory for a temporary socket: {seen.strerror or seen}"
-        remedy = "Name a directory in which you can write: TMPDIR=DIR nitrohb doctor"
+        remedy = "Name a short directory in which you can write: TMPDIR=DIR nitrohb doctor"
         return Finding(Verdict.WARNING, evidence, remedy)
     if isinstance(seen, str):
         remedy = "Please report it, with the output of: nitrohb doctor --format json"

@@ -59,12 +59,11 @@ def find_named(address: NamedDescriptor) -> InheritedSocket:
             "Use a number, or set a different FileDescriptorName= in each socket unit.",
         )
     others = ", ".join(f"{sock} ({name})" for sock, name in passed) or "none"
-    raise ListenError(
-        str(address),
-        None,
-        f"no socket with this name was passed in. Passed in: {others}",
-        "Use a name from LISTEN_FDNAMES. To set one in a systemd socket unit: FileDescriptorName=",
-    )
+    why = f"no socket with this name was passed in. Passed in: {others}"
+    remedy = "Set the name in a systemd socket unit: FileDescriptorName="
+    if passed:
+        remedy = f"Use a name from LISTEN_FDNAMES. {remedy}"
+    raise ListenError(str(address), None, why, remedy)
 
 
 def _with_names() -> list[tuple[InheritedSocket, str]]:

@@ -196,7 +196,7 @@ def check_distinct(targets: Iterable[Target]) -> None:
             if not _can_coexist(other, address):
                 why = _explain_conflict(address)
                 raise UsageError(
-                    f"cannot listen on both {other} and {address}: {why}\nName one of the two."
+                    f"cannot listen on both {other} and {address}: {why}\nUse only one of the two."
                 )
         others.append(address)
 

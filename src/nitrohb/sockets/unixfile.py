@@ -20,7 +20,7 @@ _LOCK_PAUSE: Final = 0.01  # seconds
 
 
 def absolute(path: str) -> str:
-    """Return the absolute path. os.path.abspath() makes b of a/../b, wrong if a is a link."""
+    """Return the absolute path. os.path.abspath() is wrong for a/../b if a is a symlink."""
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
@@ -70,7 +70,7 @@ def _remove_dead_socket(path: str) -> None:
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:
                 raise
-    raise OSError(errno.EADDRINUSE, "another process listens there")
+    raise OSError(errno.EADDRINUSE, "a process already uses that path")
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def remove_own(path: str, own: tuple[int, int] | None) -> None:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Return the device and inode of a file; None if there is no such file."""
+    """Return the device and inode of a file; None if it cannot be examined."""
     try:
         status = os.lstat(path)
     except OSError:

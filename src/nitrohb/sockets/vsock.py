@@ -18,7 +18,7 @@ def read_local_cid(device: str = VSOCK_DEVICE) -> int:
     and 1 for the loopback. The kernel returns the first of these.
 
     Returns:
-        The CID; ``CID_ANY`` if there is none, because no transport is loaded.
+        The CID; ``CID_ANY`` if there is none.
 
     Raises:
         OSError: The device does not exist (as in many containers), or cannot be opened or asked.
