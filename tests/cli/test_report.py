@@ -20,6 +20,7 @@ from nitrohb import (
     Heartbeat,
     HybridAddress,
     Listening,
+    Lost,
     Rejected,
     RejectReason,
     UnixAddress,
@@ -131,6 +132,9 @@ def test_timeout_on_a_socket_file_says_who_may_connect(
         err = capfd.readouterr().err
         assert f"; {address.path} has mode {mode:o}, owner {os.getuid()} and group " in err
         assert ("--socket-mode 660 --socket-group GROUP" in err) == is_advised
+        summary.on_event(made(Lost, address=address, replaced=False, problem="/x is gone"))
+        explain_timeout(summary, 5, output)
+        assert "has mode" not in capfd.readouterr().err
 
 
 def test_an_address_that_was_removed_is_not_awaited() -> None:

@@ -287,6 +287,16 @@ def test_another_kind_of_server(api: Path) -> None:
         assert f"nitrohb serve --keep --api unix:{api}\n" in err
 
 
+def test_the_remedy_is_that_of_the_server_if_it_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for detail, remedy in (("why", "events of the server.\n"), ("why\nDo this.", "Do this.\n")):
+        answer = (504, {"status": 504, "detail": detail})
+        monkeypatch.setattr("nitrohb.cli.wait.request", lambda *_, answer=answer: answer)
+        args = ("--cid", "1", "--api", "unix:/x", "--timeout", "0.01")
+        code, out, err = nitrohb_here("wait", *args)
+        assert (code, out, err.count("\n")) == (124, "", 2)
+        assert err.endswith(remedy)
+
+
 def test_the_server_ends_during_the_wait(api: Path) -> None:
     assert_closed(api, wait_for(api, b""))
 
