@@ -66,5 +66,7 @@ def test_a_timeout_describes_what_came_instead() -> None:
     assert message.startswith("no heartbeat came: 2 ")
     assert message.count("; ") == len(SEEN) - 1
     assert "1 sent 0x78 instead of 0xB7" in message
-    assert str(HeartbeatTimeoutError("no heartbeat came", ())).endswith(": nobody connected")
+    nobody, remedy = str(HeartbeatTimeoutError("no heartbeat came", ())).splitlines()
+    assert nobody.endswith(": nobody connected")
+    assert "console" in remedy
     assert str(HeartbeatTimeoutError("no answer")) == "no answer"

@@ -80,7 +80,10 @@ async def send_heartbeat(
             handshake.receive(await syscalls.receive(conn.fileno(), anyio.wait_readable))
     if handshake.state is State.WAITING:
         what = "did not answer" if connected else "did not accept the connection"
-        raise HeartbeatTimeoutError(f"{target} {what} within {timeout:g} s")
+        raise HeartbeatTimeoutError(
+            f"{target} {what} within {timeout:g} s\n"
+            "Check that a heartbeat server listens there: it reports each connection."
+        )
     _check(
         handshake,
         str(target),

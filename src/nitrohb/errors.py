@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
+_LOOK: Final = "Look at the console of the enclave, and at the events of the server."
+
 KEEP_ADVICE: Final = "Use keep=True. Without it, an address closes after its first heartbeat."
 
 
@@ -95,7 +97,8 @@ class HeartbeatTimeoutError(NitrohbError):
     It is not a ``TimeoutError``: that is an ``OSError``, and ``except OSError`` would catch it.
 
     Args:
-        message: What did not arrive, and how long you waited. ``str()`` adds what came instead.
+        message: What did not arrive, and how long you waited. ``str()`` adds what came instead, and
+            what to do.
         instead: As the attribute. None adds nothing to the message.
 
     Attributes:
@@ -116,7 +119,7 @@ class HeartbeatTimeoutError(NitrohbError):
 
         counted = Counter(event.outcome for event in self.instead).most_common()
         seen = "; ".join(f"{count} {outcome}" for outcome, count in counted)
-        return f"{message}: {seen or 'nobody connected'}"
+        return f"{message}: {seen or 'nobody connected'}\n{_LOOK}"
 
 
 class NoHeartbeatError(NitrohbError):

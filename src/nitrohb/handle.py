@@ -274,7 +274,8 @@ class HeartbeatServer:
         if beat := await self._claims.claim(ClaimFilter(cid, where, max_age), limit):
             return beat
         sender = "" if cid is None else f" from CID {cid}"
-        on = "" if where is None else f" on {where}"
+        names = self._names() if where is None else where
+        on = f" on {names}" if names else ""
         raise HeartbeatTimeoutError(
             f"no heartbeat{sender}{on} came within {timeout:g} s",
             (*self._claims.noted(where, since), *self._acceptors.silent(where)),
@@ -320,11 +321,16 @@ class HeartbeatServer:
             with suppress(ListenError):
                 where = find_named(where)
         if where is not None and where not in self._acceptors:
-            known = [*map(str, self.addresses[:_NAMED]), *["..."][: len(self.addresses) - _NAMED]]
-            others = f", but on {', '.join(known)}" if known else ""
+            known = self._names()
+            others = f", but on {known}" if known else ""
             remedy = "Name one of its addresses." if known else "Listen on an address first."
             raise UsageError(f"the server does not listen on {where}{others}\n{remedy}")
         return where
+
+    def _names(self) -> str:
+        """The first addresses, for a message."""
+        more = ["..."][: len(self.addresses) - _NAMED]
+        return ", ".join([*map(str, self.addresses[:_NAMED]), *more])
 
 
 def checked_id(name: str, number: object) -> int:

@@ -143,7 +143,11 @@ def serve_in_thread(
         with serve_in_thread("unix:enclave.sock") as server:
             # The server listens now, so start the enclave.
             vmm = subprocess.Popen(["nitrohb", "send", "unix:enclave.sock"])
-            beat = server.wait_heartbeat(timeout=60)
+            try:
+                beat = server.wait_heartbeat(timeout=60)
+            except BaseException:  # also Ctrl-C
+                vmm.kill()
+                raise
         vmm.wait()
 
     Every address listens when the block begins. When the block ends, everything is closed, and a

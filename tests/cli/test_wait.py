@@ -288,7 +288,7 @@ def test_another_kind_of_server(api: Path) -> None:
 
 
 def test_the_remedy_is_that_of_the_server_if_it_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for detail, remedy in (("why", "events of the server.\n"), ("why\nDo this.", "Do this.\n")):
+    for detail, remedy in (("why", "try again.\n"), ("why\nDo this.", "Do this.\n")):
         answer = (504, {"status": 504, "detail": detail})
         monkeypatch.setattr("nitrohb.cli.wait.request", lambda *_, answer=answer: answer)
         args = ("--cid", "1", "--api", "unix:/x", "--timeout", "0.01")

@@ -54,7 +54,7 @@ def said_in_a_few_lines(program: str, lines: int = 3, code: int = 0) -> str:
 @pytest.mark.parametrize(
     ("address", "vmm", "why"),
     [
-        ("unix:e", ["sleep", "60"], "no heartbeat came within 0.5 s: nobody connected"),
+        ("unix:e", ["sleep", "60"], "no heartbeat on unix:e came within 0.5 s: nobody connected"),
         ("unix:e", ["sh", "-c", "exit 3"], "exit status 3"),
         ("unix:e", ["/no/such/vmm"], "/no/such/vmm"),
         ("unix:no/e", ["true"], "cannot listen on unix:no/e"),

@@ -230,11 +230,11 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
         return ProblemError(status, str(error)).to_response()
     except HeartbeatTimeoutError as error:
         state.metrics.timeouts.inc()
-        detail = str(error)
-        if state.may_have_come_over_loopback(claim, began - claim.max_age):
-            detail += f"; {CID_ADVICE}"
+        detail, _, remedy = str(error).partition("\n")
+        if state.might_have_come_over_loopback(claim, began - claim.max_age):
+            detail, _, remedy = f"{detail}; {CID_ADVICE}".partition("\n")
         await trio.sleep(random.uniform(0, JITTER))
-        return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
+        return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, f"{detail}\n{remedy}").to_response()
     if beat.time >= asked:
         state.metrics.wait.observe(trio.current_time() - began)
     return _json(beat.to_json())

@@ -64,7 +64,7 @@ class ServerState(trio.TaskStatus[HeartbeatServer]):
         """Return whether a claim waits for a CID that the loopback would hide."""
         return any(_is_hidden_by_loopback(claim.cid) for claim in self.waiting_claims)
 
-    def may_have_come_over_loopback(self, claim: Claim, since: float) -> bool:
+    def might_have_come_over_loopback(self, claim: Claim, since: float) -> bool:
         """Return whether the loopback might have hidden the CID of the claimed enclave.
 
         Args:

@@ -19,10 +19,7 @@ def send(settings: SendSettings, output: Output, signals: Signals) -> int:
             async with status_line(output, lambda: f"an answer from {address}"):
                 seconds = await send_heartbeat(address, timeout=settings.timeout)
         except* HeartbeatTimeoutError as late:
-            output.print_err(
-                f"nitrohb: {late.exceptions[0]}\n"
-                "Check that a heartbeat server listens there: it reports each connection."
-            )
+            output.print_err(f"nitrohb: {late.exceptions[0]}")
             seconds = None
         if seconds is None:
             return exit_codes.TIMED_OUT

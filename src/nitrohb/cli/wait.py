@@ -27,9 +27,6 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-_LOOK: Final = "Look at the console of the enclave, and at the events of the server."
-
-
 def wait(settings: WaitSettings, output: Output, signals: Signals) -> int:
     """Claim one heartbeat, print it, and return the exit code."""
     target, server = settings.target, settings.api
@@ -67,9 +64,7 @@ def _print_answer(
         return exit_codes.DONE
     if status in (TIMEOUT, BUSY):
         why = detail(status, answer)
-        if "\n" not in why:
-            # Only the server itself knows that no heartbeat came.
-            why += f"\n{_LOOK if answer.get('status') == TIMEOUT else CHECK_SERVER}"
-        output.print_err(f"nitrohb: {why}")
+        remedy = "" if "\n" in why else f"\n{CHECK_SERVER}"
+        output.print_err(f"nitrohb: {why}{remedy}")
         return exit_codes.TIMED_OUT
     raise refusal(settings.api, status, answer)
