@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -289,8 +290,8 @@ def test_another_kind_of_server(api: Path) -> None:
 
 def test_the_remedy_is_that_of_the_server_if_it_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for detail, remedy in (("why", "try again.\n"), ("why\nDo this.", "Do this.\n")):
-        answer = (504, {"status": 504, "detail": detail})
-        monkeypatch.setattr("nitrohb.cli.wait.request", lambda *_, answer=answer: answer)
+        request = Mock(return_value=(504, {"status": 504, "detail": detail}))
+        monkeypatch.setattr("nitrohb.cli.wait.request", request)
         args = ("--cid", "1", "--api", "unix:/x", "--timeout", "0.01")
         code, out, err = nitrohb_here("wait", *args)
         assert (code, out, err.count("\n")) == (124, "", 2)
