@@ -36,7 +36,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "examples"))
 
 
-def said_in_a_few_lines(program: str, lines: int = 3, code: int = 0) -> str:
+def said_in_a_few_lines(program: str, lines: int = 4, code: int = 0) -> str:
     """Run a program, and return its output, which must be a few lines without a traceback."""
     done = subprocess.run(
         [sys.executable, "-c", program],
