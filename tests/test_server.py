@@ -326,13 +326,13 @@ async def test_a_cid_that_is_not_allowed_is_closed_before_anything_is_read(path:
 
 
 async def test_an_allow_list_on_a_unix_socket_is_a_usage_error(path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"unix:{path} .*no CID"):
+    with pytest.raises(UsageError, match=rf"unix:{path}: .*no CID"):
         await serve_heartbeat(f"unix:{path}", allow_cids={16})
     assert not path.exists()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         sock.listen()
-        with pytest.raises(UsageError, match=rf"fd:{sock.fileno()} .*no CID"):
+        with pytest.raises(UsageError, match=rf"fd:{sock.fileno()}: .*no CID"):
             await serve_heartbeat(sock, allow_cids={16})
         assert sock.fileno() == -1
 
@@ -402,10 +402,10 @@ async def test_a_process_that_the_pid_namespace_hides_has_no_pid(
 
 async def test_users_alone_cannot_be_allowed_where_peers_have_none(path: Path) -> None:
     vsock = PeersWithCids(path)
-    with pytest.raises(UsageError, match=r"vsock:3:9000 .*no uid"):
+    with pytest.raises(UsageError, match=r"vsock:3:9000: .*no uid"):
         await serve_heartbeat(vsock, allow_uids={16})
     assert vsock.sock.fileno() == -1
-    with pytest.raises(UsageError, match=r"vsock::9000 .*no uid"):
+    with pytest.raises(UsageError, match=r"vsock::9000: .*no uid"):
         await serve_heartbeat(allow_uids={16})
 
 

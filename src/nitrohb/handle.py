@@ -311,7 +311,7 @@ class HeartbeatServer:
         allowed = self._acceptors.context.allowed
         if allowed is not None and cid not in allowed.cids:
             raise UsageError(
-                f"CID {cid} is not allowed, so it is never answered\n"
+                f"cannot wait for CID {cid}: it is not allowed, so it is never answered\n"
                 "Choose another CID, or start the server with this one in its allow-list."
             )
 

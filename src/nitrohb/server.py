@@ -174,7 +174,8 @@ def _targets(listen: tuple[ListenTarget, ...], *, keep: bool) -> tuple[ListenTar
         return listen or (DEFAULT_LISTEN,)
     if not keep:
         raise UsageError(
-            "a one-shot server without an address would end at once\nPass keep=True, or an address."
+            "cannot serve without an address: a one-shot server would end at once\n"
+            "Pass keep=True, or an address."
         )
     return ()
 

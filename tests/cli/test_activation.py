@@ -81,7 +81,7 @@ def test_sockets_that_cannot_be_served(sock: Path) -> None:
         here = ("run", "-l", f"fd:{server.detach()}", "--allow-cid", "4", "--", "echo", "started")
         code, out, err = nitrohb_here(*here)
     assert (code, out) == (2, "")
-    assert f"unix:{sock} is a Unix socket, whose peers have no CID" in err
+    assert f"unix:{sock}: peers of a Unix socket have no CID" in err
 
 
 def test_socket_without_an_address_is_reported_by_its_descriptor() -> None:

@@ -175,13 +175,15 @@ def require_allowable(
             has_cids = isinstance(target, VsockAddress)
         if has_cids and not cids:
             raise UsageError(
-                f"{address_of(target)} is a vsock address, whose peers have no uid, but only uids"
-                " are allowed\nAllow CIDs, too (--allow-cid), or listen on Unix sockets only."
+                f"cannot listen on {address_of(target)}: peers on vsock have no uid, and only uids"
+                " are allowed\nAllow CIDs, too (--allow-cid, allow_cids), or listen on Unix"
+                " sockets only."
             )
         if not has_cids and not uids:
             raise UsageError(
-                f"{address_of(target)} is a Unix socket, whose peers have no CID, but only CIDs"
-                " are allowed\nAllow uids, too (--allow-uid), or listen on vsock addresses only."
+                f"cannot listen on {address_of(target)}: peers of a Unix socket have no CID, and"
+                " only CIDs are allowed\nAllow uids, too (--allow-uid, allow_uids), or listen on"
+                " vsock only."
             )
 
 
