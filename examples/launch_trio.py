@@ -11,7 +11,7 @@ import argparse
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import trio
@@ -30,10 +30,9 @@ class Launcher:
 
     async def run(self, vmms: Mapping[int | str, list[str]]) -> int:
         """Run VMMs to their end, and return an exit code."""
-        cids = {key for key in vmms if isinstance(key, int)}
-        address = "vsock::9000" if cids else "none"  # launch() adds the other addresses
-        allowed = cids if len(cids) == len(vmms) else None
-        serve = partial(nitrohb.serve_heartbeat, address, keep=True, allow_cids=allowed)
+        has_cids = any(isinstance(key, int) for key in vmms)
+        address = "vsock::9000" if has_cids else "none"  # launch() adds and removes the others
+        serve = partial(nitrohb.serve_heartbeat, address, keep=True)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as outer:  # takes signals until the last VMM has ended
                 with self.reporting():
@@ -72,9 +71,10 @@ class Launcher:
             age = trio.current_time() - started  # so a heartbeat of an earlier launch is ignored
             return server.wait_heartbeat(cid=cid, address=address, timeout=seconds, max_age=age)
 
-        with self.reporting(key):
+        with self.reporting(key), ExitStack() as closing:
             if address is not None:
                 server.listen(address)
+                closing.callback(server.unlisten, address)
             async with trio.open_nursery() as nursery:
                 # A cancellation ends the VMM: SIGTERM, and SIGKILL after 5 s.
                 run = partial(trio.run_process, command, stdin=None, check=False)

@@ -275,7 +275,7 @@ async def test_a_wait_for_a_cid_needs_an_address_on_vsock(path: Path, vsock: Pee
 
 async def test_a_cid_that_is_never_answered(vsock: PeersWithCids) -> None:
     async with running(vsock, allow_cids={16}) as server:
-        with pytest.raises(UsageError, match="CID 17: .*not allowed"):
+        with pytest.raises(UsageError, match=r"CID 17: .*not allowed"):
             await server.wait_heartbeat(cid=17)
         await beat(vsock.connect(16))
         assert (await server.wait_heartbeat(cid=16)).cid == 16

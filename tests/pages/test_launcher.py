@@ -121,6 +121,20 @@ def test_several_enclaves_an_error_is_a_line(one: str, vmm: str, why: str) -> No
     assert why in said_in_a_few_lines(program, code=1)
 
 
+LAUNCH_TWICE = """
+class Twice(Launcher):
+    async def launch(self, *args):
+        await super().launch(*args)
+        await super().launch(*args)
+"""
+
+
+def test_a_vmm_can_be_launched_again() -> None:
+    program = on_unix_sockets("unix:e").replace("VMMS = {", f"{LAUNCH_TWICE}\nVMMS = {{")
+    printed = said_in_a_few_lines(program.replace("(Launcher(", "(Twice("))
+    assert printed.count("booted: unix:e after") == 2
+
+
 def test_several_enclaves_a_signal_ends_the_vmms(tmp_path: Path) -> None:
     vmm = "echo $$ >> vmms; exec sleep 60"
     program = on_unix_sockets("unix:e", "unix:f", vmm=repr(["sh", "-c", vmm]))
