@@ -189,8 +189,9 @@ _UNIX_CONNECT: Final = _ANY | {
 }
 
 _OTHER_USER: Final = (
-    "If the VMM runs as another user, use --socket-mode 660 --socket-group GROUP (in a systemd"
-    " socket unit, SocketMode= and SocketGroup=), and let it enter the directory."
+    "If the VMM or vhost-device-vsock runs as another user, use --socket-mode 660 --socket-group"
+    " GROUP (in a systemd socket unit, SocketMode= and SocketGroup=), and let it enter the"
+    " directory."
 )
 
 _CLOSED_DIRECTORY: Final = (
