@@ -142,8 +142,8 @@ class Heartbeat(_PeerEvent):
 
     Attributes:
         byte: The byte, 0 to 255. It is 0xB7, unless the server accepts any byte.
-        listening_seconds: Seconds from the first ``Listening`` of the address to the end of the
-            echo.
+        listening_seconds: Seconds from the first ``Listening`` since the address was added, to the
+            end of the echo.
         echo_seconds: Seconds from the accepted connection to the end of the echo.
         echoed: Whether the echo was sent. False if the enclave disconnected, or did not take the
             echo in time.

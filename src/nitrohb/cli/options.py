@@ -174,8 +174,10 @@ addresses:
   hybrid:/tmp/vm4:9000   port 9000 of a VM whose vsock is the socket /tmp/vm4
 """
 
-_TO_LISTEN: Final = """\
-  vsock::9000            AF_VSOCK port 9000, on every local CID
+_ANY_CID: Final = "  vsock::9000            AF_VSOCK port 9000, on every local CID\n"
+
+_TO_LISTEN: Final = f"""\
+{_ANY_CID}\
   fd:3, fd:NAME          an inherited socket, by number or systemd name
 """
 
@@ -249,7 +251,7 @@ OPTIONS: Final = {
         "  nitrohb listen vsock::9001 --api unix:api.sock  on another server\n\n"
         "After exit code 0, the address accepts connections. Its path must be absolute.\n"
         "The interface of the server must be on a Unix socket.\n\n"
-        f"{_ADDRESSES}\n{_EXIT_CODES}",
+        f"{_ADDRESSES}{_ANY_CID}\n{_EXIT_CODES}",
         {"": [_option("address ADDR", "address to add"), _API]},
     ),
     "unlisten": _command(
