@@ -160,7 +160,7 @@ class EnclaveHandshake(_Handshake):
 
     __slots__ = ()
 
-    opening: Final = HEARTBEAT
+    opening: bytes = HEARTBEAT
 
     def __init__(self) -> None:
         super().__init__(Latch(keep=True))
