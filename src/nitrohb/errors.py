@@ -94,12 +94,13 @@ class WrongByteError(PeerError):
 class HeartbeatTimeoutError(NitrohbError):
     """No heartbeat, or no echo, arrived in time.
 
-    It is not a ``TimeoutError``: that is an ``OSError``, and ``except OSError`` would catch it.
+    It is not a ``TimeoutError``: that is an ``OSError``, and ``except OSError`` would catch it. To
+    raise it yourself, write ``HeartbeatTimeoutError(message, instead)``.
 
     Args:
         message: What did not arrive, and how long you waited. ``str()`` adds what came instead, and
             what to do.
-        instead: As the attribute. None adds nothing to the message.
+        instead: The connections, as in the attribute. Without it, ``str()`` adds nothing.
 
     Attributes:
         instead: The connections that came instead, each as its last event: ``Rejected``,
