@@ -202,7 +202,8 @@ def test_a_launcher_that_fails_says_why_and_leaves_nothing(
         # To the end of stderr, so that the VMM has ended, too.
         _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
-    assert [it for it in err.decode().splitlines() if it.startswith("launch: ") and why in it]
+    *_, last = [it for it in err.decode().splitlines() if it.startswith("launch: ")]
+    assert why in last
     assert list(tmp_path.iterdir()) == []
 
 

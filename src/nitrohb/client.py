@@ -152,11 +152,8 @@ def _check(
         raise PeerClosedError(f"{peer} closed the connection without sending a byte\n{if_closed}")
     if handshake.state is State.WRONG_BYTE:
         assert handshake.byte is not None
-        raise WrongByteError(
-            f"{peer} sent 0x{handshake.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}\n"
-            f"{if_wrong}",
-            handshake.byte,
-        )
+        why = f"{peer} sent 0x{handshake.byte:02X}, not the heartbeat 0x{HEARTBEAT[0]:02X}"
+        raise WrongByteError(f"{why}\n{if_wrong}", handshake.byte)
 
 
 async def connect(address: syscalls.SocketAddress) -> socket.socket:

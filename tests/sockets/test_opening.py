@@ -238,7 +238,7 @@ def test_a_socket_named_twice() -> None:
     for by_number in (True, False):
         with server("theirs") as sock:
             fd = sock.fileno()
-            with pytest.raises(UsageError, match=f"on fd:{fd}: it is named twice"):
+            with pytest.raises(UsageError, match=f"^cannot listen on fd:{fd}: it is named twice"):
                 open_listeners([sock, f"fd:{fd}" if by_number else sock])
             assert sock.fileno() == -1
         os.unlink("theirs")
@@ -248,7 +248,7 @@ def test_a_listener_is_passed_through_and_not_listened_on_again() -> None:
     with listening("unix:a") as listener:
         assert open_listeners([listener]) == [listener]
         assert connects("a")
-        with pytest.raises(UsageError, match=r"on unix:a: it is named twice"):
+        with pytest.raises(UsageError, match=r"^cannot listen on unix:a: it is named twice"):
             open_listeners([listener, "unix:a"])
         assert listener.sock.fileno() == -1
 
@@ -273,16 +273,19 @@ def test_the_peers_of_vsock_have_cids_and_those_of_a_unix_socket_have_uids() -> 
     for cids, uids in ((None, None), ([16], [0])):
         require_allowable(resolve([*vsock, *unix]), cids, uids)
     for text in unix:
-        with pytest.raises(UsageError, match=f"{text}: peers of a Unix socket have no CID"):
+        with pytest.raises(
+            UsageError, match=f"^cannot listen on {text}: peers of a Unix socket have no CID"
+        ):
             require_allowable(resolve([*vsock, text]), [16], None)
     for text in vsock:
-        with pytest.raises(UsageError, match=f"{text}: peers on vsock have no uid"):
+        with pytest.raises(
+            UsageError, match=f"^cannot listen on {text}: peers on vsock have no uid"
+        ):
             require_allowable(resolve([*unix, text]), None, [0])
     with listening(server("theirs")) as listener:
         require_allowable([listener.sock], [16], None)  # unknown as yet
-        with pytest.raises(
-            UsageError, match=rf"fd:{listener.sock.fileno()}: peers of a Unix socket"
-        ):
+        said = rf"^cannot listen on fd:{listener.sock.fileno()}: peers of a Unix socket"
+        with pytest.raises(UsageError, match=said):
             require_allowable([listener], [16], None)
         require_allowable([listener], None, [0])
 
@@ -807,7 +810,7 @@ def pass_in(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
 def test_a_name_of_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     with inherited(server("theirs")) as fd:
         pass_in(monkeypatch, ":".join(f"n{number}" for number in range(3, fd + 1)))
-        with pytest.raises(UsageError, match=f"on fd:{fd}: it is named twice"):
+        with pytest.raises(UsageError, match=f"^cannot listen on fd:{fd}: it is named twice"):
             open_listeners([f"fd:n{fd}", f"fd:{fd}"])
         with listening(f"fd:n{fd}") as listener:
             assert listener.address == InheritedSocket(fd)

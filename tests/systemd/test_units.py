@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.examples import blocks
+
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy" / "systemd"
 PAGE = (ROOT / "docs" / "how-to" / "systemd.md").read_text()
@@ -24,6 +26,13 @@ UNITS = {
 }
 SERVICES = ["nitrohb.service", "nitrohb-once@16.service"]
 MOST = 2.0
+
+
+def block(kind: str, beginning: str) -> str:
+    """The only block of the page of this kind with this beginning."""
+    found = [it.text for it in blocks(PAGE) if it.kind == kind and it.text.startswith(beginning)]
+    (text,) = found
+    return text
 
 
 @pytest.fixture
@@ -58,7 +67,7 @@ def test_systemd_finds_a_mistake_in_a_unit(units: Path) -> None:
 
 @pytest.mark.parametrize("mistake", [False, True])
 def test_systemd_understands_the_drop_in_of_the_page(mistake: bool, units: Path) -> None:
-    (text,) = re.findall(r"```ini\b[^\n]*\n(\[Socket\].*?)```", PAGE, re.DOTALL)
+    text = block("ini", "[Socket]")
     directory = units / "nitrohb.socket.d"
     directory.mkdir()
     wrong = f"{text.splitlines()[0]}\nNoSuchSetting=1\n"
@@ -91,7 +100,7 @@ def test_a_service_without_a_sandbox_is_found(units: Path) -> None:
 
 
 def test_the_files_that_the_page_names_exist() -> None:
-    (install,) = re.findall(r"```sh\b[^\n]*\n(cp deploy.*?)```", PAGE, re.DOTALL)
+    install = block("sh", "cp deploy/systemd/*.socket")
     assert "cp deploy/systemd/*.socket deploy/systemd/*.service /etc/systemd/system/" in install
     assert {path.name for path in DEPLOY.glob("*.*") if path.is_file()} == set(UNITS)
     dropins = [str(path.relative_to(DEPLOY)) for path in DEPLOY.glob("*.d/*")]
@@ -110,6 +119,6 @@ def test_the_settings_that_the_page_names_are_in_the_units() -> None:
     assert "SuccessExitStatus=143\n" in once
     assert "Environment=BOOT_SECONDS=180\n" in once
     assert "FileDescriptorName=heartbeat\n" in socket
-    (group,) = re.findall(r"```ini\b[^\n]*\n(\[Service\]\nGroup=.*?)```", PAGE, re.DOTALL)
+    group = block("ini", "[Service]\nGroup=")
     for line in group.replace(" --api-mode 660", "").replace("Group=enclaves\n", "").splitlines():
         assert line in api.splitlines()

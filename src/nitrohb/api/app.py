@@ -230,11 +230,12 @@ async def _claim(server: HeartbeatServer, claim: Claim, state: ServerState) -> R
         return ProblemError(status, str(error)).to_response()
     except HeartbeatTimeoutError as error:
         state.metrics.timeouts.inc()
-        detail, _, remedy = str(error).partition("\n")
+        detail = str(error)
         if state.might_have_come_over_loopback(claim, began - claim.max_age):
-            detail, _, remedy = f"{detail}; {CID_ADVICE}".partition("\n")
+            reason, _, _ = detail.partition("\n")
+            detail = f"{reason}; {CID_ADVICE}"
         await trio.sleep(random.uniform(0, JITTER))
-        return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, f"{detail}\n{remedy}").to_response()
+        return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail).to_response()
     if beat.time >= asked:
         state.metrics.wait.observe(trio.current_time() - began)
     return _json(beat.to_json())

@@ -22,8 +22,6 @@ from .signals import Signals
 OK, CREATED, NO_CONTENT, BUSY, TIMEOUT = 200, 201, 204, 503, 504
 _BAD_REQUEST: Final = 400
 
-CHECK_SERVER: Final = "Check that it runs, then try again."
-
 _PATIENCE: Final = 1.0  # seconds for everything but the wait itself
 _CHANGE: Final = 5.0  # seconds within which a server makes a change, unless it is busy
 _ANSWER_MAX: Final = 64 * 1024  # bytes
@@ -81,12 +79,13 @@ def change(api: ApiAddress, call: str, body: object, signals: Signals) -> int:
 
 def refusal(api: ApiAddress, status: int, answer: dict[str, Any]) -> NitrohbError:
     """The error for an answer that is not a success."""
+    why = _detail(status, answer)
     if status in (TIMEOUT, BUSY):
-        return NitrohbError(f"{detail(status, answer)}\n{CHECK_SERVER}")
+        return NitrohbError(why if "\n" in why else f"{why}\nCheck that it runs, then try again.")
     if answer.get("status") != status:
         return not_nitrohb(api)  # nitrohb repeats the status in each problem
     kind = UsageError if status == _BAD_REQUEST else NitrohbError
-    return kind(detail(status, answer))
+    return kind(why)
 
 
 def not_nitrohb(api: ApiAddress) -> NitrohbError:
@@ -97,7 +96,7 @@ def not_nitrohb(api: ApiAddress) -> NitrohbError:
     )
 
 
-def detail(status: int, answer: dict[str, Any]) -> str:
+def _detail(status: int, answer: dict[str, Any]) -> str:
     """The reason that a server gives for a failed request."""
     text = str(answer.get("detail", f"the server answered with status {status}"))
     return "\n".join(map(printable, text.split("\n")))

@@ -143,13 +143,13 @@ class Log:
             self._changed.notify()
         self._thread.join(_CLOSE_TIMEOUT)
         if self._thread.is_alive():
-            why = "it accepts no more data, so its end is missing"
-            self._problem = f"{why}\nName a file on a disk that has room."
+            self._problem = "it accepts no more data, so its end is missing"
         self._tell_problem()
 
     def _tell_problem(self) -> None:
         if self._problem:
-            self._warn(f"nitrohb: {self._error(self._problem)}")
+            problem = self._error(f"{self._problem}\nName a file on a disk that has room.")
+            self._warn(f"nitrohb: {problem}")
             self._problem = ""
 
     # In the thread.
@@ -160,8 +160,7 @@ class Log:
                 while data:
                     del data[: os.write(self._fd, data)]
         except OSError as error:
-            why = f"{described(error)}; nitrohb writes nothing more there"
-            self._problem = f"{why}\nName a file on a disk that has room."
+            self._problem = f"{described(error)}; nitrohb writes nothing more there"
         finally:
             os.close(self._fd)
 

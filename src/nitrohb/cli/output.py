@@ -179,7 +179,7 @@ class Stream:
         self.problem = problem
         self.has_dropped_lines |= problem != _GONE
         self._queue.clear()
-        return f"{problem}; nitrohb prints nothing more there"
+        return problem
 
 
 class Output:
@@ -279,8 +279,8 @@ class Output:
 
     def _tell_problem(self, stream: Stream, problem: str) -> None:
         if problem:  # if stderr fails, this is not printed anywhere
-            text = f"nitrohb: cannot write to {stream.name}: {problem}"
-            self.print_err(f"{text}\nIf you need the lines, send them elsewhere.", WARNING)
+            text = f"cannot write to {stream.name}: {problem}; nitrohb prints nothing more there"
+            self.print_err(f"nitrohb: {text}\nIf you need the lines, send them elsewhere.", WARNING)
 
     def tell_dropped(self) -> None:
         """Report how many lines were dropped, once the reader of a stream has gone on."""

@@ -290,13 +290,12 @@ def why_not_started(command: str, error: OSError) -> str:
         return str(shortage)
     if not command:
         reason, remedy = "its name is empty", "Name a command after --."
-    elif number == errno.ENOENT and (os.path.exists(command) or shutil.which(command)):
-        if "/" in command or shutil.which(command):
-            reason = "its interpreter (#! line, or ELF loader) does not exist"
-            remedy = "Install it, or correct the line. Look for a carriage return at its end."
-        else:
-            reason = "there is no such command in PATH"
-            remedy = f"To run the one in this directory, write ./{shlex.quote(command)}"
+    elif number == errno.ENOENT and shutil.which(command):
+        reason = "its interpreter (#! line, or ELF loader) does not exist"
+        remedy = "Install it, or correct the line. Look for a carriage return at its end."
+    elif number == errno.ENOENT and os.path.exists(command):
+        reason = "there is no such command in PATH"
+        remedy = f"To run the one in this directory, write ./{shlex.quote(command)}"
     elif number == errno.EACCES and os.path.isdir(command):
         reason, remedy = "it is a directory", "Name a program in it."
     return f"{reason} ({errno.errorcode.get(number, 'unknown')})\n{remedy}"

@@ -93,7 +93,7 @@ def tell_ready(fd: int | None, output: Output) -> None:
         stream = Stream(file)
         problem = stream.write("\n") or ("nobody reads it" if stream.has_queued else "")
     if problem:
-        text = f"nitrohb: cannot write to --ready-fd {fd}: {problem.partition(';')[0]}"
+        text = f"nitrohb: cannot write to --ready-fd {fd}: {problem}"
         output.print_err(f"{text}\nLet a process read descriptor {fd}.", level=WARNING)
     else:
         os.close(fd)

@@ -5,7 +5,7 @@ import time
 from typing import Any, Final
 
 from . import exit_codes
-from .api_client import BUSY, CHECK_SERVER, OK, TIMEOUT, detail, not_nitrohb, refusal, request
+from .api_client import BUSY, OK, TIMEOUT, not_nitrohb, refusal, request
 from .lines import json_line, text_line
 from .output import INFO, Output
 from .settings import WaitSettings
@@ -62,9 +62,8 @@ def _print_answer(
         to_line = json_line if settings.format == "json" else text_line
         output.print_out(to_line(fields, INFO))
         return exit_codes.DONE
+    refused = refusal(settings.api, status, answer)
     if status in (TIMEOUT, BUSY):
-        why = detail(status, answer)
-        remedy = "" if "\n" in why else f"\n{CHECK_SERVER}"
-        output.print_err(f"nitrohb: {why}{remedy}")
+        output.print_err(f"nitrohb: {refused}")
         return exit_codes.TIMED_OUT
-    raise refusal(settings.api, status, answer)
+    raise refused
